@@ -1,0 +1,89 @@
+"""Fixtures for every test: real servers, ended with the test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs
+
+# Read while the tests are collected: a fixture below takes the variable away before the first one runs.
+_MUST_RUN = os.environ.get("OTEL_AUDIT_TESTS_NO_SKIP") == "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _with_ctrl_c() -> Iterator[None]:
+    """What a test starts can be interrupted, also when the tests run in the background, where SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_the_variables_of_the_tests() -> Iterator[None]:
+    """What a test starts sees an environment that the package accepts."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OWN_VARIABLES:
+            patch.delenv(name, raising=False)
+        yield
+
+
+@pytest.fixture
+def named_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTel's environment holds the name of the service and nothing else."""
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "audited")
+
+
+@pytest.fixture
+def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
+    """Starts collectors, each with its own ports and data directory."""
+    numbers = count(1)
+    with ExitStack() as running:
+
+        def start(
+            *, loki_endpoint: str | None = None, config: Path = AGENT_CONFIG, overrides: Sequence[str] = ()
+        ) -> Collector:
+            data_dir = tmp_path / f"collector-{next(numbers)}"
+            collector = Collector(data_dir, loki_endpoint=loki_endpoint, config=config, overrides=overrides)
+            return running.enter_context(collector)
+
+        yield start
+
+
+@pytest.fixture
+def collector(start_collector: StartCollector) -> Collector:
+    """A running collector with the shipped agent.yaml. Its Loki is down."""
+    return start_collector()
+
+
+@pytest.fixture
+def victorialogs(tmp_path: Path) -> Iterator[VictoriaLogs]:
+    """A running store."""
+    with VictoriaLogs(tmp_path / "victorialogs") as store:
+        yield store
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 256 KiB."""
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mounted)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        why = f"a small tmpfs cannot be mounted (needs root): {done.stderr.strip()}"
+        if _MUST_RUN:
+            pytest.fail(why)
+        pytest.skip(why)
+    yield mounted
+    subprocess.run(["umount", "--lazy", str(mounted)], check=True)
