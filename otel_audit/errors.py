@@ -1,0 +1,38 @@
+"""The exception tree.
+
+AuditError
+├── ConfigError            a setting is wrong; nothing was started
+└── AuditUnavailable       the event is not known to be durable
+    ├── JournalFull        nothing was written: there is no room
+    └── JournalUnwritable  nothing was written: the directory or file does not accept writes
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuditError",
+    "AuditUnavailable",
+    "ConfigError",
+    "JournalFull",
+    "JournalUnwritable",
+]
+
+
+class AuditError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class ConfigError(AuditError, ValueError):
+    """A setting has a value that is not allowed, or a name that does not exist. Nothing was started."""
+
+
+class AuditUnavailable(AuditError):
+    """The event is not known to be durable. Its line may still be in the chain, and be exported."""
+
+
+class JournalFull(AuditUnavailable):
+    """Nothing was written: there is no room for the line."""
+
+
+class JournalUnwritable(AuditUnavailable):
+    """Nothing was written: the journal's directory or file does not accept writes."""

@@ -1,0 +1,160 @@
+"""The settings about what is removed from events: own rules for secrets, and who may be recognised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import re2
+
+from otel_audit.settings.kinds import AnyPath, Choice
+from otel_audit.settings.setting import Mismatch, Setting, Variable
+
+__all__ = [
+    "CLIENT_INFO",
+    "KEEP_ATTRIBUTES",
+    "KEEP_NAMES",
+    "PRIVACY_TABLE",
+    "PSEUDONYM_KEYS",
+    "REDACT_NAMES",
+    "REDACT_PATTERNS",
+    "ClientInfo",
+    "pattern_fault",
+]
+
+
+class ClientInfo(StrEnum):
+    """What is left of a client's address and user agent."""
+
+    KEEP = "keep"
+    TRUNCATE = "truncate"  # its network, and the first product of the user agent
+    DROP = "drop"
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """What is wrong with an RE2 pattern, and where; None if nothing is."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        regex = re2.compile(pattern.encode(), options)
+    except UnicodeEncodeError as error:
+        return f"at character {error.start + 1}: a lone surrogate"
+    except re2.error as error:
+        message = error.args[0].decode("utf-8", "replace") if error.args else "it cannot be compiled"
+        at = pattern.find(message.partition(": ")[2])  # RE2 says what is wrong, not where
+        return f"at character {max(at, 0) + 1}: {message}"
+    return "it matches the empty text" if regex.search(b"") is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class PatternList:
+    """RE2 patterns. A comma may be part of one: a variable has them on lines."""
+
+    @property
+    def expected(self) -> str:
+        """See `Kind`."""
+        return "RE2 patterns: a list, in a variable one a line"
+
+    def parse(self, given: object) -> tuple[str, ...]:
+        """See `Kind`."""
+        patterns = [line.strip() for line in given.split("\n")] if isinstance(given, str) else _texts(given)
+        kept = tuple(pattern for pattern in patterns if pattern)
+        for number, pattern in enumerate(kept, start=1):
+            if fault := pattern_fault(pattern):
+                raise Mismatch(f"pattern {number} of {len(kept)}, {fault}")
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class NameList:
+    """Names of keys."""
+
+    @property
+    def expected(self) -> str:
+        """See `Kind`."""
+        return "a comma list of names"
+
+    def parse(self, given: object) -> tuple[str, ...]:
+        """See `Kind`."""
+        names = tuple(word.strip() for word in (given.split(",") if isinstance(given, str) else _texts(given)))
+        if not all(names):
+            raise Mismatch("one of the names is empty")
+        return names
+
+
+def _texts(given: object) -> list[str]:
+    if not isinstance(given, Iterable):
+        raise Mismatch
+    return [str(item) for item in given]
+
+
+REDACT_PATTERNS: Final[Setting[tuple[str, ...]]] = Setting(
+    name="redact_patterns",
+    variables=(Variable("OTEL_AUDIT_REDACT_PATTERNS"),),
+    kind=PatternList(),
+    default=(),
+    default_text="none",
+    doc="Patterns of secrets of your own, beside those of otel_audit/redaction/secret_patterns.py. Where a pattern has "
+    "groups, they are the secret; without, the whole match is.",
+    reason="what a secret of yours looks like is yours to say",
+)
+REDACT_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
+    name="redact_names",
+    variables=(Variable("OTEL_AUDIT_REDACT_NAMES"),),
+    kind=NameList(),
+    default=(),
+    default_text="none",
+    doc="Names of attributes whose values are removed, beside password, token and the like. Compared by words: "
+    "employee_number is employeeNumber and X-Employee-Number too.",
+    reason="what is personal in your attributes is yours to say",
+)
+KEEP_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
+    name="keep_names",
+    variables=(Variable("OTEL_AUDIT_KEEP_NAMES"),),
+    kind=NameList(),
+    default=(),
+    default_text="none",
+    doc="Names of attributes whose values are no secrets, although they look so: session_id. Compared by all words of "
+    "the name. A value that looks like a secret is removed all the same.",
+    reason="in doubt a value is removed",
+)
+KEEP_ATTRIBUTES: Final[Setting[tuple[str, ...] | None]] = Setting(
+    name="keep_attributes",
+    variables=(Variable("OTEL_AUDIT_KEEP_ATTRIBUTES"),),
+    kind=NameList(),
+    default=None,
+    default_text="all",
+    doc="The only attributes that are recorded; all others are removed and listed. http.* stands for all that begin "
+    "with http. - also for those that integrations write.",
+    reason="attributes are written on purpose; what is recorded by accident is in texts",
+)
+CLIENT_INFO: Final[Setting[ClientInfo]] = Setting(
+    name="client_info",
+    variables=(Variable("OTEL_AUDIT_CLIENT_INFO"),),
+    kind=Choice(ClientInfo),
+    default=ClientInfo.KEEP,
+    doc="The client's address and user agent. truncate: the network of the address, /24, with IPv6 /48, and the first "
+    "product of the user agent. drop: neither.",
+    reason="where a request came from is asked after every incident",
+)
+PSEUDONYM_KEYS: Final[Setting[Path | None]] = Setting(
+    name="pseudonym_keys",
+    variables=(Variable("OTEL_AUDIT_PSEUDONYM_KEYS"),),
+    kind=AnyPath(),
+    default=None,
+    doc="File of keys, one of 64 hex digits a line, the newest first. With it, principal.username and on_behalf_of are "
+    "recorded as HMAC-SHA-256 under the first key: docs/privacy.md.",
+    reason="an audit trail that does not say who is worth little to most",
+)
+
+PRIVACY_TABLE: Final = (
+    REDACT_PATTERNS,
+    REDACT_NAMES,
+    KEEP_NAMES,
+    KEEP_ATTRIBUTES,
+    CLIENT_INFO,
+    PSEUDONYM_KEYS,
+)

@@ -1,0 +1,106 @@
+"""From code, environment and file to one value a setting: who wins, and what a wrong value is told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from otel_audit.errors import ConfigError
+from otel_audit.settings.config_file import CONFIG_VARIABLE, FileValue, read_config_file
+from otel_audit.settings.names import PREFIX, known_names, unknown_variables
+from otel_audit.settings.setting import Kind, Mismatch, Origin, Setting, Source
+
+__all__ = ["Reader"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads each setting once, in the order code, its variables, file, OTel's fallback variables, default.
+
+    A variable that is empty, a `None` in code and a key without a value in the file count as not given.
+    `sources` grows with each setting that is read.
+
+    Source: OTel specification, "Environment variable specification": an empty value is the same as unset.
+    """
+
+    environ: Mapping[str, str]
+    overrides: Mapping[str, object]
+    file: Mapping[str, FileValue]
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, environ: Mapping[str, str], overrides: Mapping[str, object], table: Collection[Setting[object]]
+    ) -> Reader:
+        """A reader of these places; no name in them is unknown.
+
+        Raises:
+            ConfigError: a name is unknown, or the file cannot be read.
+        """
+        names = [setting.name for setting in table]
+        for name in overrides:
+            if name not in names:
+                raise ConfigError(f"{name}: unknown setting (code); {known_names(name, names)}")
+        _refuse_unknown_variables(environ, table)
+        path = environ.get(CONFIG_VARIABLE)
+        return cls(environ, overrides, read_config_file(path, names) if path else {})
+
+    def value(self, setting: Setting[T]) -> T:
+        """The effective value, parsed. Its source is in `sources` from now on.
+
+        Raises:
+            ConfigError: the value that wins is not allowed. A lower one is not looked at.
+        """
+        for given, kind, source in self._candidates(setting):
+            self.sources[setting.name] = source
+            value = self._parsed(setting, kind, given)
+            if value is not None:
+                return value
+        self.sources[setting.name] = Source(Origin.DEFAULT)
+        return setting.default
+
+    def is_given(self, setting: Setting[object], *origins: Origin) -> bool:
+        """Whether one of `origins` gives this setting a value. Nothing is parsed."""
+        return any(source.origin in origins for _, _, source in self._candidates(setting))
+
+    def error(self, setting: Setting[object], given: object, expected: str, remedy: str = "") -> ConfigError:
+        """What to raise for a value read from `sources`: expected, got, where, remedy."""
+        source = self.sources[setting.name]
+        label = source.where if source.origin is Origin.ENVIRONMENT else setting.name
+        place = source.where if source.origin is Origin.FILE else source.origin.value
+        remedy = remedy or _remedy(setting, source)
+        return ConfigError(f"{label}: expected {expected}, got {setting.shown_given(given)} ({place}); {remedy}")
+
+    def _parsed(self, setting: Setting[T], kind: Kind[T], given: object) -> T:
+        try:
+            return kind.parse(given)
+        except Mismatch as mismatch:
+            raise self.error(setting, given, kind.expected, str(mismatch)) from None
+
+    def _candidates(self, setting: Setting[T]) -> Iterator[tuple[object, Kind[T], Source]]:
+        if (given := self.overrides.get(setting.name)) is not None:
+            yield given, setting.kind, Source(Origin.CODE)
+        for variable in setting.variables:
+            if text := self.environ.get(variable.name):
+                yield text, variable.kind or setting.kind, Source(Origin.ENVIRONMENT, variable.name)
+        if in_file := self.file.get(setting.name):
+            yield in_file.given, setting.kind, Source(Origin.FILE, in_file.where)
+        for variable in setting.fallbacks:
+            if text := self.environ.get(variable.name):
+                yield text, variable.kind or setting.kind, Source(Origin.ENVIRONMENT, variable.name)
+
+
+def _remedy(setting: Setting[object], source: Source) -> str:
+    if source.where in {variable.name for variable in setting.fallbacks}:
+        return f"correct it, or set {setting.variables[0].name}, which wins over it"
+    return f"correct it, or leave it out for the default: {setting.default_words}"
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str], table: Collection[Setting[object]]) -> None:
+    ours = [variable.name for setting in table for variable in setting.variables if variable.name.startswith(PREFIX)]
+    names = [CONFIG_VARIABLE, *ours]
+    if unknown := unknown_variables(environ, names):
+        raise ConfigError(f"{', '.join(unknown)}: unknown setting (environment); {known_names(unknown[0], names)}")

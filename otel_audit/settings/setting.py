@@ -1,0 +1,120 @@
+"""One row of the table of settings, and where its value came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
+
+__all__ = ["Kind", "Mismatch", "Origin", "Setting", "Source", "Variable"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+_MASK = "****"
+_SHOWN_CHARS = 80
+# Up to the last `@`: a password with an unescaped `/` must not be shown either.
+_USERINFO = re.compile(r"(?<=://)\S*@")
+
+
+class Mismatch(Exception):
+    """A value is not of the kind that was expected. The text, if any, says what to do about it."""
+
+
+class Kind(Protocol[T_co]):
+    """What a value may be: how it is described, and how it is read."""
+
+    @property
+    def expected(self) -> str:
+        """The allowed values in words, after `expected`, with range and unit."""
+
+    def parse(self, given: object) -> T_co:
+        """The value that `given`, a text or a Python value, stands for.
+
+        Raises:
+            Mismatch: it stands for none.
+        """
+
+
+class Origin(StrEnum):
+    """Where the value of a setting was found, in the order in which they win."""
+
+    CODE = "code"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value came from. `where`: the variable, `file:line`, or what a default follows from."""
+
+    origin: Origin
+    where: str = ""
+
+    def __str__(self) -> str:
+        match self.origin:
+            case Origin.FILE:
+                return self.where
+            case Origin.DEFAULT if self.where:
+                return f"default, as {self.where}"
+            case _:
+                return f"{self.origin} {self.where}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Variable(Generic[T_co]):
+    """A variable that sets a setting. `kind`: when it counts in another unit, or has other words, than the setting."""
+
+    name: str
+    kind: Kind[T_co] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Generic[T_co]):
+    """One row of the table.
+
+    `variables`: the first one set wins, over the YAML file. `fallbacks`: variables of OTel that only replace the
+    default. `reason`: why the default is what it is.
+    """
+
+    name: str
+    variables: tuple[Variable[T_co], ...]
+    kind: Kind[T_co]
+    default: T_co
+    doc: str
+    reason: str
+    unit: str = ""
+    default_text: str = ""
+    fallbacks: tuple[Variable[T_co], ...] = ()
+    secret: bool = False
+
+    @property
+    def default_words(self) -> str:
+        """The default, for people."""
+        return self.default_text or self.shown(self.default)
+
+    def shown(self, value: object) -> str:
+        """The value for people: secrets masked, in settings that hold secrets and in URLs with a password."""
+        if self.secret:
+            return _masked_pairs(value)
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, float):
+            return f"{value:.12g}"
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return "none" if value is None else _USERINFO.sub(f"{_MASK}@", str(value))
+
+    def shown_given(self, given: object) -> str:
+        """A value that was refused, for its error message: masked, quoted when it is a text, and cut."""
+        if self.secret:
+            return "a value that is not shown"
+        text = _USERINFO.sub(f"{_MASK}@", repr(str(given) if isinstance(given, str) else given))
+        return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+
+
+def _masked_pairs(value: object) -> str:
+    names = value if isinstance(value, Mapping) else dict(value) if isinstance(value, tuple) else {}
+    return ",".join(f"{name}={_MASK}" for name in names) or "none"

@@ -1,0 +1,206 @@
+"""The settings in force: each value checked, and where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from otel_audit.settings import privacy, table
+from otel_audit.settings.otlp import ENDPOINT, OtlpSettings, is_otlp_configured, read_otlp
+from otel_audit.settings.proxies import ForwardedHeader
+from otel_audit.settings.reader import Reader
+from otel_audit.settings.service import default_directory, service_name_of
+from otel_audit.settings.setting import Origin, Source
+from otel_audit.settings.table import Durability, ExporterName, OnLoss
+
+__all__ = ["IGNORED_VARIABLES", "Settings"]
+
+_DELIVERED_DAYS = 30
+_ONLY_COPY_DAYS = 400
+
+_QUEUE_VARIABLE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
+# Variables of OTel that a user may expect to work here, and why they do not.
+IGNORED_VARIABLES: Mapping[str, str] = MappingProxyType(
+    {
+        "OTEL_SDK_DISABLED": "an audit log that a variable switches off is none; only true is reported",
+        "OTEL_ATTRIBUTE_COUNT_LIMIT": "would drop the keys that an audit record must have",
+        "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "would cut hashes and ids; see text_chars",
+        "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT": "would drop the keys that an audit record must have",
+        "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT": "would cut hashes and ids; see text_chars",
+        _QUEUE_VARIABLE: "the queue is the journal, on disk; not ignored with durability=memory",
+        **dict.fromkeys(
+            (
+                "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+                "OTEL_PYTHON_EXPORTER_OTLP_HTTP_LOGS_CREDENTIAL_PROVIDER",
+                "OTEL_PYTHON_EXPORTER_OTLP_GRPC_CREDENTIAL_PROVIDER",
+                "OTEL_PYTHON_EXPORTER_OTLP_GRPC_LOGS_CREDENTIAL_PROVIDER",
+            ),
+            "not built in this version; see headers and client_certificate",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, checked. Times in seconds, sizes in bytes. `Settings.load` makes it; docs/settings.md lists them.
+
+    `otlp` is there when `export` names it, or when code or file give a setting of OTLP. `sources` has an entry for
+    each setting that was read, `ignored` the names of variables that are set and have no effect here.
+    """
+
+    service_name: str
+    directory: Path
+    durability: Durability
+    export: tuple[ExporterName, ...]
+    on_loss: OnLoss
+    segment_bytes: int
+    segment_age_s: float
+    retention_days: int
+    retention_bytes: int
+    directory_bytes: int | None
+    queue_size: int
+    queue_bytes: int
+    batch_count: int
+    batch_bytes: int
+    batch_delay_s: float
+    backoff_cap_s: float
+    close_timeout_s: float
+    text_chars: int
+    attribute_count: int
+    line_bytes: int
+    file_mode: int
+    jsonl_path: Path
+    log_successful_reads: bool
+    policy: Path | None
+    trusted_proxies: tuple[str, ...]
+    forwarded_header: ForwardedHeader
+    redact_patterns: tuple[str, ...]
+    redact_names: tuple[str, ...]
+    keep_names: tuple[str, ...]
+    keep_attributes: tuple[str, ...] | None
+    client_info: privacy.ClientInfo
+    pseudonym_keys: Path | None
+    otlp: OtlpSettings | None
+    ignored: tuple[str, ...]
+    sources: Mapping[str, Source] = field(compare=False, repr=False)
+
+    @classmethod
+    def load(
+        cls,
+        environ: Mapping[str, str],
+        overrides: Mapping[str, object] | None = None,
+        *,
+        own_exporters: bool = False,
+    ) -> Settings:
+        """The settings in force: `overrides`, then `environ`, then the file named by OTEL_AUDIT_CONFIG, then defaults.
+
+        Nothing is read from the process's own environment, and nothing is created. `own_exporters`: there are exporters
+        beside those of the setting export.
+
+        Raises:
+            ConfigError: a value is not allowed, or a name is unknown. The message says the valid ones.
+        """
+        reader = Reader.open(environ, overrides or {}, table.TABLE)
+        service_name, reader.sources["service_name"] = service_name_of(environ)
+        directory = reader.value(table.DIRECTORY) or default_directory(environ, service_name, os.geteuid())
+        export = _exporters(reader)
+        durability = reader.value(table.DURABILITY)
+        if durability is Durability.MEMORY and not own_exporters:
+            _refuse_memory_alone(reader, export)
+        return cls(
+            service_name=service_name,
+            directory=directory,
+            durability=durability,
+            export=export,
+            on_loss=reader.value(table.ON_LOSS),
+            segment_bytes=reader.value(table.SEGMENT_BYTES),
+            segment_age_s=reader.value(table.SEGMENT_AGE_S),
+            retention_days=_retention_days(reader, export),
+            retention_bytes=reader.value(table.RETENTION_BYTES),
+            directory_bytes=reader.value(table.DIRECTORY_BYTES),
+            queue_size=_queue_size(reader, durability),
+            queue_bytes=reader.value(table.QUEUE_BYTES),
+            batch_count=reader.value(table.BATCH_COUNT),
+            batch_bytes=reader.value(table.BATCH_BYTES),
+            batch_delay_s=reader.value(table.BATCH_DELAY_S),
+            backoff_cap_s=reader.value(table.BACKOFF_CAP_S),
+            close_timeout_s=reader.value(table.CLOSE_TIMEOUT_S),
+            text_chars=reader.value(table.TEXT_CHARS),
+            attribute_count=reader.value(table.ATTRIBUTE_COUNT),
+            line_bytes=reader.value(table.LINE_BYTES),
+            file_mode=reader.value(table.FILE_MODE),
+            jsonl_path=reader.value(table.JSONL_PATH) or directory / "export.jsonl",
+            log_successful_reads=reader.value(table.LOG_SUCCESSFUL_READS),
+            policy=reader.value(table.POLICY),
+            trusted_proxies=reader.value(table.TRUSTED_PROXIES),
+            forwarded_header=reader.value(table.FORWARDED_HEADER),
+            redact_patterns=reader.value(privacy.REDACT_PATTERNS),
+            redact_names=reader.value(privacy.REDACT_NAMES),
+            keep_names=reader.value(privacy.KEEP_NAMES),
+            keep_attributes=reader.value(privacy.KEEP_ATTRIBUTES),
+            client_info=reader.value(privacy.CLIENT_INFO),
+            pseudonym_keys=reader.value(privacy.PSEUDONYM_KEYS),
+            otlp=_otlp(reader, export),
+            ignored=_ignored(environ, durability),
+            sources=MappingProxyType(reader.sources),
+        )
+
+
+def _exporters(reader: Reader) -> tuple[ExporterName, ...]:
+    in_code = reader.is_given(ENDPOINT, Origin.CODE)
+    is_own = reader.is_given(table.EXPORT, Origin.CODE, Origin.FILE) or reader.environ.get("OTEL_AUDIT_EXPORT")
+    if in_code and not is_own:
+        # Who wrote an endpoint into the code means it, whatever the SDK's own exporters are.
+        reader.sources[table.EXPORT.name] = Source(Origin.DEFAULT, "code sets an endpoint")
+        return (ExporterName.OTLP,)
+    if (given := reader.value(table.EXPORT)) is not None:
+        return given
+    if reader.is_given(ENDPOINT, Origin.ENVIRONMENT, Origin.FILE):
+        reader.sources[table.EXPORT.name] = Source(Origin.DEFAULT, "an OTLP endpoint is set")
+        return (ExporterName.OTLP,)
+    return (ExporterName.NONE,)
+
+
+def _retention_days(reader: Reader, export: tuple[ExporterName, ...]) -> int:
+    given = reader.value(table.RETENTION_DAYS)
+    if given is not None:
+        return given
+    return _ONLY_COPY_DAYS if export == (ExporterName.NONE,) else _DELIVERED_DAYS
+
+
+def _otlp(reader: Reader, export: tuple[ExporterName, ...]) -> OtlpSettings | None:
+    # Variables of OTLP alone may be meant for traces only: a service that does not export by OTLP is not stopped
+    # by one of them.
+    if ExporterName.OTLP in export or is_otlp_configured(reader, Origin.CODE, Origin.FILE):
+        return read_otlp(reader)
+    return None
+
+
+def _queue_size(reader: Reader, durability: Durability) -> int:
+    # OTel's variable is about another queue where this one is not used: a wrong value there stops nobody here.
+    is_used = durability is Durability.MEMORY
+    return reader.value(table.QUEUE_SIZE if is_used else replace(table.QUEUE_SIZE, fallbacks=()))
+
+
+def _refuse_memory_alone(reader: Reader, export: tuple[ExporterName, ...]) -> None:
+    if export in ((ExporterName.NONE,), (ExporterName.SHIP,)):
+        expected = "an exporter beside durability=memory, where nothing else would ever have the events"
+        remedy = "set OTEL_EXPORTER_OTLP_ENDPOINT, or OTEL_AUDIT_EXPORT to otlp, console or jsonl; or durability to os"
+        raise reader.error(table.EXPORT, ",".join(export), expected, remedy)
+
+
+def _ignored(environ: Mapping[str, str], durability: Durability) -> tuple[str, ...]:
+    return tuple(
+        name for name in IGNORED_VARIABLES if environ.get(name) and _is_ignored(name, environ[name], durability)
+    )
+
+
+def _is_ignored(name: str, value: str, durability: Durability) -> bool:
+    if name == _QUEUE_VARIABLE:
+        return durability is not Durability.MEMORY
+    return name != "OTEL_SDK_DISABLED" or value.strip().lower() == "true"
