@@ -1,0 +1,154 @@
+"""What is derived from an event: the verdict on its outcome, its verb, the kind of its actor, its HTTP facts.
+
+An event here is the JSON object of a journal line: nothing in it can be trusted to have the right type, and nothing
+here raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from otel_audit.event import Outcome, PrincipalKind
+
+__all__ = [
+    "HttpFacts",
+    "Verdict",
+    "action_of",
+    "actor_type_of",
+    "http_facts_of",
+    "part_of",
+    "verdict_of",
+]
+
+
+def part_of(event: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The event's principal, source, action or resource; empty when that is missing or no object."""
+    part = event.get(name)
+    return part if type(part) is dict else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a stored outcome word says on a record: the derived outcome, the draft's word, and the severity."""
+
+    result: Outcome
+    outcome: str
+    severity_number: int
+    severity_text: str
+
+
+_VERDICTS: Final = {
+    # Source of the numbers: OTel logs data model, "Field: SeverityNumber".
+    Outcome.SUCCESS: Verdict(Outcome.SUCCESS, "success", 9, "INFO"),
+    Outcome.UNKNOWN: Verdict(Outcome.UNKNOWN, "unknown", 9, "INFO"),
+    Outcome.FAILURE: Verdict(Outcome.FAILURE, "failure", 13, "WARN"),
+    Outcome.DENIED: Verdict(Outcome.DENIED, "failure", 13, "WARN"),
+    Outcome.CANCELLED: Verdict(Outcome.CANCELLED, "failure", 13, "WARN"),
+    Outcome.ERROR: Verdict(Outcome.ERROR, "failure", 17, "ERROR"),
+}
+
+
+def verdict_of(word: object) -> Verdict:
+    """What the stored outcome word means; an empty or unknown one, or no word at all, is `unknown`.
+
+    Source: the draft's three words for `outcome`; the severities are ours, since operators filter by them.
+    """
+    return _verdict_of_word(word if isinstance(word, str) else "")
+
+
+@lru_cache(maxsize=64)
+def _verdict_of_word(word: str) -> Verdict:
+    return _VERDICTS[Outcome.of(word)]
+
+
+_ACTION_BY_METHOD: Final = {
+    "GET": "READ",
+    "HEAD": "READ",
+    "OPTIONS": "READ",
+    "POST": "CREATE",
+    "PUT": "UPDATE",
+    "PATCH": "UPDATE",
+    "DELETE": "DELETE",
+}
+_ACTION_BY_TYPE: Final = {
+    "mcp.tools.call": "EXECUTE",
+    "mcp.resources.read": "READ",
+    "mcp.prompts.get": "READ",
+    "authn.success": "LOGIN",
+    "authn.failure": "LOGIN",
+}
+
+
+def action_of(event: Mapping[str, Any], method: str) -> str:
+    """The verb for `audit.action`: the event's own, else by its type, `EXECUTE` where nothing says more.
+
+    The verb of an `authz.decision` is the one that was decided on: its own, or the only one in `resource.actions`.
+    """
+    verb = part_of(event, "action").get("verb")
+    if verb and type(verb) is str:
+        return verb
+    event_type = event["event_type"]
+    if event_type == "http.request":
+        return _ACTION_BY_METHOD.get(method, "EXECUTE")
+    if event_type == "authz.decision":
+        return _only_action(event) or "EXECUTE"
+    return _ACTION_BY_TYPE.get(event_type) or ("LOGIN" if event_type.startswith("authn.") else "EXECUTE")
+
+
+def _only_action(event: Mapping[str, Any]) -> str:
+    actions = part_of(event, "resource").get("actions")
+    return actions[0] if type(actions) is list and len(actions) == 1 and type(actions[0]) is str else ""
+
+
+_ACTOR_KINDS: Final = frozenset(kind.value for kind in PrincipalKind)
+
+
+def actor_type_of(principal: Mapping[str, Any]) -> str:
+    """`audit.actor.type`: the principal's kind, else `user` with a name and `system` without."""
+    kind = principal.get("kind")
+    if type(kind) is str and kind in _ACTOR_KINDS:
+        return kind
+    name = principal.get("username")
+    return "user" if name and type(name) is str else "system"
+
+
+class HttpFacts(NamedTuple):
+    """Method, path and status of the request that an event is about; empty or None where nothing says it."""
+
+    method: str = ""
+    path: str = ""
+    status_code: int | None = None
+
+
+def http_facts_of(event: Mapping[str, Any]) -> HttpFacts:
+    """From the explicit fields; for an `http.request` without them, from a `detail` like `METHOD path -> status`.
+
+    Source: Feast 0.67 `AuditLogger.log_http_request`, whose `detail` is the only place that has method and status.
+    """
+    action, status = part_of(event, "action"), event.get("status_code")
+    method, path = action.get("method"), action.get("path")
+    method = method if type(method) is str else ""
+    path = path if type(path) is str else ""
+    status = status if type(status) is int and 100 <= status <= 599 else None
+    if event["event_type"] == "http.request":
+        said = _said_in(event.get("detail")) if not (method and path and status) else _NOTHING_SAID
+        method, path, status = method or said.method, path or said.path, status or said.status_code
+    elif not path.startswith("/"):
+        path = ""  # an MCP resource's URI or a name, not the path of a URL
+    return HttpFacts(method, path.partition("?")[0] if "?" in path else path, status)
+
+
+_NOTHING_SAID = HttpFacts()
+
+
+def _said_in(detail: object) -> HttpFacts:
+    if type(detail) is not str:
+        return _NOTHING_SAID
+    request, arrow, status = detail.rpartition(" -> ")
+    method, space, path = request.partition(" ")
+    if not (arrow and space and method and len(status) == 3 and status.isascii() and status.isdecimal()):
+        return _NOTHING_SAID
+    return HttpFacts(method, path, int(status) if 100 <= int(status) <= 599 else None)
