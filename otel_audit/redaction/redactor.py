@@ -1,0 +1,321 @@
+"""What may not leave the process: secrets are removed from an event, and what is too large is cut.
+
+An event comes as a plain dict in the order of `AuditEvent`, unset fields left out. Two cheap checks (`is_clean`,
+`attributes_are_clean`) tell the common case, in which nothing is to be done; `clean` does the rest and never fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import re2
+
+from otel_audit.event import AuditEvent
+from otel_audit.redaction.caps import Caps, cut_key, cut_text, split_marker
+from otel_audit.redaction.card_numbers import is_card_integer
+from otel_audit.redaction.json_values import INT64_MAX, INT64_MIN, JsonValues, free_key
+from otel_audit.redaction.line_fit import Address, Findings, fit_line, json_text, path_of
+from otel_audit.redaction.rewriting import rewritten_event, rewritten_field
+from otel_audit.redaction.rules import Rules
+from otel_audit.redaction.screen import Screen
+from otel_audit.redaction.secret_names import SecretNames, is_secret_name
+from otel_audit.redaction.secret_patterns import REDACTED
+
+__all__ = ["Redactor"]
+
+MODEL_FIELDS: Final = frozenset(AuditEvent.model_fields)
+_LISTS: Final = ("redacted", "truncated")
+_PLAIN_FIELDS: Final = MODEL_FIELDS.difference(_LISTS)
+# Made by us, and never screened as long as they look so: a number or hash may look like anything.
+_GENERATED: Final = frozenset(
+    [("event_id",), ("timestamp",), ("trace_id",), ("span_id",), ("action", "arguments_digest")]
+)
+_GENERATED_SHAPE: Final = re2.compile(r"[0-9a-fA-FTZ:.+-]{0,64}")
+
+_ESCAPED_BYTES: Final = 6  # the longest form of a character in JSON: \u0000
+_FRAME_BYTES: Final = 16 * 1024  # names, punctuation, numbers and generated values of an event that is not screened
+_MAX_SETTLING: Final = 4
+_PART_FIELDS: Final = 8  # more than a part of the model has: the cap on attributes must not cost the principal's roles
+_MAX_PLAIN_VALUES: Final = 256
+_LARGE: Final = 10**12  # no smaller number is a card's
+
+
+class Redactor:
+    """Removes secrets from events and cuts what is above the caps. Holds no state of an event; safe in threads."""
+
+    __slots__ = ("_caps", "_find", "_is_secret_name", "_plain_chars", "_rules", "_screen")
+
+    def __init__(self, *, caps: Caps = Caps(), rules: Rules = Rules()) -> None:  # noqa: B008 - frozen: one for all is right
+        self._caps = caps
+        self._rules = rules
+        self._screen = rules.screen()
+        self._find = self._screen.find
+        own = rules.redact_names or rules.keep_names
+        self._is_secret_name = SecretNames(rules.redact_names, rules.keep_names).is_secret if own else is_secret_name
+        fitting = (caps.event_bytes - _FRAME_BYTES) // _ESCAPED_BYTES
+        self._plain_chars = min(caps.text_chars, caps.detail_chars, fitting)
+
+    @property
+    def caps(self) -> Caps:
+        """The caps that events are cut to."""
+        return self._caps
+
+    @property
+    def pseudonym_of(self) -> Callable[[str], str] | None:
+        """What makes the pseudonym of a name; None where names are recorded."""
+        return self._rules.pseudonyms.of if self._rules.pseudonyms is not None else None
+
+    @property
+    def rewrites_more(self) -> bool:
+        """Whether the user's rules may change more of a clean event than its names."""
+        return self._rules.rewrite_more
+
+    def is_clean(self, joined: str) -> bool:
+        """Whether `clean` would change nothing but what `rewritten` changes in an event with these texts. May be False
+        where it would not either.
+
+        `joined`: every text of the event that its caller gave, the keys and texts of `attributes` included, joined
+        with a newline. About what texts cannot show see `attributes_are_clean`.
+        """
+        # A list with too many items has at least as many newlines, an event with a text above its cap is at least as
+        # long: one look at the whole is enough.
+        if len(joined) > self._plain_chars or joined.count("\n") >= self._caps.list_items:
+            return False
+        try:
+            return self._find(joined.encode()) is None
+        except UnicodeEncodeError:
+            return False
+
+    def attributes_are_clean(self, attributes: Mapping[str, Any]) -> bool:
+        """Whether `clean` would change nothing in `attributes` but for its texts, which `is_clean` looks at.
+
+        That is: no key names a secret, all is within the caps, and all values are of the model's types.
+        """
+        if type(attributes) is not dict or len(attributes) > self._caps.attributes:
+            return False
+        values: list[Any] = []
+        for key, value in attributes.items():
+            if type(key) is not str or len(key) > self._caps.key_chars or self._is_secret_name(key):
+                return False
+            if type(value) is list:
+                if len(value) > self._caps.list_items:
+                    return False
+                values += value
+            else:
+                values.append(value)
+        return len(values) <= _MAX_PLAIN_VALUES and all(map(_is_plain, values))
+
+    def rewritten(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """An event that is clean, as `clean` would make it. `fields` is not changed; without rules it is the result."""
+        if not self._rules.rewrite:
+            return fields
+        removed: set[Address] = set()
+        event = rewritten_event(fields, self._rules, removed)
+        paths = sorted(map(path_of, removed))
+        # Rare, and more than a few words: lists to be merged, keys that with their dots look like something else.
+        if any(name not in _PLAIN_FIELDS for name in fields) or not self.is_clean("\n".join(paths)):
+            return self.clean(fields)
+        return _with_lists(event, {"redacted": paths} if paths else {})
+
+    def clean(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A new event without secrets, within the caps, that JSON and UTF-8 can hold. `fields` is not changed.
+
+        The paths of what was removed are in `redacted`, of what was cut in `truncated`, added to those that were
+        there. Cleaning it again changes nothing, but that a pseudonym gets one too. Never raises an `Exception`,
+        whatever the values are.
+        """
+        return _Cleaning(self._caps, self._rules, self._screen, self._is_secret_name).event(fields)
+
+
+def _is_plain(value: object) -> bool:
+    if type(value) is int:
+        return INT64_MIN <= value < _LARGE or (_LARGE <= value <= INT64_MAX and not is_card_integer(value))
+    return type(value) is str or type(value) is bool or (type(value) is float and math.isfinite(value))
+
+
+class _Cleaning:
+    """The cleaning of one event."""
+
+    def __init__(self, caps: Caps, rules: Rules, screen: Screen, is_secret_name: Callable[[str], bool]) -> None:
+        self._caps = caps
+        self._rules = rules
+        self._without_secrets = screen.without_secrets
+        self._is_secret_name = is_secret_name
+        self._json = JsonValues(depth=caps.depth, items=max(caps.list_items, caps.attributes))
+        self._found = Findings(cut=self._short_text, most_paths=caps.list_items)
+
+    def event(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        cleaned: dict[str, Any] = {}
+        for raw_key, raw_value in self._kept_fields(fields):
+            raw_name = self._json.key(raw_key)
+            value = self._json.of_field(raw_value)
+            if raw_name in _LISTS:
+                self._found.before[raw_name] = [self._short_text(text, self._caps.text_chars) for text in _texts(value)]
+            elif raw_name in MODEL_FIELDS:
+                cleaned[raw_name] = self._field(raw_name, value)
+            else:
+                name = self._key(raw_name, (), cleaned)
+                cleaned[name] = self._foreign(raw_name, name, value)
+        fit_line(cleaned, self._found, self._caps)
+        return _with_lists(cleaned, self._found.lists())
+
+    def _kept_fields(self, fields: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+        """All fields of the model, and of others as many as an event may have attributes."""
+        kept: list[tuple[Any, Any]] = []
+        others = 0
+        for key, value in fields.items():
+            others += not _is_model_field(key)
+            if _is_model_field(key) or others <= self._caps.attributes:
+                kept.append((key, value))
+        if others > self._caps.attributes:
+            self._found.truncated.add(())
+        return kept
+
+    def _field(self, name: str, value: Any) -> Any:
+        value = rewritten_field(name, value, self._rules, self._found.redacted)
+        if name == "attributes" and type(value) is dict:
+            return self._attributes(self._kept_attributes(value))
+        return self._value(value, (name,))
+
+    def _foreign(self, raw_name: str, name: str, value: Any) -> Any:
+        if not self._rules.keeps_attribute(raw_name):
+            self._found.redacted.add((name,))
+            return REDACTED
+        return REDACTED if self._is_removed(raw_name, value, (name,)) else self._value(value, (name,))
+
+    def _kept_attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        if self._rules.keep_attributes is None:
+            return attributes
+        if len(attributes) > max(self._caps.list_items, self._caps.attributes):
+            self._found.truncated.add(("attributes",))  # there were more, and one of them may be to be kept
+        left_out = [key for key in attributes if not self._rules.keeps_attribute(key)]
+        self._found.redacted |= {("attributes", self._short_key(key).text) for key in left_out}
+        return {key: value for key, value in attributes.items() if key not in left_out}
+
+    def _attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Flat, as the model wants them: what is nested becomes its JSON text, what is None is left out."""
+        present = {key: value for key, value in attributes.items() if value is not None}
+        cleaned = self._object(present, ("attributes",))
+        return {key: self._flat(value, ("attributes", key)) for key, value in cleaned.items()}
+
+    def _flat(self, value: Any, at: Address) -> Any:
+        if type(value) is list:
+            return [self._scalar(item, (*at, index)) for index, item in enumerate(value)]
+        return self._scalar(value, at)
+
+    def _scalar(self, value: Any, at: Address) -> Any:
+        return self._text(json_text(value), at) if value is None or type(value) in (list, dict) else value
+
+    def _value(self, value: Any, at: Address) -> Any:
+        if type(value) is str:
+            return self._text(value, at)
+        if type(value) is list:
+            return self._list(value, at)
+        if type(value) is dict:
+            return self._object(value, at)
+        if type(value) is int and (at[0] == "attributes" or at[0] not in MODEL_FIELDS) and is_card_integer(value):
+            self._found.redacted.add(at)
+            return REDACTED
+        return value
+
+    def _list(self, items: list[Any], at: Address) -> list[Any]:
+        if len(items) > self._caps.list_items:
+            self._found.truncated.add(at)
+        return [self._value(item, (*at, index)) for index, item in enumerate(items[: self._caps.list_items])]
+
+    def _object(self, value: dict[str, Any], at: Address) -> dict[str, Any]:
+        most = self._caps.attributes if at[0] == "attributes" else max(self._caps.attributes, _PART_FIELDS)
+        if len(value) > most:
+            self._found.truncated.add(at)
+        cleaned: dict[str, Any] = {}
+        for raw_key, item in islice(value.items(), most):
+            key = self._key(raw_key, at, cleaned)
+            here = (*at, key)
+            cleaned[key] = REDACTED if self._is_removed(raw_key, item, here) else self._value(item, here)
+        return cleaned
+
+    def _is_removed(self, raw_name: str, value: Any, at: Address) -> bool:
+        """Whether the whole value goes because of its name. A yes or no, or nothing, is no secret: `password: true`."""
+        if value is None or value == "" or type(value) is bool:
+            return False
+        # The name as it is written counts too: a cut may have left `token` of `token_count`.
+        if not self._is_secret_name(raw_name) and not self._is_secret_name(str(at[-1])):
+            return False
+        if value != REDACTED:
+            self._found.redacted.add(at)
+        return True
+
+    def _key(self, raw: str, at: Address, taken: Mapping[str, Any]) -> str:
+        settled = self._short_key(raw)
+        key = cut_key(free_key(settled.text, taken), self._caps.key_chars)
+        self._note(settled, (*at, key))
+        return key
+
+    def _short_key(self, raw: str) -> _Settled:
+        return self._settled(raw, lambda text: cut_key(text, self._caps.key_chars))
+
+    def _text(self, text: str, at: Address) -> str:
+        if at in _GENERATED and _GENERATED_SHAPE.fullmatch(text):
+            return text
+        chars = self._caps.detail_chars if at == ("detail",) else self._caps.text_chars
+        settled = self._settled(text, lambda whole: cut_text(whole, chars))
+        self._note(settled, at)
+        if settled.cut:
+            self._found.whole[at] = self._without_secrets(text)
+        return settled.text
+
+    def _note(self, settled: _Settled, at: Address) -> None:
+        if settled.removed:
+            self._found.redacted.add(at)
+        if settled.cut:
+            self._found.truncated.add(at)
+
+    def _short_text(self, text: str, chars: int) -> str:
+        return self._settled(text, lambda whole: cut_text(whole, chars)).text
+
+    def _settled(self, text: str, cut: Callable[[str], str]) -> _Settled:
+        """Secrets go first: a cut through a secret would leave a part that no pattern knows.
+
+        A cut can make a match that was none before (the end of a text is the end of a word), so both are repeated until
+        nothing changes; a text that does not come to rest is removed.
+        """
+        removed = was_cut = False
+        for _ in range(_MAX_SETTLING):
+            body, marker = split_marker(text)
+            screened = self._without_secrets(body) + marker
+            short = cut(screened)
+            removed |= screened != text
+            was_cut |= short != screened
+            if short == text:
+                return _Settled(text, removed, was_cut)
+            text = short
+        return _Settled(REDACTED, True, was_cut)
+
+
+class _Settled(NamedTuple):
+    """A text in which nothing is left to remove or to cut."""
+
+    text: str
+    removed: bool
+    cut: bool
+
+
+def _is_model_field(key: object) -> bool:
+    return type(key) is str and key in MODEL_FIELDS
+
+
+def _texts(value: Any) -> list[str]:
+    """The entries of a list of paths, or of what stands in its place."""
+    if value is None:
+        return []
+    entries = value if type(value) is list else [value]
+    return [entry if type(entry) is str else json_text(entry) for entry in entries]
+
+
+def _with_lists(event: dict[str, Any], lists: dict[str, list[str]]) -> dict[str, Any]:
+    """The event with the lists behind the fields of the model, where the model has them."""
+    own = {name: value for name, value in event.items() if name in MODEL_FIELDS}
+    return {**own, **lists, **event}

@@ -1,0 +1,97 @@
+"""Which key names say that their value is a secret."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import unicodedata
+from collections.abc import Iterable
+from typing import Final
+
+import re2
+
+__all__ = ["SecretNames", "is_secret_name"]
+
+# One word makes a name secret wherever it stands, unless the name ends in a word of `_ABOUT_A_SECRET`: `token_count`
+# and `password_policy` say something about a secret, they do not hold one.
+_WORDS: Final = """
+    accesskey accesstoken apikey authorization bearer clientsecret cookie cookies credential credentials csrf cvc cvv
+    jsessionid jwt otp passcode passphrase passwd password passwords phpsessid privatekey pwd refreshtoken secret
+    secretkey secrets session sessionid token totp xsrf
+"""
+_PAIRS: Final = """
+    access_key access_tokens account_key api_key api_keys auth_key auth_tokens backup_codes bearer_tokens card_number
+    client_assertion code_verifier connect_sid connection_string credit_card encryption_key hmac_key master_key
+    pass_phrase pass_word pin_code private_key private_keys recovery_code recovery_codes refresh_tokens secret_key
+    seed_phrase shared_key signing_key ssh_key storage_key verification_code x_auth
+"""
+_ABOUT_A_SECRET: Final = """
+    age attempts budget count counts created decision duration enabled endpoint error exists expires expiry found
+    invalid kind length lifetime limit limits max method min missing mode name namespace outcome path policy present
+    provider reason required result scheme scope scopes set source start state status store strength timeout total ttl
+    type types uri url usage used valid version
+"""
+_SECRET_WORDS: Final = frozenset(_WORDS.split())
+_SECRET_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _PAIRS.split())
+_HARMLESS_ENDS: Final = frozenset(_ABOUT_A_SECRET.split())
+
+_LOWER_UPPER = re2.compile(r"([a-z0-9])([A-Z])")
+_ACRONYM_WORD = re2.compile(r"([A-Z])([A-Z][a-z])")
+_NOT_A_WORD = re2.compile(r"[^a-z]+")
+_CACHED_NAME_CHARS = 128
+
+
+class SecretNames:
+    """Names of keys whose values are secrets: the words above, and the names that a user adds or takes away.
+
+    A name of `own` counts wherever its words stand together in a key, a name of `harmless` only as the whole key.
+    """
+
+    __slots__ = ("_cached", "_harmless", "_own")
+
+    def __init__(self, own: Iterable[str] = (), harmless: Iterable[str] = ()) -> None:
+        self._own = frozenset(map(_key_words, own))
+        self._harmless = frozenset(map(_key_words, harmless))
+        self._cached = functools.lru_cache(maxsize=2048)(self._is_secret)
+
+    def is_secret(self, name: str) -> bool:
+        """Whether a value under this key is a secret by its name: `api_key`, `X-Auth-Token`, `clientSecret`.
+
+        Compared by whole words, so that `input_tokens`, `token_count`, `author` and `tokenizer` are not.
+        """
+        # Only short names are remembered: the cache must not hold what a hostile caller sends.
+        return self._cached(name) if len(name) <= _CACHED_NAME_CHARS else self._is_secret(name)
+
+    def _is_secret(self, name: str) -> bool:
+        if self._own or self._harmless:
+            words = _key_words(name)
+            if words in self._harmless:
+                return False
+            if any(_stands_in(own, words) for own in self._own):
+                return True
+        return _is_secret_by_words(_words(name))
+
+
+def _is_secret_by_words(words: list[str]) -> bool:
+    if not words or words[-1] in _HARMLESS_ENDS:
+        return False
+    return not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(itertools.pairwise(words))
+
+
+def _key_words(name: str) -> tuple[str, ...]:
+    """The words of a name; of one in another script the whole name."""
+    return tuple(_words(name)) or (unicodedata.normalize("NFKC", name).casefold(),)
+
+
+def _stands_in(own: tuple[str, ...], words: tuple[str, ...]) -> bool:
+    return any(words[at : at + len(own)] == own for at in range(len(words) - len(own) + 1))
+
+
+def _words(name: str) -> list[str]:
+    """`X-ApiKey2` -> x, api, key."""
+    plain = unicodedata.normalize("NFKC", name).encode("utf-8", "replace").decode()
+    spaced = _ACRONYM_WORD.sub(r"\1 \2", _LOWER_UPPER.sub(r"\1 \2", plain))
+    return [word for word in _NOT_A_WORD.split(spaced.lower()) if word]
+
+
+is_secret_name = SecretNames().is_secret
