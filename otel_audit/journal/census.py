@@ -1,0 +1,274 @@
+"""What became of the events in a directory: counted from the cursors and the lines behind them.
+
+`emitted = exported + pending + quarantined + dropped` holds for each stream and for the directory. Application events
+only; lines that the journal makes itself are counted apart, as `system`. What retention removed is counted on, from the
+ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.journal.cursor import Position, Progress, read_cursor
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.ledger import RETAIN, Entry, latest
+from otel_audit.journal.line import Tail, is_system
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.segments import pieces
+
+__all__ = ["Census", "Counts", "StreamCensus", "census", "removed_counts", "segment_counts", "stream_counts"]
+
+NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
+ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
+_GAP_PREFIX: Final = b'{"system":"gap"'
+_LOOKS: Final = 5
+_TAIL_BYTES: Final = 260  # more than the longest tail of a line
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Application events by what became of them, and the journal's own lines.
+
+    An event is exported when every exporter has it, quarantined when one of them set it aside, and pending as long as
+    one of them has not come to it.
+    """
+
+    exported: int = 0
+    pending: int = 0
+    quarantined: int = 0
+    dropped: int = 0
+    system: int = 0
+
+    @property
+    def emitted(self) -> int:
+        """All of them."""
+        return self.exported + self.pending + self.quarantined + self.dropped
+
+    def plus(self, other: Counts) -> Counts:
+        """The sum of both."""
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+    @classmethod
+    def of(cls, stored: object) -> Counts:
+        """From the JSON form in the ledger; what is not there is 0."""
+        known = stored if isinstance(stored, dict) else {}
+        return cls(*(int(known.get(name, 0)) for name in cls.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamCensus:
+    """One stream. `live`: its writer holds its lock; None where that may not be looked at."""
+
+    stream_id: str
+    service_name: str
+    live: bool | None
+    counts: Counts
+    exporters: Mapping[str, Progress]
+
+    @property
+    def blocked(self) -> dict[str, str]:
+        """Why nothing moves, by exporter."""
+        return {name: progress.blocked for name, progress in self.exporters.items() if progress.blocked}
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """A directory at one moment, in nanoseconds since 1970.
+
+    `removed` is what retention removed and no stream counts any more. `totals` are over all, those too.
+    """
+
+    directory: Path
+    time_ns: int
+    streams: Sequence[StreamCensus]
+    removed: Counts = field(default_factory=Counts)
+    totals: Counts = field(init=False)
+
+    def __post_init__(self) -> None:
+        totals = self.removed
+        for stream in self.streams:
+            totals = totals.plus(stream.counts)
+        object.__setattr__(self, "totals", totals)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Something needs a person: events wait for an exporter that is blocked, were set aside, or were lost."""
+        is_blocked = any(stream.counts.pending and stream.blocked for stream in self.streams)
+        return is_blocked or any(stream.counts.quarantined or stream.counts.dropped for stream in self.streams)
+
+
+def census(directory: Path) -> Census:
+    """Count what is in a directory now. No lock is kept, no memory for lines; an empty directory has no streams.
+
+    Raises:
+        OSError: a file of the directory cannot be read.
+    """
+    for _ in range(_LOOKS):
+        time_ns = time.time_ns()
+        last = latest(directory, RETAIN)
+        kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last)]
+        streams = [_stream_census(files, numbers, _is_live(files)) for files, numbers in kept]
+        if latest(directory, RETAIN) == last:
+            break  # else something was removed meanwhile, and may be counted twice
+    return Census(directory, time_ns, streams, removed_counts(last))
+
+
+def removed_counts(last: Entry | None) -> Counts:
+    """What no stream counts any more, by the last retain entry of the directory's ledger."""
+    return Counts() if last is None else Counts.of(last.content.get("totals"))
+
+
+def _kept(directory: Path, last: Entry | None) -> Iterator[tuple[str, list[int]]]:
+    """Streams and segments without one that is as good as removed: a crash came between its entry and its end."""
+    gone = None if last is None else (last.content.get("stream_id"), last.content.get("segment"))
+    for stream_id, numbers in segments_in(directory).items():
+        kept = [number for number in numbers if (stream_id, number) != gone]
+        if kept:
+            yield stream_id, kept
+
+
+def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:
+    """What became of the events of one stream that has these segments.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return _stream_census(files, numbers, None).counts
+
+
+def segment_counts(files: StreamFiles, number: int) -> Counts:
+    """What is in one segment, delivered as it is: `exported` are its events, `dropped` those that its gaps tell.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    counted = _count(_lines(files, [number], Position()))
+    return Counts(exported=counted.events, dropped=counted.dropped, system=counted.system)
+
+
+def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None) -> StreamCensus:
+    header = _header(files, numbers)
+    known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
+    words = [word for word in header.get("export", ()) if isinstance(word, str)]
+    named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
+    # An exporter that the writer has and the cursor does not name has not come to its first batch yet.
+    exporters = {**dict.fromkeys(named, Progress()), **known}
+    slowest = min(exporters.values(), key=lambda progress: progress.position, default=Progress())
+    behind = _count(_lines(files, numbers, slowest.position))
+    if not exporters and ELSEWHERE not in words:
+        counts = Counts(behind.events, 0, 0, behind.dropped, behind.system)
+    else:
+        quarantined = _quarantined(files, numbers, list(exporters.values()), slowest)
+        counts = Counts(
+            exported=slowest.exported + slowest.quarantined - quarantined,
+            pending=behind.events,
+            quarantined=quarantined,
+            dropped=slowest.dropped + behind.dropped,
+            system=slowest.system + behind.system,
+        )
+    return StreamCensus(files.stream_id, _service_name(header), live, counts, exporters)
+
+
+@dataclass(slots=True)
+class _Counted:
+    events: int = 0
+    system: int = 0
+    dropped: int = 0
+
+
+def _count(lines: Iterable[bytes]) -> _Counted:
+    counted = _Counted()
+    for line in lines:
+        if not is_system(line):
+            counted.events += 1
+            continue
+        counted.system += 1
+        if line.startswith(_GAP_PREFIX):
+            counted.dropped += _lost_events(line)
+    return counted
+
+
+def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> Iterator[bytes]:
+    """The lines of the chain behind a position. Damage is passed over, by the tail that every line has."""
+    tag = b',"stream_id":"%b","seq":' % files.stream_id.encode()
+    for number in numbers:
+        if number < position.segment:
+            continue
+        try:
+            for content, _ in pieces(files.segment(number), position.offset if number == position.segment else 0):
+                if content[:1] == b"{" and content[-1:] == b"}" and tag in content[-_TAIL_BYTES:]:
+                    yield content
+        except FileNotFoundError:
+            continue  # removed since the directory was listed
+
+
+def _quarantined(files: StreamFiles, numbers: Sequence[int], exporters: Sequence[Progress], slowest: Progress) -> int:
+    """How many events that every exporter has come to were set aside by one of them or more."""
+    if len(exporters) == 1:
+        return slowest.quarantined
+    ranges = _union(
+        (entry.first_seq, min(entry.last_seq, slowest.position.seq))
+        for progress in exporters
+        for entry in progress.quarantine
+    )
+    count = sum(last - first + 1 for first, last in ranges)
+    listed = sum(entry.last_seq - entry.first_seq + 1 for one in exporters for entry in one.quarantine)
+    if listed == sum(progress.quarantined for progress in exporters):
+        return count
+    return count - _system_lines_in(ranges, _lines(files, numbers, Position()))
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    union: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if last < first:
+            continue
+        if union and first <= union[-1][1] + 1:
+            union[-1] = (union[-1][0], max(last, union[-1][1]))
+        else:
+            union.append((first, last))
+    return union
+
+
+def _system_lines_in(ranges: Sequence[tuple[int, int]], lines: Iterable[bytes]) -> int:
+    tails = (Tail.of(line) for line in lines if is_system(line))
+    return sum(any(first <= tail.seq <= last for first, last in ranges) for tail in tails if tail is not None)
+
+
+def _lost_events(line: bytes) -> int:
+    """How many events a gap line says were lost."""
+    try:
+        return int(json.loads(line)["gap"]["lines"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _is_live(files: StreamFiles) -> bool | None:
+    try:
+        return FileLock.is_held(files.writer_lock)
+    except OSError:
+        return None  # a reader who may not open the lock file, or a read-only file system
+
+
+def _header(files: StreamFiles, numbers: Sequence[int]) -> Mapping[str, Any]:
+    """The oldest segment header that can be read; all of a stream name the same writer."""
+    for number in numbers:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            for content, _ in pieces(files.segment(number)):
+                header = json.loads(content)["segment"]
+                if isinstance(header, dict):
+                    return header
+                break
+    return {}
+
+
+def _service_name(header: Mapping[str, Any]) -> str:
+    resource = header.get("resource")
+    name = resource.get("service.name") if isinstance(resource, dict) else None
+    return name if isinstance(name, str) else ""

@@ -1,0 +1,125 @@
+"""The names of the files in a journal directory, and which streams are there.
+
+<stream_id>.<segment>.jsonl    lines, append only
+<stream_id>.writer.lock        held while the writer lives
+<stream_id>.ship.lock          held by whoever exports the stream
+<stream_id>.cursor             how far each exporter has come
+<stream_id>.released           lines of its quarantine that were accepted since
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from otel_audit.errors import JournalUnwritable
+
+__all__ = ["StreamFiles", "make_directory", "open_with_mode", "segments_in", "streams_in"]
+
+_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFiles:
+    """Where the files of one stream are."""
+
+    directory: Path
+    stream_id: str
+
+    def segment(self, number: int) -> Path:
+        """The path of one segment, numbered from 1."""
+        return self.directory / f"{self.stream_id}.{number:08d}.jsonl"
+
+    @property
+    def writer_lock(self) -> Path:
+        return self.directory / f"{self.stream_id}.writer.lock"
+
+    @property
+    def ship_lock(self) -> Path:
+        return self.directory / f"{self.stream_id}.ship.lock"
+
+    @property
+    def cursor(self) -> Path:
+        return self.directory / f"{self.stream_id}.cursor"
+
+    def segments(self) -> list[int]:
+        """The numbers of the segments that exist, ascending."""
+        # Only what may be one is looked at closely: this is asked for every stream of a directory with thousands.
+        own = (name for name in _names_in(self.directory) if name.startswith(self.stream_id))
+        return sorted(int(match["number"]) for match in map(_SEGMENT.match, own) if match is not None)
+
+    def segment_from(self, number: int) -> int | None:
+        """The lowest segment that exists and is not below `number`; None when there is none."""
+        if self.segment(number).exists():
+            return number
+        return next((found for found in self.segments() if found >= number), None)
+
+
+def streams_in(directory: Path) -> list[StreamFiles]:
+    """Every stream that has a segment in the directory, oldest first."""
+    return [StreamFiles(directory, stream_id) for stream_id in segments_in(directory)]
+
+
+def segments_in(directory: Path) -> dict[str, list[int]]:
+    """By stream, oldest first (a UUIDv7 sorts by time), the numbers of its segments, ascending.
+
+    The directory is listed once, whatever the number of streams.
+    """
+    found: dict[str, list[int]] = {}
+    for match in map(_SEGMENT.match, sorted(_names_in(directory))):
+        if match is not None:
+            found.setdefault(match["stream"], []).append(int(match["number"]))
+    return found
+
+
+def _names_in(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def make_directory(directory: Path) -> None:
+    """The directory exists and takes new files; made with mode 0700 if it was missing.
+
+    Raises:
+        JournalUnwritable: it cannot be made or written; nothing was changed.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalUnwritable(_unusable(directory, error)) from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise JournalUnwritable(_unusable(directory, PermissionError("not writable")))
+
+
+def open_with_mode(path: Path, flags: int, mode: int) -> int:
+    """A descriptor of the file, never through a link. If it was missing it is made, with this mode whatever the umask.
+
+    Raises:
+        OSError: it cannot be opened or made.
+    """
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        try:
+            descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            try:
+                return os.open(path, flags)
+            except FileNotFoundError:
+                continue  # removed in this moment
+        # A umask of 022 would take the group's right to write from 0660, and a side-car could lock nothing.
+        with contextlib.suppress(OSError):  # of a file system without modes
+            os.fchmod(descriptor, mode)
+        return descriptor
+
+
+def _unusable(directory: Path, error: OSError) -> str:
+    return (
+        f"{directory}: expected a directory that this process (uid {os.geteuid()}) can write, got "
+        f"{error.strerror or error}; mount a writable volume there, or set OTEL_AUDIT_DIR"
+    )

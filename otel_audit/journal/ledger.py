@@ -1,0 +1,220 @@
+"""The directory's own log: what was done to its streams. Hash-chained like they are, and never removed.
+
+One JSON object a line. A kind names its content, as in the journal; the ledger's own keys come last. Today there is one
+kind, `retain`: a segment was removed. `format` lets more kinds, and signatures, be added.
+
+An entry is durable before what it tells is done. Whoever comes next finishes what a crash left undone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from otel_audit.journal.files import open_with_mode
+from otel_audit.journal.line import digest
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.segment_file import open_segment, sync_directory, write_whole
+from otel_audit.journal.segments import pieces, pieces_backwards, whole_bytes
+
+__all__ = ["RETAIN", "Entry", "Ledger", "entries", "has_room", "is_begun", "latest"]
+
+RETAIN: Final = "retain"
+_FORMAT: Final = 1
+_NAME: Final = "ledger.jsonl"
+_LOCK_NAME: Final = "ledger.lock"
+_RESERVE_NAME: Final = "ledger.reserve"
+# Given back in pieces: a writer that waits for room takes a block, and holds lines with it for a while.
+_RESERVE_BYTES: Final = 32 << 10
+_RESERVE_PIECE_BYTES: Final = 8 << 10
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_LOCK_POLL_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the ledger. `number` counts from 1; `prev_hash` is of the line before it, as it is in the file."""
+
+    kind: str
+    content: Mapping[str, Any]
+    time_ns: int
+    number: int
+    prev_hash: str | None
+
+    @classmethod
+    def of(cls, line: bytes) -> Entry | None:
+        """The entry in a line without its newline; None when it is none."""
+        try:
+            stored = json.loads(line)
+            kind, content = stored["kind"], stored[stored["kind"]]
+            if not isinstance(content, dict):
+                return None
+            return cls(kind, content, int(stored["time_ns"]), int(stored["number"]), stored.get("prev_hash"))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def line(self) -> bytes:
+        """As it is stored, without its newline."""
+        own = {"time_ns": self.time_ns, "number": self.number, "prev_hash": self.prev_hash}
+        stored = {"format": _FORMAT, "kind": self.kind, self.kind: self.content}
+        return json.dumps({**stored, **own}, separators=(",", ":")).encode()
+
+
+def entries(directory: Path) -> Iterator[Entry]:
+    """Every entry of a directory's ledger, oldest first; none without a ledger. A torn or damaged line is passed over.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for piece in pieces(directory / _NAME):
+            if (entry := Entry.of(piece.content)) is not None:
+                yield entry
+
+
+def latest(directory: Path, kind: str) -> Entry | None:
+    """The last entry of this kind; None when there is none.
+
+    Raises:
+        OSError: the ledger cannot be read.
+    """
+    return next((entry for entry in _backwards(directory / _NAME) if entry is not None and entry.kind == kind), None)
+
+
+def is_begun(directory: Path) -> bool:
+    """True when the directory has a ledger."""
+    return (directory / _NAME).exists()
+
+
+def has_room(directory: Path) -> bool:
+    """True when an entry can be written although the disk is full: the ledger's reserve is whole."""
+    try:
+        return (directory / _RESERVE_NAME).stat().st_blocks * 512 >= _RESERVE_BYTES
+    except FileNotFoundError:
+        return False
+
+
+class Ledger:
+    """The right to write a directory's ledger, from `locked` until `release`. For one thread."""
+
+    def __init__(self, directory: Path, lock: FileLock, mode: int) -> None:
+        self._directory = directory
+        self._path = directory / _NAME
+        self._reserve = directory / _RESERVE_NAME
+        self._lock = lock
+        self._mode = mode
+
+    @classmethod
+    def locked(cls, directory: Path, *, mode: int = 0o600, wait_s: float = 1.0) -> Ledger | None:
+        """The right to write; None when somebody else had it for the whole time.
+
+        Raises:
+            OSError: the lock file can be neither opened nor made.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            lock = FileLock.acquire(directory / _LOCK_NAME, mode=mode)
+            if lock is not None:
+                return cls(directory, lock, mode)
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_LOCK_POLL_S)
+
+    def append(self, kind: str, content: Mapping[str, Any], time_ns: int) -> Entry:
+        """Return once the entry is durable: only then may be done what it tells.
+
+        What a crash left of an unfinished entry is cut off: what that was to tell was not done. On a full disk the
+        entry takes the place that `keep_room` has kept for it.
+
+        Raises:
+            OSError: the entry is not in the ledger, as far as the disk can be believed; nothing may be done.
+        """
+        is_new = not self._path.exists()
+        descriptor = open_segment(self._path, self._mode)
+        try:
+            end = whole_bytes(self._path)
+            os.ftruncate(descriptor, end)
+            entry = self._next(kind, content, time_ns)
+            self._write(descriptor, entry.line() + b"\n", end)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync_directory(self._directory)
+        return entry
+
+    def keep_room(self) -> None:
+        """There is a reserve for entries on a disk that is full later, unless it is so already."""
+        if has_room(self._directory):
+            return
+        descriptor = open_with_mode(self._reserve, os.O_RDWR, self._mode)
+        try:
+            os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+        finally:
+            os.close(descriptor)
+
+    def release(self, *, remove: bool = True) -> None:
+        """Others may write. `remove`: the lock file is gone too, and made again by the next one."""
+        self._lock.release(remove=remove)
+
+    def abandon(self) -> None:
+        """In a forked child: leave the lock to the parent."""
+        self._lock.abandon()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.release()
+
+    def _next(self, kind: str, content: Mapping[str, Any], time_ns: int) -> Entry:
+        end = whole_bytes(self._path)
+        last = next(pieces_backwards(self._path, end), None)
+        number = 1
+        for passed, entry in enumerate(_backwards(self._path)):
+            number = passed + 2
+            if entry is not None:
+                number = entry.number + passed + 1  # damaged lines were entries too
+                break
+        return Entry(kind, content, time_ns, number, None if last is None else digest(last))
+
+    def _write(self, descriptor: int, line: bytes, end: int) -> None:
+        while True:
+            try:
+                write_whole(descriptor, line)
+                os.fsync(descriptor)
+                return
+            except OSError as error:
+                os.ftruncate(descriptor, end)
+                if error.errno not in _FULL or not self._give_back():
+                    raise
+
+    def _give_back(self) -> bool:
+        """A piece of the reserve is free for whoever takes it. False when there is none left."""
+        try:
+            descriptor = os.open(self._reserve, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            left = os.fstat(descriptor).st_size
+            os.ftruncate(descriptor, max(0, left - _RESERVE_PIECE_BYTES))
+            return left > 0
+        finally:
+            os.close(descriptor)
+
+
+def _backwards(path: Path) -> Iterator[Entry | None]:
+    """The entries from the last to the first; None for a line that is none."""
+    with contextlib.suppress(FileNotFoundError):
+        for content in pieces_backwards(path, whole_bytes(path)):
+            yield Entry.of(content)

@@ -1,0 +1,60 @@
+"""Events that could not be written: counted at once, and told by a gap line as soon as one can be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Losses"]
+
+
+@dataclass(slots=True)
+class _Loss:
+    """Those of one reason since the last gap line."""
+
+    count: int
+    first_ns: int
+    last_ns: int
+
+
+class Losses:
+    """The losses of one process. A signal handler may add to them at any step."""
+
+    def __init__(self) -> None:
+        self._untold: dict[str, _Loss] = {}
+        self._total: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        """True while there are some that no gap line has told."""
+        return bool(self._untold)
+
+    @property
+    def total(self) -> Mapping[str, int]:
+        """All of them, by reason."""
+        return dict(self._total)
+
+    def add(self, reason: str, observed_ns: int) -> None:
+        """One more event was lost."""
+        self._total[reason] = self._total.get(reason, 0) + 1
+        self.tell(reason, observed_ns)
+
+    def tell(self, reason: str, observed_ns: int) -> None:
+        """One more event is to be told by the next gap line; it is counted elsewhere."""
+        loss = self._untold.setdefault(reason, _Loss(0, observed_ns, observed_ns))
+        loss.count += 1
+        loss.last_ns = observed_ns
+
+    def untold(self) -> dict[str, Any]:
+        """The content of the gap line that tells what is untold now."""
+        by_reason = {
+            reason: {"count": loss.count, "first_ns": loss.first_ns, "last_ns": loss.last_ns}
+            for reason, loss in list(self._untold.items())
+        }
+        return {"reason": "lost", "lines": sum(loss["count"] for loss in by_reason.values()), "by_reason": by_reason}
+
+    def told(self, gap: Mapping[str, Any]) -> None:
+        """The gap line is written. What was added meanwhile waits for the next one."""
+        for reason, loss in gap["by_reason"].items():
+            self._untold[reason].count -= loss["count"]
+        self._untold = {reason: loss for reason, loss in self._untold.items() if loss.count}

@@ -1,0 +1,179 @@
+"""Streams whose writer is gone: found, checked to be ours to take, and taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otel_audit.journal.cursor import Cursor, Position
+from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.host import is_of_this_host
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.reader import StreamReader, has_lines_after, stream_header
+from otel_audit.journal.removal import origin_of
+
+__all__ = ["Shipment", "adopt", "take"]
+
+
+def _unknown() -> Position | None:
+    return None
+
+
+@dataclass(slots=True)
+class Shipment:
+    """The right to export one stream, and its cursor: the ship lock is held until `release`.
+
+    `writer_lock` is held too when the writer is gone: nothing more will come. `durable` says how far the writer knows
+    its lines to be durable, and with that how far they may be exported; None where it is in another process.
+    """
+
+    files: StreamFiles
+    cursor: Cursor
+    ship_lock: FileLock
+    writer_lock: FileLock | None
+    durable: Callable[[], Position | None] = _unknown
+    released: bool = False
+
+    @property
+    def stream_id(self) -> str:
+        """The id of the stream."""
+        return self.files.stream_id
+
+    def reader(self) -> StreamReader:
+        """A reader of its lines, for one thread."""
+        return StreamReader(self.files)
+
+    def has_lines_after(self, position: Position) -> bool:
+        """True when a whole line of the stream stands behind this position.
+
+        Raises:
+            OSError: its files cannot be read.
+        """
+        return has_lines_after(self.files, position)
+
+    @property
+    def ended(self) -> bool:
+        """True when the writer is gone. Once true it stays so: a stream is never opened again."""
+        if self.writer_lock is None and not FileLock.is_held(self.files.writer_lock):
+            # A lock file that is missing was removed by a writer that ended, or by an adopter that saw its end.
+            self.writer_lock = FileLock.acquire(self.files.writer_lock)
+        return self.writer_lock is not None
+
+    def conclude(self) -> None:
+        """Keep that the stream is over, if its writer is gone and every exporter that it has or had is at its end.
+
+        One that this process does not run counts too: what is delivered over OTLP may still lack in a copy.
+        """
+        if not self.cursor.ended and self.ended and not any(map(self._is_behind, self._exporters())):
+            self.cursor.end()
+
+    def _is_behind(self, exporter: str) -> bool:
+        return self.has_lines_after(self.cursor.progress(exporter).position)
+
+    def _exporters(self) -> set[str]:
+        words = stream_header(self.files).get("export")
+        named = {word for word in words if isinstance(word, str)} if isinstance(words, list) else set()
+        return {*self.cursor.exporters(), *named} - {"none", "ship"}
+
+    def release(self) -> None:
+        """Others may export the stream. Lock files of a stream that ended are removed."""
+        over = self.writer_lock is not None or self.cursor.ended
+        self.released = True
+        self.cursor.close()
+        if self.writer_lock is not None:
+            self.writer_lock.release(remove=True)
+        self.ship_lock.release(remove=over)
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptors, and leave the locks to the parent."""
+        self.cursor.abandon()
+        self.ship_lock.abandon()
+        if self.writer_lock is not None:
+            self.writer_lock.abandon()
+
+
+def take(
+    files: StreamFiles, *, file_mode: int = 0o600, durable: Callable[[], Position | None] = _unknown
+) -> Shipment | None:
+    """The right to export this stream, whether its writer lives or not; None when somebody else has it."""
+    ship_lock = FileLock.acquire(files.ship_lock, mode=file_mode)
+    if ship_lock is None:
+        return None
+    try:
+        cursor = Cursor(files.cursor, mode=file_mode, origin=origin_of(files))
+    except BaseException:
+        ship_lock.release()
+        raise
+    return Shipment(files, cursor, ship_lock, None, durable)
+
+
+def _nobody(header: Mapping[str, Any]) -> bool:
+    return False
+
+
+def _unheard(files: StreamFiles, error: Exception) -> None:
+    """A stream that cannot be used is left for the next look."""
+
+
+def adopt(
+    directory: Path,
+    *,
+    wanted: Callable[[Mapping[str, Any]], bool],
+    known: set[str],
+    live: Callable[[Mapping[str, Any]], bool] = _nobody,
+    foreign: bool = False,
+    most: int = 64,
+    file_mode: int = 0o600,
+    failed: Callable[[StreamFiles, Exception], None] = _unheard,
+    stopped: Callable[[], bool] = lambda: False,
+) -> list[Shipment]:
+    """Take streams that nobody exports and whose writer is gone, oldest first, at most `most`.
+
+    `wanted` says by the header whether a stream concerns the caller. `known` are ids not to look at again; those that
+    are found delivered, or not to be wanted, are added. `live` says by the header which to take although their writer
+    lives. `foreign`: also those of another host, of whose writer a lock says nothing. A stream whose files cannot be
+    used is told to `failed`, and the others are taken. `stopped` is asked before each.
+    """
+    taken: list[Shipment] = []
+    for files in streams_in(directory):
+        if len(taken) >= most or stopped():
+            break
+        if files.stream_id in known:
+            continue
+        try:
+            shipment = _taken(files, wanted=wanted, known=known, live=live, foreign=foreign, file_mode=file_mode)
+        except Exception as error:  # of the files, or of `wanted` on a header that was damaged
+            failed(files, error)
+            continue
+        if shipment is not None:
+            taken.append(shipment)
+    return taken
+
+
+def _taken(
+    files: StreamFiles,
+    *,
+    wanted: Callable[[Mapping[str, Any]], bool],
+    known: set[str],
+    live: Callable[[Mapping[str, Any]], bool],
+    foreign: bool,
+    file_mode: int,
+) -> Shipment | None:
+    is_live = FileLock.is_held(files.writer_lock)
+    if is_live and live is _nobody:
+        return None  # the header of every live stream would be read at every look
+    header = stream_header(files)
+    ours = foreign or is_of_this_host(header)
+    if not ours or not wanted(header):
+        known.add(files.stream_id)
+        return None
+    if is_live and not live(header):
+        return None
+    shipment = take(files, file_mode=file_mode)
+    if shipment is not None and shipment.cursor.ended:
+        known.add(files.stream_id)
+        shipment.release()
+        return None
+    return shipment

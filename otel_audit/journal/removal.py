@@ -1,0 +1,181 @@
+"""Removing one segment: what the ledger says of it, and that it is done after it was said, also after a crash.
+
+The `retain` entry is durable before the segment goes. It names the numbers and the hashes at both ends, so that a chain
+which begins, or goes on, behind it can be verified, and it carries on the counts that no cursor holds any more.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.journal.census import Counts, removed_counts, segment_counts, stream_counts
+from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, is_begun, latest
+from otel_audit.journal.line import digest
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.reader import stream_header
+from otel_audit.journal.readiness import end_lines
+from otel_audit.journal.segment_file import sync_directory
+
+__all__ = ["finish_removal", "obituary", "origin_of", "remove"]
+
+_NOWHERE: Final = ["none"]  # a header's `export` where the journal is the destination
+
+
+def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = False) -> Mapping[str, Any] | None:
+    """What the ledger will say of a segment that goes; None when there is no line in it.
+
+    `whole`: the stream ended, and goes with it. Reads all of the segment.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    ends = end_lines(files, number)
+    if ends is None:
+        return None
+    (first, _), (last, last_line) = ends
+    lines = segment_counts(files, number)
+    return {
+        "stream_id": files.stream_id,
+        "segment": number,
+        "whole": whole,
+        "reason": reason,
+        "bytes": files.segment(number).stat().st_size,
+        "first_seq": first.seq,
+        "prev_hash": first.prev_hash,
+        "last_seq": last.seq,
+        "last_hash": digest(last_line),
+        "lines": lines.exported + lines.system,
+        "events": lines.exported,
+        "system": lines.system,
+        "dropped": lines.dropped,
+        "counts": _told(_leaving(files, lines, whole=whole)),
+    }
+
+
+def remove(ledger: Ledger, files: StreamFiles, content: Mapping[str, Any], time_ns: int) -> bool:
+    """Say in the ledger that the segment of this obituary goes, then remove it. False: it was gone already.
+
+    Only for who has the right to export the stream.
+
+    Raises:
+        OSError: the segment is there; if it was said already, `finish_removal` will remove it.
+    """
+    last = latest(files.directory, RETAIN)
+    segment = files.segment(content["segment"])
+    if _finish(files.directory, last) and not segment.exists():
+        return False
+    ledger.append(RETAIN, {**content, "totals": _totals(last, content)}, time_ns)
+    _unlink(files, content["segment"], whole=content["whole"])
+    return True
+
+
+def origin_of(files: StreamFiles) -> Progress:
+    """Where an exporter begins that is new to a stream: with the counts of what was removed, which is in no line.
+
+    But for those that the ledger's totals count already: of lines that the journal was the destination of.
+
+    Raises:
+        OSError: the ledger cannot be read.
+    """
+    if not is_begun(files.directory):
+        return Progress()  # before a listing, since this is asked for each of thousands of streams
+    numbers = files.segments()
+    if numbers == list(range(1, len(numbers) + 1)):
+        return Progress()
+    counts = Counts()
+    for entry in entries(files.directory):
+        told = entry.content
+        if entry.kind == RETAIN and told.get("stream_id") == files.stream_id and not told.get("counts"):
+            counts = counts.plus(Counts.of({**told, "exported": told.get("events", 0)}))
+    return Progress(exported=counts.exported, system=counts.system, dropped=counts.dropped)
+
+
+def finish_removal(directory: Path, *, file_mode: int = 0o600) -> None:
+    """What the ledger tells to be removed is removed: a crash may have come in between.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    if not _is_unfinished(directory, latest(directory, RETAIN)):
+        return
+    ledger = Ledger.locked(directory, mode=file_mode)
+    if ledger is not None:
+        with ledger:
+            _finish(directory, latest(directory, RETAIN))
+
+
+def _is_unfinished(directory: Path, last: Entry | None) -> bool:
+    told = _subject(directory, last)
+    if told is None:
+        return False
+    files, number, whole = told
+    return files.segment(number).exists() or (whole and files.cursor.exists())
+
+
+def _finish(directory: Path, last: Entry | None) -> bool:
+    """Unlink what the last entry tells, if that was not done. Only under the ledger's lock. True if there was any."""
+    told = _subject(directory, last)
+    if told is None or not _is_unfinished(directory, last):
+        return False
+    files, number, whole = told
+    ship_lock = FileLock.acquire(files.ship_lock) if whole else None
+    writer_lock = FileLock.acquire(files.writer_lock) if ship_lock is not None else None
+    try:
+        _unlink(files, number, whole=writer_lock is not None)
+    finally:
+        for lock in (ship_lock, writer_lock):
+            if lock is not None:
+                lock.release(remove=writer_lock is not None)
+    return True
+
+
+def _subject(directory: Path, last: Entry | None) -> tuple[StreamFiles, int, bool] | None:
+    """What the entry says of: never a name outside the directory, whoever wrote it."""
+    if last is None:
+        return None
+    try:
+        stream_id = str(uuid.UUID(last.content["stream_id"]))
+        return StreamFiles(directory, stream_id), int(last.content["segment"]), last.content.get("whole") is True
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _unlink(files: StreamFiles, number: int, *, whole: bool) -> None:
+    files.segment(number).unlink(missing_ok=True)
+    if whole and not files.segments():
+        for path in (files.cursor, files.cursor.with_suffix(".released")):
+            path.unlink(missing_ok=True)
+    # Before the next entry: only the last one may be unfinished.
+    sync_directory(files.directory)
+
+
+def _leaving(files: StreamFiles, lines: Counts, *, whole: bool) -> Counts:
+    """What no stream counts any more without this segment.
+
+    A cursor goes on counting what it has passed, until it goes too. Without one, lines are counted where they are.
+    """
+    if whole:
+        return stream_counts(files, files.segments())
+    is_destination = not read_cursor(files.cursor)[0] and stream_header(files).get("export") == _NOWHERE
+    return lines if is_destination else Counts()
+
+
+def _totals(last: Entry | None, content: Mapping[str, Any]) -> Mapping[str, int]:
+    """All that retention has removed in this directory, with this."""
+    before: Mapping[str, Any] = last.content.get("totals", {}) if last is not None else {}
+    counts = removed_counts(last).plus(Counts.of(content["counts"]))
+    return {
+        "segments": int(before.get("segments", 0)) + 1,
+        "bytes": int(before.get("bytes", 0)) + int(content["bytes"]),
+        **_told(counts),
+    }
+
+
+def _told(counts: Counts) -> dict[str, int]:
+    return {name: count for name, count in asdict(counts).items() if count}

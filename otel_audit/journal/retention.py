@@ -1,0 +1,295 @@
+"""Removing what is delivered and old, or more than the directory may hold, and nothing else.
+
+A segment is *ready* when every exporter of its stream has all of it, none of its lines is in quarantine, and its writer
+has gone on to a later one or is gone. With `none` the journal is the destination, so that its lines count as delivered.
+A ready segment is removed when it has been ready for some days (see `otel_audit.journal.age`: no clock that can be set
+decides), or when the directory holds more bytes than it may, the oldest first. Of a stream that ended and is all ready,
+the cursor and the lock files go with the last segment.
+
+Only who has the right to export a stream removes of it: a stream whose ship lock somebody else holds is left to that
+one. Each removal is told in the ledger first: see `otel_audit.journal.removal`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.journal.age import STATE_NAME, Ages, Moment, now
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.host import is_of_this_host
+from otel_audit.journal.ledger import Ledger, has_room
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.reader import stream_header
+from otel_audit.journal.readiness import ready_segments
+from otel_audit.journal.recovery import Shipment
+from otel_audit.journal.removal import finish_removal, obituary, remove
+
+__all__ = ["Removed", "Retention", "RetentionLimits"]
+
+_LOOK_EVERY_S: Final = 60.0
+_LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a minute a busy service could write gigabytes
+_MOST_A_LOOK: Final = 256  # each takes two syncs
+_STATE_EVERY_NS: Final = 3600 * 10**9
+_DAY_NS: Final = 86_400 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionLimits:
+    """Days for which a segment is kept after it was delivered, and bytes that all segments may have. 0: no limit."""
+
+    days: int = 0
+    bytes: int = 0
+
+    def is_old(self, age_ns: int) -> bool:
+        return self.days > 0 and age_ns >= self.days * _DAY_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What one look removed."""
+
+    segments: int = 0
+    bytes: int = 0
+
+
+class Retention:
+    """Keeps a directory within its limits. For one thread at a time; any number of processes may share the directory.
+
+    `wanted` says by the header which streams are the caller's. `exporters` are those that the caller runs: what is not
+    yet theirs stays. `foreign`: also streams of other hosts, where a lock says nothing of a writer. `failed` is told of
+    a stream that cannot be looked at or removed; the others are.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        limits: RetentionLimits,
+        *,
+        wanted: Callable[[Mapping[str, Any]], bool],
+        exporters: Iterable[str] = (),
+        foreign: bool = False,
+        file_mode: int = 0o600,
+        clock: Callable[[], Moment] = now,
+        failed: Callable[[StreamFiles, Exception], None] = lambda files, error: None,
+    ) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._wanted = wanted
+        self._exporters = frozenset(exporters)
+        self._foreign = foreign
+        self._file_mode = file_mode
+        self._clock = clock
+        self._failed = failed
+        self._begin()
+
+    def _begin(self) -> None:
+        self._locks: list[FileLock | Ledger] = []
+        self._look_at = 0.0
+
+    def forked(self) -> None:
+        """In a forked child: what the parent holds is left to the parent."""
+        for lock in self._locks:
+            lock.abandon()
+        self._begin()
+
+    def look_if_due(
+        self, held: Mapping[str, Shipment], guard: AbstractContextManager[object], stopped: Callable[[], bool]
+    ) -> Removed:
+        """`look`, unless the last one was a short while ago."""
+        if time.monotonic() < self._look_at or self._limits == RetentionLimits():
+            return Removed()
+        self._look_at = time.monotonic() + (_LOOK_EVERY_S_WITH_BYTES if self._limits.bytes else _LOOK_EVERY_S)
+        return self.look(held, guard, stopped)
+
+    def look(
+        self,
+        held: Mapping[str, Shipment] | None = None,
+        guard: AbstractContextManager[object] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Removed:
+        """Remove what may go now, some hundred segments at most.
+
+        `held` are the streams that the caller exports, by id; none of them is released while `guard` is entered.
+        `stopped` is asked before each removal.
+
+        Raises:
+            OSError: the directory, its ledger or its state cannot be used; what was not removed is as it was.
+        """
+        held = held or {}
+        finish_removal(self._directory, file_mode=self._file_mode)
+        segments = segments_in(self._directory)
+        ages = self._aged(segments, held)
+        removed = Removed()
+        gone: list[tuple[str, int]] = []
+        for reason, stream_id, number in islice(self._due(ages, segments), _MOST_A_LOOK):
+            if stopped():
+                break
+            files = StreamFiles(self._directory, stream_id)
+            try:
+                shipment = held.get(stream_id)
+                size = self._removed_held(files, number, reason, shipment, guard) if shipment else None
+                size = size if shipment else self._removed(files, number, reason)
+            except OSError as error:
+                self._failed(files, error)
+                continue
+            if size is not None:
+                gone.append((stream_id, number))
+                removed = Removed(removed.segments + (size > 0), removed.bytes + size)
+        if gone:
+            self._keep(lambda state: state.forget_all(gone))
+        return removed
+
+    def _aged(self, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment]) -> Ages:
+        """How old what is ready is now. Kept when something is new."""
+        ages = Ages.read(self._directory / STATE_NAME)
+        known, before_ns = ages.boots, ages.lived_ns
+        stale = [(stream, number) for _, stream, number in ages.by_age() if number not in segments.get(stream, ())]
+        fresh = list(self._fresh(ages, segments, held))
+
+        def change(state: Ages) -> None:
+            state.forget_all(stale)
+            for each in fresh:
+                state.note(*each)
+
+        moment = self._clock()
+        is_known = moment.boot_id in known
+        ages.advance(moment)
+        is_worth_it = bool(ages.ready) and (not is_known or ages.lived_ns - before_ns >= _STATE_EVERY_NS)
+        change(ages)
+        if stale or fresh or is_worth_it or (segments and not has_room(self._directory)):
+            self._keep(change)
+        return ages
+
+    def _fresh(
+        self, ages: Ages, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment]
+    ) -> Iterator[tuple[str, int]]:
+        """What is ready and was not so at an earlier look."""
+        for stream_id, numbers in segments.items():
+            if all(ages.is_ready(stream_id, number) for number in numbers):
+                continue
+            files = StreamFiles(self._directory, stream_id)
+            try:
+                ready = self._ready(files, numbers, is_held=stream_id in held)
+            except OSError as error:
+                self._failed(files, error)
+                continue
+            yield from ((stream_id, number) for number in ready if not ages.is_ready(stream_id, number))
+
+    def _keep(self, change: Callable[[Ages], None]) -> None:
+        """Change the state in the file. Left for the next look when somebody else is at it, or the disk is full."""
+        with self._ledger() as ledger:
+            if ledger is None:
+                return
+            ledger.keep_room()
+            state = Ages.read(self._directory / STATE_NAME)
+            state.advance(self._clock())
+            change(state)
+            # On a full disk segments still go by bytes, and those that are in the file by age.
+            with contextlib.suppress(OSError):
+                state.store(self._directory / STATE_NAME, mode=self._file_mode)
+
+    def _due(self, ages: Ages, segments: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int]]:
+        """What should go now, oldest first, and why: asked for one by one, each is counted as gone."""
+        sizes = self._sizes(segments) if self._limits.bytes else {}
+        total = sum(sizes.values())
+        for age_ns, stream_id, number in ages.by_age():
+            is_old = self._limits.is_old(age_ns)
+            if is_old or total > self._limits.bytes > 0:
+                yield "age" if is_old else "bytes", stream_id, number
+                total -= sizes.get((stream_id, number), 0)
+
+    def _sizes(self, segments: Mapping[str, Sequence[int]]) -> Mapping[tuple[str, int], int]:
+        sizes: dict[tuple[str, int], int] = {}
+        for stream_id, numbers in segments.items():
+            files = StreamFiles(self._directory, stream_id)
+            for number in numbers:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes[stream_id, number] = files.segment(number).stat().st_size
+        return sizes
+
+    def _ready(self, files: StreamFiles, numbers: Sequence[int], *, is_held: bool) -> list[int]:
+        header = stream_header(files, numbers)
+        is_ours = self._foreign or is_of_this_host(header)
+        if not is_ours or not self._wanted(header):
+            return []
+        return ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held)
+
+    def _removed_held(
+        self,
+        files: StreamFiles,
+        number: int,
+        reason: str,
+        shipment: Shipment,
+        guard: AbstractContextManager[object] | None,
+    ) -> int | None:
+        """Remove a segment of a stream that the caller exports, never its last one. See `_removed`."""
+        numbers = files.segments()
+        if number not in self._ready(files, numbers, is_held=True):
+            return None if [number] == numbers[-1:] else 0  # the last one goes when the stream is let go
+        content = obituary(files, number, reason)
+        with self._ledger() as ledger, guard or contextlib.nullcontext():
+            return None if shipment.released else self._told_and_removed(ledger, files, content)
+
+    def _removed(self, files: StreamFiles, number: int, reason: str) -> int | None:
+        """Remove a segment of a stream that nobody exports: its bytes; 0 if it may not go; None: another time."""
+        was_there = files.ship_lock.exists()
+        ship_lock = FileLock.acquire(files.ship_lock, mode=self._file_mode)
+        if ship_lock is None:
+            return None
+        with self._while_held(ship_lock, remove=not was_there):
+            numbers = files.segments()
+            if number not in self._ready(files, numbers, is_held=False):
+                return 0
+            if numbers == [number]:
+                return self._removed_whole(files, number, reason, ship_lock)
+            content = obituary(files, number, reason)
+            with self._ledger() as ledger:
+                return self._told_and_removed(ledger, files, content)
+
+    def _removed_whole(self, files: StreamFiles, number: int, reason: str, ship_lock: FileLock) -> int | None:
+        writer_lock = FileLock.acquire(files.writer_lock, mode=self._file_mode)
+        if writer_lock is None:
+            return None
+        with self._while_held(writer_lock):
+            content = obituary(files, number, reason, whole=True)
+            with self._ledger() as ledger:
+                size = self._told_and_removed(ledger, files, content)
+            if size is not None:
+                ship_lock.release(remove=True)
+            return size
+
+    def _told_and_removed(
+        self, ledger: Ledger | None, files: StreamFiles, content: Mapping[str, Any] | None
+    ) -> int | None:
+        if ledger is None or content is None or not remove(ledger, files, content, self._clock().wall_ns):
+            return None
+        ledger.keep_room()
+        return int(content["bytes"])
+
+    @contextlib.contextmanager
+    def _ledger(self) -> Iterator[Ledger | None]:
+        """The right to write the ledger, if nobody has it for long."""
+        ledger = Ledger.locked(self._directory, mode=self._file_mode)
+        if ledger is None:
+            yield None
+            return
+        with self._while_held(ledger):
+            yield ledger
+
+    @contextlib.contextmanager
+    def _while_held(self, lock: FileLock | Ledger, *, remove: bool = True) -> Iterator[None]:
+        """Release it at the end, with its file; known meanwhile, so that a fork can let go of it."""
+        self._locks.append(lock)
+        try:
+            yield
+        finally:
+            lock.release(remove=remove)
+            if lock in self._locks:  # not in a child that was forked from here
+                self._locks.remove(lock)

@@ -1,0 +1,116 @@
+"""What is done for the open stream once a second, in the background.
+
+A write that was acknowledged in `os` mode is in the page cache. Without this thread the kernel would write it back some
+thirty seconds later, and an error of that write-back would be seen by nobody. A file that was removed would be noticed
+with the next event only, which may never come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+from otel_audit.journal.segment_file import sync_directory
+from otel_audit.journal.stream import StreamWriter
+
+__all__ = ["Syncer"]
+
+_INTERVAL_S = 1.0
+
+
+class Syncer:
+    """Syncs the open segment once a second while lines are written, and closes the ones that are full. Daemon.
+
+    `look_after` is a method that is called each second, for as long as its object lives. `syncs`: false where the
+    writer syncs, and must not be disturbed: the kernel tells an error only once.
+    """
+
+    def __init__(self, look_after: Callable[[], None], *, syncs: bool) -> None:
+        self._look_after = weakref.WeakMethod(look_after)
+        self._syncs = syncs
+        self._retired: deque[int] = deque()
+        self._stream: StreamWriter | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._synced = (-1, 0)
+        self._named = ("", 0)  # the segment whose name is known to be on the disk
+        self._failed = False
+
+    def follow(self, stream: StreamWriter | None) -> None:
+        """From now on this stream is synced, and looked after each second; None: one that has nothing to sync."""
+        self._stream = stream
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="otel-audit-sync", daemon=True)
+            with contextlib.suppress(RuntimeError):  # the interpreter is about to end: nothing new is started
+                thread.start()
+                self._thread = thread
+
+    def retire(self, descriptor: int) -> None:
+        """This segment is full: it will be closed, and synced before that unless its writer has done so."""
+        if self._thread is None:
+            self._finish(descriptor)
+        else:
+            self._retired.append(descriptor)
+
+    def close(self) -> None:
+        """Every retired segment is synced and closed. The thread ends by itself."""
+        self._stop.set()
+        self._stream = None
+        self._finish_retired()
+
+    def abandon(self) -> None:
+        """In a forked child, where no thread runs: close the descriptors."""
+        self._stream = None
+        while self._retired:
+            os.close(self._retired.popleft())
+
+    def _run(self) -> None:
+        while not self._stop.wait(_INTERVAL_S):
+            self._finish_retired()
+            if self._syncs:
+                self._sync()
+            look_after = self._look_after()
+            if look_after is None:
+                return
+            look_after()
+            del look_after  # or the journal would live for as long as this thread waits
+
+    def _finish_retired(self) -> None:
+        while self._retired:
+            with contextlib.suppress(IndexError):  # the closing thread took it
+                self._finish(self._retired.popleft())
+
+    def _finish(self, descriptor: int) -> None:
+        if self._syncs:
+            with contextlib.suppress(OSError):
+                os.fdatasync(descriptor)
+        os.close(descriptor)
+
+    def _sync(self) -> None:
+        stream = self._stream
+        if stream is None or (stream.descriptor, stream.head.seq) == self._synced:
+            return
+        seen = (stream.descriptor, stream.head.seq)
+        name = (stream.files.stream_id, stream.number)
+        try:
+            descriptor = os.dup(seen[0])
+        except OSError:
+            return  # closed or rotated in this moment
+        self._synced = seen
+        try:
+            os.fdatasync(descriptor)
+            if name != self._named:  # or a loss of power could take the whole file
+                sync_directory(stream.files.directory)
+                self._named = name
+        except OSError as error:
+            stream.distrust(seen[0])
+            if not self._failed:
+                self._failed = True
+                print(f"otel-audit: {stream.files.directory}: write-back failed: {error}", file=sys.stderr, flush=True)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,54 @@
+"""A process that is interrupted, again and again, somewhere inside an append.
+
+Prints the events that were acknowledged on stdout, and how many were tried as the last word on stderr.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from otel_audit.journal.stream import Limits
+from otel_audit.settings import Durability
+from tests.journal.writing import a_journal, append
+
+
+def main(directory: Path, wanted: int, durability: Durability) -> None:
+    journal = a_journal(directory, limits=Limits(segment_bytes=2_000_000), durability=durability)
+    dice = random.Random(7)
+    longest_s = 300e-6 if durability is Durability.OS else 4e-3  # about two appends
+    acknowledged: list[int] = []
+    interrupts = tried = 0
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        # Armed again by hand, so that the next one comes somewhere inside a later append.
+        signal.setitimer(signal.ITIMER_REAL, dice.uniform(20e-6, longest_s))
+        while frame is not None:
+            if frame.f_code.co_filename.endswith(("journal.py", "stream.py", "commit.py")):
+                raise KeyboardInterrupt
+            frame = frame.f_back
+
+    append(journal, tried)  # the stream is open before the first interrupt, as in a service that runs
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 50e-6)
+    while interrupts < wanted:
+        tried += 1
+        try:
+            receipt = append(journal, tried)
+        except KeyboardInterrupt:
+            interrupts += 1
+        else:
+            if receipt.durable:
+                acknowledged.append(tried)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    journal.close()
+    print("\n".join(map(str, acknowledged)))
+    print(tried, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), Durability(sys.argv[3]))

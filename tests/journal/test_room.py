@@ -1,0 +1,265 @@
+"""What is set aside on a disk that fills up, and a limit that is below what the disk has."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_audit.errors import JournalFull
+from otel_audit.journal.files import streams_in
+from otel_audit.journal.journal import Journal
+from otel_audit.journal.room import RESERVE_BYTES
+from otel_audit.journal.stream import Limits
+from otel_audit.settings import OnLoss
+from tests.chain_check import application_events, read_streams
+from tests.journal.disks import Unmountable, tmpfs
+from tests.journal.service import a_service
+from tests.journal.writing import a_journal, append, finish, leave_no_room, said, start_script, the_stream
+from tests.servers.polling import poll
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path, small_disk: Path) -> Iterator[Path]:
+    """A file system of 4 MiB in memory: enough for a reserve. Skipped with `small_disk`."""
+    try:
+        with tmpfs(tmp_path / "larger", "size=4m") as mounted:
+            yield mounted
+    except Unmountable as error:
+        pytest.fail(f"a tmpfs could be mounted, and now cannot: {error}")
+
+
+def refused(journal: Journal, count: int) -> None:
+    for number in range(count):
+        with pytest.raises(JournalFull):
+            append(journal, f"lost-{number}", detail="x" * 300)
+
+
+def fill_up(journal: Journal, disk: Path) -> None:
+    """The disk is full of other things, and an event was refused for that."""
+    leave_no_room(disk)
+    for number in range(100):  # the last block of the segment takes some
+        try:
+            append(journal, f"fill-{number}", detail="x" * 300)
+        except JournalFull:
+            return
+    raise AssertionError("the disk was never full")
+
+
+def free_bytes(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+def gaps_in(directory: Path) -> list[dict[str, Any]]:
+    return [event["gap"] for events in read_streams(directory).values() for event in events if "gap" in event]
+
+
+def test_the_trail_says_that_events_are_lost_while_the_disk_is_still_full(disk: Path) -> None:
+    journal = a_journal(disk)
+    append(journal, "before")
+
+    fill_up(journal, disk)
+
+    (gap,) = gaps_in(disk)
+    assert (gap["lines"], list(gap["by_reason"])) == (1, ["disk full"])
+    journal.close()
+
+
+def test_what_is_set_aside_is_not_taken_by_events(disk: Path) -> None:
+    journal = a_journal(disk)
+    append(journal, "before")
+    fill_up(journal, disk)
+
+    refused(journal, 1000)
+
+    assert free_bytes(disk) > RESERVE_BYTES // 2
+    assert len(gaps_in(disk)) == 1, "told again before a minute was over"
+    (disk / "ballast").unlink()
+    poll(lambda: _taken(journal, "after"), timeout_s=10, what="an event on the disk again")
+    journal.close()
+    gaps = gaps_in(disk)
+    assert sum(gap["lines"] for gap in gaps) == journal.written.dropped
+    assert application_events(disk)[-1]["event_id"] == "after"
+
+
+def _taken(journal: Journal, name: str) -> bool:
+    try:
+        append(journal, name)
+    except JournalFull:
+        return False
+    return True
+
+
+def test_what_was_lost_until_the_end_is_told_on_a_disk_that_stays_full(disk: Path) -> None:
+    journal = a_journal(disk)
+    append(journal, "before")
+    fill_up(journal, disk)
+    refused(journal, 20)
+
+    journal.close()
+
+    assert [gap["lines"] for gap in gaps_in(disk)] == [1, 20]
+
+
+def test_a_segment_that_is_due_begins_on_a_full_disk(disk: Path) -> None:
+    journal = a_journal(disk, limits=Limits(segment_age_s=1))
+    append(journal, "before")
+    fill_up(journal, disk)
+
+    poll(lambda: the_stream(disk).segment(2).exists(), timeout_s=10, what="the next segment")
+
+    journal.close()
+    assert len(read_streams(disk)) == 1
+
+
+def test_the_reserve_is_taken_again_when_there_is_room(disk: Path) -> None:
+    journal = a_journal(disk)
+    append(journal, "before")
+    for times in (1, 2):
+        fill_up(journal, disk)
+        assert free_bytes(disk) > RESERVE_BYTES // 2
+        (disk / "ballast").unlink()
+        poll(lambda: _taken(journal, f"after-{times}"), timeout_s=10, what="an event on the disk again")  # noqa: B023
+        used = 4 * MIB - free_bytes(disk)
+        assert used >= RESERVE_BYTES, "it was not taken again"
+    journal.close()
+
+
+def test_nothing_is_left_of_the_reserve_when_its_process_is_killed(disk: Path) -> None:
+    script = """
+        import sys, time
+        from pathlib import Path
+        from tests.journal.writing import a_journal, append
+
+        journal = a_journal(Path(sys.argv[1]))
+        append(journal, "a")
+        print("written", flush=True)
+        sys.stdin.read()
+    """
+    process = start_script(script, disk)
+    assert said(process) == "written"
+    with_reserve = free_bytes(disk)
+    assert with_reserve < 4 * MIB - RESERVE_BYTES
+
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+
+    assert free_bytes(disk) >= with_reserve + RESERVE_BYTES
+    assert [path.name for path in disk.iterdir() if "reserve" in path.name] == []
+
+
+def test_a_forked_child_leaves_the_reserve_to_its_parent(disk: Path) -> None:
+    journal = a_journal(disk)
+    append(journal, "before")
+    child = os.fork()
+    if child == 0:
+        append(journal, "child")
+        journal.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+    fill_up(journal, disk)
+
+    assert [gap["lines"] for gap in gaps_in(disk)] == [1]
+    journal.close()
+
+
+def test_a_reserve_whose_descriptor_another_process_inherited_is_free_all_the_same(disk: Path) -> None:
+    """A fork by C code runs no hooks."""
+    journal = a_journal(disk)
+    append(journal, "before")
+    descriptors = {int(name): os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
+    reserves = [number for number, path in descriptors.items() if path.startswith(f"{disk}/") and ".reserve" in path]
+    assert len(reserves) == 1
+    idle = start_script("import sys; sys.stdin.read()", pass_fds=tuple(reserves))
+
+    fill_up(journal, disk)
+
+    assert free_bytes(disk) > RESERVE_BYTES // 2
+    finish(idle)
+    journal.close()
+
+
+@pytest.mark.parametrize("rule", list(OnLoss))
+def test_a_directory_at_its_limit_takes_no_event_and_gives_none_away(
+    tmp_path: Path, rule: OnLoss, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with a_service(tmp_path, rule, directory_bytes="1 MiB", segment_bytes=128 * 1024) as service:
+        service.fill()
+        used = sum(path.stat().st_size for path in tmp_path.iterdir())
+        assert 0.95 * MIB < used < 1.05 * MIB
+        for number in range(50):
+            assert not service.log(f"more-{number}", padding=300)
+        (gap,) = gaps_in(tmp_path)
+        assert list(gap["by_reason"]) == ["directory limit"]
+
+        service.assert_accounted_for()
+
+    assert ("OTEL_AUDIT_DIRECTORY_BYTES allows" in capfd.readouterr().err) == (rule is OnLoss.OPEN)
+
+
+def test_events_are_taken_again_when_the_directory_holds_less(tmp_path: Path) -> None:
+    old = tmp_path / "00000000-0000-7000-8000-000000000000.00000001.jsonl"
+    with a_service(tmp_path, OnLoss.OPEN, directory_bytes=2 * MIB) as service:
+        old.write_bytes(b"\n" * MIB)  # of another process
+        service.fill()
+
+        old.unlink()
+        service.recover()
+        service.assert_accounted_for()
+
+
+def test_what_another_process_writes_counts(tmp_path: Path) -> None:
+    with a_service(tmp_path, OnLoss.OPEN, directory_bytes=MIB) as service:
+        assert service.log("first")
+        (tmp_path / "other").write_bytes(b"\0" * MIB)
+
+        poll(lambda: not service.log("next"), timeout_s=15, what="an event to be refused")
+
+        (tmp_path / "other").unlink()
+        service.recover()
+        service.assert_accounted_for()
+
+
+def test_a_directory_that_is_over_its_limit_from_the_start_says_what_it_refused(tmp_path: Path) -> None:
+    (tmp_path / "left").write_bytes(b"\0" * 2 * MIB)
+    journal = a_journal(tmp_path, limits=Limits(directory_bytes=MIB))
+
+    refused(journal, 5)
+    journal.close()
+
+    (files,) = streams_in(tmp_path)
+    kinds = [json.loads(line)["event_type"] for line in files.segment(1).read_bytes().splitlines()]
+    assert kinds == ["audit.segment", "audit.gap", "audit.gap"]
+    assert sum(gap["lines"] for gap in gaps_in(tmp_path)) == 5
+
+
+def test_the_directory_is_not_listed_for_every_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listings: list[object] = []
+    scandir, listdir = os.scandir, os.listdir
+
+    def counted_scandir(path: Any) -> Any:
+        listings.append(path)
+        return scandir(path)
+
+    def counted_listdir(path: Any) -> Any:
+        listings.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "scandir", counted_scandir)
+    monkeypatch.setattr(os, "listdir", counted_listdir)
+    journal = a_journal(tmp_path, limits=Limits(directory_bytes=100 * MIB))
+
+    for number in range(3000):
+        append(journal, number)
+
+    assert 1 <= listings.count(tmp_path) < 20
+    journal.close()
