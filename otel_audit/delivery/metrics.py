@@ -1,0 +1,263 @@
+"""The numbers of the trails of this process as OTel metrics.
+
+They are read when the application's meter provider collects: `log()` does nothing for them. Only the duration of an
+export is recorded as it happens, by the thread that exported.
+
+Source: the names are those of OTEP 0267 (audit logging, a draft); `audit.records.quarantined`, `audit.export.blocked`,
+`audit.export.warnings` and the attributes are ours: it has no word for what an operator must also see.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
+from typing import Protocol
+
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeter, Observation, get_meter
+
+from otel_audit._version import __version__
+from otel_audit.delivery.numbers import ExporterNumbers, Numbers
+from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
+from otel_audit.delivery.suppression import instrumentation_suppressed
+
+__all__ = ["AuditMetrics", "Counted", "metrics_of_process"]
+
+SCOPE_NAME = "otel_audit"
+
+_EXPORTER = "audit.exporter"
+_REASON = "audit.drop.reason"
+_OUTCOME = "audit.export.outcome"
+
+# There from the beginning: an alert on the increase of a counter does not see the step with which it appears.
+_FIRST_REASON = "disk full"
+# Seconds: a healthy export takes milliseconds, and the longest time-out that is allowed is ten minutes.
+_BOUNDARIES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
+# How long the numbers of one moment are given to instruments that have not had them yet.
+_ONE_COLLECTION_S = 5.0
+_FORK_WAITS_S = 1.0
+
+
+class Counted(Protocol):
+    """What has numbers: a trail."""
+
+    def numbers(self) -> Numbers:
+        """Its numbers now."""
+
+
+class AuditMetrics:
+    """The instruments of one meter provider, over every trail that it watches. Any thread; fork-safe.
+
+    Without `provider` it is the global one, which may be set later. A trail is not kept alive: what it counted at its
+    last look stays in the sums. A forked child begins with nothing.
+    """
+
+    def __init__(self, provider: MeterProvider | None = None) -> None:
+        self._begin()
+        self._watched: list[_Watched] = []
+        _all.add(self)
+        try:
+            self._instrument(get_meter(SCOPE_NAME, __version__, provider))
+        except Exception:  # of a provider that cannot be loaded: the events do not depend on it
+            self._instrument(NoOpMeter(SCOPE_NAME, __version__))
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()  # re-entrant: a signal handler may close a trail
+        self.recording = threading.Lock()
+        self._sums = Numbers()
+        self._taken_at = 0.0
+        self._told: set[str] = set()
+        self._gone = Numbers()
+        self._pid = os.getpid()
+
+    def _instrument(self, meter: Meter) -> None:
+        self._duration = meter.create_histogram(
+            "audit.export.duration",
+            unit="s",
+            description="How long one export took",
+            explicit_bucket_boundaries_advisory=_BOUNDARIES,
+        )
+        meter.create_observable_counter(
+            "audit.records.emitted",
+            [self._observer("emitted", lambda sums: [Observation(sums.emitted)])],
+            unit="{record}",
+            description="Audit events that the application recorded",
+        )
+        meter.create_observable_counter(
+            "audit.records.exported",
+            [self._by_exporter("exported", lambda each: each.exported)],
+            unit="{record}",
+            description="Audit events that the destination has accepted",
+        )
+        meter.create_observable_counter(
+            "audit.records.dropped",
+            [self._observer("dropped", _dropped)],
+            unit="{record}",
+            description="Audit events that could not be written, each told in the trail by a gap",
+        )
+        meter.create_observable_up_down_counter(
+            "audit.records.quarantined",
+            [self._by_exporter("quarantined", lambda each: each.quarantined)],
+            unit="{record}",
+            description="Audit events that the destination refused one by one; they are kept in the journal",
+        )
+        meter.create_observable_up_down_counter(
+            "audit.queue.depth",
+            [self._by_exporter("pending", lambda each: each.pending)],
+            unit="{record}",
+            description="Audit events in the journal that the destination does not have yet",
+        )
+        meter.create_observable_gauge(
+            "audit.export.blocked",
+            [self._by_exporter("blocked", lambda each: int(each.blocked))],
+            unit="1",
+            description="1 while nothing moves: the status and stderr say why",
+        )
+        meter.create_observable_counter(
+            "audit.export.warnings",
+            [self._by_exporter("warnings", lambda each: each.warnings)],
+            unit="{warning}",
+            description="Exports that the destination accepted with a remark",
+        )
+
+    def watch(self, trail: Counted) -> None:
+        """From now on the sums include this trail."""
+        with self._own_lock():
+            self._watched = [*self._watched, _Watched(trail)]
+
+    def keep(self, trail: Counted) -> None:
+        """The trail is closed: what it counted stays in the sums when it is gone."""
+        with self._own_lock():
+            watched = self._watched
+        for each in watched:
+            if each.is_of(trail):
+                each.look()
+
+    def exported(self, exporter: str, outcome: ExportOutcome, duration_s: float) -> None:
+        """One export is over. Raises nothing, whatever the meter provider does."""
+        with suppress(Exception), self.recording, instrumentation_suppressed():
+            self._duration.record(duration_s, {_EXPORTER: exporter, _OUTCOME: _word(outcome)})
+
+    def forked(self) -> None:
+        """In a forked child: the counts are the parent's, and a lock may be held by a thread that is not here."""
+        self._begin()
+        for each in self._watched:
+            each.last = Numbers()
+
+    def _own_lock(self) -> AbstractContextManager[bool]:
+        if os.getpid() != self._pid:
+            self.forked()  # by C code, which runs no fork hooks
+        return self._lock
+
+    def _by_exporter(self, name: str, number: Callable[[ExporterNumbers], int]) -> _Callback:
+        return self._observer(
+            name,
+            lambda sums: [
+                Observation(number(each), {_EXPORTER: exporter}) for exporter, each in sums.exporters.items()
+            ],
+        )
+
+    def _observer(self, name: str, observed: Callable[[Numbers], list[Observation]]) -> _Callback:
+        return lambda options: observed(self._sums_for(name))
+
+    def _sums_for(self, name: str) -> Numbers:
+        """The sums of one moment for all instruments of a collection: the first that asks again begins a new one."""
+        with self._own_lock():
+            if name not in self._told and time.monotonic() - self._taken_at < _ONE_COLLECTION_S:
+                self._told.add(name)
+                return self._sums
+            watched = self._watched
+        for each in watched:  # without the lock: a trail takes its own, and whoever holds that may be closing one
+            each.look()
+        with self._lock:
+            self._let_go()
+            self._sums = Numbers.sum([self._gone, *(each.last for each in self._watched)])
+            self._told = {name}
+            self._taken_at = time.monotonic()
+            return self._sums
+
+    def _let_go(self) -> None:
+        gone = [each for each in self._watched if each.is_gone]
+        if gone:
+            self._gone = Numbers.sum([self._gone, *(each.last.at_rest() for each in gone)])
+            self._watched = [each for each in self._watched if each not in gone]
+
+
+_Callback = Callable[[CallbackOptions], Iterable[Observation]]
+
+
+class _Watched:
+    """A trail, not kept alive, and what it last counted."""
+
+    def __init__(self, trail: Counted) -> None:
+        self._trail = weakref.ref(trail)
+        self.last = Numbers()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._trail() is None
+
+    def is_of(self, trail: Counted) -> bool:
+        return self._trail() is trail
+
+    def look(self) -> None:
+        trail = self._trail()
+        if trail is None:
+            return
+        with suppress(Exception):  # a cursor that cannot be read now: what was seen before holds
+            self.last = trail.numbers().after(self.last)
+
+
+def _dropped(sums: Numbers) -> list[Observation]:
+    return [Observation(count, {_REASON: reason}) for reason, count in {_FIRST_REASON: 0, **sums.dropped}.items()]
+
+
+def _word(outcome: ExportOutcome) -> str:
+    match outcome:
+        case Accepted():
+            return "accepted"
+        case Refused():
+            return "refused"
+        case Unavailable():
+            return "unavailable"
+
+
+# A thread that records holds locks of the SDK, which does not make them anew in a child: there an export would wait
+# for them for ever. So a fork waits for the end of a record, which takes microseconds.
+_all: weakref.WeakSet[AuditMetrics] = weakref.WeakSet()
+_held_for_fork: dict[int, list[threading.Lock]] = {}  # by thread: two may fork at the same time
+
+
+def _before_fork() -> None:
+    for metrics in list(_all):
+        if metrics.recording.acquire(timeout=_FORK_WAITS_S):
+            _held_for_fork.setdefault(threading.get_ident(), []).append(metrics.recording)
+
+
+def _after_fork_in_parent() -> None:
+    for lock in _held_for_fork.pop(threading.get_ident(), []):
+        lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _held_for_fork.clear()
+    for metrics in list(_all):
+        metrics.forked()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+_process: AuditMetrics | None = None
+_making = threading.Lock()
+
+
+def metrics_of_process() -> AuditMetrics:
+    """The metrics of the global meter provider: one for all trails of the process, since a second instrument of the
+    same name would not be asked."""
+    global _process
+    with _making:
+        _process = _process or AuditMetrics()
+        return _process

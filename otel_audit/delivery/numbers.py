@@ -1,0 +1,82 @@
+"""The numbers of a trail for each of its exporters, and sums over trails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+__all__ = ["ExporterNumbers", "Numbers"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExporterNumbers:
+    """What one exporter did with the events of this process. `warnings`: exports accepted with a remark."""
+
+    exported: int = 0
+    pending: int = 0
+    quarantined: int = 0
+    warnings: int = 0
+    blocked: bool = False
+
+    def __add__(self, other: ExporterNumbers) -> ExporterNumbers:
+        return ExporterNumbers(
+            self.exported + other.exported,
+            self.pending + other.pending,
+            self.quarantined + other.quarantined,
+            self.warnings + other.warnings,
+            self.blocked or other.blocked,
+        )
+
+    def after(self, earlier: ExporterNumbers) -> ExporterNumbers:
+        """These numbers, seen later than the earlier ones: what only grows is not less than it was."""
+        return replace(
+            self,
+            exported=max(self.exported, earlier.exported),
+            pending=max(0, self.pending),
+            warnings=max(self.warnings, earlier.warnings),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Events of the application: for each exporter `emitted = exported + pending + quarantined + dropped`.
+
+    `dropped` is by reason.
+    """
+
+    emitted: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    exporters: Mapping[str, ExporterNumbers] = field(default_factory=dict)
+
+    @classmethod
+    def sum(cls, parts: Iterable[Numbers]) -> Self:
+        """Of several trails together."""
+        emitted, dropped, exporters = 0, Counter[str](), dict[str, ExporterNumbers]()
+        for part in parts:
+            emitted += part.emitted
+            dropped.update(part.dropped)
+            for name, each in part.exporters.items():
+                exporters[name] = exporters.get(name, ExporterNumbers()) + each
+        return cls(emitted, dropped, exporters)
+
+    def after(self, earlier: Numbers) -> Numbers:
+        """These numbers, seen later than the earlier ones: what only grows is not less than it was.
+
+        It would be, when a stream is sent once more from its beginning.
+        """
+        exporters = {
+            name: each.after(earlier.exporters.get(name, ExporterNumbers()))
+            for name, each in {**earlier.exporters, **self.exporters}.items()
+        }
+        dropped = {  # also what is 0: an alert needs to see a counter before its first step
+            reason: max(self.dropped.get(reason, 0), earlier.dropped.get(reason, 0))
+            for reason in {**earlier.dropped, **self.dropped}
+        }
+        return Numbers(max(self.emitted, earlier.emitted), dropped, exporters)
+
+    def at_rest(self) -> Numbers:
+        """As they stay when the trail is gone: nothing of it is blocked any more."""
+        exporters = {name: replace(each, blocked=False) for name, each in self.exporters.items()}
+        return replace(self, exporters=exporters)

@@ -1,0 +1,85 @@
+"""Any exporter of the OTel SDK as a destination of the journal: the official ones, a vendor's, one of a user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+
+from otel_audit.delivery.batch import Batch
+from otel_audit.delivery.otel_logs import LogRecordExporter
+from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable, UnavailableFor
+from otel_audit.delivery.sdk_records import readable_records
+from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
+from otel_audit.records import UnreadableLine
+
+__all__ = ["MadeOrMaker", "SdkExporter", "sdk_exporters"]
+
+MadeOrMaker = LogRecordExporter | Callable[[], LogRecordExporter]
+
+
+class SdkExporter:
+    """Sends journal lines as LogRecords through an exporter that is written against the SDK. See `Exporter`.
+
+    Given is an exporter, or a function (or class) that makes one: only what can be made anew works in a forked child,
+    since connections must not be shared with the parent.
+
+    All that such an exporter says is SUCCESS or FAILURE, and the official ones call more a SUCCESS than was accepted
+    (a redirect, a login page, a partial success): its name says `unconfirmed`. FAILURE and exceptions count as a server
+    error: the batch is tried again, and after ten minutes line by line. `delay_s`: seconds a line may wait for others.
+    """
+
+    def __init__(self, exporter: MadeOrMaker, *, delay_s: float = 1.0) -> None:
+        self.delay_s = delay_s
+        self.number = 1  # among those of its class
+        self._make = None if isinstance(exporter, LogRecordExporter) else exporter
+        self._exporter = exporter if isinstance(exporter, LogRecordExporter) else exporter()
+        self._pid = os.getpid()
+        keep_clients_quiet()
+
+    @property
+    def kind(self) -> str:
+        """The class of the exporter."""
+        return type(self._exporter).__name__
+
+    @property
+    def name(self) -> str:
+        """The same in every run, since the progress is kept under it."""
+        return f"{self.kind}{f' {self.number}' if self.number > 1 else ''} (unconfirmed)"
+
+    def export(self, batch: Batch) -> ExportOutcome:
+        """Hand the batch over. `Accepted` is what the exporter claims."""
+        if self._pid != os.getpid():
+            if self._make is None:
+                return Unavailable(
+                    f"{self.name} was made before this process was forked, and its connections are the parent's; "
+                    "give the class, or a function that makes the exporter, in place of the exporter"
+                )
+            self._exporter, self._pid = self._make(), os.getpid()
+        try:
+            records = readable_records(batch.header, batch.contents)
+        except UnreadableLine as error:
+            return Refused(str(error))
+        try:
+            with instrumentation_suppressed():
+                result = self._exporter.export(records)
+        except Exception as error:  # not with its text, which may hold what was to be sent
+            return Unavailable(f"{self.name}: {type(error).__name__}", UnavailableFor.SERVER_ERROR)
+        # By its name: releases of the SDK have had two enumerations of the same words.
+        if getattr(result, "name", "") == "SUCCESS":
+            return Accepted()
+        return Unavailable(f"{self.name}: expected SUCCESS, got {result}", UnavailableFor.SERVER_ERROR)
+
+    def close(self) -> None:
+        """Shut the exporter down."""
+        if self._pid == os.getpid():
+            with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
+                self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK left it without types
+
+
+def sdk_exporters(given: Sequence[MadeOrMaker], *, delay_s: float) -> list[SdkExporter]:
+    """Each as a destination; the second of a class and later ones have a number in their name."""
+    made = [SdkExporter(each, delay_s=delay_s) for each in given]
+    for position, exporter in enumerate(made):
+        exporter.number = 1 + sum(earlier.kind == exporter.kind for earlier in made[:position])
+    return made

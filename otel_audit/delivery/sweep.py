@@ -1,0 +1,247 @@
+"""One sweep over a directory: every stream that may be taken is delivered as far as it goes, and let go again.
+
+On the caller's thread, without waiting for a destination that is away: what `otel-audit ship --once` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.processor import Adoption
+from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, StreamExport
+from otel_audit.delivery.worker import BatchLimits
+from otel_audit.journal.cursor import Position, Progress, read_cursor
+from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.host import is_of_this_host
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.reader import has_lines_after, stream_header
+from otel_audit.journal.recovery import Shipment, take
+from otel_audit.journal.removal import finish_removal
+
+__all__ = ["Left", "Sweep", "SweepReport", "restart"]
+
+# Each try of a destination that does not answer takes a whole time-out; nobody waits for a thousand of them.
+_BLOCKED_IN_A_ROW = 3
+# A stream may look taken for the moment in which another process tries its lock.
+_LOOKS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A stream that has lines which were not delivered, and why."""
+
+    stream_id: str
+    reason: str
+
+
+@dataclass(slots=True)
+class SweepReport:
+    """What a sweep did: `exported`, `quarantined` and `system` count the lines of this sweep, `streams` its streams."""
+
+    streams: int = 0
+    exported: int = 0
+    quarantined: int = 0
+    system: int = 0
+    left: list[Left] = field(default_factory=list)
+
+    def add(self, before: Progress, after: Progress) -> None:
+        """Count what one stream has gained."""
+        self.streams += 1
+        self.exported += after.exported - before.exported
+        self.quarantined += after.quarantined - before.quarantined
+        self.system += after.system - before.system
+
+
+@dataclass(slots=True)
+class _Errand:
+    shipment: Shipment
+    export: StreamExport
+    until: Position | None  # where a stream that is still written ended when it was taken
+    before: Progress
+    reason: str = ""
+
+
+class Sweep:
+    """Delivers what the streams of a directory have now. `stopped` is asked before each batch."""
+
+    def __init__(
+        self,
+        directory: Path,
+        exporter: Exporter,
+        adoption: Adoption,
+        *,
+        limits: BatchLimits | None = None,
+        file_mode: int = 0o600,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._directory = directory
+        self._destination = Destination(exporter)
+        self._adoption = adoption
+        self._limits = limits or BatchLimits()
+        self._file_mode = file_mode
+        self._stopped = stopped
+        self._known: set[str] = set()
+        self._report = SweepReport()
+        self._blocked: list[str] = []  # the reasons of the streams in a row of which nothing was accepted
+
+    def run(self) -> SweepReport:
+        """Every stream that may be taken was tried; the report says which are not delivered to their end.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
+        looks = 0
+        while looks < _LOOKS and not self._stopped():
+            taken = self._adoption.take(
+                self._directory, known=self._known, held=0, file_mode=self._file_mode, failed=self._unusable
+            )
+            looks = 0 if taken else looks + 1
+            self._deliver(taken)
+        self._find_the_others()
+        return self._report
+
+    def _deliver(self, taken: Sequence[Shipment]) -> None:
+        errands = [self._errand(shipment) for shipment in taken]
+        try:
+            for errand in errands:
+                errand.reason = self._exhausted(errand)
+            for errand in errands:
+                self._look_again(errand)
+        finally:
+            for errand in errands:
+                self._end(errand)
+
+    def _errand(self, shipment: Shipment) -> _Errand:
+        self._known.add(shipment.files.stream_id)
+        export = StreamExport(
+            shipment,
+            self._destination,
+            batch_count=self._limits.count,
+            batch_bytes=self._limits.bytes,
+            backoff_cap_s=self._limits.backoff_cap_s,
+        )
+        until = None if shipment.ended else _end_of(shipment.files)
+        return _Errand(shipment, export, until, export.progress)
+
+    def _exhausted(self, errand: _Errand) -> str:
+        """Send what the stream has; empty, or why it does not go on."""
+        if len(self._blocked) >= _BLOCKED_IN_A_ROW:
+            return f"not tried any more: {self._blocked[-1]}"
+        accepted = self._destination.accepted
+        reason = self._tried(errand)
+        if self._destination.accepted > accepted:
+            self._blocked = []
+        elif reason:
+            self._blocked.append(reason)
+        return reason
+
+    def _tried(self, errand: _Errand) -> str:
+        export = errand.export
+        try:
+            while not self._stopped():
+                if errand.until is not None and export.progress.position >= errand.until:
+                    return ""
+                match export.step():
+                    case Blocked(reason=reason):
+                        return reason
+                    case Idle():
+                        return export.blocked
+                    case Halved():
+                        export.retry_now()
+                    case Moved():
+                        continue
+        except Exception as error:  # of this stream's files: the others are delivered
+            export.hold(f"{type(error).__name__}: {error}")
+            return export.blocked
+        return "stopped"
+
+    def _look_again(self, errand: _Errand) -> None:
+        """A line that was refused at the end of a stream is settled by what another stream delivered since."""
+        if not errand.export.blocked or self._stopped():
+            return
+        try:
+            errand.export.step()
+        except OSError as error:
+            errand.reason = str(error)
+
+    def _end(self, errand: _Errand) -> None:
+        errand.export.close()
+        files, progress = errand.shipment.files, errand.export.progress
+        self._report.add(errand.before, progress)
+        try:
+            behind = _is_behind(errand, progress.position)
+            if not behind:
+                errand.shipment.conclude()
+        except OSError as error:
+            behind, errand.reason = True, str(error)
+        finally:
+            errand.shipment.release()
+        if behind:
+            self._leave(files, errand.reason or "not delivered")
+
+    def _unusable(self, files: StreamFiles, error: Exception) -> None:
+        self._known.add(files.stream_id)
+        self._leave(files, f"its files cannot be used: {error}")
+
+    def _leave(self, files: StreamFiles, reason: str) -> None:
+        self._report.left.append(Left(files.stream_id, reason))
+
+    def _find_the_others(self) -> None:
+        """Streams that were not taken: of a live writer that delivers itself, of another host, or not reached."""
+        settled = {left.stream_id for left in self._report.left}
+        for files in streams_in(self._directory):
+            if files.stream_id in settled or FileLock.is_held(files.ship_lock):
+                continue
+            if not self._adoption.foreign and not is_of_this_host(stream_header(files)):
+                self._leave_if_behind(files, "written on another host, where its writer may live; see --adopt-foreign")
+            elif files.stream_id not in self._known and self._stopped():
+                self._leave_if_behind(files, "stopped")
+
+    def _leave_if_behind(self, files: StreamFiles, reason: str) -> None:
+        progress, ended = read_cursor(files.cursor)
+        position = progress.get(self._destination.exporter.name, Progress()).position
+        try:
+            behind = not ended and has_lines_after(files, position)
+        except OSError as error:
+            behind, reason = True, str(error)
+        if behind:
+            self._leave(files, reason)
+
+
+def restart(directory: Path, exporter: str, adoption: Adoption, *, file_mode: int = 0o600) -> int:
+    """Every stream that may be taken is pending again for this exporter, from its oldest line.
+
+    Its counts start again with it, so that they go on adding up: with those of the lines that were removed. Lines that
+    were quarantined get another chance.
+    Returns how many streams were left as they are, because another process delivers them.
+    """
+    busy = 0
+    finish_removal(directory, file_mode=file_mode)
+    for files in streams_in(directory):
+        header = stream_header(files)
+        if not adoption.wanted(header) or not (adoption.foreign or is_of_this_host(header)):
+            continue
+        shipment = take(files, file_mode=file_mode)
+        if shipment is None:
+            busy += 1
+            continue
+        shipment.cursor.restart(exporter)
+        shipment.release()
+    return busy
+
+
+def _is_behind(errand: _Errand, position: Position) -> bool:
+    """A stream that is still written may end in half a line, so its size alone says nothing."""
+    if errand.until is not None:
+        return bool(errand.reason) and position < errand.until
+    return has_lines_after(errand.shipment.files, position)
+
+
+def _end_of(files: StreamFiles) -> Position:
+    """A position behind everything that the stream has now."""
+    last = files.segments()[-1]
+    return Position(last, os.stat(files.segment(last)).st_size, 0)

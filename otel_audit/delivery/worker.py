@@ -1,0 +1,198 @@
+"""The thread of one exporter: it takes a batch of each stream in turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from otel_audit.delivery.backoff import Backoff
+from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, Step, StreamExport
+from otel_audit.journal.exportable import Exportable
+from otel_audit.notices import Notices
+
+__all__ = ["BatchLimits", "Worker"]
+
+_REST_MIN_S = 0.02  # an exporter without a delay would keep a core busy
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How much goes into one export, and how long a destination that fails is left alone at most."""
+
+    count: int = 512
+    bytes: int = 3 << 20
+    backoff_cap_s: float = 60.0
+
+
+class Worker:
+    """The thread of one exporter: a batch of each stream in turn."""
+
+    def __init__(self, destination: Destination, limits: BatchLimits, notices: Notices) -> None:
+        self.destination = destination
+        self._blocked = ""
+        self._limits = limits
+        self._notices = notices
+        self._backoff = Backoff(limits.backoff_cap_s)
+        self._not_before = 0.0
+        self._asked_until = 0.0  # the destination said when to come again: nobody's hurry counts against that
+        self._exports: list[StreamExport] = []
+        self._exports_lock = threading.Lock()
+        # Not an Event: a signal handler that logs may come in while its own thread is inside `set`.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._draining = False
+        self._over = False
+        self._settled = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"otel-audit-{destination.exporter.name}", daemon=True)
+
+    @property
+    def blocked(self) -> str:
+        """Why nothing moves: to the destination at all, or in one of the streams."""
+        return self._blocked or next((export.blocked for export in self._exports if export.blocked), "")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def add(self, shipment: Exportable) -> None:
+        """From now on this stream is exported too."""
+        export = StreamExport(
+            shipment,
+            self.destination,
+            batch_count=self._limits.count,
+            batch_bytes=self._limits.bytes,
+            backoff_cap_s=self._limits.backoff_cap_s,
+        )
+        with self._exports_lock:
+            self._exports = [*self._exports, export]
+
+    def wake(self) -> None:
+        """There is enough for a batch."""
+        self._wakes.put(None)
+
+    def hurry(self) -> None:
+        """Somebody waits: what is there is sent now, and a destination that failed is tried at once.
+
+        Unless it said when to come again: then it is left alone until that time.
+        """
+        self._not_before = self._asked_until
+        for export in self._exports:
+            export.retry_now()
+        self._wakes.put(None)
+
+    def drain(self) -> None:
+        """Send what is there; then, or as soon as the destination fails, the thread ends."""
+        self._draining = True
+        self.hurry()
+
+    def join(self, timeout_s: float) -> bool:
+        """True when the thread has ended."""
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        """In a forked child, where the thread is not: close the descriptors of what it read."""
+        for export in self._exports:
+            export.close()
+
+    def wait_for(self, reached: Callable[[], bool], deadline: float) -> bool:
+        """Wait until something is true that only progress of this worker can make true, or until the deadline.
+
+        After its end there is nothing to wait for.
+        """
+        with self._settled:
+            self._settled.wait_for(lambda: self._over or reached(), max(0.0, deadline - time.monotonic()))
+        return reached()
+
+    def _run(self) -> None:
+        while True:
+            # Read before the turn: a request to drain that comes during it gets a turn of its own.
+            draining = self._draining
+            self._forget_wakes()
+            more = self._turn()
+            self._over = draining and not more
+            with self._settled:
+                self._settled.notify_all()
+            if self._over:
+                for export in self._exports:
+                    export.close()
+                return
+            if not more:
+                self._rest()
+
+    def _forget_wakes(self) -> None:
+        try:
+            while True:
+                self._wakes.get_nowait()
+        except Empty:
+            return
+
+    def _rest(self) -> None:
+        try:
+            self._wakes.get(timeout=self._pause_s())
+        except Empty:
+            return
+
+    def _turn(self) -> bool:
+        """One batch of each stream. True when there is more to send at once."""
+        more = False
+        self._drop_released()
+        for export in self._exports:
+            if time.monotonic() < self._not_before:
+                return False
+            if export.shipment.released:
+                continue
+            match self._step(export):
+                case Blocked() as step:
+                    self._failed(step)
+                    self._put_last(export)
+                    return False
+                case Moved(full=full):
+                    self._worked()
+                    more = more or full
+                case Halved() if self._draining:
+                    export.retry_now()
+                    more = True
+            if export.blocked:
+                self._say(export.blocked)
+        return more
+
+    def _step(self, export: StreamExport) -> Step:
+        try:
+            return export.step()
+        except Exception as error:
+            # A segment that cannot be read, a cursor that cannot be written, or a fault of ours: this stream waits,
+            # the others go on, and the thread lives.
+            export.hold(f"{export.shipment.stream_id}: {type(error).__name__}: {error}")
+            return Idle()
+
+    def _put_last(self, export: StreamExport) -> None:
+        """The next try begins with another stream: the fault may be in this one."""
+        with self._exports_lock:
+            self._exports = [*(each for each in self._exports if each is not export), export]
+
+    def _drop_released(self) -> None:
+        # Done by this thread, since another one could close a file in the middle of a read.
+        with self._exports_lock:
+            released = [export for export in self._exports if export.shipment.released]
+            self._exports = [export for export in self._exports if not export.shipment.released]
+        for export in released:
+            export.close()
+
+    def _pause_s(self) -> float:
+        return max(self.destination.exporter.delay_s, _REST_MIN_S, self._not_before - time.monotonic())
+
+    def _failed(self, step: Blocked) -> None:
+        self._blocked = step.reason
+        self._not_before = time.monotonic() + self._backoff.failed(step.retry_after_s)
+        self._asked_until = 0.0 if step.retry_after_s is None else self._not_before
+        self._say(step.reason)
+
+    def _worked(self) -> None:
+        self._blocked = ""
+        self._backoff.succeeded()
+
+    def _say(self, reason: str) -> None:
+        name = self.destination.exporter.name
+        self._notices.say(f"blocked {name}", f"{name}: blocked: {reason}; events stay in the journal")
