@@ -1,0 +1,325 @@
+"""The audit logger: how an application records events, whatever becomes of them."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+import uuid_utils
+from opentelemetry.context import Context
+
+from otel_audit import draft
+from otel_audit.delivery.processor import FlushReport
+from otel_audit.draft import NOWHERE, Action, Source
+from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
+from otel_audit.handover import Handover
+from otel_audit.journal.journal import Receipt
+from otel_audit.notices import Notices
+from otel_audit.operation import Operation, audited, operation
+from otel_audit.policy import Decisions, Policy
+from otel_audit.recorder import ModelLike, Recorder
+from otel_audit.redaction.redactor import Redactor
+from otel_audit.settings import OnLoss, Settings
+from otel_audit.sinks import AuditSink
+from otel_audit.trail import Stats, Trail
+
+__all__ = ["AuditLogger", "mcp_audit_request_id"]
+
+# Lets the MCP wrapper and the REST request inside a tool call share one request id. Source: Feast 0.67.
+mcp_audit_request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("mcp_audit_request_id", default=None)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_OVER_HTTP = Source("", "http")
+_OVER_MCP = Source("", "mcp-http")
+_NO_ACTION = Action("", "")
+
+
+class AuditLogger:
+    """Records audit events. Any thread; fork-safe; never raises into the application unless the loss rule is `closed`.
+
+    As a context manager it is closed at the end.
+
+    `policy` says which events are recorded, how much of each, and what happens if that fails; where it says nothing,
+    events are recorded whole and `on_loss` counts. `log_successful_reads=False` leaves out successful reads, by Feast's
+    rule, whatever the policy says. `clock` gives nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        sink: AuditSink,
+        *,
+        log_successful_reads: bool = True,
+        policy: Policy | None = None,
+        redactor: Redactor | None = None,
+        on_loss: OnLoss = OnLoss.OPEN,
+        notices: Notices | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._sink = sink
+        self._trail = sink if isinstance(sink, Trail) else None
+        self._log_successful_reads = log_successful_reads
+        self._handover = Handover(sink, notices or Notices())
+        rules = policy.rules if policy is not None else ()
+        self._recorder = Recorder(
+            self._handover,
+            decisions=Decisions(rules, on_loss=on_loss, log_successful_reads=log_successful_reads)
+            if rules or not log_successful_reads
+            else None,
+            on_loss=on_loss,
+            redactor=redactor or Redactor(),
+            clock=clock,
+            new_request_id=self.new_request_id,
+        )
+        self._log_call = self._recorder.log_call
+
+    @property
+    def recorder(self) -> Recorder:
+        """What records its events, for those that add a source of events."""
+        return self._recorder
+
+    @property
+    def settings(self) -> Settings | None:
+        """The settings of its trail; None with a sink that is no trail."""
+        return self._trail.settings if self._trail is not None else None
+
+    @staticmethod
+    def new_request_id() -> str:
+        """A random UUID."""
+        return str(uuid_utils.uuid4())
+
+    def log(self, event: ModelLike, *, context: Context | None = None) -> Receipt | None:
+        """Record an event; None if it is filtered. The caller's event is not changed.
+
+        The span comes from `context`, else from the one that is active; a `trace_id` that is set already is kept.
+
+        Raises:
+            AuditUnavailable: only where the loss rule is `closed`: the event is not known to be durable.
+        """
+        return self._recorder.log(event, context)
+
+    def log_mcp_call(
+        self,
+        *,
+        request_id: str = "",
+        tool_name: str,
+        path: str = "",
+        principal: AuditPrincipal | None = None,
+        source: AuditSource | None = None,
+        resource: AuditResource | None = None,
+        outcome: str = "success",
+        duration_ms: float | None = None,
+        detail: str = "",
+        jsonrpc_id: str | None = None,
+        context: Context | None = None,
+    ) -> Receipt | None:
+        """Record the call of an MCP tool: an event `mcp.tools.call`. Duration in milliseconds. See `log`."""
+        return self._log_call(
+            "mcp.tools.call",
+            request_id,
+            context,
+            jsonrpc_id,
+            principal,
+            source,
+            _OVER_MCP,
+            Action(tool_name, path),
+            resource,
+            outcome,
+            duration_ms,
+            detail,
+        )
+
+    def log_http_request(
+        self,
+        *,
+        request_id: str = "",
+        method: str,
+        path: str,
+        principal: AuditPrincipal | None = None,
+        source: AuditSource | None = None,
+        resource: AuditResource | None = None,
+        outcome: str = "success",
+        duration_ms: float | None = None,
+        status_code: int = 200,
+        context: Context | None = None,
+    ) -> Receipt | None:
+        """Record an HTTP request: an event `http.request`. Duration in milliseconds. See `log`."""
+        return self._log_call(
+            "http.request",
+            request_id,
+            context,
+            None,
+            principal,
+            source,
+            _OVER_HTTP,
+            Action("", path),
+            resource,
+            outcome,
+            duration_ms,
+            draft.request_detail(method, path, status_code),
+        )
+
+    def log_authn(
+        self,
+        *,
+        request_id: str = "",
+        outcome: str,
+        principal: AuditPrincipal | None = None,
+        source: AuditSource | None = None,
+        detail: str = "",
+        context: Context | None = None,
+    ) -> Receipt | None:
+        """Record an authentication: `authn.success` if the outcome is `success`, else `authn.failure`. See `log`."""
+        return self._log_call(
+            "authn.success" if isinstance(outcome, str) and outcome == "success" else "authn.failure",
+            request_id,
+            context,
+            None,
+            principal,
+            source,
+            NOWHERE,
+            _NO_ACTION,
+            None,
+            outcome,
+            None,
+            detail,
+        )
+
+    def log_authz(
+        self,
+        *,
+        request_id: str = "",
+        outcome: str,
+        principal: AuditPrincipal | None = None,
+        resource: AuditResource | None = None,
+        detail: str = "",
+        context: Context | None = None,
+    ) -> Receipt | None:
+        """Record an authorization decision: an event `authz.decision`. See `log`."""
+        return self._log_call(
+            "authz.decision",
+            request_id,
+            context,
+            None,
+            principal,
+            None,
+            NOWHERE,
+            _NO_ACTION,
+            resource,
+            outcome,
+            None,
+            detail,
+        )
+
+    def operation(
+        self,
+        event_type: str,
+        *,
+        principal: AuditPrincipal | None = None,
+        source: AuditSource | None = None,
+        action: AuditAction | None = None,
+        resource: AuditResource | None = None,
+        request_id: str = "",
+        detail: str = "",
+        attributes: dict[str, Any] | None = None,
+        exception_message: bool = False,
+    ) -> Operation:
+        """A context manager, plain or async, that records the operation inside it when it ends: see `Operation`."""
+        return operation(
+            self._recorder,
+            event_type,
+            principal=principal,
+            source=source,
+            action=action,
+            resource=resource,
+            request_id=request_id,
+            detail=detail,
+            attributes=attributes,
+            exception_message=exception_message,
+        )
+
+    def require(
+        self,
+        event_type: str,
+        *,
+        principal: AuditPrincipal | None = None,
+        source: AuditSource | None = None,
+        action: AuditAction | None = None,
+        resource: AuditResource | None = None,
+        request_id: str = "",
+        detail: str = "",
+        attributes: dict[str, Any] | None = None,
+        exception_message: bool = False,
+    ) -> Operation:
+        """An `operation` that does not take place without being recorded, whatever the policy says: see `Operation`.
+
+        It begins with a durable event and ends with another one that names the first as its `parent_id`.
+
+        Raises:
+            AuditUnavailable: on entering: the block has not run.
+        """
+        return operation(
+            self._recorder,
+            event_type,
+            is_required=True,
+            principal=principal,
+            source=source,
+            action=action,
+            resource=resource,
+            request_id=request_id,
+            detail=detail,
+            attributes=attributes,
+            exception_message=exception_message,
+        )
+
+    def audited(
+        self, event_type: str, *, required: bool = False, **fields: Any
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """A decorator for functions, plain or async: each call is an `operation` with these fields.
+
+        `required`: each call is a `require`.
+        """
+        begin = self.require if required else self.operation
+        return audited(lambda: begin(event_type, **fields))
+
+    async def alog(self, event: ModelLike, *, context: Context | None = None) -> Receipt | None:
+        """`log`, without holding up the event loop while the disk is slow. Cancelling does not withdraw the event.
+
+        It is written in a thread of the loop's executor; with `fsync` no thread is held while its line is synced.
+
+        Raises:
+            AuditUnavailable: as `log`.
+        """
+        return await self._recorder.alog(event, context)
+
+    def flush(self, timeout_s: float = 5.0) -> FlushReport:
+        """Wait until what was logged before this call is delivered, or until the time in seconds is over.
+
+        The report says what was really accepted. A sink other than a trail delivers at once.
+        """
+        return self._trail.flush(timeout_s) if self._trail is not None else FlushReport(True, 0, {})
+
+    def stats(self) -> Stats:
+        """The numbers of this process now."""
+        if self._trail is not None:
+            return replace(self._trail.stats(), filtered=self._recorder.filtered)
+        emitted, dropped = self._handover.emitted, self._handover.dropped
+        return Stats(emitted, emitted - dropped, 0, 0, dropped, self._recorder.filtered)
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Deliver within the time in seconds, and let go of everything. What is left is in the journal."""
+        if self._trail is not None:
+            self._trail.close(timeout_s)
+        else:
+            self._sink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,186 @@
+"""An operation that is recorded when it ends, and where it must be, before it begins too."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from otel_audit import draft
+from otel_audit.errors import AuditUnavailable
+from otel_audit.event import AuditEvent, Outcome
+from otel_audit.event_fields import as_event
+from otel_audit.journal.journal import Receipt
+from otel_audit.policy.decision import Decision
+from otel_audit.recorder import Recorder
+from otel_audit.redaction.json_values import JsonValues
+from otel_audit.settings import OnLoss
+
+__all__ = ["EXCEPTION_MESSAGE", "Operation", "audited", "operation"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXCEPTION_MESSAGE: Final = "exception.message"  # Source: OTel semantic conventions, "Exceptions"
+_CANCELLED = (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, GeneratorExit)
+
+
+class Operation:
+    """A context manager, plain or async, around one operation. Not for more than one `with`.
+
+    `event` may be filled in while it runs; an `outcome` that is set inside is kept. Without one it is `success` after
+    a normal end, `cancelled` after a time-out or cancellation, `denied` after a `PermissionError`, else `error`. Of an
+    exception only the class is recorded: its message may hold anything. With `exception_message` the message is too, as
+    the attribute `exception.message`, redacted and cut like any other.
+
+    Where the operation is required, or its loss rule is `closed`, an event with the outcome `unknown` is recorded
+    before the block runs (`begun` is its receipt), and the one at the end has its id as `parent_id`. If the first
+    cannot be recorded, the block does not run. If the last cannot, that is counted and said; the caller gets what the
+    block gave. In an `async with` neither holds up the event loop.
+
+    Raises:
+        AuditUnavailable: at the begin: the block has not run. At the end, only if no first event was asked for, the
+            rule is `closed` by what was filled in since, and the block raised nothing: its event is lost.
+    """
+
+    def __init__(
+        self, recorder: Recorder, event: AuditEvent, *, is_required: bool = False, exception_message: bool = False
+    ) -> None:
+        self.event = event
+        self.begun: Receipt | None = None
+        self.receipt: Receipt | None = None
+        self._recorder = recorder
+        self._is_required = is_required
+        self._with_message = exception_message
+        self._started_ns = 0
+
+    def __enter__(self) -> Operation:
+        decision = self._decision_before()
+        if decision is not None:
+            self._has_begun(self._recorder.log(self._begin(), decision=decision))
+        self._started_ns = time.perf_counter_ns()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._has_ended(kind, error)
+        self.receipt = self._recorder.log(self.event, decision=self._decision_at_end(kind))
+
+    async def __aenter__(self) -> Operation:
+        decision = self._decision_before()
+        if decision is not None:
+            self._has_begun(await self._recorder.alog(self._begin(), decision=decision))
+        self._started_ns = time.perf_counter_ns()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        waits = self.begun is not None or self._recorder.syncs
+        if not waits or kind is GeneratorExit:  # a coroutine that is thrown away may not wait any more
+            self.__exit__(kind, error, at)
+            return
+        self._has_ended(kind, error)
+        self.receipt = await self._recorder.alog(self.event, decision=self._decision_at_end(kind))
+
+    def _decision_before(self) -> Decision | None:
+        """How the begin is recorded; None where there is none."""
+        decision = self._recorder.decision_before(self.event)
+        if self._is_required:
+            return decision.kept()._replace(on_loss=OnLoss.CLOSED)
+        return decision if decision.keep and decision.on_loss is OnLoss.CLOSED else None
+
+    def _begin(self) -> AuditEvent:
+        self.event.request_id = self.event.request_id or self._recorder.new_request_id()
+        return self.event.model_copy(update={"event_id": str(draft.new_id()), "outcome": Outcome.UNKNOWN.value})
+
+    def _has_begun(self, receipt: Receipt | None) -> None:
+        if receipt is None or (receipt.seq is None and self._recorder.has_journal):
+            raise AuditUnavailable(
+                f"{self.event.event_type}: expected to record that it begins, got a call from inside log() of the same "
+                "thread (a signal handler, a finalizer), which cannot wait for the disk; begin it elsewhere"
+            )
+        self.begun = receipt
+        self.event.parent_id = receipt.event_id
+
+    def _has_ended(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        event = self.event
+        event.duration_ms = (time.perf_counter_ns() - self._started_ns) / 1e6
+        if kind is not None:
+            event.error_type = event.error_type or kind.__qualname__
+        if error is not None and self._with_message:
+            self._add_message_of(error)
+        event.outcome = event.outcome or _outcome_of(kind)
+
+    def _add_message_of(self, error: BaseException) -> None:
+        message = JsonValues(depth=1, items=1).key(error)  # its own `__str__` may raise
+        attributes: Any = self.event.attributes
+        if message and (attributes is None or isinstance(attributes, dict)):
+            self.event.attributes = {**(attributes or {}), EXCEPTION_MESSAGE: message}
+
+    def _decision_at_end(self, kind: type[BaseException] | None) -> Decision:
+        decision = self._recorder.decision_on(self.event)
+        if self.begun is None and kind is None:
+            return decision
+        # What has begun has an end in the trail. And its loss must not take the place of what the block gave.
+        decision = decision if self.begun is None else decision.kept()
+        return decision._replace(on_loss=OnLoss.OPEN)
+
+
+def operation(
+    recorder: Recorder,
+    event_type: str,
+    *,
+    is_required: bool = False,
+    exception_message: bool = False,
+    **fields: Any,
+) -> Operation:
+    """An operation whose event starts out with these fields of `AuditEvent`; None stands for unset."""
+    # Read from plain values, so that what is filled in while the operation runs is not in the caller's own objects.
+    given = {"event_type": event_type, **{name: value for name, value in fields.items() if value is not None}}
+    return Operation(recorder, as_event(given), is_required=is_required, exception_message=exception_message)
+
+
+def audited(begin: Callable[[], Operation]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator that runs each call of a function, plain or async, inside a new operation.
+
+    Raises:
+        TypeError: for a generator function: its call ends before its body runs. Use an operation inside it.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"audited: expected a function or coroutine function, got the generator function {function!r}; "
+                "use `with audit.operation(...)` inside it"
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def run_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                async with begin():
+                    return await function(*args, **kwargs)
+
+            return cast(Callable[P, R], run_async)
+
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with begin():
+                return function(*args, **kwargs)
+
+        return run
+
+    return decorate
+
+
+def _outcome_of(kind: type[BaseException] | None) -> Outcome:
+    if kind is None:
+        return Outcome.SUCCESS
+    if issubclass(kind, _CANCELLED):
+        return Outcome.CANCELLED
+    if issubclass(kind, PermissionError):
+        return Outcome.DENIED
+    return Outcome.ERROR

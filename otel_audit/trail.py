@@ -1,0 +1,372 @@
+"""The trail: one journal and its delivery. It is a sink, and what `configure()` puts behind a logger."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pydantic_core
+import uuid_utils
+from opentelemetry.sdk.resources import (
+    PROCESS_PARENT_PID,
+    PROCESS_PID,
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    Resource,
+)
+
+from otel_audit._version import __version__
+from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.console import ConsoleExporter
+from otel_audit.delivery.jsonl import JsonlExporter
+from otel_audit.delivery.metrics import AuditMetrics, metrics_of_process
+from otel_audit.delivery.numbers import ExporterNumbers, Numbers
+from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
+from otel_audit.delivery.retaining import retention_of
+from otel_audit.delivery.worker import BatchLimits
+from otel_audit.errors import ConfigError
+from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.host import boot_id, host_id
+from otel_audit.journal.journal import Journal
+from otel_audit.journal.memory_journal import MemoryJournal
+from otel_audit.journal.memory_stream import MemoryShipment, MemoryStream, QueueLimits
+from otel_audit.journal.open_stream import OpenStream
+from otel_audit.journal.retention import Retention
+from otel_audit.journal.stream import Limits
+from otel_audit.notices import Notices
+from otel_audit.settings import Durability, ExporterName, Settings
+from otel_audit.sinks import AuditSink, JsonlEvent
+
+__all__ = ["Stats", "Trail"]
+
+SCOPE_NAME = "otel_audit"
+_SHIPPED_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The events of this process at one moment: `emitted = exported + pending + quarantined + dropped`.
+
+    `exported` counts what every exporter has; with no exporter, the journal is the destination. `filtered` events were
+    not wanted, and are in no other number. `blocked` says by exporter why nothing moves.
+    """
+
+    emitted: int
+    exported: int
+    pending: int
+    quarantined: int
+    dropped: int
+    filtered: int = 0
+    blocked: Mapping[str, str] = field(default_factory=dict)
+
+
+class Trail(AuditSink):
+    """A journal in a directory, delivered by the exporters of the settings. Any thread; fork-safe.
+
+    `resource` is the OTel Resource of the writer; without it, the one that the SDK finds: `OTEL_RESOURCE_ATTRIBUTES`,
+    `OTEL_SERVICE_NAME`, resource detectors. `exporters` replaces those of the settings, `metrics` those of the process.
+    `policy_hash` (hex SHA-256) says in the segment headers which policy chose the events.
+
+    Raises:
+        JournalUnwritable: the directory cannot be written.
+        ConfigError: an exporter cannot be made from the settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        resource: Resource | None = None,
+        exporters: Sequence[Exporter] | None = None,
+        notices: Notices | None = None,
+        metrics: AuditMetrics | None = None,
+        policy_hash: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self.notices = notices or Notices()
+        self._metrics = metrics or metrics_of_process()
+        self._resource = resource or Resource.create({SERVICE_NAME: settings.service_name})
+        self._policy_hash = policy_hash
+        self._pid = os.getpid()
+        self._streams: dict[str, OpenStream] = {}
+        self._earlier: dict[str, dict[str, Progress]] = {}
+        exporters = _exporters(settings) if exporters is None else exporters
+        service = self._resource.attributes.get(SERVICE_NAME)
+        self._exporter_names = [exporter.name for exporter in exporters]
+        self._memory = self._memory_journal() if settings.durability is Durability.MEMORY else None
+        self.journal: Journal = self._memory or self._file_journal()
+        adoption = Adoption(lambda header: header.get("resource", {}).get(SERVICE_NAME) == service)
+        self._processor = BatchProcessor(
+            settings.directory,
+            exporters,
+            adoption=adoption if self._memory is None else None,
+            limits=BatchLimits(settings.batch_count, settings.batch_bytes, settings.backoff_cap_s),
+            file_mode=settings.file_mode,
+            notices=self.notices,
+            metrics=self._metrics,
+            retention=self._retention(adoption),
+        )
+        self._processor.start()
+        self._metrics.watch(self)
+
+    def _file_journal(self) -> Journal:
+        settings = self.settings
+        return Journal(
+            settings.directory,
+            describe=self._description,
+            limits=Limits(settings.segment_bytes, settings.segment_age_s, settings.file_mode, settings.directory_bytes),
+            durability=settings.durability,
+            on_open=self._opened,
+            on_fork=self._forked,
+            on_wake=self._woken,
+        )
+
+    def _memory_journal(self) -> MemoryJournal:
+        settings = self.settings
+        if not self._exporter_names:
+            raise ConfigError("durability: expected an exporter beside memory, got none: nobody would have the events")
+        return MemoryJournal(
+            settings.directory,
+            describe=self._description,
+            limits=QueueLimits(settings.queue_size, settings.queue_bytes),
+            exporters=self._exporter_names,
+            on_open=self._opened,
+            on_fork=self._forked,
+            on_wake=self._woken,
+            notices=self.notices,
+        )
+
+    def _retention(self, adoption: Adoption) -> Retention | None:
+        if self._memory is not None or (ExporterName.SHIP in self.settings.export and not self._exporter_names):
+            return None  # there are no files; or who delivers removes
+        return retention_of(self.settings, adoption, self._exporter_names, self.notices)
+
+    def emit(self, event: JsonlEvent) -> None:
+        """Put an event into the journal as it is: what redacts and fills in is `AuditLogger`.
+
+        Raises:
+            AuditUnavailable: it is not known to be durable; the loss is counted.
+        """
+        now_ns = time.time_ns()
+        fields = pydantic_core.from_json(event.to_jsonl())
+        event_id = fields.setdefault("event_id", str(uuid_utils.uuid7()))
+        self.journal.append(event_id, pydantic_core.to_json(fields, inf_nan_mode="null"), now_ns, now_ns)
+
+    def flush(self, timeout_s: float = 5.0) -> FlushReport:
+        """Wait until every exporter has what was logged before this call, or until the time in seconds is over."""
+        self.journal.tend()
+        seqs = {stream_id: writer.head.seq for stream_id, writer in list(self._streams.items())}
+        if self._memory is not None and self._memory.is_over:
+            seqs = {}  # what was left is lost
+        if ExporterName.SHIP in self.settings.export and not self._exporter_names:
+            return self._shipped(seqs, time.monotonic() + timeout_s)
+        return self._processor.flush(seqs, timeout_s=timeout_s)
+
+    def _shipped(self, seqs: Mapping[str, int], deadline: float) -> FlushReport:
+        """What another process has delivered by the deadline, read from the cursors that it writes."""
+        while True:
+            shipped = {stream_id: list(self._shipping(stream_id).values()) for stream_id in seqs}
+            pending = sum(
+                max(0, seq - min((each.position.seq for each in shipped[stream_id]), default=0))
+                for stream_id, seq in seqs.items()
+            )
+            left_s = deadline - time.monotonic()
+            if not pending or left_s <= 0:
+                reasons = {each.blocked for progress in shipped.values() for each in progress if each.blocked}
+                return FlushReport(not pending, pending, {ExporterName.SHIP: "; ".join(reasons)} if reasons else {})
+            time.sleep(min(_SHIPPED_POLL_S, left_s))
+
+    def _shipping(self, stream_id: str) -> Mapping[str, Progress]:
+        """How far another process has come that delivers the stream."""
+        cursor = StreamFiles(self.settings.directory, stream_id).cursor
+        try:
+            return read_cursor(cursor)[0]
+        except OSError as error:
+            self.notices.say(
+                "cursor",
+                f"{cursor}: expected a file that this process (uid {os.geteuid()}) can read, got {error.strerror}; "
+                "what it says is delivered counts as pending: give otel-audit ship this service's "
+                "OTEL_AUDIT_FILE_MODE and group",
+            )
+            return {}
+
+    def stats(self) -> Stats:
+        """The numbers of this process now."""
+        if self._memory is not None:
+            return self._stats_in_memory(self._memory)
+        slowest = self._slowest()  # read before the journal, so that no event is exported before it was emitted
+        written = self.journal.written
+        in_journal = written.emitted - written.dropped
+        if not self._exporter_names and ExporterName.SHIP not in self.settings.export:
+            return Stats(written.emitted, in_journal, 0, 0, written.dropped)
+        exported = sum(each.exported for each in slowest)
+        quarantined = sum(each.quarantined for each in slowest)
+        return Stats(
+            emitted=written.emitted,
+            exported=exported,
+            pending=in_journal - exported - quarantined,
+            quarantined=quarantined,
+            dropped=written.dropped,
+            blocked=self._processor.blocked(),
+        )
+
+    def _stats_in_memory(self, journal: MemoryJournal) -> Stats:
+        exported = journal.exported  # read before what it is part of
+        written = journal.written
+        return Stats(
+            emitted=written.emitted,
+            exported=exported,
+            pending=written.emitted - written.dropped - exported,
+            quarantined=0,
+            dropped=written.dropped,
+            blocked=self._processor.blocked(),
+        )
+
+    def numbers(self) -> Numbers:
+        """The numbers of this process now, for each exporter."""
+        streams = [self._memory.progress()] if self._memory is not None else self._progress()  # first, as in `stats`
+        warnings, blocked = self._processor.warnings(), self._processor.blocked()
+        written = self.journal.written
+        in_journal = written.emitted - written.dropped
+        if self._memory is not None:
+            exporters = {
+                name: _numbers_in_memory(streams[0][name], in_journal, warnings.get(name, 0))
+                for name in self._exporter_names
+            }
+        elif self._exporter_names:
+            exporters = {
+                name: _numbers([each.get(name, Progress()) for each in streams], in_journal, warnings.get(name, 0))
+                for name in self._exporter_names
+            }
+        elif ExporterName.SHIP in self.settings.export:
+            exporters = {str(ExporterName.SHIP): _numbers(_furthest_behind(streams), in_journal)}
+        else:
+            exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal)}
+        exporters.update({name: replace(exporters[name], blocked=True) for name in blocked if name in exporters})
+        return Numbers(written.emitted, written.by_reason, exporters)
+
+    def _slowest(self) -> list[Progress]:
+        """For each stream of this process, the progress of the exporter that is furthest behind."""
+        return _furthest_behind(self._progress())
+
+    def _progress(self) -> list[Mapping[str, Progress]]:
+        """For each stream of this process, how far each exporter has come."""
+        held = {**self._earlier, **self._processor.progress()}
+        return [
+            held.get(stream_id) or self._shipping(stream_id)  # shipped by another process
+            for stream_id in list(self._streams)
+        ]
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Deliver within the time in seconds (setting `close_timeout_s`), end the stream and release it.
+
+        What is left is in the journal, and goes out with the next owner. A later event opens a new stream. In memory
+        mode what is left is lost, and so is a later event; both are counted.
+        """
+        self.journal.close()
+        self._processor.close(timeout_s=self.settings.close_timeout_s if timeout_s is None else timeout_s)
+        if self._memory is not None:
+            self._say_left(self._memory.give_up())
+        else:
+            self._earlier = {stream: read_cursor(writer.files.cursor)[0] for stream, writer in self._streams.items()}
+        self._metrics.keep(self)
+
+    def _say_left(self, events: int) -> None:
+        if events:
+            blocked = "; ".join(f"{name}: {reason}" for name, reason in self._processor.blocked().items())
+            self.notices.say(
+                "left",
+                f"events lost: {events}, not known to be delivered{f' ({blocked})' if blocked else ''}; with "
+                "OTEL_AUDIT_DURABILITY=memory nothing is left to be delivered later",
+            )
+
+    def _description(self) -> dict[str, Any]:
+        attributes = dict(self._resource.attributes)
+        if os.getpid() != self._pid:  # what was made in the parent names the parent
+            attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
+            attributes |= {name: own for name, own in _process_ids().items() if name in attributes}
+        attributes.setdefault(SERVICE_INSTANCE_ID, str(uuid.uuid4()))
+        return {
+            "resource": attributes,
+            "resource_schema_url": self._resource.schema_url or "",
+            "scope": {"name": SCOPE_NAME, "version": __version__},
+            "export": self._exporter_names or [str(name) for name in self.settings.export],
+            **({"policy_hash": self._policy_hash} if self._policy_hash is not None else {}),
+            "host_id": host_id(),
+            "boot_id": boot_id(),
+            "pid": os.getpid(),
+        }
+
+    def _opened(self, stream: OpenStream) -> None:
+        self._streams[stream.files.stream_id] = stream
+        self.journal.wake_seq = self._wake_lines
+        try:
+            if isinstance(stream, MemoryStream):
+                self._processor.deliver(MemoryShipment(stream))
+            else:
+                self._processor.ship(stream.files, durable=lambda: stream.durable)
+        except Exception as error:  # the event is in the journal, and must not be reported as lost
+            self.notices.say("delivery", f"events wait in the journal, delivery cannot begin: {error!r}")
+
+    @property
+    def _wake_lines(self) -> int:
+        """After how many lines the exporters need not wait for more: a batch, and well before a queue is full."""
+        batch = self._processor.batch_count
+        return batch if self._memory is None else min(batch, max(1, self.settings.queue_size // 2))
+
+    def _forked(self) -> None:
+        self._streams = {}
+        self._earlier = {}
+        self._processor.forked()
+
+    def _woken(self) -> None:
+        stream = self.journal.stream
+        if stream is not None:
+            self.journal.wake_seq = stream.head.seq + self._wake_lines
+        self._processor.wake()
+
+
+def _process_ids() -> dict[str, int]:
+    """What the detector `process` says of this one and no other process."""
+    return {PROCESS_PID: os.getpid(), PROCESS_PARENT_PID: os.getppid()}
+
+
+def _furthest_behind(streams: Sequence[Mapping[str, Progress]]) -> list[Progress]:
+    return [min(by_exporter.values(), key=lambda one: one.position) for by_exporter in streams if by_exporter]
+
+
+def _numbers(progress: Sequence[Progress], in_journal: int, warnings: int = 0) -> ExporterNumbers:
+    exported = sum(each.exported for each in progress)
+    quarantined = sum(each.quarantined for each in progress)
+    blocked = any(each.blocked for each in progress)  # as another process says that ships the streams
+    return ExporterNumbers(exported, in_journal - exported - quarantined, quarantined, warnings, blocked)
+
+
+def _numbers_in_memory(progress: Progress, in_journal: int, warnings: int) -> ExporterNumbers:
+    """What another exporter lacks for good is dropped, and then not exported, although this one has it."""
+    exported = min(progress.exported, in_journal)
+    return ExporterNumbers(exported, in_journal - exported, 0, warnings)
+
+
+def _exporters(settings: Settings) -> list[Exporter]:
+    return [exporter for name in settings.export if (exporter := _exporter(name, settings)) is not None]
+
+
+def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
+    match name:
+        case ExporterName.OTLP:
+            if settings.otlp is None:
+                raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT: expected an endpoint for the exporter otlp, got none")
+            return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s)
+        case ExporterName.CONSOLE:
+            return ConsoleExporter()
+        case ExporterName.JSONL:
+            return JsonlExporter(settings.jsonl_path, mode=settings.file_mode, delay_s=settings.batch_delay_s)
+        case ExporterName.NONE | ExporterName.SHIP:
+            return None

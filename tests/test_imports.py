@@ -1,0 +1,213 @@
+"""Imports go one way. Held over the source of every module, those inside functions and type-checking blocks too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import otel_audit
+
+PACKAGE = Path(otel_audit.__file__).parent
+
+# From the bottom up: a module imports from its own layer and from those before it. A name stands for the module or
+# subpackage and all that is in it.
+LAYERS: list[set[str]] = [
+    {"_version", "errors", "notices"},
+    {"settings"},
+    {"event", "attributes", "redaction"},
+    {"derived", "event_fields", "draft"},
+    {"mapping"},
+    {"wire", "otlp_json"},
+    {"foreign"},
+    {"records"},
+    {"journal"},
+    {"integrity"},
+    {"delivery"},
+    {"stores", "trail", "sinks", "policy", "diagnosis"},
+    {"handover", "verify", "replaying"},
+    {"recorder"},
+    {"operation"},
+    {"logger"},
+    {"configuration"},
+    {"integrations", "testing"},
+    {"cli"},
+]
+
+# Sharper than the layers: what these may import of the package at all.
+ONLY: dict[str, set[str]] = {
+    "errors": set(),
+    "notices": set(),
+    "_version": set(),
+    "event": set(),
+    "attributes": set(),
+    "settings": {"settings", "errors"},
+    "derived": {"attributes", "event"},
+    "mapping": {"attributes", "derived"},
+    "wire": {"mapping"},
+    "foreign": {"otlp_json"},
+    "records": {"wire", "foreign", "mapping", "derived", "attributes", "event", "errors"},
+    "event_fields": {"event", "redaction"},
+    "policy": {"policy", "derived", "event", "settings", "errors"},
+    "sinks": set(),
+    # Lines and hashes, not OTel and not what an event is.
+    "journal": {"journal", "settings", "errors", "notices", "_version"},
+}
+
+# The journal knows no OTel.
+NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "attributes", "redaction"}
+# Private modules of OTel break between releases: tests/delivery/test_otel_logs.py says what these need of them.
+PRIVATE_OTEL = {"delivery/otel_logs.py", "delivery/suppression.py"}
+
+
+def parts_of(module: str) -> list[Path]:
+    path = PACKAGE / f"{module}.py"
+    return [path] if path.is_file() else sorted((PACKAGE / module).rglob("*.py"))
+
+
+def modules() -> list[str]:
+    """The modules and subpackages directly in the package."""
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    return sorted(files | {path.parent.name for path in PACKAGE.glob("*/__init__.py")})
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: expected a full name, got a relative import"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def own_imports(module: str) -> Iterator[tuple[str, str]]:
+    """Where a module imports something of the package, and which module or subpackage that is in."""
+    for path in parts_of(module):
+        for line, name in imported(path):
+            steps = name.split(".")
+            if steps[0] == "otel_audit":
+                target = steps[1] if len(steps) > 1 and steps[1] in modules() else "__init__"
+                yield f"{path.relative_to(PACKAGE)}:{line}", target
+
+
+def layer_of(module: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if module in layer)
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    placed = [name for layer in LAYERS for name in layer]
+
+    assert len(placed) == len(set(placed))
+    assert set(modules()) - set(placed) == set(), "give the new module its layer in LAYERS"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_only_from_its_own_layer_and_those_below(module: str) -> None:
+    allowed = {name for layer in LAYERS[: layer_of(module) + 1] for name in layer}
+
+    assert [f"{where} imports {target}" for where, target in own_imports(module) if target not in allowed] == []
+
+
+@pytest.mark.parametrize("module", sorted(set(ONLY) & set(modules())))
+def test_the_lowest_modules_import_no_more_than_they_must(module: str) -> None:
+    found = [f"{where} imports {target}" for where, target in own_imports(module) if target not in ONLY[module]]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_module_imports_the_package_itself(module: str) -> None:
+    assert [where for where, target in own_imports(module) if target == "__init__"] == []
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    names = {dotted(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        name: {known for _, full in imported(path) if (known := longest(full, names)) is not None and known != name}
+        for name, path in names.items()
+    }
+
+    assert circle_in(graph) is None
+
+
+@pytest.mark.parametrize("module", sorted(NOT_OF_OTEL & set(modules())))
+def test_what_needs_no_opentelemetry_does_not_import_it(module: str) -> None:
+    found = [
+        f"{path.name}:{line}: {name}"
+        for path in parts_of(module)
+        for line, name in imported(path)
+        if name.startswith("opentelemetry")
+    ]
+
+    assert found == []
+
+
+def test_what_is_private_in_opentelemetry_is_imported_in_two_places() -> None:
+    private = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for _, name in imported(path)
+        if name.startswith("opentelemetry.") and any(step.startswith("_") for step in name.split("."))
+    }
+
+    assert private == PRIVATE_OTEL
+
+
+def test_settings_is_a_package() -> None:
+    assert (PACKAGE / "settings" / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_an_init_file_only_re_exports(path: Path) -> None:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+
+    assert [type(node).__name__ for node in body if not is_re_export(node)] == []
+
+
+@pytest.mark.parametrize("word", ["util", "utils", "helper", "helpers", "common", "base", "manager", "misc"])
+def test_no_file_is_called_by_a_word_that_says_nothing(word: str) -> None:
+    assert [path for path in PACKAGE.rglob("*.py") if word in path.stem.split("_")] == []
+
+
+def is_re_export(node: ast.stmt) -> bool:
+    match node:
+        case ast.ImportFrom() | ast.Import() | ast.Expr(value=ast.Constant(value=str())):
+            return True
+        case ast.Assign(targets=[ast.Name(id="__all__")]):
+            return True
+    return False
+
+
+def dotted(path: Path) -> str:
+    steps = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(steps[:-1] if steps[-1] == "__init__" else steps)
+
+
+def longest(full: str, names: dict[str, Path]) -> str | None:
+    """The module that an imported name is in, or is."""
+    steps = full.split(".")
+    candidates = (".".join(steps[:count]) for count in range(len(steps), 0, -1))
+    return next((name for name in candidates if name in names), None)
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str] | None:
+    finished: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in finished:
+            return None
+        for target in sorted(graph[name]):
+            if found := visit(target, [*path, name]):
+                return found
+        finished.add(name)
+        return None
+
+    for name in sorted(graph):
+        if found := visit(name, []):
+            return found
+    return None

@@ -1,0 +1,139 @@
+"""A name is public when it stands in `__all__`, and then it exists and is documented."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import otel_audit
+
+MODULES = sorted(
+    {"otel_audit"} | {info.name for info in pkgutil.walk_packages(otel_audit.__path__, prefix="otel_audit.")}
+)
+# Run as programs, or read by the build: nothing is imported from them.
+WITHOUT_NAMES = {"otel_audit._version", "otel_audit.__main__"}
+
+
+@pytest.fixture(params=MODULES)
+def module(request: pytest.FixtureRequest) -> ModuleType:
+    return importlib.import_module(request.param)
+
+
+def is_empty(module: ModuleType) -> bool:
+    """Whether there is nothing in the source of a module, but for a docstring."""
+    return not [node for node in tree_of(module.__name__).body if not isinstance(node, ast.Expr)]
+
+
+def defined_in(module: ModuleType) -> set[str]:
+    """The public functions, classes and constants that the source of a module defines at its top level."""
+    found: set[str] = set()
+    for node in tree_of(module.__name__).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_every_module_says_its_public_names(module: ModuleType) -> None:
+    assert module.__name__ in WITHOUT_NAMES or is_empty(module) or hasattr(module, "__all__")
+
+
+def test_every_public_name_of_a_module_resolves(module: ModuleType) -> None:
+    assert [name for name in getattr(module, "__all__", []) if not hasattr(module, name)] == []
+
+
+def test_public_names_are_sorted_and_stand_there_once(module: ModuleType) -> None:
+    names = list(getattr(module, "__all__", []))
+
+    assert names == sorted(set(names), key=ruff_order)
+
+
+def test_no_private_name_is_made_public(module: ModuleType) -> None:
+    names = getattr(module, "__all__", [])
+
+    assert [name for name in names if name.startswith("_") and name != "__version__"] == []
+
+
+def test_every_public_class_and_function_has_a_docstring(module: ModuleType) -> None:
+    own = [getattr(module, name) for name in getattr(module, "__all__", [])]
+    documented = [one for one in own if inspect.isclass(one) or inspect.isfunction(one)]
+
+    assert [one.__qualname__ for one in documented if one.__module__ == module.__name__ and not own_doc(one)] == []
+
+
+def test_a_class_or_function_that_others_import_is_a_public_name(module: ModuleType) -> None:
+    public = set(getattr(module, "__all__", []))
+    missing = {
+        name: importer
+        for importer, source, name in imports_between_modules()
+        if source == module.__name__ and name in defined_in(module) and name not in public
+    }
+
+    assert missing == {}
+
+
+def test_the_package_offers_nothing_that_is_not_in_its_list() -> None:
+    submodules = {name.split(".")[1] for name in MODULES if "." in name}
+
+    assert public_attributes(otel_audit) - submodules - set(otel_audit.__all__) == set()
+
+
+def test_each_public_name_of_the_package_is_public_where_it_is_defined() -> None:
+    for name in otel_audit.__all__:
+        home = sys.modules.get(getattr(getattr(otel_audit, name), "__module__", ""))
+        if home is not None and home.__name__.startswith("otel_audit."):
+            assert name in home.__all__, home.__name__
+
+
+def test_a_star_import_gives_the_public_names() -> None:
+    namespace: dict[str, object] = {}
+
+    exec("from otel_audit import *", namespace)
+
+    assert set(namespace) - {"__builtins__"} == set(otel_audit.__all__)
+
+
+def public_attributes(module: ModuleType) -> set[str]:
+    return {name for name in vars(module) if not name.startswith("_")}
+
+
+def own_doc(one: object) -> str | None:
+    """The docstring of the thing itself, not one that it inherits or that a dataclass was given."""
+    doc = getattr(one, "__dict__", {}).get("__doc__") if inspect.isclass(one) else getattr(one, "__doc__", None)
+    return None if inspect.isclass(one) and doc and doc.startswith(f"{one.__name__}(") else doc
+
+
+def ruff_order(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest: the order that `ruff` keeps (RUF022)."""
+    plain = name.lstrip("_")
+    return (0 if plain.isupper() and len(plain) > 1 else 1 if name[0].isupper() else 2), name
+
+
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    """The source of a module, without running it."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports_between_modules() -> list[tuple[str, str, str]]:
+    """Who imports, from where, and what."""
+    return [
+        (name, node.module, alias.name)
+        for name in MODULES
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    ]
