@@ -1,0 +1,219 @@
+"""What is replayed: which files, in which order, and their records in parcels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.errors import AuditError
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.replaying.files import ArchiveFile, EventLogFile, LineFile, SegmentFile
+from otel_audit.replaying.parcel import Parcel, Piece, Place, Trouble
+from otel_audit.stores.archive import is_archive_line
+from otel_audit.stores.numbered_lines import Mark, NumberedLine, first_line, numbered_lines
+
+__all__ = ["Kind", "Limits", "NothingToReplay", "Portion", "Source"]
+
+_LOOKED_AT_BYTES: Final = 1 << 20
+
+
+class NothingToReplay(AuditError):
+    """The path holds none of the kinds of record that can be sent."""
+
+
+class Kind(StrEnum):
+    """What a path holds."""
+
+    JOURNAL = "journal"
+    ARCHIVE = "collector archive"
+    EVENT_LOG = "event log"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much goes into one parcel; a single line may be more."""
+
+    records: int = 512
+    bytes: int = 3 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A parcel and what was met on the way to it. Behind `mark` of file `file_id` begins the next one.
+
+    `unfinished`: the last line of the file, which is not whole: it is not passed, since it may be when it is next seen.
+    """
+
+    file_id: str
+    mark: Mark
+    size_bytes: int
+    parcel: Parcel | None = None
+    unreadable: Sequence[Trouble] = ()
+    unfinished: Trouble | None = None
+
+
+class Source:
+    """The records behind a path.
+
+    `header` says who sends events that come without a header of their own.
+
+    Raises:
+        NothingToReplay: they are none.
+        OSError: a file cannot be read.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        self._header = header
+        self._files = _files_of(path)
+        self.kind = self._files[0][1]
+
+    @property
+    def identity(self) -> str:
+        """The same for the same records: of a file whatever its name is, of a directory whatever was added."""
+        if self.path.is_dir():
+            return _digest(b"directory", str(self.path.resolve()).encode("utf-8", "surrogateescape"))
+        return _file_id(self.path)
+
+    def size_bytes(self) -> int:
+        """The size of all files now."""
+        return sum(path.stat().st_size for path, _ in self._files)
+
+    def passed_bytes(self, marks: Mapping[str, Mark]) -> int:
+        """How much of it lies before the marks of its files."""
+        return sum(marks.get(_file_id(path), Mark()).offset for path, _ in self._files) if marks else 0
+
+    def portions(self, marks: Mapping[str, Mark], limits: Limits) -> Iterator[Portion]:
+        """Everything behind the marks, file by file. What is appended to a file meanwhile is left.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        for path, kind in self._files:
+            file_id = _file_id(path)
+            yield from _Portions(path, file_id, marks.get(file_id, Mark()), limits).of(self._open(path, kind))
+
+    def _open(self, path: Path, kind: Kind) -> LineFile:
+        match kind:
+            case Kind.JOURNAL:
+                return SegmentFile(path, path.name.partition(".")[0])
+            case Kind.ARCHIVE:
+                return ArchiveFile(path)
+            case Kind.EVENT_LOG:
+                return EventLogFile(path, self._header)
+
+
+class _Portions:
+    """The portions of one file behind a mark."""
+
+    def __init__(self, path: Path, file_id: str, mark: Mark, limits: Limits) -> None:
+        self._path = path
+        self._file_id = file_id
+        self._mark = self._start = mark
+        self._limits = limits
+        self._pieces: list[Piece] = []
+        self._records = self._bytes = 0
+        self._unreadable: list[Trouble] = []
+
+    def of(self, file: LineFile) -> Iterator[Portion]:
+        unfinished = None
+        for line in numbered_lines(self._path, self._mark):
+            if line.content is None:
+                self._unreadable.append(self._trouble(line, "expected a line of up to 64 MiB, got a longer one"))
+            elif line.content.strip():
+                found = file.read(line, line.content)
+                records, size_bytes = _measure(found.pieces)
+                if self._pieces and self._is_full(records, size_bytes):
+                    yield self._portion()
+                troubles = [self._trouble(line, reason) for reason in found.unreadable]
+                self._pieces += found.pieces
+                self._records, self._bytes = self._records + records, self._bytes + size_bytes
+                if troubles and not line.ended:
+                    unfinished = troubles[0]
+                    break
+                self._unreadable += troubles
+            self._mark = line.end
+            if len(self._unreadable) >= self._limits.records:
+                yield self._portion()
+        if self._pieces or self._unreadable or unfinished or self._mark != self._start:
+            yield self._portion(unfinished)
+
+    def _is_full(self, records: int, size_bytes: int) -> bool:
+        return self._records + records > self._limits.records or self._bytes + size_bytes > self._limits.bytes
+
+    def _trouble(self, line: NumberedLine, reason: str) -> Trouble:
+        return Trouble(Place(self._path.name, line.end.line), reason)
+
+    def _portion(self, unfinished: Trouble | None = None) -> Portion:
+        portion = Portion(
+            self._file_id,
+            self._mark,
+            self._mark.offset - self._start.offset,
+            Parcel(self._pieces) if self._pieces else None,
+            self._unreadable,
+            unfinished,
+        )
+        self._start = self._mark
+        self._pieces, self._unreadable = [], []
+        self._records = self._bytes = 0
+        return portion
+
+
+def _measure(pieces: Sequence[Piece]) -> tuple[int, int]:
+    return sum(piece.records for piece in pieces), sum(piece.size_bytes for piece in pieces)
+
+
+def _files_of(path: Path) -> list[tuple[Path, Kind]]:
+    if not path.is_dir():
+        kind = _kind_of(path) if path.is_file() else None
+        if kind is None:
+            raise NothingToReplay(
+                f"{path}: expected a collector archive, a JSONL export or a Feast audit log, "
+                "got a file without a line of one; give such a file, or a directory with a journal or an archive"
+            )
+        return [(path, kind)]
+    segments = segments_in(path)
+    if segments:
+        return [
+            (StreamFiles(path, stream_id).segment(number), Kind.JOURNAL)
+            for stream_id, numbers in segments.items()
+            for number in numbers
+        ]
+    # By name, files that were rotated come before the one that is written: archive-<time>.jsonl, archive.jsonl.
+    archive = [each for each in sorted(path.iterdir()) if each.is_file() and _kind_of(each) is Kind.ARCHIVE]
+    if not archive:
+        raise NothingToReplay(
+            f"{path}: expected a directory with a journal or a collector archive, got neither; "
+            "a log of events is given as a file"
+        )
+    return [(each, Kind.ARCHIVE) for each in archive]
+
+
+def _kind_of(path: Path) -> Kind | None:
+    """What a file holds, from its beginning: a first line may be torn."""
+    with path.open("rb") as file:
+        lines = file.read(_LOOKED_AT_BYTES).split(b"\n")
+    if any(map(is_archive_line, lines)):
+        return Kind.ARCHIVE
+    return Kind.EVENT_LOG if any(map(_is_event, lines)) else None
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(event, dict) and isinstance(event.get("event_type"), str)
+
+
+def _file_id(path: Path) -> str:
+    return _digest(b"file", first_line(path))
+
+
+def _digest(kind: bytes, content: bytes) -> str:
+    return sha256(b"%b\n%b" % (kind, content)).hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Reading what others keep: a collector's archive, logs of lines."""

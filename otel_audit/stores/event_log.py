@@ -1,0 +1,105 @@
+"""A log of events, one JSON object a line: Feast's audit log, or our own JSONL export. Its lines as journal lines.
+
+What a record needs and the line lacks is derived from the log itself, so that whoever reads it, and however often,
+makes the same ids:
+
+* `stream_id`, from the first line: a copy or a renamed file is the same stream;
+* `seq`, the number of the line;
+* `event_id`, from stream, number and bytes of the line;
+* `time_ns`, from `timestamp`; 0, which says unknown, where that is none. `observed_ns` is the same: when the event was
+  first observed is not known, and the time of reading it would differ from reading to reading.
+
+Source: RFC 9562, section 5.8 and appendix B.2: UUIDv8, name-based with SHA-256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from otel_audit.draft import time_ns_of
+from otel_audit.records import UnreadableLine, read_line
+
+__all__ = ["EventLog"]
+
+_JOURNAL_KEYS: Final = frozenset({"time_ns", "observed_ns", "stream_id", "seq", "prev_hash"})
+_decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
+_decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class EventLog:
+    """Makes journal lines of the lines of one log, which `first_line` stands for."""
+
+    def __init__(self, first_line: bytes) -> None:
+        self.stream_id = _uuid(b"otel-audit-log-v1", first_line)
+
+    def line(self, content: bytes, number: int) -> bytes:
+        """The journal line for line `number`, counted from 1. A line that is one already is returned as it is.
+
+        Raises:
+            UnreadableLine: it is no event.
+        """
+        content = content.strip()
+        event = _event(content)
+        if _is_journal_line(content):
+            return content
+        replaced = _JOURNAL_KEYS if _has_id(event) else _JOURNAL_KEYS | {"event_id"}
+        body = _without(content, replaced) if replaced & event.keys() else content[:-1].rstrip()
+        line = b'%b%b,"time_ns":%d,"observed_ns":%d,"stream_id":"%b","seq":%d}' % (
+            body,
+            b"" if _has_id(event) else b',"event_id":"%b"' % self._id_of(content, number).encode(),
+            *(_time_ns(event),) * 2,
+            self.stream_id.encode(),
+            number,
+        )
+        read_line(line)
+        return line
+
+    def _id_of(self, content: bytes, number: int) -> str:
+        return _uuid(b"otel-audit-event-v1", self.stream_id.encode(), b"%d" % number, content)
+
+
+def _event(content: bytes) -> Mapping[str, Any]:
+    try:
+        event = _decode(content)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableLine(f"expected a JSON object in UTF-8, got {type(error).__name__} - at `$`") from error
+    if type(event) is not dict:
+        raise UnreadableLine(f"expected a JSON object, got {type(event).__name__} - at `$`")
+    if type(event.get("event_type")) is not str:
+        raise UnreadableLine(f"expected str, got {type(event.get('event_type')).__name__} - at `$.event_type`")
+    return event
+
+
+def _is_journal_line(content: bytes) -> bool:
+    try:
+        read_line(content)
+    except UnreadableLine:
+        return False
+    return True
+
+
+def _has_id(event: Mapping[str, Any]) -> bool:
+    return type(event.get("event_id")) is str and event["event_id"] != ""
+
+
+def _without(content: bytes, keys: frozenset[str]) -> bytes:
+    """The object without these keys and its closing brace, the bytes of every other value as they are."""
+    fields = (b"%b:%b" % (msgspec.json.encode(k), v) for k, v in _decode_raw(content).items() if k not in keys)
+    return b"{%b" % b",".join(fields)
+
+
+def _time_ns(event: Mapping[str, Any]) -> int:
+    timestamp = event.get("timestamp")
+    return (time_ns_of(timestamp) or 0) if type(timestamp) is str else 0
+
+
+def _uuid(*name: bytes) -> str:
+    octets = bytearray(sha256(b"\n".join(name)).digest()[:16])
+    octets[6] = octets[6] & 0x0F | 0x80
+    octets[8] = octets[8] & 0x3F | 0x80
+    return str(UUID(bytes=bytes(octets)))
