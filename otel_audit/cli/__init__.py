@@ -1,0 +1,5 @@
+"""The `otel-audit` command."""
+
+from otel_audit.cli.command import main
+
+__all__ = ["main"]

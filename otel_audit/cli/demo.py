@@ -1,0 +1,191 @@
+"""`otel-audit demo`: a small real service that records audit events, shown as they happen."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+
+from otel_audit.cli.demo_service import FeatureService, Visitors
+from otel_audit.configuration import create_audit_logger_from_config
+from otel_audit.errors import ConfigError, JournalUnwritable
+from otel_audit.logger import AuditLogger
+from otel_audit.settings import Durability, ExporterName, Origin, OtlpProtocol, Settings
+from otel_audit.trail import Stats
+
+__all__ = ["demo"]
+
+_SERVICE: Final = "otel-audit-demo"
+_TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_TRACES_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_FLUSH_TIMEOUT_S: Final = 5.0
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+@click.command()
+@click.option(
+    "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="How long; 0: until it is stopped."
+)
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), default=8.0, show_default=True, help="Events a second."
+)
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the journal goes. Default: OTEL_AUDIT_DIR, else a new directory for temporary files.",
+)
+def demo(seconds: float, rate: float, directory: Path | None) -> None:
+    """Run a small service with real requests and spans, and show its audit events as they happen.
+
+    Some requests are denied, some fail, some are given up. The journal stays. With an OTLP endpoint in the environment
+    the events go to its collector, too.
+    """
+    settings = _settings(os.environ, directory)
+    with _waiting_for_signals():
+        stats = _recorded(settings, seconds, rate)
+    _tell_numbers(stats)
+    _tell_more(settings)
+
+
+def _recorded(settings: Settings, seconds: float, rate: float) -> Stats:
+    """Run the demo; its numbers after everything was delivered, or could not be in time."""
+    try:
+        audit = create_audit_logger_from_config(settings)
+    except (ConfigError, JournalUnwritable) as error:
+        raise click.UsageError(str(error)) from error
+    assert audit is not None
+    click.echo(f"journal: {_place(settings)}   events go to: {_destinations(settings)}\n", err=True)
+    with _tracing(settings.service_name) as provider:
+        try:
+            _run(audit, provider, seconds, rate)
+            audit.flush(_FLUSH_TIMEOUT_S)
+        finally:
+            audit.close()
+    return audit.stats()
+
+
+def _settings(environ: Mapping[str, str], directory: Path | None) -> Settings:
+    """The settings of the environment, with the console beside the exporters that it names."""
+    fresh = directory is None and not any(environ.get(name) for name in ("OTEL_AUDIT_DIR", "OTEL_AUDIT_CONFIG"))
+    overrides: dict[str, Any] = {"directory": Path(tempfile.gettempdir()) if fresh else directory}
+    try:
+        settings = _with_a_name(environ, {name: value for name, value in overrides.items() if value is not None})
+        others = [name for name in settings.export if name not in (ExporterName.NONE, ExporterName.CONSOLE)]
+        if others != [ExporterName.SHIP]:  # which stands alone: then nothing is shown
+            overrides["export"] = [*others, ExporterName.CONSOLE]
+        if fresh:
+            overrides["directory"] = Path(tempfile.mkdtemp(prefix="otel-audit-demo-"))
+        return _with_a_name(environ, {name: value for name, value in overrides.items() if value is not None})
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _with_a_name(environ: Mapping[str, str], overrides: Mapping[str, Any]) -> Settings:
+    settings = Settings.load(environ, overrides)
+    if settings.sources["service_name"].origin is not Origin.DEFAULT:
+        return settings
+    return Settings.load({**environ, "OTEL_SERVICE_NAME": _SERVICE}, overrides)
+
+
+def _run(audit: AuditLogger, provider: TracerProvider, seconds: float, rate: float) -> None:
+    """Let visitors use the service until the time is over, or until Ctrl-C or SIGTERM."""
+    tracer = provider.get_tracer("otel_audit.demo")
+    service = FeatureService(audit, tracer)
+    visitors = Visitors(service.port, tracer, rate=rate, events=lambda: audit.stats().emitted)
+    service.start()
+    visitors.start()
+    _wait(seconds)
+    visitors.stop()
+    service.stop()
+
+
+@contextlib.contextmanager
+def _waiting_for_signals() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM wait until they are asked for, in every thread that is started here.
+
+    Without that the system may give one to another thread, and the main thread would not wake up from its wait.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def _wait(seconds: float) -> None:
+    """Return when the time is over, or on a signal; 0: only on a signal."""
+    if seconds:
+        signal.sigtimedwait(_STOPS, seconds)
+    else:
+        signal.sigwait(_STOPS)
+
+
+@contextlib.contextmanager
+def _tracing(service_name: str) -> Iterator[TracerProvider]:
+    """Spans of the SDK. They are exported only where an endpoint for them is set; the audit events need none."""
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service_name}), shutdown_on_exit=False)
+    if any(os.environ.get(name) for name in _TRACES_ENDPOINTS):
+        # An endpoint that takes logs only refuses every batch of spans: that is no reason to write over the events.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+        provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
+    try:
+        yield provider
+    finally:
+        provider.shutdown()
+
+
+def _span_exporter() -> SpanExporter:
+    """The official exporter for the protocol of the environment, which is gRPC when nothing says another."""
+    protocol = next((word for name in _TRACES_PROTOCOLS if (word := os.environ.get(name))), OtlpProtocol.GRPC)
+    if protocol == OtlpProtocol.HTTP_PROTOBUF:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+
+        return HttpSpanExporter()
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
+
+    return GrpcSpanExporter()
+
+
+def _place(settings: Settings) -> str:
+    return "in memory" if settings.durability is Durability.MEMORY else str(settings.directory)
+
+
+def _destinations(settings: Settings) -> str:
+    shown = {ExporterName.CONSOLE: "this console", ExporterName.JSONL: str(settings.jsonl_path)}
+    if settings.otlp is not None:
+        shown[ExporterName.OTLP] = settings.otlp.endpoint
+    return ", ".join(shown.get(name, str(name)) for name in settings.export)
+
+
+def _tell_numbers(stats: Stats) -> None:
+    click.echo(
+        f"\n{stats.emitted} events: {stats.exported} delivered, {stats.pending} pending, "
+        f"{stats.quarantined} quarantined, {stats.dropped} dropped"
+    )
+    for exporter, reason in stats.blocked.items():
+        click.echo(f"{exporter} is blocked: {reason}; the events are in the journal and go out with its next owner")
+
+
+def _tell_more(settings: Settings) -> None:
+    directory = shlex.quote(str(settings.directory))
+    if settings.durability is not Durability.MEMORY:
+        click.echo(f"\nLook further:\n  otel-audit tail {directory}\n  otel-audit status {directory}")
+    if ExporterName.OTLP in settings.export:
+        click.echo("  Grafana of docker-compose.yml: http://127.0.0.1:3000, the dashboard opens by itself")
+    else:
+        click.echo(
+            "With a collector:\n  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 "
+            "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf otel-audit demo"
+        )

@@ -1,0 +1,116 @@
+"""`otel-audit doctor`: whether a service with these settings can record events here and deliver them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.view import escaped
+from otel_audit.diagnosis import (
+    Finding,
+    destination_findings,
+    directory_findings,
+    identity_findings,
+    probe_finding,
+)
+from otel_audit.errors import ConfigError
+from otel_audit.policy import read_policy
+from otel_audit.redaction import Rules
+from otel_audit.settings import ExporterName, Settings
+
+__all__ = ["doctor"]
+
+_FINDING: Final = 1
+_WRONG_USAGE: Final = 2
+_NAME_CELLS: Final = 12  # "service name"
+_REMEDY_INDENT: Final = " " * 5
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.option("--no-probe", is_flag=True, help="Send nothing: leave out whether an event is accepted.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with every check.")
+def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:
+    """Check that events can be recorded and delivered: each line is ok, or says what to do.
+
+    Run it as the user and with the environment of the service. DIR is instead of OTEL_AUDIT_DIR. Nothing is left in the
+    directory; one event of type otel_audit.doctor is sent to the endpoint.
+
+    Exit code 1 when there is something to do.
+    """
+    # gRPC's library repeats on stderr what the finding says. It reads this when it is loaded, by the exporter.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        settings = Settings.load(os.environ, {} if directory is None else {"directory": str(directory)})
+        if settings.policy is not None:
+            read_policy(settings.policy)
+        Rules.of(settings)
+        exporter = _exporter(settings)
+    except ConfigError as error:
+        click.echo(f"otel-audit doctor: {error}", err=True)
+        sys.exit(_WRONG_USAGE)
+    findings = _findings(settings, None if no_probe else exporter)
+    if as_json:
+        found = list(findings)
+        click.echo(json.dumps(_as_json(settings, found), indent=2))
+    else:
+        found = _shown(findings)
+    sys.exit(0 if all(finding.ok for finding in found) else _FINDING)
+
+
+def _exporter(settings: Settings) -> OtlpExporter | None:
+    if ExporterName.OTLP not in settings.export or settings.otlp is None:
+        return None
+    return OtlpExporter(settings.otlp)
+
+
+def _findings(settings: Settings, exporter: OtlpExporter | None) -> Iterator[Finding]:
+    yield from identity_findings(settings)
+    yield from directory_findings(settings)
+    yield from destination_findings(settings)
+    if exporter is not None:
+        yield probe_finding(settings, exporter)
+        exporter.close()
+
+
+def _as_json(settings: Settings, findings: Sequence[Finding]) -> Mapping[str, Any]:
+    return {
+        "directory": str(settings.directory),
+        "ok": all(finding.ok for finding in findings),
+        "checks": [
+            {"check": each.check, "ok": each.ok, "says": each.says, "remedy": each.remedy or None} for each in findings
+        ],
+    }
+
+
+def _shown(findings: Iterator[Finding]) -> list[Finding]:
+    """Print each finding as it comes, since the probe may take its time; all of them."""
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    found = []
+    for finding in findings:
+        console.print(_text(finding), soft_wrap=True)
+        found.append(finding)
+    return found
+
+
+def _text(finding: Finding) -> Text:
+    name = f"{finding.check:<{_NAME_CELLS}}  "
+    if finding.ok:
+        return Text.assemble(("ok   ", "green"), (name, "bold"), escaped(finding.says))
+    return Text.assemble(
+        ("FIX  ", "bold red"),
+        (name, "bold"),
+        escaped(finding.says),
+        ("\n" + _REMEDY_INDENT),
+        ("-> ", "bold yellow"),
+        (escaped(finding.remedy), "yellow"),
+    )

@@ -1,0 +1,199 @@
+"""`otel-audit replay`: send what was recorded elsewhere, or before, to an OTLP endpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from otel_audit._version import __version__
+from otel_audit.cli.destination import Destination
+from otel_audit.cli.replay_quarantine import replay_quarantine
+from otel_audit.delivery.view import escaped
+from otel_audit.errors import AuditError
+from otel_audit.journal.files import make_directory
+from otel_audit.replaying.parcel import Trouble
+from otel_audit.replaying.replay import Replay, ReplayReport
+from otel_audit.replaying.source import Kind, Source
+from otel_audit.replaying.state import ReplayState, state_path
+from otel_audit.settings import OtlpSettings, Settings
+from otel_audit.trail import SCOPE_NAME
+
+__all__ = ["replay"]
+
+_FINDING: Final = 1
+_WRONG_USAGE: Final = 2
+_TROUBLES_SHOWN: Final = 20
+
+
+@click.command()
+@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--quarantine", is_flag=True, help="Send the quarantined lines of the journal in PATH again.")
+@click.option(
+    "--state",
+    "state_directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for the file that keeps how far it came.  [default: the directory of the settings]",
+)
+@click.option("--from-start", is_flag=True, help="Send all of it, whatever was sent before.")
+@click.option(
+    "--give-up-after",
+    "give_up_after_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="How long an endpoint that is away is waited for.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
+def replay(
+    path: Path | None,
+    quarantine: bool,
+    state_directory: Path | None,
+    from_start: bool,
+    give_up_after_s: float,
+    as_json: bool,
+) -> None:
+    """Send the events in PATH to the OTLP endpoint of the settings, with their times, ids and span.
+
+    PATH is the directory of a journal, a collector's archive (a file, or a directory of them), a JSONL export, or an
+    audit log of Feast. Events without an id get one that is the same each time they are sent.
+
+    It goes on where an earlier run of the same command ended. Exit code 1 when something was not sent.
+
+    With --quarantine, PATH is the directory of a journal, by default that of the settings. Only lines in quarantine
+    are sent; what is accepted counts as exported. Processes that deliver the journal may go on.
+    """
+    if quarantine and (state_directory or from_start):
+        raise click.UsageError("--state and --from-start do not go with --quarantine: the journal keeps what is sent")
+    if path is None and not quarantine:
+        raise click.UsageError("expected PATH, the events to send, got none")
+    try:
+        with Destination.of_settings(give_up_after_s=give_up_after_s) as destination:
+            path = path or destination.settings.directory
+            if quarantine:
+                done = _quarantine(path, destination, as_json)
+            else:
+                done = _replay(path, destination, state_directory, from_start, as_json)
+    except AuditError as error:
+        click.echo(f"otel-audit replay: {error}", err=True)
+        sys.exit(_WRONG_USAGE)
+    except BrokenPipeError:
+        raise  # click ends quietly when who read us has enough
+    except OSError as error:
+        raise click.UsageError(f"expected files that can be read and written, got {error}") from error
+    sys.exit(0 if done else _FINDING)
+
+
+def _quarantine(directory: Path, destination: Destination, as_json: bool) -> bool:
+    if not directory.is_dir():
+        raise click.UsageError(f"expected the directory of a journal, got {str(directory)!r}; give PATH")
+    return replay_quarantine(directory, destination, as_json=as_json)
+
+
+def _replay(
+    path: Path, destination: Destination, state_directory: Path | None, from_start: bool, as_json: bool
+) -> bool:
+    settings, otlp = destination.settings, destination.otlp
+    source = Source(path, _header(settings))
+    state = _state(source, state_directory or settings.directory, otlp, from_start)
+    if source.kind is Kind.EVENT_LOG and settings.service_name.startswith("unknown_service"):
+        click.echo("no service name: set OTEL_SERVICE_NAME, so that the events say who recorded them", err=True)
+    report = _run(source, destination, state)
+    if as_json:
+        click.echo(json.dumps(_as_json(source, otlp, state, report), indent=2))
+    else:
+        _say(source, otlp, report)
+    return report.is_complete
+
+
+def _header(settings: Settings) -> Mapping[str, Any]:
+    """Who sends events that do not say it: this process, but for what differs from one to the next."""
+    resource = Resource.create({SERVICE_NAME: settings.service_name})
+    attributes = dict(resource.attributes)
+    if SERVICE_INSTANCE_ID not in OTELResourceDetector().detect().attributes:
+        attributes.pop(SERVICE_INSTANCE_ID, None)
+    return {
+        "resource": attributes,
+        "resource_schema_url": resource.schema_url or "",
+        "scope": {"name": SCOPE_NAME, "version": __version__},
+    }
+
+
+def _state(source: Source, directory: Path, otlp: OtlpSettings, from_start: bool) -> ReplayState:
+    make_directory(directory)
+    path = state_path(directory, source.identity, otlp.shown_endpoint)
+    if from_start:
+        return ReplayState(path)
+    state = ReplayState.load(path)
+    if state.note:
+        click.echo(state.note, err=True)
+    return state
+
+
+def _run(source: Source, destination: Destination, state: ReplayState) -> ReplayReport:
+    limits, patience = destination.limits, destination.patience
+    with _bar(source, state) as bar:
+
+        def moved(size_bytes: int) -> None:
+            bar.advance(bar.task_ids[0], size_bytes)
+
+        try:
+            return Replay(source, destination.exporter, state, limits=limits, patience=patience, moved=moved).run()
+        except OSError as error:
+            return ReplayReport(state.tally, f"expected files that can be read and written, got {error}")
+
+
+@contextmanager
+def _bar(source: Source, state: ReplayState) -> Iterator[Progress]:
+    """A progress bar on stderr, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(escaped(source.path.name), total=source.size_bytes(), completed=source.passed_bytes(state.marks))
+        yield bar
+
+
+def _as_json(source: Source, otlp: OtlpSettings, state: ReplayState, report: ReplayReport) -> Mapping[str, Any]:
+    tally = report.tally
+    return {
+        "path": str(source.path),
+        "kind": str(source.kind),
+        "endpoint": otlp.shown_endpoint,
+        "state": str(state.path),
+        "read": tally.read,
+        "sent": tally.sent,
+        "refused": tally.refused,
+        "unreadable": tally.unreadable,
+        "refused_lines": [_trouble_json(trouble) for trouble in tally.refused_lines],
+        "unreadable_lines": [_trouble_json(trouble) for trouble in tally.unreadable_lines],
+        "left": report.left or None,
+    }
+
+
+def _trouble_json(trouble: Trouble) -> Mapping[str, Any]:
+    return {"file": trouble.place.file, "line": trouble.place.line, "reason": trouble.reason}
+
+
+def _say(source: Source, otlp: OtlpSettings, report: ReplayReport) -> None:
+    tally = report.tally
+    click.echo(
+        f"{tally.sent} of {tally.read} records of the {source.kind} {escaped(str(source.path))} sent to "
+        f"{escaped(otlp.shown_endpoint)}, {tally.refused} refused, {tally.unreadable} unreadable lines"
+    )
+    troubles = [("refused", trouble) for trouble in tally.refused_lines]
+    troubles += [("unreadable", trouble) for trouble in tally.unreadable_lines]
+    for what, ((file, line), reason) in troubles[:_TROUBLES_SHOWN]:
+        click.echo(f"{escaped(file)}:{line}: {what}: {escaped(reason)}", err=True)
+    if len(troubles) > _TROUBLES_SHOWN:
+        click.echo(f"and {len(troubles) - _TROUBLES_SHOWN} more: see --json", err=True)
+    if report.left:
+        click.echo(f"not all of it is sent; the same command goes on from here: {escaped(report.left)}", err=True)

@@ -1,0 +1,170 @@
+"""`otel-audit ship`: deliver the streams of a directory that nobody delivers."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from otel_audit.cli.directory import directory_argument
+from otel_audit.cli.stop import Stop
+from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.processor import Adoption, BatchProcessor
+from otel_audit.delivery.retaining import retention_of
+from otel_audit.delivery.sweep import Sweep, SweepReport, restart
+from otel_audit.delivery.view import escaped
+from otel_audit.delivery.worker import BatchLimits
+from otel_audit.errors import AuditError
+from otel_audit.journal.files import make_directory
+from otel_audit.journal.locks import prove_locks
+from otel_audit.journal.retention import Removed, Retention
+from otel_audit.notices import Notices
+from otel_audit.settings import OtlpSettings, Settings
+
+__all__ = ["ship"]
+
+_FINDING: Final = 1
+_WRONG_USAGE: Final = 2
+_DESCRIPTORS_A_STREAM: Final = 6
+_DESCRIPTORS_FOR_THE_REST: Final = 64
+
+
+@click.command()
+@directory_argument
+@click.option("--once", is_flag=True, help="Deliver what is there now, then end.")
+@click.option("--again", is_flag=True, help="Send everything once more, from the oldest line that is kept.")
+@click.option("--adopt-foreign", is_flag=True, help="Also streams of other hosts: be sure they are gone.")
+@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
+def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json: bool) -> None:
+    """Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write.
+
+    Streams of every service are sent as their writers would have sent them. Without --once it goes on until SIGTERM or
+    Ctrl-C. With --once each stream is tried as far as it goes; a destination that is away is not waited for.
+
+    Exit code 1 when something is left.
+    """
+    try:
+        settings = Settings.load(os.environ, {"export": "otlp", "directory": str(directory)})
+        assert settings.otlp is not None  # it is read because export names it
+        exporter = OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s)
+        make_directory(directory)
+        prove_locks(directory)
+    except AuditError as error:
+        click.echo(f"otel-audit ship: {error}", err=True)
+        sys.exit(_WRONG_USAGE)
+    adoption = Adoption(_every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once())
+    if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
+        click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)
+    notices = Notices()
+    retention = retention_of(settings, adoption, [exporter.name], notices)
+    with Stop() as stop:
+        if once:
+            code = _ship_once(settings, settings.otlp, exporter, adoption, stop, as_json)
+            _remove(settings, retention, stop)
+            sys.exit(code)
+        processor = BatchProcessor(
+            settings.directory,
+            [exporter],
+            adoption=adoption,
+            limits=_limits(settings),
+            file_mode=settings.file_mode,
+            notices=notices,
+            retention=retention,
+        )
+        sys.exit(_ship_on(settings, settings.otlp, processor, stop, as_json))
+
+
+def _ship_once(
+    settings: Settings, otlp: OtlpSettings, exporter: OtlpExporter, adoption: Adoption, stop: Stop, as_json: bool
+) -> int:
+    sweep = Sweep(
+        settings.directory,
+        exporter,
+        adoption,
+        limits=_limits(settings),
+        file_mode=settings.file_mode,
+        stopped=stop,
+    )
+    report = sweep.run()
+    exporter.close()
+    if as_json:
+        click.echo(json.dumps(_once_json(settings, otlp, report), indent=2))
+    else:
+        _say(otlp, report)
+    return _FINDING if report.left else 0
+
+
+def _remove(settings: Settings, retention: Retention | None, stop: Stop) -> None:
+    """What is delivered and old goes; that it cannot be removed is said, and costs no event."""
+    if retention is None:
+        return
+    try:
+        removed = retention.look(stopped=stop)
+    except OSError as error:
+        click.echo(f"otel-audit ship: {settings.directory}: old events cannot be removed: {error}", err=True)
+        return
+    if removed != Removed():
+        click.echo(f"retention removed {removed.segments} segments, {removed.bytes} bytes", err=True)
+
+
+def _ship_on(settings: Settings, otlp: OtlpSettings, processor: BatchProcessor, stop: Stop, as_json: bool) -> int:
+    click.echo(f"shipping {settings.directory} to {otlp.shown_endpoint} until Ctrl-C or SIGTERM", err=True)
+    processor.start()
+    stop.wait()
+    blocked = processor.blocked()
+    delivered = processor.close(timeout_s=settings.close_timeout_s)
+    if as_json:
+        reason = next(iter(blocked.values()), None)
+        click.echo(json.dumps({**_place(settings, otlp), "delivered": delivered, "blocked": reason}, indent=2))
+    else:
+        click.echo("stopped; all is delivered" if delivered else "stopped; events wait in the journal", err=True)
+    return 0 if delivered else _FINDING
+
+
+def _every(header: Mapping[str, Any]) -> bool:
+    return True
+
+
+def _leaves_delivery(header: Mapping[str, Any]) -> bool:
+    """Whether a writer that lives leaves the delivery to this command."""
+    return header.get("export") == ["ship"]
+
+
+def _streams_at_once() -> int:
+    """Streams of live writers are held for as long as these live: as many as the descriptors suffice for."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (min(allowed, 1 << 16) - _DESCRIPTORS_FOR_THE_REST) // _DESCRIPTORS_A_STREAM)
+
+
+def _limits(settings: Settings) -> BatchLimits:
+    return BatchLimits(settings.batch_count, settings.batch_bytes, settings.backoff_cap_s)
+
+
+def _once_json(settings: Settings, otlp: OtlpSettings, report: SweepReport) -> Mapping[str, Any]:
+    return {
+        **_place(settings, otlp),
+        "streams": report.streams,
+        "exported": report.exported,
+        "quarantined": report.quarantined,
+        "system": report.system,
+        "left": [{"stream_id": left.stream_id, "reason": left.reason} for left in report.left],
+    }
+
+
+def _place(settings: Settings, otlp: OtlpSettings) -> dict[str, str]:
+    return {"directory": str(settings.directory), "endpoint": otlp.shown_endpoint}
+
+
+def _say(otlp: OtlpSettings, report: SweepReport) -> None:
+    click.echo(
+        f"{report.exported} events and {report.system} system lines of {report.streams} streams sent to "
+        f"{escaped(otlp.shown_endpoint)}, {report.quarantined} quarantined"
+    )
+    for left in report.left:
+        click.echo(f"{left.stream_id}: left: {escaped(left.reason)}", err=True)

@@ -1,0 +1,176 @@
+"""`otel-audit status`: what became of the events in a directory, and what keeps them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from otel_audit.cli.directory import directory_argument
+from otel_audit.delivery.view import escaped
+from otel_audit.journal.census import Census, Counts, StreamCensus, census
+from otel_audit.journal.cursor import Progress
+
+__all__ = ["status"]
+
+_FINDING: Final = 1
+_STREAMS_SHOWN: Final = 20
+_PIPE_COLUMNS: Final = 200
+_STATES: Final = {True: "live", False: "ended", None: "unknown"}
+
+
+@click.command()
+@directory_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with every stream.")
+def status(directory: Path, as_json: bool) -> None:
+    """Count what became of the events.
+
+    emitted = exported + pending + quarantined + dropped.
+    Exit code 1 when events wait for a blocked exporter, are quarantined, or were dropped.
+    """
+    try:
+        counted = census(directory)
+    except OSError as error:
+        raise click.UsageError(f"{directory}: expected a journal that can be read, got {error}") from error
+    if as_json:
+        click.echo(json.dumps(_as_json(counted), indent=2))
+    else:
+        _print(counted)
+    sys.exit(_FINDING if counted.is_stuck else 0)
+
+
+def _as_json(counted: Census) -> Mapping[str, Any]:
+    return {
+        "directory": str(counted.directory),
+        "time": _time(counted),
+        **_numbers(counted.totals),
+        "removed": _numbers(counted.removed),
+        "streams": [_stream_json(stream) for stream in counted.streams],
+    }
+
+
+def _stream_json(stream: StreamCensus) -> Mapping[str, Any]:
+    return {
+        "stream_id": stream.stream_id,
+        "service_name": stream.service_name,
+        "state": _STATES[stream.live],
+        **_numbers(stream.counts),
+        "exporters": {name: _progress_json(progress) for name, progress in stream.exporters.items()},
+    }
+
+
+def _progress_json(progress: Progress) -> Mapping[str, Any]:
+    return {
+        "segment": progress.position.segment,
+        "offset": progress.position.offset,
+        "seq": progress.position.seq,
+        "exported": progress.exported,
+        "quarantined": progress.quarantined,
+        "quarantine": [
+            {"first_seq": entry.first_seq, "last_seq": entry.last_seq, "reason": entry.reason}
+            for entry in progress.quarantine
+        ],
+        "damaged": progress.damaged,
+        "blocked": progress.blocked or None,
+    }
+
+
+def _numbers(counts: Counts) -> dict[str, int]:
+    return {
+        "emitted": counts.emitted,
+        "exported": counts.exported,
+        "pending": counts.pending,
+        "quarantined": counts.quarantined,
+        "dropped": counts.dropped,
+        "system": counts.system,
+    }
+
+
+def _print(counted: Census) -> None:
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=_PIPE_COLUMNS)
+    totals = counted.totals
+    console.print(Text(f"{escaped(str(counted.directory))}  {_time(counted)}", "bold"), soft_wrap=True)
+    console.print(
+        f"emitted {totals.emitted} = exported {totals.exported} + pending {totals.pending} + quarantined "
+        f"{totals.quarantined} + dropped {totals.dropped}; system lines {totals.system}",
+        soft_wrap=True,
+    )
+    if counted.removed != Counts():
+        removed = counted.removed
+        console.print(
+            f"of these, removed by retention: {removed.emitted} events, {removed.system} system lines", soft_wrap=True
+        )
+    shown = _worth_a_look(counted.streams)
+    if shown:
+        console.print(_table(shown))
+    if len(shown) < len(counted.streams):
+        console.print(Text(f"and {len(counted.streams) - len(shown)} more streams: see --json", "dim"))
+    for stream in shown:
+        for name, progress in stream.exporters.items():
+            _print_troubles(console, stream.stream_id, name, progress)
+
+
+def _worth_a_look(streams: Sequence[StreamCensus]) -> list[StreamCensus]:
+    """The newest streams, and before them those that are not all delivered."""
+    ordered = sorted(streams, key=lambda stream: (_is_delivered(stream), stream.live is False, -_age_order(stream)))
+    return sorted(ordered[:_STREAMS_SHOWN], key=lambda stream: stream.stream_id)
+
+
+def _is_delivered(stream: StreamCensus) -> bool:
+    return stream.counts.emitted == stream.counts.exported
+
+
+def _age_order(stream: StreamCensus) -> int:
+    return int(stream.stream_id.replace("-", ""), 16)  # a UUIDv7 grows with time
+
+
+def _table(streams: Sequence[StreamCensus]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("stream", "service", "state"):
+        table.add_column(name, overflow="fold")
+    for name in _numbers(Counts()):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("exporters", overflow="fold")
+    for stream in streams:
+        numbers = _numbers(stream.counts)
+        table.add_row(
+            stream.stream_id,
+            Text(escaped(stream.service_name) or "-"),
+            _STATES[stream.live],
+            *(Text(str(number), _style(name, number)) for name, number in numbers.items()),
+            Text(", ".join(escaped(name) for name in stream.exporters) or "-"),
+        )
+    return table
+
+
+def _style(name: str, number: int) -> str:
+    if not number:
+        return "dim"
+    return {"pending": "yellow", "quarantined": "bold red", "dropped": "bold red", "exported": "green"}.get(name, "")
+
+
+def _print_troubles(console: Console, stream_id: str, name: str, progress: Progress) -> None:
+    where = f"{stream_id} {escaped(name)}"
+    if progress.blocked:
+        text = f"{where}: blocked behind line {progress.position.seq}: {escaped(progress.blocked)}"
+        console.print(Text(text, "bold red"), soft_wrap=True)
+    for entry in progress.quarantine:
+        lines = f"lines {entry.first_seq} to {entry.last_seq}"
+        console.print(Text(f"{where}: quarantined {lines}: {escaped(entry.reason)}", "red"), soft_wrap=True)
+    if progress.damaged:
+        console.print(Text(f"{where}: {progress.damaged} damaged pieces passed over", "red"), soft_wrap=True)
+
+
+def _time(counted: Census) -> str:
+    moment = datetime.fromtimestamp(counted.time_ns / 1e9, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,57 @@
+"""`otel-audit tail`: the last events of a journal, and those that come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from otel_audit.cli.directory import directory_argument
+from otel_audit.delivery.console import Terminal
+from otel_audit.journal.latest import Latest, Seen
+
+__all__ = ["tail"]
+
+_LOOK_EVERY_S: Final = 0.2
+
+
+@click.command()
+@directory_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is recorded from now on; end with Ctrl-C.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many to begin with."
+)
+@click.option("--json", "as_json", is_flag=True, help="The lines of the journal, byte for byte.")
+def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
+    """Show the last events, and those that come.
+
+    Of all streams, in the order in which they were recorded. Times are UTC.
+    """
+    latest = Latest(directory)
+    try:
+        _show(latest.last(lines), as_json)
+        while follow:
+            found = latest.new()
+            _show(found, as_json)
+            if not found:
+                time.sleep(_LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        return
+    except BrokenPipeError:
+        raise  # click ends quietly when who read us, such as `head`, has enough
+    except OSError as error:
+        raise click.UsageError(f"{directory}: expected a journal that can be read, got {error}") from error
+
+
+def _show(found: Sequence[Seen], as_json: bool) -> None:
+    if not found:
+        return
+    if as_json:
+        sys.stdout.buffer.write(b"".join(seen.line + b"\n" for seen in found))
+        sys.stdout.buffer.flush()
+    else:
+        Terminal(sys.stdout, dated=True).write(lambda view: (view.show(seen.line) for seen in found))

@@ -1,0 +1,70 @@
+"""Where events are sent, and whether the settings of it go together. Nothing is sent."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from otel_audit.diagnosis.finding import Finding
+from otel_audit.settings import ExporterName, Origin, OtlpProtocol, OtlpSettings, Settings
+
+__all__ = ["destination_findings"]
+
+# Source: OTLP specification: 4317 is the port of OTLP/gRPC, 4318 that of OTLP/HTTP.
+_PORTS: Final = {OtlpProtocol.GRPC: 4317, OtlpProtocol.HTTP_PROTOBUF: 4318}
+
+
+def destination_findings(settings: Settings) -> list[Finding]:
+    """Whether somebody said where events go, and whether protocol and port belong together."""
+    if ExporterName.OTLP in settings.export and settings.otlp is not None:
+        return [_endpoint(settings, settings.otlp), _protocol(settings.otlp)]
+    return [_without_otlp(settings)]
+
+
+def _without_otlp(settings: Settings) -> Finding:
+    export, source = settings.export, settings.sources["export"]
+    if export == (ExporterName.SHIP,):
+        says = "another process delivers, `otel-audit ship`: run this check with its settings too"
+        return Finding("endpoint", says)
+    if export != (ExporterName.NONE,):
+        return Finding("endpoint", f"none is needed: events go to {', '.join(export)}")
+    if source.origin is Origin.DEFAULT:
+        return Finding(
+            "endpoint",
+            "nothing says where events go: they stay in the journal",
+            "set OTEL_EXPORTER_OTLP_ENDPOINT to that of a collector, or OTEL_AUDIT_EXPORT=none if that is meant",
+        )
+    return Finding("endpoint", f"none is needed: events stay in the journal, by {source}")
+
+
+def _endpoint(settings: Settings, otlp: OtlpSettings) -> Finding:
+    return Finding("endpoint", f"{otlp.shown_endpoint} ({settings.sources['endpoint']}), {_security(otlp)}")
+
+
+def _security(otlp: OtlpSettings) -> str:
+    names = ", ".join(name for name, _ in otlp.headers)
+    headers = f", headers: {names}" if names else ", no headers"
+    if otlp.insecure or otlp.endpoint.startswith("http:"):
+        return f"without TLS{headers}"
+    client = " and a client certificate" if otlp.client_certificate else ""
+    return f"TLS with {otlp.certificate or 'the CAs of the system'}{client}{headers}"
+
+
+def _protocol(otlp: OtlpSettings) -> Finding:
+    port = _port(otlp)
+    says = otlp.protocol.value if port is None else f"{otlp.protocol.value} on port {port}"
+    for other, its_port in _PORTS.items():
+        if port == its_port and other is not otlp.protocol:
+            return Finding(
+                "protocol",
+                f"{says}, which is the port of {other.value}",
+                f"set OTEL_EXPORTER_OTLP_PROTOCOL={other.value}, or port {_PORTS[otlp.protocol]} in the endpoint",
+            )
+    return Finding("protocol", says)
+
+
+def _port(otlp: OtlpSettings) -> int | None:
+    parts = urlsplit(otlp.endpoint)
+    if parts.scheme not in ("http", "https"):
+        return None  # gRPC's own kinds of address
+    return parts.port or (443 if parts.scheme == "https" else 80)

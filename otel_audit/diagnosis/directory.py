@@ -1,0 +1,200 @@
+"""Whether a journal can be kept in its directory. Nothing is left there, and a missing directory is not made.
+
+Who asks may be another user than the service: a directory that root had made would lock the service out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from otel_audit.diagnosis.finding import Finding
+from otel_audit.diagnosis.mounts import UNFIT, mount_of, mounts_of_this_process
+from otel_audit.errors import JournalUnwritable
+from otel_audit.journal.locks import prove_locks
+from otel_audit.settings import Durability, ExporterName, Settings
+
+__all__ = ["directory_findings"]
+
+_GIB: Final = 1024**3
+# Below that a burst, or an hour without a collector, may fill the disk before anybody looks.
+_FREE_BYTES: Final = _GIB
+_FREE_SEGMENTS: Final = 10
+# A stream is four files; a service that restarts makes a few a day.
+_FREE_FILES: Final = 1000
+# Kernels stamp files by a clock that is milliseconds behind, some file systems by full seconds; more is another clock.
+_SKEW_S: Final = 5.0
+_EARLIEST: Final = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def directory_findings(settings: Settings, *, time_ns: Callable[[], int] = time.time_ns) -> list[Finding]:
+    """What stands in the way of a journal in the directory of the settings, for the user of this process.
+
+    Also of a JSONL file that is to be elsewhere. `time_ns` is the clock that events are stamped by. With
+    durability=memory there is no directory to look at.
+    """
+    if settings.durability is Durability.MEMORY:
+        return [_in_memory(settings), _wall_clock(time_ns()), *_jsonl(settings)]
+    return [*_journal(settings, time_ns), *_jsonl(settings)]
+
+
+def _in_memory(settings: Settings) -> Finding:
+    return Finding(
+        "directory",
+        f"none is needed: at most {settings.queue_size} events or {_size(settings.queue_bytes)} wait in memory, and "
+        "what is not delivered is lost with the process",
+    )
+
+
+def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
+    directory = settings.directory
+    place = _nearest(directory)
+    try:
+        attempt = tempfile.TemporaryDirectory(prefix=".otel-audit-doctor-", dir=place)
+    except OSError as error:
+        return [_unusable(directory, place, error), _wall_clock(time_ns())]
+    with attempt as made:
+        return [
+            _usable(directory, place),
+            *([_permissions(settings)] if place == directory else []),
+            _space(place, settings.segment_bytes),
+            _file_system(place),
+            _locks(Path(made)),
+            _clock(Path(made), time_ns),
+        ]
+
+
+def _jsonl(settings: Settings) -> list[Finding]:
+    path = settings.jsonl_path
+    is_looked_at = path.parent == settings.directory and settings.durability is not Durability.MEMORY
+    if ExporterName.JSONL not in settings.export or is_looked_at:
+        return []
+    place = _nearest(path.parent)
+    try:
+        tempfile.TemporaryDirectory(prefix=".otel-audit-doctor-", dir=place).cleanup()
+    except OSError as error:
+        says = f"{path}: expected a directory for it that can be written, got {error.strerror or error} at {place}"
+        return [Finding("jsonl", says, "give its user the right to write there, or set OTEL_AUDIT_JSONL_PATH")]
+    return [Finding("jsonl", f"{path} can be written by uid {os.geteuid()}")]
+
+
+def _nearest(directory: Path) -> Path:
+    """The directory, or the lowest one above it that exists."""
+    return next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+
+
+def _usable(directory: Path, place: Path) -> Finding:
+    user = f"by uid {os.geteuid()}"
+    if place == directory:
+        return Finding("directory", f"{directory} can be written {user}")
+    return Finding("directory", f"{directory} does not exist yet, and can be made {user}")
+
+
+def _unusable(directory: Path, place: Path, error: OSError) -> Finding:
+    return Finding(
+        "directory",
+        f"{directory}: expected a directory that uid {os.geteuid()} can make and write, got {error.strerror or error} "
+        f"at {place}",
+        f"mount a writable volume at {directory}, give its user the right to write, or set OTEL_AUDIT_DIR",
+    )
+
+
+def _permissions(settings: Settings) -> Finding:
+    """Others can read an event only if they may enter the directory and a file lets them."""
+    directory = settings.directory
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    shown = f"{directory} has mode {mode:04o}"
+    if mode & stat.S_IWOTH:
+        return Finding(
+            "permissions", f"{shown}: every user can remove and replace its files", f"chmod o-rwx {directory}"
+        )
+    if mode & stat.S_IXOTH and settings.file_mode & stat.S_IROTH:
+        says = f"{shown} and its files {settings.file_mode:04o}: every user can read the events"
+        return Finding("permissions", says, f"chmod o-rwx {directory}, or set OTEL_AUDIT_FILE_MODE=0640")
+    readable = next(_readable_by_all(directory), None) if mode & stat.S_IXOTH else None
+    if readable is not None:
+        return Finding("permissions", f"{shown}: every user can read {readable} in it", f"chmod o-rwx {directory}")
+    return Finding("permissions", f"{shown}; other users can read no event")
+
+
+def _readable_by_all(directory: Path) -> Iterator[str]:
+    for name in os.listdir(directory) if os.access(directory, os.R_OK) else ():
+        with contextlib.suppress(FileNotFoundError):  # a journal that lives removes files
+            mode = os.stat(directory / name, follow_symlinks=False).st_mode
+            if stat.S_ISREG(mode) and mode & stat.S_IROTH:
+                yield name
+
+
+def _space(place: Path, segment_bytes: int) -> Finding:
+    found = os.statvfs(place)
+    free = found.f_bavail * found.f_frsize
+    needed = max(_FREE_BYTES, _FREE_SEGMENTS * segment_bytes)
+    says = f"{_size(free)} free"
+    if free < needed:
+        return Finding(
+            "space", f"{says}, expected {_size(needed)}", "free space, or set OTEL_AUDIT_DIR to a larger disk"
+        )
+    if found.f_files and found.f_favail < _FREE_FILES:
+        says = f"{says}, but room for {found.f_favail} files only, expected {_FREE_FILES}"
+        return Finding("space", says, "remove files there, or set OTEL_AUDIT_DIR to another disk")
+    return Finding("space", says)
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 1024**2:.1f} MiB"
+
+
+def _file_system(place: Path) -> Finding:
+    try:
+        mount = mount_of(place.resolve(), mounts_of_this_process())
+    except OSError:
+        mount = None
+    if mount is None:
+        says = f"of {place}: expected its mount in /proc/self/mountinfo, got none"
+        return Finding("file system", says, "make sure that OTEL_AUDIT_DIR is on a local disk")
+    if unfit := UNFIT.get(mount.kind):
+        return Finding("file system", f"{mount.kind} at {mount.point}: {unfit.why}", unfit.remedy)
+    return Finding("file system", f"{mount.kind} at {mount.point}")
+
+
+def _locks(made: Path) -> Finding:
+    try:
+        prove_locks(made)
+    except JournalUnwritable as error:
+        says, _, remedy = str(error).rpartition("; ")
+        return Finding("locks", says, remedy)
+    return Finding("locks", "a second process is kept out")
+
+
+def _clock(made: Path, time_ns: Callable[[], int]) -> Finding:
+    before_ns = time_ns()
+    try:
+        with tempfile.TemporaryFile(dir=made) as file:
+            stamp_ns = os.fstat(file.fileno()).st_mtime_ns
+    except OSError as error:
+        says = f"expected to make a file in {made.parent}, got {error.strerror or error}"
+        return Finding("clock", says, "free space, or set OTEL_AUDIT_DIR to another disk")
+    after_ns = time_ns()
+    skew_s = max(before_ns - stamp_ns, stamp_ns - after_ns) / 1e9
+    if skew_s > _SKEW_S:
+        says = f"{_moment(after_ns)}, which is {skew_s:.0f} s off the {_moment(stamp_ns)} of the file system"
+        return Finding("clock", says, "keep both machines on one time (NTP), or set OTEL_AUDIT_DIR to a local disk")
+    return _wall_clock(after_ns)
+
+
+def _wall_clock(now_ns: int) -> Finding:
+    if now_ns / 1e9 < _EARLIEST.timestamp():
+        says = f"expected a time after {_EARLIEST:%Y-%m-%d}, got {_moment(now_ns)}"
+        return Finding("clock", says, "set the clock of the machine, and keep it right (NTP)")
+    return Finding("clock", _moment(now_ns))
+
+
+def _moment(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,102 @@
+"""One real event through a journal of its own, to the endpoint of the settings: whether it is accepted there."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from otel_audit.delivery.batch import Batch
+from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.outcomes import Accepted
+from otel_audit.diagnosis.finding import Finding
+from otel_audit.diagnosis.remedies import remedy_for
+from otel_audit.errors import AuditUnavailable
+from otel_audit.event import AuditEvent, Outcome
+from otel_audit.journal.cursor import Position
+from otel_audit.journal.files import streams_in
+from otel_audit.journal.reader import StreamReader
+from otel_audit.settings import Durability, ExporterName, Settings
+from otel_audit.trail import Trail
+
+__all__ = ["PROBE_EVENT_TYPE", "probe_finding"]
+
+PROBE_EVENT_TYPE: Final = "otel_audit.doctor"
+_MAX_LINES: Final = 100
+_MAX_BYTES: Final = 1 << 20
+
+
+def probe_finding(settings: Settings, exporter: OtlpExporter) -> Finding:
+    """Whether the endpoint accepts an event of this service now. It takes at most the time-out of the settings.
+
+    The stream that it is in is sent as a whole, so that nothing is missing to whoever verifies the store.
+    """
+    try:
+        batch = _in_memory(settings) if settings.durability is Durability.MEMORY else _in_a_file(settings)
+    except (AuditUnavailable, OSError) as error:
+        says = f"expected a journal for the probe in {tempfile.gettempdir()}, got {error}"
+        return Finding("probe", says, "set TMPDIR to a directory that can be written")
+    started = time.monotonic()
+    outcome = exporter.export(batch)
+    took_ms = (time.monotonic() - started) * 1000
+    if isinstance(outcome, Accepted):
+        warning = f"; it says: {outcome.warning}" if outcome.warning else ""
+        return Finding("probe", f"an event was accepted in {took_ms:.0f} ms{warning}")
+    return Finding("probe", outcome.reason, remedy_for(outcome.reason))
+
+
+class _Kept:
+    """Keeps what it is given, for somebody else to send. See `Exporter`."""
+
+    name = "otlp"
+    delay_s = 0.0
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def export(self, batch: Batch) -> Accepted:
+        """Keep it."""
+        self.batches.append(batch)
+        return Accepted()
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def _in_memory(settings: Settings) -> Batch:
+    """The lines that a service with these settings makes for one event. No file is written."""
+    kept = _Kept()
+    trail = Trail(settings, exporters=[kept])
+    _record(trail)
+    trail.close()
+    lines = [line for batch in kept.batches for line in batch.lines]
+    return Batch(kept.batches[0].header, lines)
+
+
+def _record(trail: Trail) -> None:
+    trail.emit(
+        AuditEvent(
+            event_type=PROBE_EVENT_TYPE,
+            outcome=Outcome.SUCCESS,
+            detail="otel-audit doctor asks whether events are accepted",
+        )
+    )
+
+
+def _in_a_file(settings: Settings) -> Batch:
+    """The lines that a service with these settings writes for one event."""
+    with tempfile.TemporaryDirectory(prefix="otel-audit-doctor-") as made:
+        # Without retention, whose thread would write to the directory while it is removed.
+        here = replace(settings, directory=Path(made), export=(ExporterName.NONE,), retention_days=0, retention_bytes=0)
+        trail = Trail(here, exporters=[])
+        _record(trail)
+        trail.close()
+        (files,) = streams_in(here.directory)
+        reader = StreamReader(files)
+        try:
+            chunk = reader.read(Position(), max_lines=_MAX_LINES, max_bytes=_MAX_BYTES)
+        finally:
+            reader.close()
+        return Batch(chunk.header, chunk.lines)

@@ -1,0 +1,204 @@
+"""`otel-audit demo` as a process: what it shows, what it leaves behind, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.chain_check import application_events
+from tests.servers import Collector, poll
+from tests.servers.otlp_server import OtlpServer, accepted
+
+SECRETS = ("hunter2", "sunflower-42", "bicycle-17", "turnip-99")
+KINDS = {
+    ("http.request", "success"),
+    ("http.request", "denied"),
+    ("http.request", "failure"),
+    ("http.request", "error"),
+    ("http.request", "cancelled"),
+    ("mcp.tools.call", "success"),
+    ("mcp.tools.call", "error"),
+    ("authn.success", "success"),
+    ("authn.failure", "failure"),
+    ("authz.decision", "allow"),
+    ("authz.decision", "deny"),
+}
+
+COMMAND = (sys.executable, "-c", "from otel_audit.cli import main; main()", "demo")
+
+
+def _environment(tmp_path: Path, variables: dict[str, str]) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return {**plain, "TMPDIR": str(tmp_path), **variables}
+
+
+class Demo:
+    """A demo that goes on until it is stopped. What it writes goes to files: a full pipe would hold it up."""
+
+    def __init__(self, place: Path, options: tuple[str, ...], variables: dict[str, str]) -> None:
+        self._stdout, self._stderr = place / "stdout", place / "stderr"
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*COMMAND, "--seconds", "0", "--rate", "200", *options],
+                env=_environment(place, variables),
+                stdout=stdout,
+                stderr=stderr,
+            )
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
+        """What it wrote to stdout and stderr, after it ended without an error."""
+        self.process.send_signal(number)
+        status = self.process.wait(timeout=60)
+        printed, shown = (path.read_text(encoding="utf-8") for path in (self._stdout, self._stderr))
+        assert status == 0, shown
+        return printed, shown
+
+
+@contextmanager
+def _started(tmp_path: Path, *options: str, **variables: str) -> Iterator[Demo]:
+    demo = Demo(tmp_path, options, variables)
+    try:
+        yield demo
+    finally:
+        demo.process.kill()
+        demo.process.wait()
+
+
+def _lines(directory: Path) -> list[dict[str, Any]]:
+    """The events so far, while lines are still being written."""
+    whole = [piece for path in directory.glob("*.0*.jsonl") for piece in path.read_bytes().split(b"\n")[:-1]]
+    return [event for line in whole if "system" not in (event := json.loads(line))]
+
+
+def _kinds(events: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(event["event_type"], event["outcome"]) for event in events}
+
+
+def _until_everything_happened(directory: Path) -> None:
+    poll(lambda: _kinds(_lines(directory)), until=KINDS.issubset, timeout_s=60, what="every kind of event")
+
+
+def test_everything_that_can_become_of_a_request_happens_is_shown_and_is_in_the_journal(tmp_path: Path) -> None:
+    with _started(tmp_path, "--dir", str(tmp_path / "journal")) as demo:
+        _until_everything_happened(tmp_path / "journal")
+        printed, shown = demo.stop()
+
+    events = application_events(tmp_path / "journal")
+    assert _kinds(events) == KINDS
+    assert f"{len(events)} events: {len(events)} delivered, 0 pending, 0 quarantined, 0 dropped" in printed
+    assert len([line for line in shown.split("\n") if re.match(r"\d\d:\d\d:\d\d\.\d{3}Z ", line)]) == len(events)
+    assert f"otel-audit tail {tmp_path / 'journal'}" in printed
+
+
+def test_every_event_belongs_to_the_trace_of_its_request(tmp_path: Path) -> None:
+    with _started(tmp_path, "--dir", str(tmp_path / "journal")) as demo:
+        _until_everything_happened(tmp_path / "journal")
+        demo.stop()
+
+    by_request: dict[str, set[str]] = {}
+    for event in application_events(tmp_path / "journal"):
+        by_request.setdefault(event["request_id"], set()).add(event["trace_id"])
+
+    assert {len(traces) for traces in by_request.values()} == {1}
+    assert len(set.union(*by_request.values())) == len(by_request)
+
+
+def test_no_password_or_token_is_shown_or_kept(tmp_path: Path) -> None:
+    with _started(tmp_path, "--dir", str(tmp_path / "journal")) as demo:
+        _until_everything_happened(tmp_path / "journal")
+        printed, shown = demo.stop()
+
+    left = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "journal").glob("*.jsonl"))
+    assert [secret for secret in SECRETS if secret in printed + shown + left] == []
+    failed = next(event for event in application_events(tmp_path / "journal") if event["event_type"] == "authn.failure")
+    assert failed["redacted"] == ["$.detail"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_it_with_every_event_delivered_and_no_lock_left(tmp_path: Path, number: signal.Signals) -> None:
+    with _started(tmp_path, OTEL_AUDIT_DIR=str(tmp_path / "journal")) as demo:
+        poll(lambda: len(_lines(tmp_path / "journal")), until=lambda count: count > 20, what="some events")
+        printed, _ = demo.stop(number)
+
+    assert " 0 pending" in printed
+    assert list((tmp_path / "journal").glob("*.writer.lock")) == []
+
+
+def test_without_a_directory_it_makes_a_new_one_and_says_which(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--seconds", "1", "--rate", "50"],
+        env=_environment(tmp_path, {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    [directory] = tmp_path.glob("otel-audit-demo-*")
+    assert f"otel-audit status {directory}" in done.stdout
+    assert 0 < len(application_events(directory)) < 200  # the rate is kept
+
+
+def test_with_an_endpoint_the_same_events_reach_the_collector(tmp_path: Path, collector: Collector) -> None:
+    endpoint = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces",  # nobody is there: no reason to fail
+    }
+    with _started(tmp_path, "--dir", str(tmp_path / "journal"), **endpoint) as demo:
+        _until_everything_happened(tmp_path / "journal")
+        demo.stop()
+
+    events = application_events(tmp_path / "journal")
+    records = poll(collector.archive, until=lambda found: len(found) > len(events), what="the records in the archive")
+    assert sorted(event["event_id"] for event in events) == sorted(
+        record.attributes["audit.record.id"] for record in records if not record.event_name.startswith("audit.")
+    )
+    assert {record.resource["service.name"] for record in records} == {"otel-audit-demo"}
+
+
+def test_spans_go_straight_to_their_own_endpoint_and_are_those_of_the_events(tmp_path: Path) -> None:
+    with OtlpServer() as tempo:
+        tempo.will_answer(accepted())
+        traces = {
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{tempo.base_url}/v1/traces",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        }
+        with _started(tmp_path, "--dir", str(tmp_path / "journal"), **traces) as demo:
+            _until_everything_happened(tmp_path / "journal")
+            demo.stop()
+        exported = {
+            (span.trace_id.hex(), span.span_id.hex())
+            for received in tempo.requests
+            for resource_spans in ExportTraceServiceRequest.FromString(received.body).resource_spans
+            for scope_spans in resource_spans.scope_spans
+            for span in scope_spans.spans
+        }
+
+    events = application_events(tmp_path / "journal")
+    assert {(event["trace_id"], event["span_id"]) for event in events} <= exported
+
+
+def test_a_wrong_setting_is_wrong_usage_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        COMMAND,
+        env=_environment(tmp_path, {"OTEL_AUDIT_BATCH_COUNT": "many"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 2
+    assert "OTEL_AUDIT_BATCH_COUNT" in done.stderr
+    assert list(tmp_path.iterdir()) == []
