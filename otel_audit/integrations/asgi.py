@@ -1,0 +1,142 @@
+"""The middleware for FastAPI, Starlette and every other ASGI application: one event for each request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from typing import Final
+
+from otel_audit.errors import AuditUnavailable
+from otel_audit.integrations.asgi_exchange import Exchange, exchange_of, leave_out
+from otel_audit.integrations.asgi_inbox import Inbox
+from otel_audit.integrations.asgi_lifespan import Lifespan
+from otel_audit.integrations.asgi_outbox import Outbox
+from otel_audit.integrations.asgi_recording import Recording, SwiftRecording
+from otel_audit.integrations.asgi_types import ASGIApp, Receive, Scope, Send
+from otel_audit.integrations.client_address import TrustedProxies
+from otel_audit.integrations.parent import within
+from otel_audit.integrations.principals import Principals, PrincipalSource, principal_of
+from otel_audit.logger import AuditLogger
+from otel_audit.notices import Notices
+from otel_audit.policy.rule import Glob
+from otel_audit.settings import ForwardedHeader
+
+__all__ = ["REFUSAL", "AuditMiddleware", "set_principal"]
+
+REFUSAL: Final = b"The request could not be recorded in the audit trail, and was refused.\n"
+"""What the client is told, with status 503, where the loss rule is `closed`: nothing of the server's disk."""
+
+
+_current: ContextVar[Exchange | None] = ContextVar("otel_audit_exchange", default=None)
+
+
+def set_principal(principal: object) -> None:
+    """The request or connection that runs here has this principal, whatever else says so; nothing happens outside one.
+
+    An `AuditPrincipal`, a name, claims of a verified token, or an object of a user. It is seen from any task or thread
+    of the request, from a synchronous dependency too, where a ContextVar of one's own would be lost.
+    """
+    exchange = _current.get()
+    if exchange is not None:
+        exchange.told = principal_of(principal)
+
+
+class AuditMiddleware:
+    """Records one event for each HTTP request (`http.request`) and each WebSocket connection (`websocket.session`).
+
+    The event is in the trail when the application has sent the last byte, or when it ends without that. Where the loss
+    rule of a request is `closed`, its begin is in the trail before the application is called, or the client gets 503.
+    What the application raises goes on as it was. The lifespan holds the logger: the last of its users closes it.
+
+    `principal`: where the application keeps its user, if not where `Principals` looks by itself. `exclude`: paths
+    without an event, `*` standing for anything. `audit_id_header`: the answer names its event in `X-Audit-Id`.
+    `trusted_proxies` and `forwarded_header` come before the settings of the same names.
+
+    Raises:
+        ConfigError: a proxy is no address, no network and not `unix`, or it is everybody.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        audit: AuditLogger,
+        principal: PrincipalSource | None = None,
+        exclude: Sequence[str] = (),
+        trusted_proxies: Iterable[str] | None = None,
+        forwarded_header: ForwardedHeader | None = None,
+        audit_id_header: bool = False,
+    ) -> None:
+        self.app = app
+        self._audit = audit
+        self._notices = Notices()
+        self._principals = Principals(principal, self._notices)
+        self._excluded = frozenset(path for path in exclude if "*" not in path)
+        self._excluded_globs = tuple(Glob(path) for path in exclude if "*" in path)
+        self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
+        self._names_event = audit_id_header
+        self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Source: ASGI specification 3.0."""
+        if scope["type"] == "lifespan":
+            await Lifespan(self.app, self._audit, receive, send).run(scope)
+        elif scope["type"] not in ("http", "websocket") or exchange_of(scope) is not None:
+            await self.app(scope, receive, send)  # the second: one of this kind records it already, outside of this one
+        elif self._is_excluded(scope["path"]):
+            leave_out(scope)
+            await self.app(scope, receive, send)
+        else:
+            await self._record(Exchange(scope, self._proxies), receive, send)
+
+    def _is_excluded(self, path: str) -> bool:
+        return path in self._excluded or any(glob.matches(path) for glob in self._excluded_globs)
+
+    async def _record(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        is_swift = self._is_swift and exchange.scope["type"] == "http"
+        make = SwiftRecording if is_swift else Recording
+        recording = make(self._audit, exchange, self._principals, self._notices)
+        try:
+            await recording.begin()
+        except AuditUnavailable:
+            exchange.forget()
+            await _refuse(exchange.scope, send)
+            return
+        inbox = Inbox(receive, exchange.progress, recording.end)
+        outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
+        token = _current.set(exchange)
+        try:
+            with within(exchange.own_id):
+                await self.app(exchange.scope, inbox, outbox)
+            await recording.end(None)
+        except BaseException as error:
+            await recording.end(error)
+            raise
+        finally:
+            exchange.forget()
+            _current.reset(token)
+
+
+def _proxies(audit: AuditLogger, given: Iterable[str] | None, header: ForwardedHeader | None) -> TrustedProxies:
+    settings = audit.settings
+    if given is None:
+        given = settings.trusted_proxies if settings is not None else ()
+    if header is None:
+        header = settings.forwarded_header if settings is not None else ForwardedHeader.X_FORWARDED_FOR
+    return TrustedProxies(given, ForwardedHeader(header))
+
+
+async def _refuse(scope: Scope, send: Send) -> None:
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1013})  # before accept: the server answers 403
+            return
+        kind = "websocket.http.response"
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(REFUSAL)).encode()),
+        (b"retry-after", b"5"),
+    ]
+    await send({"type": f"{kind}.start", "status": 503, "headers": headers})
+    await send({"type": f"{kind}.body", "body": REFUSAL})

@@ -1,0 +1,160 @@
+"""One HTTP request or WebSocket connection: what is known of it from its scope, at its begin and at its end."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from otel_audit import draft
+from otel_audit.draft import SpanIds
+from otel_audit.event import AuditPrincipal, Outcome
+from otel_audit.integrations.asgi_progress import HttpProgress, Progress, SocketProgress
+from otel_audit.integrations.asgi_types import Scope
+from otel_audit.integrations.client_address import TrustedProxies
+from otel_audit.integrations.parent import parent_id
+from otel_audit.logger import AuditLogger, mcp_audit_request_id
+
+__all__ = ["HTTP_REQUEST", "WEBSOCKET_SESSION", "Exchange", "exchange_of", "is_left_out", "leave_out"]
+
+HTTP_REQUEST: Final = "http.request"
+WEBSOCKET_SESSION: Final = "websocket.session"
+
+_LONG_NS: Final = 100_000_000
+_KEY: Final = "otel_audit.exchange"
+_LEFT_OUT: Final = "otel_audit.left_out"
+# What proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
+_SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
+
+
+class Exchange:
+    """The state of one request or connection. `told`: the principal that the application named by `set_principal`.
+
+    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end.
+    """
+
+    __slots__ = (
+        "_ended_ns",
+        "_root_path",
+        "_span",
+        "_started_ns",
+        "event_id",
+        "event_type",
+        "ip",
+        "method",
+        "own_id",
+        "parent_id",
+        "path",
+        "progress",
+        "request_id",
+        "scope",
+        "told",
+        "transport",
+        "user_agent",
+    )
+
+    def __init__(self, scope: Scope, proxies: TrustedProxies) -> None:
+        self._started_ns = time.perf_counter_ns()
+        self._ended_ns = 0
+        self.scope = scope
+        is_http = scope["type"] == "http"
+        self.progress: Progress = HttpProgress() if is_http else SocketProgress()
+        self.event_type = HTTP_REQUEST if is_http else WEBSOCKET_SESSION
+        self.transport = "http" if is_http else "websocket"
+        self.method: str = scope["method"] if is_http else "GET"
+        path: str = scope["path"]
+        # Decoded by the server: a question mark in it is no begin of a query.
+        self.path = path.replace("?", "%3F") if "?" in path else path
+        self._root_path: str = scope.get("root_path", "")
+        self.event_id = self.own_id = str(draft.new_id())
+        self.parent_id = parent_id()
+        self._span = SpanIds.active(None)
+        self.told: AuditPrincipal | None = None
+        self._read_headers(proxies)
+        scope[_KEY] = self
+
+    def _read_headers(self, proxies: TrustedProxies) -> None:
+        user_agent = request_id = forwarded = None
+        header = proxies.header
+        for name, value in self.scope["headers"]:
+            if name == b"user-agent":
+                user_agent = value
+            elif name == b"x-request-id":
+                request_id = value if request_id is None else b""  # two are none
+            elif name == header:
+                forwarded = [*(forwarded or ()), value]
+        self.user_agent = None if user_agent is None else user_agent.decode("utf-8", "replace")
+        self.request_id: str = mcp_audit_request_id.get() or _sane_id(request_id) or AuditLogger.new_request_id()
+        client = self.scope.get("client")
+        peer = client[0] if client else ""
+        self.ip: str = peer if forwarded is None else proxies.client(peer, forwarded)
+
+    @property
+    def duration_ms(self) -> float:
+        """Milliseconds from its begin to its last byte, or until now."""
+        return ((self._ended_ns or time.perf_counter_ns()) - self._started_ns) / 1e6
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether it is worth a turn of the event loop to find out if the client still waits."""
+        return time.perf_counter_ns() - self._started_ns > _LONG_NS
+
+    def forget(self) -> None:
+        """It does not refer to its scope any more, which refers to it: both are free at once, without a collection."""
+        self.scope.pop(_KEY, None)
+
+    def is_over(self) -> None:
+        """The server has the last byte."""
+        self._ended_ns = time.perf_counter_ns()
+
+    @property
+    def span(self) -> SpanIds:
+        """The span that was active when it began, else the one that is active now."""
+        return SpanIds.active(None) if self._span.trace_id is UNSET else self._span
+
+    @property
+    def route(self) -> str:
+        """The template of its path, those of mounted applications included; empty where no route was met."""
+        scope = self.scope
+        route = scope.get("route")
+        inner = scope.get("fastapi")
+        # A router that is included has its prefix only here.
+        effective = inner.get("effective_route_context") if type(inner) is dict else None
+        template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else ""
+        root_path: str = scope.get("root_path", "")
+        if len(root_path) <= len(self._root_path):
+            return template if isinstance(template, str) else ""
+        return _as_template(root_path[len(self._root_path) :], scope.get("path_params") or {}) + template
+
+    def detail(self, outcome: Outcome) -> str:
+        """Method, path and status, as Feast writes them; the outcome where there is no status."""
+        return f"{self.method} {self.path} -> {self.progress.status_code or outcome.value}"
+
+
+def exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
+    """The exchange that a scope belongs to, if there is a middleware that records it."""
+    found = scope.get(_KEY)
+    return found if isinstance(found, Exchange) else None
+
+
+def leave_out(scope: Scope) -> None:
+    """What this scope stands for is not wanted, by whoever is asked first."""
+    scope[_LEFT_OUT] = True
+
+
+def is_left_out(scope: Scope) -> bool:
+    """Whether a middleware outside has passed it over because of its path."""
+    return _LEFT_OUT in scope
+
+
+def _sane_id(given: bytes | None) -> str | None:
+    return given.decode() if given is not None and _SANE_ID.fullmatch(given) else None
+
+
+def _as_template(mounted: str, path_params: Mapping[str, Any]) -> str:
+    """The path of a mount with names in the place of values."""
+    names = {str(value): f"{{{name}}}" for name, value in path_params.items()}
+    return "/".join(names.get(step, step) for step in mounted.split("/")) if names else mounted

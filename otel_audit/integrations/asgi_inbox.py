@@ -1,0 +1,75 @@
+"""What a client sends to an ASGI application, watched on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from otel_audit.integrations.asgi_progress import Progress
+from otel_audit.integrations.asgi_types import Message, Receive, Scope
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """The `receive` of one request or connection. `end` is awaited when a message of the client ends it."""
+
+    __slots__ = ("_end", "_has_all", "_kept", "_progress", "_receive", "_waiting")
+
+    def __init__(self, receive: Receive, progress: Progress, end: Callable[[None], Awaitable[None]]) -> None:
+        self._receive = receive
+        self._progress = progress
+        self._end = end
+        self._kept: deque[Message] = deque()
+        self._waiting = 0
+        self._has_all = False
+
+    async def __call__(self) -> Message:
+        """The next message, for the application."""
+        if self._kept:
+            return self._kept.popleft()
+        self._waiting += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._waiting -= 1
+        if self._see(message):
+            await self._end(None)
+        return message
+
+    async def look(self, scope: Scope) -> None:
+        """Learn whether the client has gone, where the application did not ask.
+
+        A server says it to who receives, and takes without a word what is sent to nobody. What is received here besides
+        is kept for the application. Does nothing while the application waits itself, nor before it has the body.
+        """
+        if scope["type"] != "http" or self._waiting or self._kept or asyncio._get_running_loop() is None:
+            return
+        if not self._has_all and _has_body(scope):
+            return
+        while (message := await self._at_once()) is not None:
+            self._see(message)
+            self._kept.append(message)
+            if message["type"] != "http.request" or not self._has_all:
+                return
+
+    async def _at_once(self) -> Message | None:
+        """The next message if it is there already."""
+        asked = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.sleep(0)
+        finally:
+            if not asked.done():
+                asked.cancel()
+        if not asked.done():
+            await asyncio.wait((asked,))
+        return None if asked.cancelled() or asked.exception() is not None else asked.result()
+
+    def _see(self, message: Message) -> bool:
+        self._has_all = self._has_all or message["type"] != "http.request" or not message.get("more_body", False)
+        return self._progress.received(message)
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])

@@ -1,0 +1,69 @@
+"""The lifespan of an ASGI application, which holds its audit logger, and closes it if nobody else does."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from otel_audit.integrations.asgi_types import ASGIApp, Message, Receive, Scope, Send
+from otel_audit.integrations.lease import Lease
+from otel_audit.logger import AuditLogger
+
+__all__ = ["Lifespan", "is_held"]
+
+_KEY: Final = "otel_audit.lifespan"
+
+# After these the server may end the process at once, so the logger is closed before they are passed on.
+_LAST: Final = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+
+
+def is_held(scope: Scope) -> bool:
+    """Whether this is a lifespan that holds a logger already, by a middleware outside."""
+    return _KEY in scope
+
+
+class Lifespan:
+    """One run of an application, from its startup to its shutdown, or to the failure of either."""
+
+    def __init__(self, app: ASGIApp, audit: AuditLogger, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._receive = receive
+        self._send = send
+        self._lease = Lease(audit)
+        self._knows_lifespan = False
+
+    async def run(self, scope: Scope) -> None:
+        """The application has had its lifespan; the logger is given back.
+
+        An application without one, which refuses the scope or returns from it, gets one here: nothing else would
+        close its logger, since servers run no exit handler after SIGTERM.
+        """
+        scope[_KEY] = True
+        try:
+            await self._app(scope, self._watched_receive, self._watched_send)
+        except BaseException as error:
+            if self._knows_lifespan or not isinstance(error, Exception):
+                await self._lease.give_back()
+                raise
+        if self._knows_lifespan:
+            await self._lease.give_back()
+        else:
+            await self._stand_in()
+
+    async def _watched_receive(self) -> Message:
+        self._knows_lifespan = True
+        return await self._receive()
+
+    async def _watched_send(self, message: Message) -> None:
+        self._knows_lifespan = True
+        if message["type"] in _LAST:
+            await self._lease.give_back()
+        await self._send(message)
+
+    async def _stand_in(self) -> None:
+        try:
+            await self._receive()
+            await self._send({"type": "lifespan.startup.complete"})
+            await self._receive()
+        finally:
+            await self._lease.give_back()
+        await self._send({"type": "lifespan.shutdown.complete"})

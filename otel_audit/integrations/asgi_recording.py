@@ -1,0 +1,147 @@
+"""What is written of one exchange: at most one event at its begin, exactly one at its end."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from otel_audit.draft import Action, Source
+from otel_audit.draft import Exchange as ExchangeFacts
+from otel_audit.event import AuditAction, AuditPrincipal, AuditSource
+from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
+from otel_audit.integrations.principals import Principals
+from otel_audit.logger import AuditLogger
+from otel_audit.notices import Notices
+from otel_audit.policy.facts import ROUTE_ATTRIBUTE
+
+__all__ = ["Recording", "SwiftRecording"]
+
+
+class Recording:
+    """The record of an exchange, as an operation: it waits for the disk where an event has to, and may refuse."""
+
+    __slots__ = ("_exchange", "_is_over", "_notices", "_operation", "_principals")
+
+    def __init__(self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices) -> None:
+        self._exchange = exchange
+        self._principals = principals
+        self._notices = notices
+        self._is_over = False
+        self._operation = audit.operation(
+            exchange.event_type,
+            source=AuditSource(ip=exchange.ip, transport=exchange.transport, user_agent=exchange.user_agent),
+            action=AuditAction(path=exchange.path, method=exchange.method),
+            request_id=exchange.request_id,
+        )
+
+    async def begin(self) -> None:
+        """Where the loss rule is `closed`, the begin is in the trail.
+
+        Raises:
+            AuditUnavailable: it is not; the exchange must not take place.
+        """
+        event = self._operation.event
+        event.parent_id = self._exchange.parent_id
+        self._set_span()
+        await self._operation.__aenter__()
+        begun = self._operation.begun
+        if begun is not None and begun.event_id is not None:
+            self._exchange.own_id = begun.event_id
+
+    async def end(self, error: BaseException | None) -> None:
+        """The end is recorded, once. What cannot be recorded is said and counted: there is nothing left to refuse."""
+        if self._is_over:
+            return
+        self._is_over = True
+        try:
+            self._fill(error)
+            await self._operation.__aexit__(None if error is None else type(error), error, None)
+        except Exception as failure:
+            _say_lost(self._notices, failure)
+
+    def _fill(self, error: BaseException | None) -> None:
+        exchange, event = self._exchange, self._operation.event
+        outcome = exchange.progress.outcome(error)
+        event.event_id = exchange.event_id
+        event.principal = _principal(exchange, self._principals) or event.principal
+        event.outcome = outcome.value
+        event.status_code = exchange.progress.status_code
+        event.detail = exchange.detail(outcome)
+        event.attributes = {**exchange.progress.facts, **_route_of(exchange)} or None
+        self._set_span()
+
+    def _set_span(self) -> None:
+        event, span = self._operation.event, self._exchange.span
+        if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
+            event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
+
+
+class SwiftRecording:
+    """The record of an HTTP request where no event waits for the disk and none can refuse: no model is built."""
+
+    __slots__ = ("_audit", "_exchange", "_is_over", "_notices", "_principals")
+
+    def __init__(self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices) -> None:
+        self._audit = audit
+        self._exchange = exchange
+        self._principals = principals
+        self._notices = notices
+        self._is_over = False
+
+    async def begin(self) -> None:
+        """See `Recording`: nothing is recorded."""
+
+    async def end(self, error: BaseException | None) -> None:
+        """See `Recording`."""
+        if self._is_over:
+            return
+        self._is_over = True
+        try:
+            self._record(error)
+        except Exception as failure:
+            _say_lost(self._notices, failure)
+
+    def _record(self, error: BaseException | None) -> None:
+        exchange = self._exchange
+        outcome = exchange.progress.outcome(error)
+        status_code = exchange.progress.status_code
+        route = _route_of(exchange)
+        self._audit.recorder.log_call(
+            HTTP_REQUEST,
+            exchange.request_id,
+            None,
+            None,
+            _principal(exchange, self._principals),
+            None,
+            Source(exchange.ip, "http", UNSET if exchange.user_agent is None else exchange.user_agent),
+            Action("", exchange.path, exchange.method),
+            None,
+            outcome.value,
+            exchange.duration_ms,
+            exchange.detail(outcome),
+            ExchangeFacts(
+                exchange.event_id,
+                exchange.span,
+                UNSET if status_code is None else status_code,
+                UNSET if error is None else type(error).__qualname__,
+                exchange.parent_id or UNSET,
+                route or UNSET,
+            ),
+        )
+
+
+_NO_ROUTE: Final[dict[str, Any]] = {}
+
+
+def _route_of(exchange: Exchange) -> dict[str, Any]:
+    route = exchange.route
+    return {ROUTE_ATTRIBUTE: route} if route else _NO_ROUTE
+
+
+def _principal(exchange: Exchange, principals: Principals) -> AuditPrincipal | None:
+    return exchange.told or principals.of(exchange.scope)
+
+
+def _say_lost(notices: Notices, failure: Exception) -> None:
+    notices.say("request", f"the end of a request could not be recorded: {failure}")

@@ -1,0 +1,82 @@
+"""FastMCP 4, the package `fastmcp`: a middleware that sees each call with its own exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from otel_audit.event import AuditEvent, Outcome
+from otel_audit.integrations.fastmcp_authz import decided_once
+from otel_audit.integrations.mcp_call import EVENT_TYPES, Call, FindPrincipal
+from otel_audit.integrations.mcp_recording import name_error, recorded
+from otel_audit.integrations.mcp_sdk2 import origin_of, refusal
+from otel_audit.logger import AuditLogger
+
+__all__ = ["CallRecorder", "install"]
+
+
+def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
+    """The recorder is the outermost of the server's middleware, so that what another one refuses is recorded too."""
+    from fastmcp.server.middleware import Middleware
+
+    if not any(isinstance(each, CallRecorder) for each in server.middleware):
+        kind = type("AuditMiddleware", (CallRecorder, Middleware), {})  # made here: the package is not ours to need
+        server.middleware.insert(0, kind(audit, find_principal))
+
+
+class CallRecorder:
+    """Records tool calls, resource reads and prompts: those of clients, and those that code makes on the server.
+
+    A call that a tool makes on its server is an event of its own, with the tool's as its parent.
+    """
+
+    def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
+        self._audit = audit
+        self._find_principal = find_principal
+
+    async def __call__(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """One message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
+        if context.type != "request" or context.method not in EVENT_TYPES:
+            return await call_next(context)
+        with decided_once():
+            return await recorded(
+                self._audit,
+                _call(context),
+                lambda: call_next(context),
+                refusal=refusal,
+                find_principal=self._find_principal,
+                on_error=_tool_failed if context.method == "tools/call" else _failed,
+            )
+
+
+def _call(context: Any) -> Call:
+    """The message, which may be one that a tool made, and the client's request that it is part of."""
+    message = context.message if isinstance(context.message, Mapping) else vars(context.message)
+    target = message.get("uri" if context.method == "resources/read" else "name")
+    live = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
+    return Call(
+        method=context.method,
+        target="" if target is None else str(target),
+        arguments=message.get("arguments"),
+        **({"is_local": True} if live is None else origin_of(live, live.meta)),
+    )
+
+
+def _failed(event: AuditEvent, error: BaseException) -> None:
+    from fastmcp.exceptions import AuthorizationError
+
+    cause = error.__cause__ if isinstance(error, Exception) else None  # FastMCP wraps what a tool raises
+    if isinstance(error, AuthorizationError) or isinstance(cause, PermissionError):
+        event.outcome = event.outcome or Outcome.DENIED.value
+    if cause is not None:
+        event.error_type = event.error_type or type(cause).__qualname__
+    name_error(event, error)
+
+
+def _tool_failed(event: AuditEvent, error: BaseException) -> None:
+    """FastMCP answers its own exceptions as an error of the tool, all others as one of the protocol."""
+    from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
+
+    _failed(event, error)
+    if isinstance(error, FastMCPError | NotFoundError | DisabledError):
+        event.outcome = event.outcome or "mcp_error"

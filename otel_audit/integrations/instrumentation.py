@@ -1,0 +1,90 @@
+"""What an instrumentor changes in a framework, the logger that it records to, and how the change is undone."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from otel_audit.configuration import configure
+from otel_audit.logger import AuditLogger
+
+__all__ = ["Instrumentation", "logger_of_process"]
+
+_lock = threading.Lock()
+_logger: AuditLogger | None = None
+
+
+def logger_of_process() -> AuditLogger:
+    """The one logger that all instrumentors of this process share, made from the environment when first asked for.
+
+    Raises:
+        ConfigError: a setting or the policy is wrong. Nothing was started; the next call tries again.
+        JournalUnwritable: likewise, the directory cannot be written.
+    """
+    global _logger
+    with _lock:
+        if _logger is None:
+            _logger = configure()
+        return _logger
+
+
+class Instrumentation:
+    """The methods of a framework that were wrapped, until `undo`.
+
+    What they have put into an application by then stays there, and asks `is_on` each time.
+    """
+
+    def __init__(self, audit: AuditLogger | None) -> None:
+        self._given = audit
+        self._undo: list[Callable[[], None]] = []
+        self.is_on = True
+
+    @property
+    def audit(self) -> AuditLogger:
+        """The logger that was given, else that of the process. Raises what `logger_of_process` does."""
+        return self._given if self._given is not None else logger_of_process()
+
+    def wrap(self, owner: type | ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
+        """From here on `owner.name(...)` is `wrapper(original, ...)`; in a class with its instance, subclasses too."""
+        original = getattr(owner, name)
+        inherited = name not in vars(owner)
+
+        wrapped = _wrapped(original, wrapper)
+
+        def undo() -> None:
+            if vars(owner).get(name) is not wrapped:
+                return  # somebody wrapped it again: `is_on` makes ours harmless
+            if inherited:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, original)
+
+        setattr(owner, name, wrapped)
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """The framework is as it was, and applications that are built already record nothing here any more."""
+        self.is_on = False
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
+
+
+def _wrapped(original: Any, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(original):  # so that it still is one for those who ask
+
+        @functools.wraps(original)
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+            return await wrapper(original, *args, **kwargs)
+
+        return asynchronous
+
+    @functools.wraps(original)
+    def synchronous(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    return synchronous

@@ -1,0 +1,134 @@
+"""Servers of the MCP SDKs and of FastMCP that record their calls, though no line of theirs says so.
+
+A server that was given to `audit_server`, with SDK 1.x before it first runs, keeps to that: its logger counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from otel_audit.integrations import fastmcp, mcp_sdk1, mcp_sdk2
+from otel_audit.integrations.instrumentation import Instrumentation
+from otel_audit.integrations.kept_out import is_kept_out
+from otel_audit.integrations.mcp_call import EVENT_TYPES
+
+__all__ = ["audit_fastmcp_servers", "audit_sdk_servers"]
+
+CallNext = Callable[[Any], Awaitable[Any]]
+
+
+def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
+    """The calls of low-level servers of this class are recorded: of those made from here on; with SDK 1.x of all.
+
+    With SDK 1.x a server that has run keeps its recorder after `undo`.
+    """
+
+    async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
+        if instrumentation.is_on and not _is_of_fastmcp(server):
+            _prepare(server, instrumentation)
+        await original(server, *args, **kwargs)
+
+    def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
+        original(server, *args, **kwargs)
+        if instrumentation.is_on and hasattr(server, "middleware") and not _is_of_fastmcp(server):
+            mcp_sdk2.insert(server.middleware, _SdkRecorder(server, instrumentation))
+
+    instrumentation.wrap(kind, "run", run)
+    instrumentation.wrap(kind, "__init__", init)
+
+
+def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
+    """The calls of servers of this class that are made from here on are recorded."""
+    from fastmcp.server.middleware import Middleware
+
+    recorder = type("AutomaticAudit", (_FastMcpRecorder, Middleware), {})
+
+    def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
+        original(server, *args, **kwargs)
+        if instrumentation.is_on and not _has(server.middleware, recorder):
+            server.middleware.insert(0, recorder(server, instrumentation))
+
+    async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
+        if instrumentation.is_on and not _has(server.middleware, fastmcp.CallRecorder):
+            _ = instrumentation.audit  # a wrong setting ends the server before its first call
+        await original(server, *args, **kwargs)
+
+    instrumentation.wrap(kind, "__init__", init)
+    instrumentation.wrap(kind, "run_async", run)
+
+
+def _prepare(server: Any, instrumentation: Instrumentation) -> None:
+    """It is about to run, over stdio or, with SDK 1.x, for one more session. A wrong setting ends it here."""
+    if hasattr(server, "middleware"):
+        if not _has(server.middleware, mcp_sdk2.AuditMiddleware):
+            _ = instrumentation.audit
+    elif not isinstance(server.request_handlers, mcp_sdk1.AuditedHandlers) and not is_kept_out(server):
+        mcp_sdk1.install(server, instrumentation.audit, None)
+
+
+class _SdkRecorder:
+    """Middleware of a server of SDK 2.x that records, unless `audit_server` has put another one beside it."""
+
+    def __init__(self, server: Any, instrumentation: Instrumentation) -> None:
+        self._server = server
+        self._instrumentation = instrumentation
+
+    async def __call__(self, ctx: Any, call_next: CallNext) -> Any:
+        if not self._instrumentation.is_on or _has(self._server.middleware, mcp_sdk2.AuditMiddleware):
+            return await call_next(ctx)
+        return await mcp_sdk2.AuditMiddleware(self._instrumentation.audit)(ctx, call_next)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a call runs: in which server, for which request of which client."""
+
+    server: Any
+    session: Any
+    request_id: Any
+
+    def is_mounted_on(self, outer: _Place) -> bool:
+        """The outer server hands on a call of its client, which it has recorded."""
+        same_call = self.session is outer.session and self.request_id == outer.request_id
+        return same_call and self.server is not outer.server
+
+
+_place: ContextVar[_Place | None] = ContextVar("otel_audit_fastmcp_place", default=None)
+
+
+class _FastMcpRecorder:
+    """Middleware of a FastMCP server that records, unless `audit_server` or the server it is mounted on does."""
+
+    def __init__(self, server: Any, instrumentation: Instrumentation) -> None:
+        self._server = server
+        self._instrumentation = instrumentation
+
+    async def __call__(self, context: Any, call_next: CallNext) -> Any:
+        if not self._instrumentation.is_on or context.type != "request" or context.method not in EVENT_TYPES:
+            return await call_next(context)
+        outer, here = _place.get(), self._place_of(context)
+        token = _place.set(here)
+        try:
+            if _has(self._server.middleware, fastmcp.CallRecorder) or (outer is not None and here.is_mounted_on(outer)):
+                return await call_next(context)
+            return await fastmcp.CallRecorder(self._instrumentation.audit)(context, call_next)
+        finally:
+            _place.reset(token)
+
+    def _place_of(self, context: Any) -> _Place:
+        live = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
+        if live is None:
+            return _Place(self._server, None, None)
+        return _Place(self._server, live.session, live.request_id)
+
+
+def _has(middleware: list[Any], kind: type) -> bool:
+    return any(isinstance(each, kind) for each in middleware)
+
+
+def _is_of_fastmcp(server: Any) -> bool:
+    """FastMCP's servers hold one of the SDK, and have an instrumentor of their own."""
+    return type(server).__module__.partition(".")[0] == "fastmcp"

@@ -1,0 +1,110 @@
+"""Who makes a request: whatever the application keeps its user in, read when the request ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from otel_audit.event import AuditPrincipal
+from otel_audit.notices import Notices
+
+__all__ = ["PrincipalSource", "Principals", "principal_of"]
+
+PrincipalSource = Callable[[MutableMapping[str, Any]], object] | ContextVar[Any]
+"""Where an application says who its user is: a function of the ASGI scope, or a ContextVar."""
+
+_STATE_KEYS: Final = ("principal", "user", "current_user")
+_NAMES: Final = ("username", "preferred_username", "identity", "display_name", "sub", "name", "email", "id")
+_ROLES: Final = ("roles", "scopes")
+_TEXTS: Final = (str, int)
+
+
+class Principals:
+    """Finds the principal of a request.
+
+    Looked at in this order: `source`, `scope["user"]` with `scope["auth"]` as Starlette's AuthenticationMiddleware
+    sets them, and `principal`, `user` or `current_user` in `request.state`. Nothing that a client merely claims counts:
+    no header is read.
+    """
+
+    def __init__(self, source: PrincipalSource | None, notices: Notices) -> None:
+        self._source = source
+        self._notices = notices
+
+    def of(self, scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
+        """The principal, None if nobody is named. Never raises."""
+        if self._source is None and "user" not in scope and "state" not in scope:
+            return None
+        try:
+            return self._found(scope)
+        except Exception as error:  # of the application's own objects: the request is recorded all the same
+            self._notices.say("principal", f"who makes a request could not be found out: {error!r}")
+            return None
+
+    def _found(self, scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
+        if self._source is not None:
+            value = self._source.get(None) if isinstance(self._source, ContextVar) else self._source(scope)
+            if (found := principal_of(value)) is not None:
+                return found
+        if (user := scope.get("user")) is not None and (found := principal_of(user)) is not None:
+            return found if found.roles else _with_roles(found, scope.get("auth"))
+        state = scope.get("state")
+        if type(state) is dict:
+            for key in _STATE_KEYS:
+                if key in state and (found := principal_of(state[key])) is not None:
+                    return found
+        return None
+
+
+def principal_of(value: object) -> AuditPrincipal | None:
+    """The principal that a value names: a principal, a name, claims of a token, or an object of a user.
+
+    None where it names nobody, and for a user who is not authenticated.
+
+    Raises:
+        Exception: what the value's own methods raise.
+    """
+    if value is None or isinstance(value, AuditPrincipal):
+        return value
+    if isinstance(value, str):
+        return AuditPrincipal(username=value) if value else None
+    read = value.get if isinstance(value, Mapping) else _attributes_of(value)
+    if read("is_authenticated") is False:
+        return None
+    name = _first_name(read)
+    if not name:
+        return None
+    roles = next((found for key in _ROLES if (found := _words(read(key)))), [])
+    auth_type = read("auth_type")
+    return AuditPrincipal(username=name, roles=roles, auth_type=auth_type if isinstance(auth_type, str) else "")
+
+
+def _attributes_of(value: object) -> Callable[[str], object]:
+    def read(name: str) -> object:
+        try:
+            return getattr(value, name, None)
+        except NotImplementedError:  # as `BaseUser.identity` of Starlette does
+            return None
+
+    return read
+
+
+def _first_name(read: Callable[[str], object]) -> str:
+    for key in _NAMES:
+        found = read(key)
+        if isinstance(found, _TEXTS) and not isinstance(found, bool) and found != "":
+            return str(found)
+    return ""
+
+
+def _with_roles(principal: AuditPrincipal, auth: object) -> AuditPrincipal:
+    """With the scopes that Starlette's AuthCredentials have; `authenticated` is no role."""
+    roles = [word for word in _words(getattr(auth, "scopes", None)) if word != "authenticated"]
+    return principal.model_copy(update={"roles": roles}) if roles else principal
+
+
+def _words(value: object) -> list[str]:
+    if isinstance(value, str):
+        return value.split()  # Source: RFC 8693, `scope`
+    return [word for word in value if isinstance(word, str)] if isinstance(value, Iterable) else []

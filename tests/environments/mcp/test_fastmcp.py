@@ -1,0 +1,125 @@
+"""FastMCP: its middleware sees the exceptions of tools, and the calls that tools make."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import mcp.types as types
+import pytest
+from conftest import Service
+from fastmcp import Client, Context, FastMCP
+from fastmcp.exceptions import AuthorizationError
+from fastmcp.server.middleware import Middleware, MiddlewareContext
+from fastmcp.tools import InputRequiredToolResult
+
+from otel_audit.integrations.mcp import audit_server
+from tests.recording import recorder
+
+
+class Guard(Middleware):
+    """Lets nobody call the tool `drop`."""
+
+    async def on_call_tool(self, context: MiddlewareContext[Any], call_next: Any) -> Any:
+        if context.message.name == "drop":
+            raise AuthorizationError("not for you")
+        return await call_next(context)
+
+
+def a_server() -> FastMCP[Any]:
+    server: FastMCP[Any] = FastMCP("fast", middleware=[Guard()])
+
+    @server.tool()
+    def add(a: int, b: int) -> str:
+        return str(a + b)
+
+    @server.tool()
+    def drop() -> str:
+        return "dropped"
+
+    @server.tool()
+    async def ask() -> types.InputRequiredResult:
+        return types.InputRequiredResult(request_state="half way")
+
+    @server.tool()
+    async def relay(ctx: Context) -> str:
+        answer = await ctx.fastmcp.call_tool("add", {"a": 20, "b": 22})
+        return str(answer.content[0].text)
+
+    return server
+
+
+def events_of(directory: Path, work: Callable[[FastMCP[Any]], Awaitable[Any]]) -> list[dict[str, Any]]:
+    """What is recorded of this work on an audited server."""
+
+    async def within_time() -> None:
+        async with asyncio.timeout(60):
+            await work(server)
+
+    with recorder(directory) as audit:
+        server = audit_server(audit_server(a_server(), audit), audit)
+        asyncio.run(within_time())
+    return Service("fastmcp", directory, lambda: None).all_events()
+
+
+def test_what_another_middleware_refuses_is_denied(tmp_path: Path) -> None:
+    async def work(server: FastMCP[Any]) -> None:
+        async with Client(server) as client:
+            with pytest.raises(Exception, match="not for you"):
+                await client.call_tool("drop", {})
+
+    (event,) = events_of(tmp_path, work)
+
+    assert (event["outcome"], event["error_type"]) == ("denied", "AuthorizationError")
+
+
+def test_a_call_that_a_tool_makes_is_an_event_of_its_own_with_the_tool_as_its_parent(tmp_path: Path) -> None:
+    async def work(server: FastMCP[Any]) -> None:
+        async with Client(server) as client:
+            await client.call_tool("relay", {})
+
+    add, relay = events_of(tmp_path, work)
+
+    assert [event["action"]["mcp_tool"] for event in (add, relay)] == ["add", "relay"]
+    assert add["parent_id"] == relay["event_id"]
+    assert (add["jsonrpc_id"], add["request_id"]) == (relay["jsonrpc_id"], relay["request_id"])
+    assert add["action"]["arguments_digest"] != relay["action"]["arguments_digest"]
+
+
+def test_a_call_that_asks_the_client_for_more_has_no_success_yet(tmp_path: Path) -> None:
+    async def work(server: FastMCP[Any]) -> None:
+        answer = await server.call_tool("ask", {})
+        assert isinstance(answer, InputRequiredToolResult)
+
+    (event,) = events_of(tmp_path, work)
+
+    assert event["outcome"] == "input_required"
+
+
+def test_a_call_that_no_client_made_is_local(tmp_path: Path) -> None:
+    async def work(server: FastMCP[Any]) -> None:
+        await server.call_tool("add", {"a": 1, "b": 2})
+
+    (event,) = events_of(tmp_path, work)
+
+    assert event["source"]["transport"] == "mcp-local"
+    assert event["outcome"] == "success"
+    assert "jsonrpc_id" not in event
+
+
+def test_a_mounted_server_is_recorded_through_the_one_it_is_mounted_on(tmp_path: Path) -> None:
+    outer: FastMCP[Any] = FastMCP("outer")
+    outer.mount(a_server(), namespace="inner")
+
+    async def work() -> None:
+        async with asyncio.timeout(60), Client(outer) as client:
+            await client.call_tool("inner_add", {"a": 1, "b": 2})
+
+    with recorder(tmp_path) as audit:
+        audit_server(outer, audit)
+        asyncio.run(work())
+
+    (event,) = Service("fastmcp", tmp_path, lambda: None).all_events()
+    assert event["action"]["mcp_tool"] == "inner_add"

@@ -1,0 +1,103 @@
+"""A service whose code knows nothing of us: `opentelemetry-instrument`, by a variable and by a configuration file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from opentelemetry.sdk import environment_variables
+
+from tests.chain_check import read_streams
+from tests.servers import Collector, Record
+
+INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
+
+SERVICE = """
+from opentelemetry import trace
+from opentelemetry._logs import SeverityNumber, get_logger
+
+with trace.get_tracer("shop").start_as_current_span("order"):
+    get_logger("shop", "1.0").emit(
+        event_name="shop.sold", body={"item": 7}, attributes={"user.id": "alice"}, severity_number=SeverityNumber.INFO
+    )
+"""
+
+CONFIGURATION = """
+file_format: "1.0"
+resource:
+  attributes:
+    - {name: service.name, value: shop}
+tracer_provider:
+  processors:
+    - simple: {exporter: {console: {}}}
+logger_provider:
+  processors:
+    - simple:
+        exporter:
+          otel_audit:
+            directory: ${AUDIT_DIRECTORY}
+            batch_delay_s: 0.1
+"""
+
+
+def run(collector: Collector, **variables: str) -> str:
+    """What the service said on stderr."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environment = {
+        **kept,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_SERVICE_NAME": "shop",
+        **variables,
+    }
+    command = [str(INSTRUMENT), sys.executable, "-c", SERVICE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def assert_is_what_was_sold(records: list[Record]) -> None:
+    (sold,) = [record for record in records if record.event_name == "shop.sold"]
+    assert sold.body == '{"item": 7}'
+    assert sold.attributes == {"user.id": "alice"}
+    assert sold.resource["service.name"] == "shop"
+    assert (sold.scope_name, sold.scope_version) == ("shop", "1.0")
+    assert sold.trace_id
+    assert sold.span_id
+
+
+def assert_is_journalled(directory: Path) -> None:
+    (lines,) = read_streams(directory).values()
+    assert [line["event_type"] for line in lines if "otlp" in line] == ["shop.sold"]
+
+
+def test_a_variable_journals_and_delivers_what_a_service_logs(collector: Collector, tmp_path: Path) -> None:
+    said = run(
+        collector,
+        OTEL_LOGS_EXPORTER="otel_audit",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+        OTEL_AUDIT_DIR=str(tmp_path / "audit"),
+    )
+
+    assert_is_what_was_sold(collector.wait_for_archive(2))
+    assert_is_journalled(tmp_path / "audit")
+    assert "Traceback" not in said
+
+
+# A release of the SDK that knows no such file has nothing that could read it.
+if hasattr(environment_variables, "OTEL_CONFIG_FILE"):
+
+    def test_a_configuration_file_journals_and_delivers_what_a_service_logs(
+        collector: Collector, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "otel.yaml"
+        file.write_text(CONFIGURATION, encoding="utf-8")
+
+        said = run(collector, OTEL_CONFIG_FILE=str(file), AUDIT_DIRECTORY=str(tmp_path / "audit"))
+
+        assert_is_what_was_sold(collector.wait_for_archive(2))
+        assert_is_journalled(tmp_path / "audit")
+        assert "Traceback" not in said

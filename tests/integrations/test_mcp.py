@@ -1,0 +1,219 @@
+"""What a call of an MCP client becomes, whatever SDK it comes through. With real SDKs: tests/environments/mcp."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry import trace
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from otel_audit.event import PrincipalKind
+from otel_audit.integrations.mcp import audit_server, current_event
+from otel_audit.integrations.mcp_call import Call, digest_of
+from otel_audit.integrations.mcp_caller import asserted_by, principal_of, source_of, token_attributes, token_of_request
+from otel_audit.redaction.secret_names import is_secret_name
+from tests.recording import recorder
+
+SAID = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHER = "00-1af7651916cd43dd8448eb211c80319c-c7ad6b7169203331-00"
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@dataclass
+class Token:
+    """What the verifiers of both SDKs give."""
+
+    client_id: str = "notebook"
+    scopes: list[str] = field(default_factory=list)
+    subject: str | None = None
+    claims: dict[str, Any] | None = None
+    token: str = "a-bearer-token-f00ba4"
+
+
+def a_request(headers: Mapping[str, str] | None = None, **scope: Any) -> Request:
+    pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+    return Request({"type": "http", "method": "POST", "path": "/mcp", "headers": pairs, "query_string": b"", **scope})
+
+
+@given(json_values)
+def test_the_digest_does_not_depend_on_the_order_of_keys(value: Any) -> None:
+    arguments = {"a": value, "b": 1, "c": [value]}
+    keys = list(arguments)
+    random.Random(4).shuffle(keys)
+
+    assert digest_of({key: arguments[key] for key in keys}) == digest_of(json.loads(json.dumps(arguments)))
+
+
+@given(json_values, json_values)
+def test_different_arguments_have_different_digests(one: Any, other: Any) -> None:
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+    assert (digest_of({"a": one}) == digest_of({"a": other})) is same
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_no_arguments_are_an_empty_object(nothing: dict[str, Any] | None) -> None:
+    assert digest_of(nothing) == hashlib.sha256(b"{}").hexdigest()
+
+
+def test_what_json_cannot_hold_has_no_digest_and_does_no_harm() -> None:
+    circle: dict[str, Any] = {}
+    circle["self"] = circle
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    assert [digest_of(arguments) for arguments in (circle, {"deep": deep}, {"set": {1}}, {1: 2, "a": 3})] == [None] * 4
+
+
+def test_a_lone_surrogate_has_a_digest() -> None:
+    assert digest_of({"a": "\ud800"}) != digest_of({"a": "\ud801"})
+
+
+@pytest.mark.parametrize(
+    ("token", "principal"),
+    [
+        (None, None),
+        (Token(), ("notebook", PrincipalKind.SERVICE)),
+        (Token(subject="alice"), ("alice", PrincipalKind.USER)),
+        (Token(claims={"sub": "alice"}), ("alice", PrincipalKind.USER)),
+        (Token(subject="notebook"), ("notebook", PrincipalKind.SERVICE)),
+    ],
+    ids=["no token", "no subject", "subject", "subject among claims", "a client for itself"],
+)
+def test_the_subject_of_a_token_is_who_called_else_its_client(token: Any, principal: Any) -> None:
+    found = principal_of(token)
+
+    assert (None if found is None else (found.username, found.kind)) == principal
+
+
+def test_nothing_of_a_token_is_recorded_but_what_names_the_caller() -> None:
+    token = Token(subject="alice", scopes=["read"], claims={"iss": "https://issuer", "email": "alice@example.org"})
+
+    assert token_attributes(token) == {
+        "mcp.auth.client_id": "notebook",
+        "mcp.auth.scopes": ["read"],
+        "mcp.auth.issuer": "https://issuer",
+    }
+
+
+def test_no_key_of_ours_is_taken_for_the_name_of_a_secret() -> None:
+    keys = [*token_attributes(Token(scopes=["read"], claims={"iss": "i"})), *asserted_by({"user": "u"}, None)]
+
+    assert [key for key in keys if is_secret_name(key)] == []
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({"user": "eve"}, {"user": "eve"}),
+        ({"org.example/user-id": 7}, {"user": "7"}),
+        ({"enduser.id": "eve"}, {"user": "eve"}),
+        ({"x/tenantId": "blue", "agent": "helper-7"}, {"tenant": "blue", "agent": "helper-7"}),
+        ({"user": {"name": "eve"}, "progressToken": 4, "traceparent": SAID, "user_id": True}, {}),
+        ({"user": "first", "sub": "second"}, {"user": "first"}),
+    ],
+)
+def test_claims_in_the_message_are_asserted(meta: dict[str, Any], said: dict[str, str]) -> None:
+    assert asserted_by(meta, None) == {f"mcp.client.asserted_{name}": value for name, value in said.items()}
+
+
+def test_a_token_is_read_from_its_own_request() -> None:
+    @dataclass
+    class User:
+        access_token: Token
+
+    token = Token()
+
+    assert token_of_request(a_request(user=User(token))) is token
+    assert token_of_request(a_request()) is None
+    assert token_of_request(None) is None
+
+
+def test_a_call_over_http_comes_from_the_peer_of_its_connection() -> None:
+    source = source_of(a_request({"user-agent": "curl", "x-forwarded-for": "9.9.9.9"}, client=("10.1.2.3", 4711)))
+
+    assert (source.ip, source.transport, source.user_agent) == ("10.1.2.3", "mcp-http", "curl")
+    assert source_of(None).transport == "mcp-stdio"
+
+
+def active_trace(call: Call) -> str:
+    """The trace and span inside the call."""
+    with call.trace():
+        context = trace.get_current_span().get_span_context()
+        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def inside(traceparent: str, call: Call) -> str:
+    """The trace and span inside a call whose task has inherited this one."""
+    with Call(method="tools/call", target="", meta={"traceparent": traceparent}).trace():
+        return active_trace(call)
+
+
+def a_call(**fields: Any) -> Call:
+    return Call(method="tools/call", target="add", **fields)
+
+
+NO_TRACE = f"00-{0:032x}-{0:016x}-00"
+SERVER_SPAN = SAID[:36] + "d7ad6b7169203331-01"
+
+
+def test_the_message_counts_before_the_request_and_that_before_the_task() -> None:
+    request = a_request({"traceparent": OTHER})
+
+    assert active_trace(a_call(meta={"traceparent": SAID}, request=request)) == SAID
+    assert active_trace(a_call(request=request)) == OTHER
+    assert inside(SAID, a_call(request=request)) == OTHER
+    assert inside(SAID, a_call()) == SAID
+    assert active_trace(a_call()) == NO_TRACE
+
+
+def test_a_span_of_the_server_in_the_same_trace_stays() -> None:
+    assert inside(SERVER_SPAN, a_call(meta={"traceparent": SAID})) == SERVER_SPAN
+
+
+def test_the_span_of_another_request_is_never_taken() -> None:
+    assert inside(SERVER_SPAN, a_call(meta={"traceparent": SAID}, owns_task=False)) == SAID
+    assert inside(SAID, a_call(owns_task=False)) == NO_TRACE
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["", "00-zz", 7, None, ["00"], {"a": 1}, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"]
+)
+def test_a_broken_traceparent_is_no_trace(nonsense: Any) -> None:
+    assert active_trace(a_call(meta={"traceparent": nonsense})) == NO_TRACE
+
+
+def test_baggage_of_a_client_is_not_taken_over() -> None:
+    from opentelemetry import baggage
+
+    with a_call(meta={"traceparent": SAID, "baggage": "role=admin"}).trace():
+        assert baggage.get_all() == {}
+
+
+def test_there_is_no_event_to_fill_in_outside_of_a_call() -> None:
+    assert current_event() is None
+
+
+@pytest.mark.parametrize("server", [{}, Starlette()], ids=["dict", "ASGI app"])
+def test_what_is_no_server_is_refused_with_what_is_expected(server: Any, tmp_path: Path) -> None:
+    with (
+        recorder(tmp_path) as audit,
+        pytest.raises(TypeError, match=rf"expected a server of the official MCP SDK .*\.{type(server).__name__};"),
+    ):
+        audit_server(server, audit)
