@@ -1,0 +1,207 @@
+"""docker-compose.yml: what it starts, as whom, and whether everything it names exists."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.compose.stack import (
+    ROOT,
+    bind_mounts,
+    collector_builder,
+    compose_config,
+    port_of,
+    ports_listened_on,
+    services,
+    volume_mounts,
+)
+
+IMAGES_WITHOUT_A_SHELL = ("collector", "loki", "tempo")
+CONFIGURED_BY_FILE = ("collector", "loki", "tempo", "prometheus")
+VARIABLE_OF_THE_AGENT = re.compile(r"\$\{env:(\w+)")
+
+
+def test_docker_compose_accepts_the_file() -> None:
+    assert set(services()) >= {"collector", "loki", "tempo", "prometheus", "grafana", "demo-service"}
+
+
+def test_the_stack_does_not_start_without_a_password_of_the_users_own() -> None:
+    refused = compose_config({})
+
+    assert refused.returncode != 0
+    assert "GRAFANA_ADMIN_PASSWORD" in refused.stderr
+    assert "docs/operations.md" in refused.stderr
+
+
+def test_nobody_sees_the_dashboards_without_logging_in() -> None:
+    environment = services()["grafana"]["environment"]
+
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert environment["GF_USERS_ALLOW_SIGN_UP"] == "false"
+
+
+def test_every_image_that_is_pulled_is_pinned_to_a_release() -> None:
+    tags = {name: service["image"].partition(":")[2] for name, service in services().items() if "build" not in service}
+
+    assert {name: tag for name, tag in tags.items() if not re.fullmatch(r"v?\d+\.\d+\.\d+", tag)} == {}
+
+
+def test_the_collector_is_the_release_that_the_tests_run() -> None:
+    builder = collector_builder()
+
+    image = services()["collector"]["image"]
+
+    assert image == f"otel/opentelemetry-collector-contrib:{builder['dist']['version']}"
+
+
+def test_ports_are_published_on_loopback_only() -> None:
+    published = [port for service in services().values() for port in service.get("ports", [])]
+
+    assert published
+    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+    assert len({port["published"] for port in published}) == len(published)
+
+
+def test_every_published_port_can_be_moved_when_it_is_taken() -> None:
+    moved = {
+        "OTLP_GRPC_PORT": "41001",
+        "OTLP_HTTP_PORT": "41002",
+        "LOKI_PORT": "41003",
+        "TEMPO_OTLP_HTTP_PORT": "41004",
+        "PROMETHEUS_PORT": "41005",
+        "GRAFANA_PORT": "41006",
+    }
+
+    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "x", **moved})
+
+    assert set(re.findall(r'"published":\s*"(\d+)"', loaded.stdout)) == set(moved.values())
+
+
+def test_something_listens_at_every_published_port() -> None:
+    listened = ports_listened_on()
+
+    published = {(name, port["target"]) for name, service in services().items() for port in service.get("ports", [])}
+
+    assert {(name, port) for name, port in published if port not in listened[name]} == set()
+
+
+def test_every_mounted_file_exists_and_cannot_be_written() -> None:
+    mounts = [
+        mount for service in services().values() for mount in service.get("volumes", []) if mount["type"] == "bind"
+    ]
+
+    assert mounts
+    assert [mount["source"] for mount in mounts if not _in_the_checkout(mount["source"])] == []
+    assert all(mount["read_only"] for mount in mounts)
+
+
+def _in_the_checkout(source: str) -> bool:
+    path = ROOT.joinpath(source)
+    return path.exists() and path.is_relative_to(ROOT)
+
+
+@pytest.mark.parametrize("name", CONFIGURED_BY_FILE)
+def test_a_service_is_started_with_the_configuration_that_is_mounted(name: str) -> None:
+    [path] = [
+        argument.partition("=")[2] for argument in services()[name]["command"] if re.match("-{1,2}config", argument)
+    ]
+
+    assert path in bind_mounts(name)
+
+
+def test_the_collector_is_given_exactly_the_variables_that_its_configuration_reads() -> None:
+    [agent] = bind_mounts("collector").values()
+
+    read = set(VARIABLE_OF_THE_AGENT.findall(agent.read_text(encoding="utf-8")))
+
+    assert set(services()["collector"]["environment"]) == read
+
+
+def test_the_collector_keeps_its_queue_and_its_archive_on_a_volume() -> None:
+    assert services()["collector"]["environment"]["AUDIT_DATA_DIR"] in volume_mounts("collector")
+
+
+def test_the_collector_delivers_to_the_otlp_endpoint_of_loki() -> None:
+    endpoint = urlsplit(services()["collector"]["environment"]["LOKI_OTLP_ENDPOINT"])
+
+    assert endpoint.hostname == "loki"
+    assert endpoint.port in ports_listened_on()["loki"]
+    assert endpoint.path == "/otlp"
+
+
+@pytest.mark.parametrize("name", IMAGES_WITHOUT_A_SHELL)
+def test_an_image_without_a_shell_is_asked_for_its_health_by_a_side_car(name: str) -> None:
+    probe = services()[f"{name}-probe"]
+
+    asked = urlsplit(probe["healthcheck"]["test"][-1])
+
+    assert "healthcheck" not in services()[name]
+    assert probe["image"].startswith("busybox:")
+    assert asked.hostname == name
+    assert asked.port in ports_listened_on()[name]
+
+
+def test_the_collectors_health_is_asked_at_its_health_endpoint() -> None:
+    asked = urlsplit(services()["collector-probe"]["healthcheck"]["test"][-1])
+
+    assert asked.port == port_of(services()["collector"]["environment"]["AUDIT_HEALTH_ENDPOINT"])
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_a_health_check_inside_a_container_asks_a_port_that_is_open_there(name: str) -> None:
+    [url] = re.findall(r"http://\S+", " ".join(services()[name]["healthcheck"]["test"]))
+
+    assert urlsplit(url).hostname == "127.0.0.1"
+    assert urlsplit(url).port in ports_listened_on()[name]
+
+
+def test_every_service_that_runs_on_has_its_health_checked() -> None:
+    unchecked = {name for name, service in services().items() if "healthcheck" not in service}
+
+    assert unchecked == {*IMAGES_WITHOUT_A_SHELL, "volumes"}
+
+
+def test_every_volume_belongs_to_the_user_that_writes_to_it() -> None:
+    owners = _owners_given_by(services()["volumes"])
+
+    for name, service in services().items():
+        if name != "volumes":
+            for volume in volume_mounts(name).values():
+                assert owners[volume] == service["user"], f"{name} writes to {volume} as {service['user']}"
+
+
+def test_nobody_writes_to_a_volume_before_it_is_handed_over() -> None:
+    for name in services():
+        if name != "volumes" and volume_mounts(name):
+            assert services()[name]["depends_on"]["volumes"]["condition"] == "service_completed_successfully"
+
+
+def _owners_given_by(service: dict[str, Any]) -> dict[str, str]:
+    """Volume to `uid:gid`, as the script of the service chowns it."""
+    volumes = volume_mounts("volumes")
+    owners = {}
+    for owner, targets in re.findall(r"chown (\S+) (.+)", service["command"][-1]):
+        owners.update({volumes[target]: owner for target in targets.split()})
+    return owners
+
+
+def test_only_the_step_that_hands_over_volumes_is_root_and_it_has_no_network() -> None:
+    roots = {name for name, service in services().items() if service["user"].startswith("0:")}
+
+    assert roots == {"volumes"}
+    assert services()["volumes"]["network_mode"] == "none"
+    assert services()["volumes"]["cap_add"] == ["CHOWN"]
+
+
+def test_no_service_keeps_a_capability_or_can_gain_one() -> None:
+    for name, service in services().items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_events_are_taken_while_the_stores_are_away() -> None:
+    assert set(services()["collector"]["depends_on"]) == {"volumes"}
+    assert set(services()["demo-service"]["depends_on"]) == {"volumes"}

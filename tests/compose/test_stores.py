@@ -1,0 +1,145 @@
+"""The stores behind the collector: what Loki accepts and for how long, what is scraped, and the links in Grafana."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.compose.stack import (
+    data_sources,
+    loki,
+    ports_listened_on,
+    prometheus,
+    services,
+    tempo,
+    volume_mounts,
+)
+from tests.compose.toolchain import parse_queries
+
+
+def _limits() -> dict[str, Any]:
+    limits: dict[str, Any] = loki()["limits_config"]
+    return limits
+
+
+def test_loki_accepts_a_backlog_however_old_it_is() -> None:
+    assert _limits()["reject_old_samples"] is False
+    assert _limits()["shard_streams"]["time_sharding_enabled"] is True
+    assert loki()["schema_config"]["configs"][0]["from"] == "2020-01-01"
+
+
+def test_loki_keeps_attributes_beside_the_body() -> None:
+    assert _limits()["allow_structured_metadata"] is True
+    assert int(loki()["schema_config"]["configs"][0]["schema"].removeprefix("v")) >= 13
+
+
+def test_a_restarted_process_opens_no_new_stream_in_loki() -> None:
+    resource = _limits()["otlp_config"]["resource_attributes"]
+
+    labels = {name for rule in resource["attributes_config"] for name in rule["attributes"]}
+
+    assert resource["ignore_defaults"] is True
+    assert {"service.name", "log.source"} <= labels
+    assert "service.instance.id" not in labels
+
+
+def test_loki_keeps_audit_records_longer_than_anything_else_and_deletes_what_is_over() -> None:
+    [rule] = _limits()["retention_stream"]
+    [selector] = parse_queries("logql", [rule["selector"]])
+
+    assert selector.errors == ()
+    assert selector.nodes["Identifier"] == ["log_source"]
+    assert _hours(rule["period"]) >= 365 * 24 > _hours(_limits()["retention_period"])
+    assert loki()["compactor"]["retention_enabled"] is True
+    assert loki()["compactor"]["delete_request_store"] in loki()["common"]["storage"]
+
+
+def _hours(duration: str) -> int:
+    assert duration.endswith("h"), duration
+    return int(duration.removesuffix("h"))
+
+
+def test_loki_answers_queries_over_more_than_a_month() -> None:
+    assert _limits()["max_query_length"] == "0s"  # no limit; its default is 30 days
+
+
+@pytest.mark.parametrize("name", ["loki", "tempo"])
+def test_a_store_writes_to_its_volume_only(name: str) -> None:
+    [kept] = volume_mounts(name)
+
+    written = list(_paths({"loki": loki, "tempo": tempo}[name]()))
+
+    assert written
+    assert [path for path in written if not PurePosixPath(path).is_relative_to(kept)] == []
+
+
+def _paths(value: object) -> list[str]:
+    """Every absolute path in a configuration."""
+    if isinstance(value, dict):
+        return [path for item in value.values() for path in _paths(item)]
+    if isinstance(value, list):
+        return [path for item in value for path in _paths(item)]
+    return [value] if isinstance(value, str) and value.startswith("/") else []
+
+
+def test_no_store_sends_usage_statistics() -> None:
+    assert loki()["analytics"]["reporting_enabled"] is False
+    assert tempo()["usage_report"]["reporting_enabled"] is False
+    assert services()["grafana"]["environment"]["GF_ANALYTICS_REPORTING_ENABLED"] == "false"
+
+
+def test_tempo_takes_spans_from_other_containers() -> None:
+    protocols = tempo()["distributor"]["receivers"]["otlp"]["protocols"]
+
+    assert {urlsplit(f"//{protocol['endpoint']}").hostname for protocol in protocols.values()} == {"0.0.0.0"}
+
+
+def test_prometheus_scrapes_ports_that_are_open() -> None:
+    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus()["scrape_configs"]}
+
+    assert "collector" in jobs
+    for name, [target] in jobs.items():
+        host, port = target.split(":")
+        assert host in {name, "127.0.0.1"}
+        assert int(port) in ports_listened_on()[name]
+
+
+def test_prometheus_scrapes_the_metrics_of_the_collector() -> None:
+    [target] = next(job for job in prometheus()["scrape_configs"] if job["job_name"] == "collector")["static_configs"]
+
+    assert target["targets"] == [f"collector:{services()['collector']['environment']['AUDIT_METRICS_PORT']}"]
+
+
+def test_every_data_source_is_a_service_of_the_stack() -> None:
+    for uid, source in data_sources().items():
+        url = urlsplit(source["url"])
+        assert url.hostname == uid == source["type"]
+        assert url.port in ports_listened_on()[uid]
+
+
+def test_an_event_links_to_its_trace() -> None:
+    [link] = data_sources()["loki"]["jsonData"]["derivedFields"]
+
+    assert (link["matcherType"], link["matcherRegex"]) == ("label", "trace_id")
+    assert link["datasourceUid"] in data_sources()
+    assert link["url"] == "$${__value.raw}"  # a single $ would be replaced by an environment variable: by nothing
+
+
+def test_a_trace_links_to_its_events() -> None:
+    link = data_sources()["tempo"]["jsonData"]["tracesToLogsV2"]
+    written_out = link["query"].replace("$${__tags}", 'service_name="shop"').replace("$${__trace.traceId}", "0af7")
+
+    [query] = parse_queries("logql", [written_out])
+
+    assert link["datasourceUid"] in data_sources()
+    assert link["customQuery"] is True
+    assert query.errors == ()
+    assert query.nodes["Identifier"] == ["log_source", "service_name", "trace_id"]
+    assert link["tags"] == [{"key": "service.name", "value": "service_name"}]
+
+
+def test_prometheus_is_asked_in_steps_of_its_scrape_interval() -> None:
+    assert data_sources()["prometheus"]["jsonData"]["timeInterval"] == prometheus()["global"]["scrape_interval"]
