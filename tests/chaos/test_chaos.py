@@ -1,0 +1,103 @@
+"""The chaos itself, short: `python -m tests.chaos` as anybody runs it. The long form is the same with more seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers import COLLECTOR, poll
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Read while the tests are collected: `tests/conftest.py` takes the variable away before the first one runs.
+_MUST_RUN = os.environ.get("OTEL_AUDIT_TESTS_NO_SKIP") == "1"
+
+
+def command(directory: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tests.chaos", "--json", "--keep", str(directory), *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, COLLECTOR.variable: str(COLLECTOR.path())}
+
+
+def chaos(directory: Path, *options: str) -> tuple[dict[str, Any], str]:
+    """The result of a run with one contender, and everything that it said."""
+    done = subprocess.run(
+        command(directory, *options),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    print(done.stderr)  # the seed
+    assert done.stdout, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert done.returncode == (0 if result["kept_its_word"] or result["contender"] == "stock" else 1)
+    return result, done.stderr
+
+
+def children(pid: int) -> list[str]:
+    """The processes that its threads have started."""
+    return [child for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
+
+
+@pytest.mark.timeout(600)
+def test_nothing_acknowledged_is_lost_whatever_is_killed_hung_or_full(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    retention = ["--retention"] if seed % 2 else []  # each has its turn
+
+    result, said = chaos(tmp_path, "--ours", "--seconds", "50", "--seed", str(seed), *retention)
+
+    assert result["problems"] == [], said
+    assert result["kept_its_word"]
+    delivery = result["delivery"]
+    assert delivery["lost"] == delivery["invented"] == 0
+    assert delivery["delivered"] == delivery["acknowledged"] > 100  # a hundred times as many where nothing else runs
+    assert delivery["intended"] == delivery["acknowledged"] + delivery["refused"] + delivery["unanswered"]
+    assert min(result["kills"].values()) >= 2, result["kills"]
+    assert result["streams"] > 4
+    assert result["forks"] > 0
+    if result["fills"] is None:
+        assert "no disk will be full" in said
+        assert not _MUST_RUN, "a small tmpfs cannot be mounted (needs root)"
+    else:
+        assert result["fills"] >= 2
+
+
+@pytest.mark.timeout(600)
+def test_the_same_harness_judges_the_stock_processor(tmp_path: Path) -> None:
+    result, said = chaos(tmp_path, "--stock", "--seconds", "20")
+
+    # How much it loses depends on the moment of each kill: the table in the README is of a longer run.
+    delivery = result["delivery"]
+    assert delivery["acknowledged"] == delivery["delivered"] + delivery["lost"] > 0, said
+    assert delivery["invented"] == 0, said
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_is_ended_before_its_time_leaves_no_process_and_no_disk(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(tmp_path, "--ours", "--seconds", "120"), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL
+    ) as run:
+        try:
+            poll(lambda: list(tmp_path.glob("ours/ledger/*")), what="a writer that has begun", timeout_s=120)
+            started = children(run.pid)
+
+            run.terminate()
+            run.wait(60)
+        finally:
+            run.kill()
+
+    assert len(started) >= 3
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
