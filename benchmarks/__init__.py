@@ -1,0 +1,1 @@
+"""Side-by-side measurements of audit logging: `python -m benchmarks`."""

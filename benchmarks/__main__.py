@@ -1,0 +1,75 @@
+"""`python -m benchmarks`: everything side by side, in one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from benchmarks.call_cost import call_cost
+from benchmarks.delivery import delivery
+from benchmarks.durability import durability
+from benchmarks.machine import machine
+from benchmarks.middleware import middleware
+from benchmarks.receiver import receiver
+from benchmarks.report import Report
+from benchmarks.workload import calls
+
+_SHORT: Final = {"rounds": 2, "call_events": 200, "delivery_events": 500}
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="How often each is measured.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the mix of events.")
+@click.option("--call-events", type=click.IntRange(min=1), default=5000, show_default=True, help="Calls a round.")
+@click.option(
+    "--delivery-events", type=click.IntRange(min=1), default=10_000, show_default=True, help="Events delivered a round."
+)
+@click.option("--short", is_flag=True, help="So few events that it ends at once; the numbers mean little.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with every value of every round.")
+def main(rounds: int, seed: int, call_events: int, delivery_events: int, short: bool, as_json: bool) -> None:
+    """Measure audit logging side by side: a call, a request, CPU up to the acknowledgement, events a second, fsync."""
+    if short:
+        rounds, call_events, delivery_events = _SHORT.values()
+    options = {"rounds": rounds, "seed": seed, "call_events": call_events, "delivery_events": delivery_events}
+    for name in [name for name in os.environ if name.startswith(("OTEL_", "FEAST_"))]:
+        del os.environ[name]  # every contender at its defaults, whatever this shell exports
+    report = _measured(options, _teller())
+    if as_json:
+        click.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        report.show(Console(width=max(110, Console().width)))
+
+
+def _measured(options: dict[str, int], tell: Callable[[str], None]) -> Report:
+    with tempfile.TemporaryDirectory(prefix="otel-audit-benchmark-") as place, receiver() as sink:
+        directory = Path(place)
+        facts = machine(directory)
+        one_call = calls(options["call_events"], options["seed"])
+        delivered = calls(options["delivery_events"], options["seed"])
+        return Report(
+            machine=facts,
+            options=options,
+            calls=call_cost(one_call, options["rounds"], sink, directory, tell),
+            middleware=middleware(options["call_events"], options["rounds"], directory, tell),
+            delivery=delivery(delivered, options["rounds"], sink, directory, tell),
+            durability=durability(one_call, options["rounds"], directory, tell),
+        )
+
+
+def _teller() -> Callable[[str], None]:
+    """Says on a terminal what is being measured; nothing where nobody watches."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return lambda text: None
+    return lambda text: console.print(f"{text:<70}", end="\r", style="dim")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The numbers as tables for people, and as one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import call_cost, delivery, durability, middleware
+from benchmarks.contenders import FEAST, STRUCTLOG, missing
+from benchmarks.measurement import Series
+
+__all__ = ["Report"]
+
+Numbers = Mapping[str, Mapping[str, Series]]
+
+_US_COLUMNS: Final = ("median", "min", "spread", "ratio")
+_HOW_TO_GET: Final = {
+    FEAST: (call_cost.FEAST_ROW, "pip install 'feast==0.67.0'"),
+    STRUCTLOG: (call_cost.STRUCTLOG_ROW, "pip install structlog"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that one run found."""
+
+    machine: Mapping[str, Any]
+    options: Mapping[str, Any]
+    calls: Numbers
+    middleware: Numbers
+    delivery: Numbers
+    durability: Numbers
+
+    def show(self, console: Console) -> None:
+        """Print the tables."""
+        console.print(_calls_table(self.calls))
+        console.print(_middleware_table(self.middleware))
+        console.print(_delivery_table(self.delivery))
+        console.print(_durability_table(self.durability))
+        for name, value in {**self.options, **self.machine}.items():
+            shown = ", ".join(f"{key} {text}" for key, text in value.items()) if isinstance(value, Mapping) else value
+            console.print(f"[dim]{name}[/dim] {shown}", highlight=False, soft_wrap=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every value of every round too, so that others can work out what they want."""
+        return {
+            "machine": dict(self.machine),
+            "options": dict(self.options),
+            "call": {row: _json_of(numbers) for row, numbers in self.calls.items()},
+            "middleware": {row: _json_of(numbers) for row, numbers in self.middleware.items()},
+            "delivery": {row: _json_of(numbers) for row, numbers in self.delivery.items()},
+            "durability": {row: _json_of(numbers) for row, numbers in self.durability.items()},
+            "missing": {row: remedy for package, (row, remedy) in _HOW_TO_GET.items() if missing(package)},
+        }
+
+
+def _json_of(numbers: Mapping[str, Series]) -> dict[str, Any]:
+    return {
+        name: {"median": series.median, "min": series.least, "max": series.most, "rounds": list(series.values)}
+        for name, series in numbers.items()
+    }
+
+
+def _calls_table(found: Numbers) -> Table:
+    table = _table("One call, in microseconds, under an active span", "median", "min", "spread", "p99", "ratio")
+    ours = found[call_cost.OURS_ROW][call_cost.MEAN_US].median
+    for row, numbers in found.items():
+        mean, p99 = numbers[call_cost.MEAN_US], numbers[call_cost.P99_US]
+        cells = (f"{mean.median:.1f}", f"{mean.least:.1f}", _spread(mean), f"{p99.median:.0f}")
+        table.add_row(row, *cells, f"{mean.median / ours:.2f}", style=_style(row))
+    for package, (row, remedy) in _HOW_TO_GET.items():
+        if missing(package):
+            table.add_row(row, f"not installed: {remedy}", style="dim")
+    table.caption = "ratio: how many times the call of otel_audit · spread: the middle half of the rounds"
+    return table
+
+
+def _middleware_table(found: Numbers) -> Table:
+    table = _table("A request through the middleware, in microseconds, the application taken off", *_US_COLUMNS)
+    bare = found[middleware.BARE_ROW][middleware.US].median
+    for row, numbers in found.items():
+        took = numbers[middleware.US]
+        table.add_row(row, f"{took.median:.1f}", f"{took.least:.1f}", _spread(took), f"{took.median / bare:.2f}")
+    table.caption = "ratio: how many times the same event, logged by hand · log_http_request has fewer facts"
+    return table
+
+
+def _delivery_table(found: Numbers) -> Table:
+    title = "From the call to the acknowledgement of an OTLP/HTTP receiver in another process"
+    table = _table(title, "CPU us/event", "min", "spread", "ratio", "events/s", "lost")
+    ours = found[delivery.OURS_ROW][delivery.CPU_US].median
+    for row, numbers in found.items():
+        cpu, speed, lost = numbers[delivery.CPU_US], numbers[delivery.PER_SECOND], numbers[delivery.LOST]
+        cells = (f"{cpu.median:.1f}", f"{cpu.least:.1f}", _spread(cpu), f"{cpu.median / ours:.2f}")
+        table.add_row(row, *cells, f"{speed.median:,.0f}", f"{lost.most:.1%}", style=_style(row))
+    table.caption = "CPU: of the whole producing process, by event that arrived · lost: in the worst round"
+    return table
+
+
+def _durability_table(found: Numbers) -> Table:
+    title = f"{durability.THREADS} threads at once, in microseconds an event, from the first call to the last receipt"
+    table = _table(title, *_US_COLUMNS)
+    os_only = found[durability.OS_ROW][durability.US_PER_EVENT].median
+    for row, numbers in found.items():
+        took = numbers[durability.US_PER_EVENT]
+        table.add_row(row, f"{took.median:.1f}", f"{took.least:.1f}", _spread(took), f"{took.median / os_only:.2f}")
+    table.caption = "one fdatasync serves all that wait · what it takes depends on the disk, see file_system below"
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _spread(series: Series) -> str:
+    return f"±{series.spread / 2:.0%}"
+
+
+def _style(row: str) -> str:
+    return "bold" if row == call_cost.OURS_ROW else ""

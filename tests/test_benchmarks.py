@@ -1,0 +1,64 @@
+"""The benchmark is a command of this project: it must work. What it measures is not judged here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="a source distribution has no benchmarks")
+
+
+def _benchmark(*options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--rounds", "1", *options],
+        cwd=ROOT,
+        env={**os.environ, "OTEL_BLRP_MAX_QUEUE_SIZE": "1"},  # a shell that is not at its defaults
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_benchmark_prints_every_contender_its_ratio_and_the_machine() -> None:
+    printed = _benchmark("--call-events", "50", "--delivery-events", "100")
+
+    for expected in (
+        "Feast AuditLogger",
+        "structlog",
+        "OTel SDK",
+        "otel_audit",
+        "fsync",
+        "AuditMiddleware",
+        "ratio",
+        "lost",
+        "cpus",
+        "python",
+    ):
+        assert expected in printed
+
+
+def test_a_contender_that_is_not_installed_says_how_to_get_it() -> None:
+    missing = json.loads(_benchmark("--call-events", "50", "--delivery-events", "100", "--json"))["missing"]
+
+    assert ("Feast AuditLogger, file sink" in missing) == (find_spec("feast") is None)
+    assert all("pip install" in remedy for remedy in missing.values())
+
+
+def test_everything_that_we_log_in_the_benchmark_arrives() -> None:
+    found = json.loads(_benchmark("--call-events", "50", "--delivery-events", "1200", "--json"))
+
+    assert found["delivery"]["otel_audit"]["lost_share"]["max"] == 0
+    assert found["call"]["otel_audit"]["mean_us"]["min"] > 0
+    assert all(numbers["us"]["median"] > 0 for numbers in found["middleware"].values())
+    assert all(numbers["us_per_event"]["min"] > 0 for numbers in found["durability"].values())
+    assert found["options"]["delivery_events"] == 1200
