@@ -1,0 +1,12 @@
+"""Feast's command line with an audited feature server: `python feast_server.py --chdir feature_repo serve`.
+
+The store says `feature_server: {audit_logging: {enabled: true}}` in its feature_store.yaml.
+"""
+
+from feast.cli.cli import cli
+
+from otel_audit.integrations.feast import install
+
+if __name__ == "__main__":
+    install(replace=True)
+    cli()
