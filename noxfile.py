@@ -1,0 +1,94 @@
+"""Every environment that must hold: `nox` runs all but the benchmark, `nox -s NAME` one, `nox -l` lists them.
+
+Words behind `--` go to pytest: `nox -s tests -- -k journal`.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2"]
+
+# The lowest release that pyproject.toml allows: a user may be held back by another package.
+OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
+# Tested here only: its releases lag behind those of the SDK that each goes with, and would hold back the newest.
+OLDEST_URLLIB3 = "opentelemetry-instrumentation-urllib3==0.61b0"
+# Run with the newest only: the journal imports no OpenTelemetry (tests/test_imports.py holds that), and the others ask
+# nothing of it that the rest of the suite does not ask, but for minutes.
+NEWEST_ONLY = (
+    "tests/chaos",
+    "tests/cli",
+    "tests/compose",
+    "tests/journal",
+    "tests/end_to_end/test_bad_collectors.py",
+    "tests/end_to_end/test_load.py",
+    "tests/end_to_end/test_namespaces.py",
+    "tests/end_to_end/test_process_ends.py",
+    "tests/end_to_end/test_server_ends.py",
+    "tests/end_to_end/test_side_car.py",
+    "tests/end_to_end/test_truth.py",
+    "tests/end_to_end/test_worker_ends.py",
+    "tests/test_redaction.py",
+    "tests/test_wheel.py",
+)
+# The release whose audit logger this package takes the place of; docs/integrations.md names it too.
+FEAST = "feast==0.67.0"
+FEAST_SERVER = "feast[mcp]==0.67.0"
+# Brings opentelemetry-instrumentation, its command and the SDK's set-up.
+OTEL_DISTRO = "opentelemetry-distro>=0.61b0"
+# The official MCP SDK in both of its major releases, which no environment can have at once. docs/integrations.md too.
+MCP1 = ("mcp==1.29.1",)
+MCP2 = ("mcp==2.3.0", "fastmcp==4.2.3")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The suite, with the newest of everything."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """The suite, with the oldest OpenTelemetry, but for what has nothing to do with its release."""
+    session.install("-e", ".[test-any-otel]", *OLDEST_OTEL, OLDEST_URLLIB3)
+    session.run("pytest", *(f"--ignore={path}" for path in NEWEST_ONLY), *session.posargs)
+
+
+@nox.session
+def feast(session: nox.Session) -> None:
+    """What holds beside Feast: the same calls, the same bytes. Its own settings are in tests/environments/feast."""
+    session.install("-e", ".", FEAST_SERVER, "httpx", "hypothesis", OTEL_DISTRO, "pytest")
+    session.run("python", "-m", "pytest", "tests/environments/feast", *session.posargs)
+
+
+@nox.session
+def mcp1(session: nox.Session) -> None:
+    """What holds for servers of the official MCP SDK 1.x. Its own settings are in tests/environments/mcp."""
+    session.install("-e", ".", *MCP1, "httpx", "opentelemetry-instrumentation", "pytest", "uvicorn")
+    session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
+
+
+@nox.session
+def mcp2(session: nox.Session) -> None:
+    """What holds for servers of the official MCP SDK 2.x, and of FastMCP."""
+    session.install("-e", ".", *MCP2, "httpx", "opentelemetry-instrumentation", "pytest", "uvicorn")
+    session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and types of package and tests."""
+    session.install("-e", ".[test]", "nox")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """What a call costs here, in Feast, in structlog and in the SDK, side by side."""
+    session.install("-e", ".[test]", FEAST, "structlog")
+    session.run("python", "-m", "benchmarks", *session.posargs)
