@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import sys
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,7 @@ from otel_audit.errors import ConfigError
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 from otel_audit.policy import Policy, read_policy
+from otel_audit.process_end import close_at_end
 from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.rules import Rules
@@ -115,7 +113,7 @@ def _trail(
         notices.say(name, f"{name} is set and has no effect on audit events")
     if settings.service_name.startswith("unknown_service") and resource is None:
         notices.say("service", "no service name: set OTEL_SERVICE_NAME, so that the events say who recorded them")
-    _open.add(trail)
+    close_at_end(trail)
     return trail
 
 
@@ -132,19 +130,3 @@ def _audit_logger(settings: Settings, exporters: Sequence[Exporter] | None, reso
         on_loss=settings.on_loss,
         notices=trail.notices,
     )
-
-
-# Closed together at exit, and only in the process that made them: a forked child that exits normally without an
-# event of its own has nothing to deliver.
-_open: weakref.WeakSet[Trail] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    for trail in list(_open):
-        try:
-            trail.close()
-        except Exception as error:
-            print(f"otel-audit: closing failed: {error!r}", file=sys.stderr)
-
-
-atexit.register(_close_all)

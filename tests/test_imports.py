@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"integrity"},
     {"delivery"},
     {"stores", "trail", "sinks", "policy", "diagnosis"},
-    {"handover", "verify", "replaying"},
+    {"handover", "process_end", "verify", "replaying"},
     {"recorder"},
     {"operation"},
     {"logger"},

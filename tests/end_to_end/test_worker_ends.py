@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.delivered import assert_archived_once, assert_streams_of_their_own, ship
+from tests.end_to_end.delivered import assert_archived, assert_archived_once, assert_streams_of_their_own, ship
 from tests.end_to_end.services import service_environment
 from tests.end_to_end.test_main_path import ROOT
 from tests.servers import Collector
 
 THREADS = """
-    import sys, threading, time
+    import os, sys, threading, time
     import otel_audit
 
     audit = otel_audit.configure()
@@ -56,21 +56,54 @@ def run_threads(script: str, tmp_path: Path, collector: Collector, *, status: in
     return acknowledged.read_text().split()
 
 
-@pytest.mark.parametrize(
-    ("how", "end"),
-    [("fork", "close"), ("fork", "terminate"), ("spawn", "close"), ("spawn", "terminate"), ("forkserver", "close")],
-)
-def test_every_process_of_a_pool_has_a_stream_of_its_own_and_loses_nothing(
+POOLS = ["fork", "spawn", "forkserver"]
+
+
+def run_pool(how: str, end: str, directory: Path, collector: Collector) -> tuple[list[str], set[int]]:
+    """The ids that were acknowledged, and the pids of who logged them, once all of the pool is gone."""
+    acknowledged = json.loads(run(directory, collector, "-m", "tests.end_to_end.pool_service", how, end))
+    assert len(acknowledged) == 302
+    return [event_id for event_id, _ in acknowledged], {pid for _, pid in acknowledged}
+
+
+@pytest.mark.parametrize("how", POOLS)
+@pytest.mark.parametrize("end", ["close", "shutdown"])
+def test_every_process_of_a_pool_delivers_a_stream_of_its_own_at_its_end(
     how: str, end: str, collector: Collector, tmp_path: Path
 ) -> None:
-    directory = tmp_path / "audit"
+    acknowledged, pids = run_pool(how, end, tmp_path / "audit", collector)
 
-    acknowledged = json.loads(run(directory, collector, "-m", "tests.end_to_end.pool_service", how, end))
-    ship(directory, collector)
+    assert_archived_once(collector, tmp_path / "audit", acknowledged)
+    assert_streams_of_their_own(tmp_path / "audit", pids)
 
-    assert len(acknowledged) == 302
-    assert_archived_once(collector, directory, [event_id for event_id, _ in acknowledged])
-    assert_streams_of_their_own(directory, {pid for _, pid in acknowledged})
+
+@pytest.mark.parametrize("how", POOLS)
+def test_the_processes_of_a_pool_that_is_terminated_lose_nothing(
+    how: str, collector: Collector, tmp_path: Path
+) -> None:
+    acknowledged, pids = run_pool(how, "terminate", tmp_path / "audit", collector)
+    ship(tmp_path / "audit", collector)
+
+    assert_archived(collector, tmp_path / "audit", acknowledged)
+    assert_streams_of_their_own(tmp_path / "audit", pids)
+
+
+def test_a_child_that_is_forked_before_anything_was_imported_for_it_delivers_at_its_end(
+    collector: Collector, tmp_path: Path
+) -> None:
+    script = """
+        import multiprocessing  # behind configure()
+
+        child = multiprocessing.get_context("fork").Process(target=log_many)
+        child.start()
+        child.join()
+        audit = None
+        os._exit(child.exitcode)
+    """
+    acknowledged = run_threads(script, tmp_path, collector)
+
+    assert len(acknowledged) == 100
+    assert_archived_once(collector, tmp_path / "audit", acknowledged)
 
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "raise RuntimeError('a bug')"], ids=["exit", "exception"])
