@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 from otel_audit.event import AuditEvent, Outcome
 from otel_audit.integrations.fastmcp_authz import decided_once
@@ -12,7 +14,12 @@ from otel_audit.integrations.mcp_recording import name_error, recorded
 from otel_audit.integrations.mcp_sdk2 import origin_of, refusal
 from otel_audit.logger import AuditLogger
 
-__all__ = ["CallRecorder", "install"]
+__all__ = ["CallRecorder", "install", "recorded_by_outer_server"]
+
+_METHODS: Final = frozenset({"call_tool", "read_resource", "render_prompt"})
+_MOUNTS: Final = "fastmcp.server.providers.fastmcp_provider"
+
+_recorded_by: ContextVar[AuditLogger | None] = ContextVar("otel_audit_fastmcp_recorded_by", default=None)
 
 
 def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
@@ -27,7 +34,8 @@ def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | Non
 class CallRecorder:
     """Records tool calls, resource reads and prompts: those of clients, and those that code makes on the server.
 
-    A call that a tool makes on its server is an event of its own, with the tool's as its parent.
+    A call that a tool makes on a server is an event of its own, with the tool's as its parent. One that is handed on to
+    a mounted server is not, where the outer server has recorded it with the same logger.
     """
 
     def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
@@ -38,15 +46,37 @@ class CallRecorder:
         """One message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
         if context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
-        with decided_once():
-            return await recorded(
-                self._audit,
-                _call(context),
-                lambda: call_next(context),
-                refusal=refusal,
-                find_principal=self._find_principal,
-                on_error=_tool_failed if context.method == "tools/call" else _failed,
-            )
+        if recorded_by_outer_server() is self._audit:
+            return await call_next(context)
+        token = _recorded_by.set(self._audit)
+        try:
+            with decided_once():
+                return await recorded(
+                    self._audit,
+                    _call(context),
+                    lambda: call_next(context),
+                    refusal=refusal,
+                    find_principal=self._find_principal,
+                    on_error=_tool_failed if context.method == "tools/call" else _failed,
+                )
+        finally:
+            _recorded_by.reset(token)
+
+
+def recorded_by_outer_server() -> AuditLogger | None:
+    """The logger that has the call of which the one that begins here is a part; None where it is a call of its own.
+
+    It is a part where the outer server hands it on to one that is mounted on it. The stack says it, and nothing else: a
+    tool that calls another server itself does so for the same request of the same client.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in _METHODS and frame.f_globals.get("__name__") == "fastmcp.server.server":
+            caller = frame.f_back
+            is_mounted = caller is not None and caller.f_globals.get("__name__") == _MOUNTS
+            return _recorded_by.get() if is_mounted else None
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return None
 
 
 def _call(context: Any) -> Call:

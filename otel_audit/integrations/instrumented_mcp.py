@@ -6,8 +6,6 @@ A server that was given to `audit_server`, with SDK 1.x before it first runs, ke
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from otel_audit.integrations import fastmcp, mcp_sdk1, mcp_sdk2
@@ -82,23 +80,6 @@ class _SdkRecorder:
         return await mcp_sdk2.AuditMiddleware(self._instrumentation.audit)(ctx, call_next)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a call runs: in which server, for which request of which client."""
-
-    server: Any
-    session: Any
-    request_id: Any
-
-    def is_mounted_on(self, outer: _Place) -> bool:
-        """The outer server hands on a call of its client, which it has recorded."""
-        same_call = self.session is outer.session and self.request_id == outer.request_id
-        return same_call and self.server is not outer.server
-
-
-_place: ContextVar[_Place | None] = ContextVar("otel_audit_fastmcp_place", default=None)
-
-
 class _FastMcpRecorder:
     """Middleware of a FastMCP server that records, unless `audit_server` or the server it is mounted on does."""
 
@@ -109,20 +90,9 @@ class _FastMcpRecorder:
     async def __call__(self, context: Any, call_next: CallNext) -> Any:
         if not self._instrumentation.is_on or context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
-        outer, here = _place.get(), self._place_of(context)
-        token = _place.set(here)
-        try:
-            if _has(self._server.middleware, fastmcp.CallRecorder) or (outer is not None and here.is_mounted_on(outer)):
-                return await call_next(context)
-            return await fastmcp.CallRecorder(self._instrumentation.audit)(context, call_next)
-        finally:
-            _place.reset(token)
-
-    def _place_of(self, context: Any) -> _Place:
-        live = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
-        if live is None:
-            return _Place(self._server, None, None)
-        return _Place(self._server, live.session, live.request_id)
+        if _has(self._server.middleware, fastmcp.CallRecorder) or fastmcp.recorded_by_outer_server() is not None:
+            return await call_next(context)
+        return await fastmcp.CallRecorder(self._instrumentation.audit)(context, call_next)
 
 
 def _has(middleware: list[Any], kind: type) -> bool:

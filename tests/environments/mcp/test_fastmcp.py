@@ -15,6 +15,7 @@ from fastmcp.exceptions import AuthorizationError
 from fastmcp.server.middleware import Middleware, MiddlewareContext
 from fastmcp.tools import InputRequiredToolResult
 
+from otel_audit.integrations.instrumentors import FastMCPAuditor
 from otel_audit.integrations.mcp import audit_server
 from tests.recording import recorder
 
@@ -109,17 +110,72 @@ def test_a_call_that_no_client_made_is_local(tmp_path: Path) -> None:
     assert "jsonrpc_id" not in event
 
 
-def test_a_mounted_server_is_recorded_through_the_one_it_is_mounted_on(tmp_path: Path) -> None:
-    outer: FastMCP[Any] = FastMCP("outer")
-    outer.mount(a_server(), namespace="inner")
+@pytest.mark.parametrize("is_audited", [False, True])
+def test_a_mounted_server_is_recorded_through_the_one_it_is_mounted_on(tmp_path: Path, is_audited: bool) -> None:
+    outer, inner = FastMCP[Any]("outer"), a_server()
+    outer.mount(inner, namespace="inner")
+
+    @inner.resource("rows://{view}/all")
+    def rows(view: str) -> str:
+        return view
+
+    @inner.prompt()
+    def explain(what: str) -> str:
+        return what
 
     async def work() -> None:
         async with asyncio.timeout(60), Client(outer) as client:
             await client.call_tool("inner_add", {"a": 1, "b": 2})
+            await client.read_resource("rows://inner/drivers/all")
+            await client.get_prompt("inner_explain", {"what": "drift"})
 
     with recorder(tmp_path) as audit:
         audit_server(outer, audit)
+        if is_audited:
+            audit_server(inner, audit)
         asyncio.run(work())
 
-    (event,) = Service("fastmcp", tmp_path, lambda: None).all_events()
-    assert event["action"]["mcp_tool"] == "inner_add"
+    tool, resource, prompt = Service("fastmcp", tmp_path, lambda: None).all_events()
+    assert tool["action"]["mcp_tool"] == "inner_add"
+    assert [event["resource"]["name"] for event in (resource, prompt)] == ["rows://inner/drivers/all", "inner_explain"]
+
+
+def call_through_a_tool(outer: FastMCP[Any], other: FastMCP[Any]) -> None:
+    """A tool of the outer server calls the other one, which is mounted there too: that does not say who calls it."""
+    outer.mount(other, namespace="other")
+
+    @outer.tool()
+    async def relay_to_other() -> str:
+        answer = await other.call_tool("add", {"a": 20, "b": 22})
+        return str(answer.content[0].text)
+
+    async def work() -> None:
+        async with asyncio.timeout(60), Client(outer) as client:
+            await client.call_tool("relay_to_other", {})
+
+    asyncio.run(work())
+
+
+def assert_that_each_is_an_event(directory: Path) -> None:
+    add, relay = Service("fastmcp", directory, lambda: None).all_events()
+    assert [event["action"]["mcp_tool"] for event in (add, relay)] == ["add", "relay_to_other"]
+    assert add["parent_id"] == relay["event_id"]
+
+
+def test_a_call_that_a_tool_makes_on_another_server_is_an_event_of_its_own(tmp_path: Path) -> None:
+    with recorder(tmp_path) as audit:
+        call_through_a_tool(audit_server(FastMCP[Any]("outer"), audit), audit_server(a_server(), audit))
+
+    assert_that_each_is_an_event(tmp_path)
+
+
+def test_a_call_that_a_tool_makes_on_another_server_is_one_for_the_instrumentor_too(tmp_path: Path) -> None:
+    auditor = FastMCPAuditor()
+    with recorder(tmp_path) as audit:
+        auditor.instrument(audit=audit)
+        try:
+            call_through_a_tool(FastMCP[Any]("outer"), a_server())
+        finally:
+            auditor.uninstrument()
+
+    assert_that_each_is_an_event(tmp_path)
