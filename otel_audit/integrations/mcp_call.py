@@ -110,9 +110,14 @@ class Call:
         is_tool = self.method == "tools/call"
         return AuditAction(
             mcp_tool=self.target if is_tool else "",
-            path=str(self.request.url.path) if self.request is not None else "",
+            path=self._path(),
             arguments_digest=None if self.method == "resources/read" else digest_of(self.arguments),
         )
+
+    def _path(self) -> str:
+        """From the scope: Starlette's `url` raises for a query that is no UTF-8."""
+        path = "" if self.request is None else str(self.request.scope["path"])
+        return path.replace("?", "%3F")  # decoded by the server: it is no begin of a query
 
     def _resource(self) -> AuditResource | None:
         match self.method:

@@ -29,7 +29,9 @@ def token_of_request(request: Any) -> Any:
     Read from the request and not from the SDK's ContextVar: in a session of SDK 1.x that one is of the first request.
     """
     scope = getattr(request, "scope", None)
-    return getattr(scope.get("user"), "access_token", None) if isinstance(scope, Mapping) else None
+    token = getattr(scope.get("user"), "access_token", None) if isinstance(scope, Mapping) else None
+    # Other authentication than the SDK's may keep the text of a token under this name: that says nothing of the caller.
+    return token if hasattr(token, "client_id") else None
 
 
 def principal_of(token: Any) -> AuditPrincipal | None:

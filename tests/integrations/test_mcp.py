@@ -47,7 +47,8 @@ class Token:
 
 def a_request(headers: Mapping[str, str] | None = None, **scope: Any) -> Request:
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    return Request({"type": "http", "method": "POST", "path": "/mcp", "headers": pairs, "query_string": b"", **scope})
+    known = {"type": "http", "method": "POST", "path": "/mcp", "headers": pairs, "query_string": b""}
+    return Request({**known, **scope})
 
 
 @given(json_values)
@@ -143,6 +144,32 @@ def test_a_token_is_read_from_its_own_request() -> None:
     assert token_of_request(a_request(user=User(token))) is token
     assert token_of_request(a_request()) is None
     assert token_of_request(None) is None
+
+
+@dataclass
+class UserWithText:
+    """Of an application that has authentication of its own."""
+
+    username: str = "ann"
+    access_token: str = "a-bearer-token-f00ba4"
+
+
+def test_a_user_of_the_application_that_keeps_the_text_of_a_token_is_who_called() -> None:
+    request = a_request(user=UserWithText())
+
+    principal = a_call(request=request, token=token_of_request(request)).principal(None)
+
+    assert principal is not None
+    assert (principal.username, principal.auth_type) == ("ann", "")
+
+
+def test_a_query_that_is_no_text_does_no_harm(tmp_path: Path) -> None:
+    request = a_request(path="/mcp/a?b", query_string=b"token=\xff")
+
+    with recorder(tmp_path) as audit:
+        event = a_call(request=request).operation(audit, None).event
+
+    assert event.action.path == "/mcp/a%3Fb"
 
 
 def test_a_call_over_http_comes_from_the_peer_of_its_connection() -> None:
