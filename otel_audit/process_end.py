@@ -43,12 +43,12 @@ def _watch_multiprocessing() -> None:
     """
     global _is_watched
     # Not by an import, which could wait for ever in a forked child for the lock of a thread that is not there.
-    util = sys.modules.get("multiprocessing.util")
-    if _is_watched or not hasattr(util, "register_after_fork"):
+    register_after_fork = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+    if _is_watched or register_after_fork is None:
         return
     _is_watched = True
     # Called when the process has forgotten the finalizers of its parent, and those made while its module was imported.
-    util.register_after_fork(_open, _finalize)
+    register_after_fork(_open, _finalize)
     _finalize()
 
 
