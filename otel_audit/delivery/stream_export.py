@@ -1,7 +1,8 @@
 """The export of one stream to one destination: which lines go next, and what a refusal means for each of them.
 
 Source: the outcome table of docs/delivery.md. A line is quarantined only when it was refused alone and the destination
-has accepted another line since: a destination that refuses everything costs no line.
+has accepted another line since: a destination that refuses everything costs no line. One for which there was only a
+server error is sent once more then: the error may have been over.
 """
 
 from __future__ import annotations
@@ -95,9 +96,16 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class _Suspect:
-    line: Line
+    """A line that was refused alone. `sure`: as a line, and not by an error that may have been the server's."""
+
+    batch: Batch
     reason: str
+    sure: bool
     accepted_before: int
+
+    @property
+    def line(self) -> Line:
+        return self.batch.lines[0]
 
 
 class StreamExport:
@@ -194,9 +202,9 @@ class StreamExport:
         """Send the lines, in halves where they are refused, until each is accepted or was refused alone."""
         waiting = [lines]
         while waiting:
-            part = waiting.pop()
-            outcome = self._judge(self._destination.send(Batch(header, part)), len(part))
-            match outcome:
+            batch = Batch(header, part := waiting.pop())
+            answer = self._destination.send(batch)
+            match self._judge(answer, len(part)):
                 case Accepted():
                     if part is lines:  # halves that are accepted do not clear the one that is not
                         self._server_error_since = None
@@ -207,7 +215,7 @@ class StreamExport:
                     middle = len(part) // 2
                     waiting += [part[middle:], part[:middle]]
                 case Refused(reason=reason):
-                    self._suspect(part[0], reason)
+                    self._suspect(batch, reason, sure=isinstance(answer, Refused))
                     if len(self._suspects) >= _SUSPECTS_MAX and not self._accepts(header, lines[-1], but=part[0]):
                         # They stay suspects: another stream may show that the destination accepts what is good.
                         self._not_before = self._retry_at
@@ -216,9 +224,9 @@ class StreamExport:
                     return self._unavailable(reason, retry_after_s)
         return None
 
-    def _suspect(self, line: Line, reason: str) -> None:
+    def _suspect(self, batch: Batch, reason: str, *, sure: bool) -> None:
         """Put a line aside that was refused alone."""
-        self._suspects.append(_Suspect(line, reason, self._destination.accepted))
+        self._suspects.append(_Suspect(batch, reason, sure, self._destination.accepted))
         self._blocked = reason
         self._tell(reason)
         self._retry_at = self._destination.clock() + self._backoff.failed()
@@ -261,15 +269,7 @@ class StreamExport:
         return outcome
 
     def _accepted(self, part: Sequence[Line]) -> None:
-        system = sum(line.system for line in part)
-        self._ahead = replace(
-            self._ahead,
-            position=part[-1].end,
-            exported=self._ahead.exported + len(part) - system,
-            system=self._ahead.system + system,
-            dropped=self._ahead.dropped + sum(_dropped(line) for line in part if line.system),
-            blocked="",
-        )
+        self._ahead = _with_exported(self._ahead, part)
         self._grow()
         self._backoff.succeeded()
         self._blocked = ""
@@ -285,17 +285,33 @@ class StreamExport:
             self._accepted_to_grow = _ACCEPTED_BEFORE_GROWING
 
     def _confirm_suspects(self) -> bool:
-        """Quarantine the lines that were refused alone before the destination accepted another one. True if any."""
+        """Settle the lines that were refused alone before the destination accepted another one. True if any."""
         accepted = self._destination.accepted
-        confirmed = [suspect for suspect in self._suspects if accepted > suspect.accepted_before]
-        if not confirmed:
+        waiting = [suspect for suspect in self._suspects if accepted <= suspect.accepted_before]
+        due = [suspect for suspect in self._suspects if accepted > suspect.accepted_before]
+        settled = 0
+        while settled < len(due) and self._settles(due[settled]):
+            settled += 1
+        # The destination is away again: what it accepts when it is back will tell.
+        accepted = self._destination.accepted
+        self._suspects = waiting + [replace(suspect, accepted_before=accepted) for suspect in due[settled:]]
+        if not settled:
             return False
-        for suspect in confirmed:
-            self._ahead = _with_quarantined(self._ahead, suspect)
-        self._suspects = [suspect for suspect in self._suspects if accepted <= suspect.accepted_before]
         self._backoff.succeeded()
         self._not_before = 0.0
         self._blocked = ""
+        return True
+
+    def _settles(self, suspect: _Suspect) -> bool:
+        """Count the line as quarantined, or as exported if the error is over. False when nothing can be said of it."""
+        if not suspect.sure:
+            match self._destination.send(suspect.batch):
+                case Accepted():
+                    self._ahead = _with_exported(self._ahead, suspect.batch.lines)
+                    return True
+                case Unavailable(cause=cause) if cause is not UnavailableFor.SERVER_ERROR:
+                    return False
+        self._ahead = _with_quarantined(self._ahead, suspect)
         return True
 
     def _keep(self) -> None:
@@ -318,6 +334,18 @@ class StreamExport:
         if self.progress.blocked != reason:
             self.shipment.cursor.advance(self._name, replace(self.progress, blocked=reason))
             self._ahead = replace(self._ahead, blocked=reason)
+
+
+def _with_exported(progress: Progress, lines: Sequence[Line]) -> Progress:
+    system = sum(line.system for line in lines)
+    return replace(
+        progress,
+        position=max(progress.position, lines[-1].end),
+        exported=progress.exported + len(lines) - system,
+        system=progress.system + system,
+        dropped=progress.dropped + sum(_dropped(line) for line in lines if line.system),
+        blocked="",
+    )
 
 
 def _with_quarantined(progress: Progress, suspect: _Suspect) -> Progress:

@@ -411,6 +411,44 @@ def test_a_server_error_that_stays_for_ten_minutes_is_taken_for_a_record(
     assert (entry.first_seq, entry.last_seq) == (72, 72)
 
 
+@pytest.mark.parametrize("more", [1, 2, 7, 8, 11, 30, 45])
+def test_a_server_that_recovers_while_a_record_is_looked_for_costs_no_record(
+    more: int, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: Answer(500)
+    write(journal, *range(100))
+    export = exporting(journal)
+    export.step()
+    clock.now += 601
+
+    answers_left = iter(range(more))
+    server.judge = lambda names: Answer(500) if next(answers_left, None) is not None else None
+    run(export, clock)
+
+    assert set(server.accepted) == {"header", *map(str, range(100))}
+    assert (export.progress.exported, export.progress.system, export.progress.quarantined) == (100, 1, 0)
+    assert not export.progress.blocked
+
+
+def test_a_record_that_no_answer_came_for_twice_is_not_set_aside_while_the_server_is_away_again(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("2", answer=Answer(500))
+    write(journal, *range(6))
+    export = exporting(journal)
+    export.step()
+    clock.now += 601
+
+    alone = iter([Answer(500), Answer(503)])
+    server.judge = lambda names: next(alone, None) if names == ["2"] else Answer(500) if "2" in names else None
+    export.step()
+    assert export.progress.quarantined == 0
+    run(export, clock)
+
+    assert set(server.accepted) == {"header", *map(str, range(6))}
+    assert (export.progress.exported, export.progress.quarantined) == (6, 0)
+
+
 def test_a_line_from_which_no_record_can_be_built_is_the_only_one_set_aside(
     journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
