@@ -150,10 +150,18 @@ class Cursor:
         self._mode = mode
         self._lock = threading.Lock()
         self._descriptor = open_with_mode(path, os.O_RDWR, mode)
+        try:
+            self._begin()
+        except BaseException:
+            self.abandon()  # or each try on a full disk would cost a descriptor
+            raise
+
+    def _begin(self) -> None:
         content = os.pread(self._descriptor, 1 << 26, 0)
         state = _read(content)
         written = content.strip(b"\0")  # nothing is stored before the first progress
-        self.note = f"{path}: no readable slot, sending again from the oldest line" if written and not state else None
+        is_lost = written and not state
+        self.note = f"{self._path}: no readable slot, sending again from the oldest line" if is_lost else None
         self._state = state or _State()
         self._slot_bytes = max(_SLOT_BYTES, len(content) // 2)
         if len(content) < 2 * self._slot_bytes:

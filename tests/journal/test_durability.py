@@ -18,7 +18,7 @@ from otel_audit.journal.stream import Limits
 from otel_audit.settings import Durability
 from tests.chain_check import application_events, read_streams
 from tests.journal.slow_disk import SlowDisk
-from tests.journal.writing import a_journal, append, description, the_stream
+from tests.journal.writing import a_journal, append, description, open_files, the_stream
 from tests.servers.polling import poll
 
 
@@ -51,15 +51,7 @@ def damage_named_by(files: StreamFiles, number: int) -> dict[str, Any]:
 
 
 def open_segments(directory: Path) -> list[str]:
-    found = []
-    for descriptor in os.listdir("/proc/self/fd"):
-        try:
-            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-        except FileNotFoundError:
-            continue  # the descriptor of the listing itself
-        if path.parent == directory and path.suffix == ".jsonl":
-            found.append(path.name)
-    return found
+    return [name for name in open_files(directory) if name.endswith(".jsonl")]
 
 
 def test_with_fsync_each_event_is_synced_before_it_is_acknowledged(tmp_path: Path, syncs: Syncs) -> None:

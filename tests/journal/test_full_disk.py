@@ -16,7 +16,16 @@ from otel_audit.journal.cursor import Cursor, Position, Progress, read_cursor
 from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.stream import Limits
 from tests.chain_check import application_events, read_streams
-from tests.journal.writing import a_journal, append, assert_chained, ids_of, leave_no_room, lines_of, the_stream
+from tests.journal.writing import (
+    a_journal,
+    append,
+    assert_chained,
+    ids_of,
+    leave_no_room,
+    lines_of,
+    open_files,
+    the_stream,
+)
 
 SIZE_KIB = 256  # of `small_disk`
 
@@ -78,6 +87,17 @@ def test_a_cursor_is_stored_on_a_disk_that_filled_up_after_it_was_made(small_dis
     progress, ended = read_cursor(small_disk / "stream.cursor")
     assert progress["otlp"].position == Position(1, 19, 19)
     assert not ended
+
+
+def test_a_cursor_that_cannot_be_made_leaves_no_descriptor_behind(small_disk: Path) -> None:
+    """It is tried again every few seconds, for each stream that waits."""
+    leave_no_room(small_disk)
+
+    for _ in range(5):
+        with pytest.raises(OSError, match="No space"):
+            Cursor(small_disk / "stream.cursor")
+
+    assert open_files(small_disk) == []
 
 
 def test_a_stream_that_cannot_be_opened_leaves_no_files_behind(small_disk: Path) -> None:

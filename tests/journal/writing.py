@@ -58,6 +58,22 @@ def leave_no_room(disk: Path) -> None:
         (disk / "one more").write_bytes(b"\0")
 
 
+def open_files(directory: Path) -> list[str]:
+    """The names of this process's open files in a directory, once for each descriptor; also of those that were removed.
+
+    Not a count of all descriptors: what earlier tests left is closed at any moment.
+    """
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}").removesuffix(" (deleted)"))
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+        if path.parent == directory:
+            found.append(path.name)
+    return sorted(found)
+
+
 def the_stream(directory: Path) -> StreamFiles:
     (files,) = streams_in(directory)
     return files
