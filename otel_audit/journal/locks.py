@@ -36,18 +36,19 @@ class FileLock:
     @classmethod
     def _locked(cls, path: Path, opened: Callable[[], int], kind: int) -> FileLock | None:
         while True:
-            descriptor = opened()
+            # Owned from here on: a lock on a descriptor that an asynchronous exception made nobody's would never end.
+            lock = cls(path, opened())
             try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                fcntl.flock(lock._descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(descriptor)
+                lock.abandon()
                 return None
             except BaseException:
-                os.close(descriptor)
+                lock.abandon()
                 raise
-            if is_at(path, descriptor):
-                return cls(path, descriptor)
-            os.close(descriptor)  # the former owner removed the file after we had opened it
+            if lock.is_in_place():
+                return lock
+            lock.abandon()  # the former owner removed the file after we had opened it
 
     @classmethod
     def is_held(cls, path: Path) -> bool:
@@ -65,15 +66,18 @@ class FileLock:
     def release(self, *, remove: bool = False) -> None:
         """Nobody holds the lock any more. `remove`: the file is gone too, removed while it was still held.
 
-        Not for a forked child, which would take the lock from its parent: see `abandon`.
+        Never raises: on a disk that became read-only the file stays, and nobody holds it. Not for a forked child, which
+        would take the lock from its parent: see `abandon`.
         """
         if self._descriptor < 0:
             return
-        if remove and is_at(self._path, self._descriptor):
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if remove and is_at(self._path, self._descriptor):
+                self._path.unlink(missing_ok=True)
         # Unlocked, not only closed: a child that was forked in this moment may have the descriptor for as long as it
         # lives.
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.abandon()
 
     def is_in_place(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Unmountable", "broken_ext4", "ext4", "read_only", "tmpfs"]
+__all__ = ["Unmountable", "broken_ext4", "ext4", "frozen", "read_only", "tmpfs"]
 
 
 class Unmountable(Exception):
@@ -56,6 +56,21 @@ def read_only(disk: Path) -> Iterator[None]:
         yield
     finally:
         _run("mount", "-o", "remount,rw", str(disk))
+
+
+@contextmanager
+def frozen(directory: Path) -> Iterator[None]:
+    """Inside, no file of the directory can be made or removed; those that are open can still be written.
+
+    Raises:
+        Unmountable: not as this user.
+    """
+    _run("mount", "--bind", str(directory), str(directory))
+    try:
+        _run("mount", "-o", "remount,ro,bind", str(directory))
+        yield
+    finally:
+        _run("umount", "--lazy", str(directory))
 
 
 @contextmanager

@@ -79,6 +79,20 @@ def test_a_lock_that_nobody_refers_to_any_more_is_free(tmp_path: Path) -> None:
     assert not FileLock.is_held(tmp_path / "a.lock")
 
 
+def test_a_lock_is_free_when_its_taker_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a soft time limit, say, just after the kernel had given it."""
+
+    def interrupted(path: Path, descriptor: int) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("otel_audit.journal.locks.is_at", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            FileLock.acquire(tmp_path / "a.lock")
+
+    assert not FileLock.is_held(tmp_path / "a.lock")
+
+
 def test_those_who_only_look_do_not_see_each_other(tmp_path: Path) -> None:
     (tmp_path / "a.lock").touch()
     looking = os.open(tmp_path / "a.lock", os.O_RDONLY)
