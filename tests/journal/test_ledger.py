@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, has_room, latest
@@ -62,6 +62,7 @@ def test_the_last_entry_of_a_kind_is_found_behind_those_of_others(tmp_path: Path
     assert (after.number, after.prev_hash) == (5, sha256(b"no entry at all").hexdigest())
 
 
+@settings(deadline=None)  # files, on a busy machine
 @given(data=st.data())
 def test_an_entry_that_was_torn_at_any_byte_is_cut_off_by_the_next_one(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

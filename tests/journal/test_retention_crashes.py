@@ -261,7 +261,7 @@ def test_a_ledger_with_a_name_outside_the_directory_makes_nobody_remove_it(tmp_p
     assert outside.exists()
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(junk=st.binary(max_size=60))
 def test_a_state_of_any_content_removes_nothing_early(junk: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("audit")
