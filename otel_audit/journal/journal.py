@@ -235,7 +235,8 @@ class Journal:
         try:
             self._inside.add(me)
             with self._lock:
-                stream.sync_at_once()
+                if not stream.is_settled(seq):  # else it was closed in this moment, which synced it
+                    stream.sync_at_once()
         except OSError as error:
             raise self._not_durable(error) from error
         finally:

@@ -20,6 +20,7 @@ from otel_audit.delivery.stream_export import Destination, Idle, Moved, StreamEx
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal, Receipt
+from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.recovery import take
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability, Settings
@@ -448,6 +449,21 @@ def test_the_thread_ends_with_its_journal(tmp_path: Path, closes: bool) -> None:
         return commit_threads()
 
     poll(left, until=lambda names: not names, timeout_s=10, what="the thread to end")
+
+
+def test_an_event_is_durable_although_its_journal_is_closed_before_its_caller_waits(tmp_path: Path) -> None:
+    """By another thread, between the write and the wait: as in a service that ends while requests still log."""
+
+    def close_from_another_thread(stream: OpenStream) -> None:
+        thread = threading.Thread(target=journal.close)
+        thread.start()
+        thread.join()
+
+    journal = a_journal(tmp_path, durability=Durability.FSYNC, on_open=close_from_another_thread)
+
+    assert append(journal, "a").durable
+
+    assert [each["event_id"] for each in application_events(tmp_path)] == ["a"]
 
 
 def test_without_a_thread_every_line_is_synced_by_its_caller(
