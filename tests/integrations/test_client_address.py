@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from pathlib import Path
 
 import httpx
@@ -67,6 +68,9 @@ def test_the_list_is_read_from_its_end_and_only_behind_trusted_proxies(
         (b"by=10.0.0.2", "10.0.0.1"),
         (b"xfor=6.6.6.6", "10.0.0.1"),
         (b'by="for=6.6.6.6"', "10.0.0.1"),
+        (b'host="x;for=6.6.6.6 ";for=198.51.100.1', "198.51.100.1"),
+        (b'host="x;for=6.6.6.6";for=198.51.100.1', "198.51.100.1"),
+        (b"for=198.51.100.1 ; proto=https ; ", "198.51.100.1"),
         (b"198.51.100.1", "10.0.0.1"),
         (b"for=", "10.0.0.1"),
         (b"", "10.0.0.1"),
@@ -74,6 +78,17 @@ def test_the_list_is_read_from_its_end_and_only_behind_trusted_proxies(
 )
 def test_the_header_of_rfc_7239_is_read_as_strictly(value: bytes, client: str) -> None:
     assert RFC7239.client("10.0.0.1", [value]) == client
+
+
+@pytest.mark.parametrize(
+    "value", [b"for=a" + b" " * 64_000 + b"x", b" " * 64_000 + b"x", b"for=a" + b" ; a=b" * 10_000 + b" x"]
+)
+def test_no_header_keeps_the_event_loop_busy(value: bytes) -> None:
+    started_s = time.process_time()
+
+    assert RFC7239.client("10.0.0.1", [value]) == "10.0.0.1"
+
+    assert time.process_time() - started_s < 5  # one pass takes milliseconds, one that goes back half a minute
 
 
 def test_proxies_on_a_unix_socket_are_trusted_only_if_they_are_named() -> None:
