@@ -15,7 +15,7 @@ from otel_audit.integrations.asgi_recording import Recording, SwiftRecording
 from otel_audit.integrations.asgi_types import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import within
-from otel_audit.integrations.principals import Principals, PrincipalSource, principal_of
+from otel_audit.integrations.principals import Principals, PrincipalSource
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 from otel_audit.policy.rule import Glob
@@ -26,19 +26,20 @@ __all__ = ["REFUSAL", "AuditMiddleware", "set_principal"]
 REFUSAL: Final = b"The request could not be recorded in the audit trail, and was refused.\n"
 """What the client is told, with status 503, where the loss rule is `closed`: nothing of the server's disk."""
 
-
-_current: ContextVar[Exchange | None] = ContextVar("otel_audit_exchange", default=None)
+_current: ContextVar[tuple[Exchange, Principals] | None] = ContextVar("otel_audit_exchange", default=None)
 
 
 def set_principal(principal: object) -> None:
     """The request or connection that runs here has this principal, whatever else says so; nothing happens outside one.
 
     An `AuditPrincipal`, a name, claims of a verified token, or an object of a user. It is seen from any task or thread
-    of the request, from a synchronous dependency too, where a ContextVar of one's own would be lost.
+    of the request, from a synchronous dependency too, where a ContextVar of one's own would be lost. Never raises: what
+    cannot be read of an object is said on stderr.
     """
-    exchange = _current.get()
-    if exchange is not None:
-        exchange.told = principal_of(principal)
+    current = _current.get()
+    if current is not None:
+        exchange, principals = current
+        exchange.told = principals.named(principal)
 
 
 class AuditMiddleware:
@@ -54,6 +55,7 @@ class AuditMiddleware:
 
     Raises:
         ConfigError: a proxy is no address, no network and not `unix`, or it is everybody.
+        TypeError: `principal` is a coroutine function.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class AuditMiddleware:
         *,
         audit: AuditLogger,
         principal: PrincipalSource | None = None,
-        exclude: Sequence[str] = (),
+        exclude: str | Sequence[str] = (),
         trusted_proxies: Iterable[str] | None = None,
         forwarded_header: ForwardedHeader | None = None,
         audit_id_header: bool = False,
@@ -71,8 +73,9 @@ class AuditMiddleware:
         self._audit = audit
         self._notices = Notices()
         self._principals = Principals(principal, self._notices)
-        self._excluded = frozenset(path for path in exclude if "*" not in path)
-        self._excluded_globs = tuple(Glob(path) for path in exclude if "*" in path)
+        paths = (exclude,) if isinstance(exclude, str) else exclude
+        self._excluded = frozenset(path for path in paths if "*" not in path)
+        self._excluded_globs = tuple(Glob(path) for path in paths if "*" in path)
         self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
         self._names_event = audit_id_header
         self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
@@ -104,7 +107,7 @@ class AuditMiddleware:
             return
         inbox = Inbox(receive, exchange.progress, recording.end)
         outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
-        token = _current.set(exchange)
+        token = _current.set((exchange, self._principals))
         try:
             with within(exchange.own_id):
                 await self.app(exchange.scope, inbox, outbox)

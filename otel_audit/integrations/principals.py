@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextvars import ContextVar
+from enum import Enum
 from typing import Any, Final
+from uuid import UUID
 
 from otel_audit.event import AuditPrincipal
 from otel_audit.notices import Notices
@@ -12,12 +15,13 @@ from otel_audit.notices import Notices
 __all__ = ["PrincipalSource", "Principals", "principal_of"]
 
 PrincipalSource = Callable[[MutableMapping[str, Any]], object] | ContextVar[Any]
-"""Where an application says who its user is: a function of the ASGI scope, or a ContextVar."""
+"""Where an application says who its user is: a plain function of the ASGI scope, or a ContextVar."""
 
 _STATE_KEYS: Final = ("principal", "user", "current_user")
 _NAMES: Final = ("username", "preferred_username", "identity", "display_name", "sub", "name", "email", "id")
 _ROLES: Final = ("roles", "scopes")
-_TEXTS: Final = (str, int)
+_CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. As an attribute it is something else
+_TEXTS: Final = (str, int, UUID)
 
 
 class Principals:
@@ -26,9 +30,17 @@ class Principals:
     Looked at in this order: `source`, `scope["user"]` with `scope["auth"]` as Starlette's AuthenticationMiddleware
     sets them, and `principal`, `user` or `current_user` in `request.state`. Nothing that a client merely claims counts:
     no header is read.
+
+    Raises:
+        TypeError: `source` is a coroutine function.
     """
 
     def __init__(self, source: PrincipalSource | None, notices: Notices) -> None:
+        if inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(getattr(source, "__call__", None)):  # noqa: B004
+            raise TypeError(
+                f"principal: expected a plain function or ContextVar, got the coroutine function {source!r}: it is asked when "
+                "the request is over; await it inside the request, and call set_principal() with what it returns"
+            )
         self._source = source
         self._notices = notices
 
@@ -39,8 +51,19 @@ class Principals:
         try:
             return self._found(scope)
         except Exception as error:  # of the application's own objects: the request is recorded all the same
-            self._notices.say("principal", f"who makes a request could not be found out: {error!r}")
+            self._say(error)
             return None
+
+    def named(self, value: object) -> AuditPrincipal | None:
+        """The principal that a value names, None if it names nobody. Never raises."""
+        try:
+            return principal_of(value)
+        except Exception as error:  # as above
+            self._say(error)
+            return None
+
+    def _say(self, error: Exception) -> None:
+        self._notices.say("principal", f"who makes a request could not be found out: {error!r}")
 
     def _found(self, scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
         if self._source is not None:
@@ -63,19 +86,23 @@ def principal_of(value: object) -> AuditPrincipal | None:
     None where it names nobody, and for a user who is not authenticated.
 
     Raises:
+        TypeError: it is a coroutine, which nobody has awaited.
         Exception: what the value's own methods raise.
     """
     if value is None or isinstance(value, AuditPrincipal):
         return value
     if isinstance(value, str):
         return AuditPrincipal(username=value) if value else None
-    read = value.get if isinstance(value, Mapping) else _attributes_of(value)
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns of it wherever it is collected
+        raise TypeError(f"expected a principal, got the coroutine {value.__qualname__}; await it")
+    read, role_keys = (value.get, _CLAIMED_ROLES) if isinstance(value, Mapping) else (_attributes_of(value), _ROLES)
     if read("is_authenticated") is False:
         return None
     name = _first_name(read)
     if not name:
         return None
-    roles = next((found for key in _ROLES if (found := _words(read(key)))), [])
+    roles = next((found for key in role_keys if (found := _words(read(key)))), [])
     auth_type = read("auth_type")
     return AuditPrincipal(username=name, roles=roles, auth_type=auth_type if isinstance(auth_type, str) else "")
 
@@ -107,4 +134,7 @@ def _with_roles(principal: AuditPrincipal, auth: object) -> AuditPrincipal:
 def _words(value: object) -> list[str]:
     if isinstance(value, str):
         return value.split()  # Source: RFC 8693, `scope`
-    return [word for word in value if isinstance(word, str)] if isinstance(value, Iterable) else []
+    if not isinstance(value, Iterable):
+        return []
+    words = (word.value if isinstance(word, Enum) else word for word in value)
+    return [word for word in words if isinstance(word, str)]

@@ -598,6 +598,24 @@ def test_a_principal_that_cannot_be_found_out_costs_neither_the_request_nor_its_
     assert "who makes a request could not be found out" in capfd.readouterr().err
 
 
+def test_a_principal_that_cannot_be_read_where_it_is_told_costs_neither_the_request_nor_its_event(
+    directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Detached:
+        @property
+        def username(self) -> str:
+            raise LookupError("no session")
+
+    async def tell(request: Request) -> Response:
+        set_principal(Detached())
+        return PlainTextResponse("told")
+
+    event = the_event(audited(an_app(Route("/tell", tell)), directory), directory, get("/tell"))
+
+    assert (event["status_code"], event["principal"]["username"]) == (200, "")
+    assert "who makes a request could not be found out" in capfd.readouterr().err
+
+
 # What they ask for.
 
 
@@ -670,6 +688,15 @@ def test_excluded_paths_leave_no_event_and_work(directory: Path) -> None:
         assert [httpx.get(f"{server.url}/status/{status}").status_code for status in (204, 304, 202)] == [204, 304, 202]
 
     assert the_event(app, directory, call)["status_code"] == 202
+
+
+def test_one_path_to_exclude_needs_no_list(directory: Path) -> None:
+    def call(server: Served) -> None:
+        assert [httpx.get(server.url + path).status_code for path in ("/status/204", "/")] == [204, 200]
+
+    app = audited(an_app(), directory, exclude="/status/204")
+
+    assert the_event(app, directory, call)["action"]["path"] == "/"
 
 
 def test_two_middlewares_leave_one_event(directory: Path) -> None:

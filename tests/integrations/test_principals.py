@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from enum import Enum, StrEnum
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -12,6 +15,14 @@ from hypothesis import strategies as st
 from otel_audit import AuditPrincipal
 from otel_audit.integrations.principals import Principals, principal_of
 from otel_audit.notices import Notices
+
+
+class Role(StrEnum):
+    WRITER = "writer"
+
+
+class Plain(Enum):
+    READER = "reader"
 
 
 @pytest.mark.parametrize(
@@ -24,6 +35,10 @@ from otel_audit.notices import Notices
         (SimpleNamespace(id=17), "17", []),
         (SimpleNamespace(username="", email="ann@example.org"), "ann@example.org", []),
         (SimpleNamespace(is_authenticated=True, username="ann", roles=("a", "b")), "ann", ["a", "b"]),
+        (SimpleNamespace(id=UUID(int=17)), "00000000-0000-0000-0000-000000000011", []),
+        ({"sub": "ann", "scope": "read write"}, "ann", ["read", "write"]),
+        (SimpleNamespace(username="ann", scope={"type": "http"}), "ann", []),
+        (SimpleNamespace(username="ann", roles=[Role.WRITER, Plain.READER]), "ann", ["writer", "reader"]),
     ],
     ids=repr,
 )
@@ -32,6 +47,29 @@ def test_a_value_names_its_user_and_roles(value: object, username: str, roles: l
 
     assert found is not None
     assert (found.username, found.roles) == (username, roles)
+
+
+def test_a_coroutine_function_is_refused_at_once() -> None:
+    """It would give a coroutine and no user: every request would be nobody's."""
+
+    async def who(scope: object) -> str:
+        return "ann"
+
+    class Asks:
+        async def __call__(self, scope: object) -> str:
+            return "ann"
+
+    for source in (who, functools.partial(who), Asks()):
+        with pytest.raises(TypeError, match=r"coroutine function.*set_principal"):
+            Principals(source, Notices())
+
+
+def test_a_coroutine_that_nobody_awaited_is_nobody_and_said(capfd: pytest.CaptureFixture[str]) -> None:
+    async def who() -> str:
+        return "ann"
+
+    assert Principals(lambda scope: who(), Notices()).of({}) is None
+    assert "expected a principal, got the coroutine" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
