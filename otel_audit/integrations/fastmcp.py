@@ -10,7 +10,7 @@ from typing import Any, Final
 from otel_audit.event import AuditEvent, Outcome
 from otel_audit.integrations.fastmcp_authz import decided_once
 from otel_audit.integrations.mcp_call import EVENT_TYPES, Call, FindPrincipal
-from otel_audit.integrations.mcp_recording import name_error, recorded
+from otel_audit.integrations.mcp_recording import name_error, recorded, set_meanwhile
 from otel_audit.integrations.mcp_sdk2 import origin_of, refusal
 from otel_audit.logger import AuditLogger
 
@@ -48,19 +48,15 @@ class CallRecorder:
             return await call_next(context)
         if recorded_by_outer_server() is self._audit:
             return await call_next(context)
-        token = _recorded_by.set(self._audit)
-        try:
-            with decided_once():
-                return await recorded(
-                    self._audit,
-                    _call(context),
-                    lambda: call_next(context),
-                    refusal=refusal,
-                    find_principal=self._find_principal,
-                    on_error=_tool_failed if context.method == "tools/call" else _failed,
-                )
-        finally:
-            _recorded_by.reset(token)
+        with set_meanwhile(_recorded_by, self._audit), decided_once():
+            return await recorded(
+                self._audit,
+                _call(context),
+                lambda: call_next(context),
+                refusal=refusal,
+                find_principal=self._find_principal,
+                on_error=_tool_failed if context.method == "tools/call" else _failed,
+            )
 
 
 def recorded_by_outer_server() -> AuditLogger | None:

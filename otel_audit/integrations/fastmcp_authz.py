@@ -13,7 +13,7 @@ from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource
 from otel_audit.integrations.mcp_call import EVENT_TYPES
 from otel_audit.integrations.mcp_caller import principal_of, token_attributes
-from otel_audit.integrations.mcp_recording import REFUSAL, current_event, recorded
+from otel_audit.integrations.mcp_recording import REFUSAL, current_event, recorded, set_meanwhile
 from otel_audit.integrations.parent import parent_id
 from otel_audit.integrations.ruling import Ruling
 from otel_audit.logger import AuditLogger
@@ -48,11 +48,8 @@ def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reas
 @contextlib.contextmanager
 def decided_once() -> Iterator[None]:
     """What is decided inside is about one call. FastMCP asks a check several times before it runs a tool."""
-    token = _decided.set(set())
-    try:
+    with set_meanwhile(_decided, set()):
         yield
-    finally:
-        _decided.reset(token)
 
 
 class _AuditedCheck:

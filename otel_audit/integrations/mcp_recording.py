@@ -7,15 +7,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
+from msgspec import UNSET
+
+from otel_audit.draft import SpanIds
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, AuditPrincipal
 from otel_audit.integrations.mcp_call import Call, FindPrincipal
 from otel_audit.integrations.parent import within
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 
-__all__ = ["REFUSAL", "current_event", "name_error", "recorded"]
+__all__ = ["REFUSAL", "current_event", "name_error", "recorded", "set_meanwhile"]
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 REFUSAL: Final = "The call could not be recorded in the audit trail, and was refused."
 """What the client is told where the loss rule is `closed`: nothing of the server's disk."""
@@ -56,6 +60,7 @@ async def recorded(
     operation = call.operation(audit, principal)
     event = operation.event
     with call.trace():
+        _note_span(event)
         try:
             async with operation:
                 with _inside(event, event.event_id if operation.begun is None else operation.begun.event_id):
@@ -72,6 +77,13 @@ async def recorded(
             raise refusal(REFUSAL) from error
 
 
+def _note_span(event: AuditEvent) -> None:
+    """The event belongs to the span that is active where the call begins, wherever it ends."""
+    span = SpanIds.active(None)
+    if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
+        event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
+
+
 def _principal(call: Call, find: FindPrincipal | None) -> tuple[AuditPrincipal | None, Exception | None]:
     """Who called, or why that is not known: such a call is recorded too."""
     try:
@@ -81,15 +93,28 @@ def _principal(call: Call, find: FindPrincipal | None) -> tuple[AuditPrincipal |
 
 
 @contextlib.contextmanager
+def set_meanwhile(variable: ContextVar[V], value: V) -> Iterator[None]:
+    """The variable has this value inside."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        # A coroutine that is thrown away with its event loop ends in another context, where nothing is to be put back.
+        with contextlib.suppress(ValueError):
+            variable.reset(token)
+
+
+@contextlib.contextmanager
 def _inside(event: AuditEvent, own_id: str | None) -> Iterator[None]:
     """What is recorded inside belongs to this call."""
-    event_token, request_token = _current_event.set(event), mcp_audit_request_id.set(event.request_id)
-    try:
-        with within(own_id):
+    with set_meanwhile(_current_event, event), set_meanwhile(mcp_audit_request_id, event.request_id):
+        belonging = within(own_id)
+        belonging.__enter__()
+        try:
             yield
-    finally:
-        mcp_audit_request_id.reset(request_token)
-        _current_event.reset(event_token)
+        finally:
+            with contextlib.suppress(ValueError):  # as above
+                belonging.__exit__(None, None, None)
 
 
 def _answered(event: AuditEvent, answer: Any) -> None:

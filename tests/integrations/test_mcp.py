@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from otel_audit.event import PrincipalKind
 from otel_audit.integrations.mcp import audit_server, current_event
 from otel_audit.integrations.mcp_call import Call, digest_of
 from otel_audit.integrations.mcp_caller import asserted_by, principal_of, source_of, token_attributes, token_of_request
+from otel_audit.integrations.mcp_recording import recorded
+from otel_audit.logger import AuditLogger
 from otel_audit.redaction.secret_names import is_secret_name
+from tests.chain_check import application_events
 from tests.recording import recorder
 
 SAID = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -231,6 +235,31 @@ def test_baggage_of_a_client_is_not_taken_over() -> None:
 
     with a_call(meta={"traceparent": SAID, "baggage": "role=admin"}).trace():
         assert baggage.get_all() == {}
+
+
+class _Never:
+    """What is awaited and never comes."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+def test_a_call_that_is_thrown_away_with_its_event_loop_is_cancelled(tmp_path: Path) -> None:
+    async def work() -> None:
+        await _Never()
+
+    def begin(audit: AuditLogger) -> Coroutine[None, None, None]:
+        running = recorded(audit, a_call(meta={"traceparent": SAID}), work, refusal=RuntimeError)
+        running.send(None)
+        return running
+
+    with recorder(tmp_path) as audit:
+        running = contextvars.Context().run(begin, audit)
+        running.close()  # in a context that is not its own, as a garbage collection does
+
+    (event,) = application_events(tmp_path)
+    assert (event["outcome"], event["error_type"]) == ("cancelled", "GeneratorExit")
+    assert f"00-{event['trace_id']}-{event['span_id']}-01" == SAID
 
 
 def test_there_is_no_event_to_fill_in_outside_of_a_call() -> None:
