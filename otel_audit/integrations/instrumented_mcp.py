@@ -5,6 +5,7 @@ A server that was given to `audit_server`, with SDK 1.x before it first runs, ke
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,15 +20,15 @@ CallNext = Callable[[Any], Awaitable[Any]]
 
 
 def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
-    """The calls of low-level servers of this class are recorded: of those made from here on; with SDK 1.x of all.
-
-    With SDK 1.x a server that has run keeps its recorder after `undo`.
-    """
+    """The calls of low-level servers of this class are recorded: of those made from here on; with SDK 1.x of all."""
 
     async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
         if instrumentation.is_on and not _is_of_fastmcp(server):
             _prepare(server, instrumentation)
-        await original(server, *args, **kwargs)
+        if hasattr(server, "middleware"):
+            await original(server, *args, **kwargs)
+        else:
+            await mcp_sdk1.run_watched(server, functools.partial(original, server), *args, **kwargs)
 
     def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
         original(server, *args, **kwargs)
@@ -63,8 +64,8 @@ def _prepare(server: Any, instrumentation: Instrumentation) -> None:
     if hasattr(server, "middleware"):
         if not _has(server.middleware, mcp_sdk2.AuditMiddleware):
             _ = instrumentation.audit
-    elif not isinstance(server.request_handlers, mcp_sdk1.AuditedHandlers) and not is_kept_out(server):
-        mcp_sdk1.install(server, instrumentation.audit, None)
+    elif not is_kept_out(server) and not mcp_sdk1.is_audited(server):
+        mcp_sdk1.audit_handlers(server, instrumentation.audit, None, lambda: instrumentation.is_on)
 
 
 class _SdkRecorder:
