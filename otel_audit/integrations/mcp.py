@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, TypeVar
 
 from otel_audit.integrations import fastmcp, mcp_sdk1, mcp_sdk2
@@ -22,8 +23,13 @@ def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | No
     `principal` is asked, with the HTTP request (None on stdio). Tools may add to their event: see `current_event`.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: it is none of these, or `principal` is a coroutine function.
     """
+    if inspect.iscoroutinefunction(principal) or inspect.iscoroutinefunction(getattr(principal, "__call__", None)):  # noqa: B004
+        raise TypeError(
+            f"audit_server: expected a plain function as principal, got the coroutine function {principal!r}; await it "
+            "in an authentication middleware around the server, whose user is recorded without `principal`"
+        )
     given: Any = server
     middleware = getattr(given, "middleware", None)
     if isinstance(middleware, list) and hasattr(given, "add_middleware"):

@@ -17,10 +17,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_audit import draft
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
+from otel_audit.integrations import principals
 from otel_audit.integrations.asgi_exchange import Exchange, exchange_of
 from otel_audit.integrations.mcp_caller import asserted_by, principal_of, source_of, token_attributes
 from otel_audit.integrations.parent import parent_id
-from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 from otel_audit.notices import Notices
 from otel_audit.operation import Operation
@@ -34,11 +34,14 @@ EVENT_TYPES: Final = {
 }
 """The methods that are recorded, and the type of the event of each."""
 
-FindPrincipal = Callable[[Any], AuditPrincipal | None]
-"""From the HTTP request (Starlette's; None on stdio) to who called, where no verified token says it."""
+FindPrincipal = Callable[[Any], object]
+"""From the HTTP request (Starlette's; None on stdio) to who called, where no verified token says it.
+
+What it gives is read as `principals.principal_of` does: a principal, a name, claims, an object of a user, or None.
+"""
 
 _W3C: Final = TraceContextTextMapPropagator()
-_PRINCIPALS: Final = Principals(None, Notices())
+_PRINCIPALS: Final = principals.Principals(None, Notices())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +76,7 @@ class Call:
 
         Raises what `find` raises.
         """
-        verified = principal_of(self.token) or (None if find is None else find(self.request))
+        verified = principal_of(self.token) or (None if find is None else principals.principal_of(find(self.request)))
         if verified is not None or self.request is None:
             return verified
         told = None if self.exchange is None else self.exchange.told

@@ -167,6 +167,27 @@ def test_a_user_of_the_application_that_keeps_the_text_of_a_token_is_who_called(
     assert (principal.username, principal.auth_type) == ("ann", "")
 
 
+@pytest.mark.parametrize("found", ["ann", {"sub": "ann"}, UserWithText()], ids=["name", "claims", "object"])
+def test_who_called_may_be_a_name_or_what_has_one(found: object) -> None:
+    principal = a_call().principal(lambda request: found)
+
+    assert principal is not None
+    assert principal.username == "ann"
+
+
+def test_a_principal_that_had_to_be_awaited_is_refused(tmp_path: Path) -> None:
+    async def find(request: object) -> str:
+        return "ann"
+
+    class Find:
+        async def __call__(self, request: object) -> str:
+            return "ann"
+
+    for each in (find, Find()):
+        with recorder(tmp_path) as audit, pytest.raises(TypeError, match="expected a plain function as principal"):
+            audit_server({}, audit, principal=each)
+
+
 def test_a_query_that_is_no_text_does_no_harm(tmp_path: Path) -> None:
     request = a_request(path="/mcp/a?b", query_string=b"token=\xff")
 
