@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import uuid_utils
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
 from otel_audit.journal.commit import COMMIT_TIMEOUT_S, Commit, Committer
 from otel_audit.journal.files import StreamFiles, make_directory
+from otel_audit.journal.forks import watch
 from otel_audit.journal.line import GAP
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.losses import Losses
@@ -105,7 +106,7 @@ class Journal:
         self._appended_before = 0  # lines of streams that this process has ended
         self._ends_committer = weakref.finalize(self, int)
         self._begin()
-        _journals.add(self)
+        watch(self)
 
     def _prepare(self) -> None:
         make_directory(self.directory)
@@ -182,7 +183,7 @@ class Journal:
         """
         body = b'%b,"time_ns":%d,"observed_ns":%d' % (event[:-1], time_ns, observed_ns)
         if _getpid() != self._pid:
-            self._forked()  # by C code, which runs no fork hooks
+            self.forked()  # by C code, which runs no fork hooks
         me = _get_ident()
         if me in self._inside:
             return self._defer(event_id, body, observed_ns), None
@@ -300,7 +301,7 @@ class Journal:
         open, and its lock goes with the process.
         """
         if _getpid() != self._pid:
-            self._forked()
+            self.forked()
             return
         me = _get_ident()
         if me in self._inside:
@@ -431,7 +432,24 @@ class Journal:
             "next line of the stream will say so; free space, or set OTEL_AUDIT_DIR to another volume"
         )
 
-    def _forked(self) -> None:
+    def hold(self) -> Iterator[None]:
+        """See `Forkable`. Nothing is held where a signal handler forks inside an append: that state is its own."""
+        me = _get_ident()
+        if me in self._inside:
+            return
+        try:
+            self._inside.add(me)  # a signal handler that logs before the fork is over must not wait for this lock
+            with self._lock:
+                yield
+        finally:
+            self._inside.discard(me)
+
+    def held(self) -> None:
+        """See `Forkable`."""
+        if self._deferred:
+            self.tend()
+
+    def forked(self) -> None:
         """In a forked child: the parent keeps its stream, its locks and its waiting events."""
         stream = self._stream
         self._syncer.abandon()
@@ -457,35 +475,3 @@ def _reason(error: OSError) -> str:
     if error.errno in _WORDS:
         return _WORDS[error.errno]
     return "disk full" if error.errno in _FULL else errno.errorcode.get(error.errno or 0, "write failed")
-
-
-# A fork in the middle of an append would copy a half-moved state, so it waits for the lock of every journal.
-_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
-_held_for_fork: dict[int, list[Journal]] = {}  # by thread: two may fork at the same time
-
-
-def _before_fork() -> None:
-    me = _get_ident()
-    for journal in list(_journals):
-        if me not in journal._inside:  # a fork from a signal handler inside an append: that state is its own thread's
-            journal._inside.add(me)  # a signal handler that logs before the fork is over must not wait for this lock
-            journal._lock.acquire()
-            _held_for_fork.setdefault(me, []).append(journal)
-
-
-def _after_fork_in_parent() -> None:
-    me = _get_ident()
-    for journal in _held_for_fork.pop(me, []):
-        journal._lock.release()
-        journal._inside.discard(me)
-        if journal._deferred:
-            journal.tend()
-
-
-def _after_fork_in_child() -> None:
-    _held_for_fork.clear()  # every journal gets a new lock
-    for journal in list(_journals):
-        journal._forked()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -80,3 +80,70 @@ def test_forks_while_threads_log_neither_deadlock_nor_break_a_chain(
     assert {f"forker-{index}" for index in range(forkers)} <= set(ids)
     assert len(acknowledged) > 100
     assert len(read_streams(tmp_path)) == 1 + len(children)
+
+
+INTERRUPTED = """
+    import asyncio, ctypes, logging, os, signal, sys, threading, warnings
+    from functools import partial
+    from pathlib import Path
+
+    warnings.simplefilter("ignore")
+    # In C, behind the hooks of the standard library and before those of the journal: nothing of Python is in between.
+    interrupt = partial(ctypes.PyDLL(None)["raise"], signal.SIGINT)
+    when = sys.argv[2]
+    if when == "afterwards":
+        os.register_at_fork(after_in_parent=interrupt)
+    from tests.journal.writing import a_journal, append
+
+    journal = a_journal(Path(sys.argv[1]))
+    append(journal, "before")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    writing, write_on = threading.Event(), threading.Event()
+    write = os.write
+
+    def slow_write(descriptor, data):
+        if b"slow" in bytes(data):
+            writing.set()
+            write_on.wait(30)
+        return write(descriptor, data)
+
+    def log_in_a_thread(name):
+        thread = threading.Thread(target=append, args=(journal, name), daemon=True)
+        thread.start()
+        return thread
+
+    if when == "while it waits":
+        os.write = slow_write
+        log_in_a_thread("slow")
+        writing.wait(30)
+
+        def stop(signum, frame):
+            write_on.set()
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+    except KeyboardInterrupt:
+        pass
+    thread = log_in_a_thread("another thread")
+    thread.join(10)
+    assert not thread.is_alive(), "the journal is locked for ever"
+    assert append(journal, "this thread").durable, "the thread is taken for one that is inside an append"
+    journal.close()
+    print("over", flush=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["while it waits", "afterwards"])
+def test_a_fork_that_is_interrupted_locks_no_journal(tmp_path: Path, when: str) -> None:
+    process = start_script(INTERRUPTED, tmp_path, when)
+    assert said(process) == "over"
+    finish(process)
+
+    ids = {each["event_id"] for each in application_events(tmp_path)}
+    assert {"before", "another thread", "this thread"} <= ids
+    assert not list(tmp_path.glob("*.lock"))

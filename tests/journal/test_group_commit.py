@@ -455,13 +455,13 @@ def test_an_event_is_durable_although_its_journal_is_closed_before_its_caller_wa
     """By another thread, between the write and the wait: as in a service that ends while requests still log."""
 
     def close_from_another_thread(stream: OpenStream) -> None:
-        thread = threading.Thread(target=journal.close)
+        thread = threading.Thread(target=ending.close)
         thread.start()
         thread.join()
 
-    journal = a_journal(tmp_path, durability=Durability.FSYNC, on_open=close_from_another_thread)
+    ending = a_journal(tmp_path, durability=Durability.FSYNC, on_open=close_from_another_thread)
 
-    assert append(journal, "a").durable
+    assert append(ending, "a").durable
 
     assert [each["event_id"] for each in application_events(tmp_path)] == ["a"]
 
