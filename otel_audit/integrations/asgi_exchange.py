@@ -18,7 +18,7 @@ from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import parent_id
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 
-__all__ = ["HTTP_REQUEST", "WEBSOCKET_SESSION", "Exchange", "exchange_of", "is_left_out", "leave_out"]
+__all__ = ["HTTP_REQUEST", "WEBSOCKET_SESSION", "Exchange", "exchange_of", "is_left_out", "leave_out", "path_in"]
 
 HTTP_REQUEST: Final = "http.request"
 WEBSOCKET_SESSION: Final = "websocket.session"
@@ -65,9 +65,7 @@ class Exchange:
         self.event_type = HTTP_REQUEST if is_http else WEBSOCKET_SESSION
         self.transport = "http" if is_http else "websocket"
         self.method: str = scope["method"] if is_http else "GET"
-        path: str = scope["path"]
-        # Decoded by the server: a question mark in it is no begin of a query.
-        self.path = path.replace("?", "%3F") if "?" in path else path
+        self.path = path_in(scope)
         self._root_path: str = scope.get("root_path", "")
         self.event_id = self.own_id = str(draft.new_id())
         self.parent_id = parent_id()
@@ -132,6 +130,15 @@ class Exchange:
     def detail(self, outcome: Outcome) -> str:
         """Method, path and status, as Feast writes them; the outcome where there is no status."""
         return f"{self.method} {self.path} -> {self.progress.status_code or outcome.value}"
+
+
+def path_in(scope: Mapping[str, Any]) -> str:
+    """The path of a request or connection, which the server has decoded: a question mark in it is no begin of a query.
+
+    Never from the `url` of a framework, which is put together with what the client says of the host.
+    """
+    path: str = scope["path"]
+    return path.replace("?", "%3F") if "?" in path else path
 
 
 def exchange_of(scope: Mapping[str, Any]) -> Exchange | None:

@@ -5,20 +5,23 @@ Each takes a dependency of the application and gives one that FastAPI resolves j
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from contextlib import nullcontext, suppress
+from typing import Any, Final, ForwardRef
 
-from fastapi import HTTPException, Request
+from fastapi import Depends, HTTPException
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, Outcome
 from otel_audit.integrations.asgi import REFUSAL
-from otel_audit.integrations.asgi_exchange import Exchange, exchange_of
+from otel_audit.integrations.asgi_exchange import exchange_of, path_in
 from otel_audit.integrations.parent import parent_id
-from otel_audit.integrations.principals import Principals, principal_of
+from otel_audit.integrations.principals import Principals
 from otel_audit.integrations.ruling import Ruling
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
@@ -26,7 +29,8 @@ from otel_audit.notices import Notices
 __all__ = ["Ruling", "audited_authentication", "audited_permission"]
 
 Check = Callable[..., Any]
-_REQUEST: Final = "otel_audit_request"
+_CONNECTION: Final = "otel_audit_connection"
+_PRINCIPAL: Final = "otel_audit.principal"
 _DENIED: Final = (401, 403)
 
 
@@ -34,7 +38,7 @@ def audited_permission(
     audit: AuditLogger,
     check: Check,
     *,
-    resource: AuditResource | Callable[[Request], AuditResource] | None = None,
+    resource: AuditResource | Callable[[Any], AuditResource] | None = None,
     actions: Sequence[str] = (),
     policy_id: str = "",
 ) -> Callable[..., Awaitable[Any]]:
@@ -43,10 +47,10 @@ def audited_permission(
     `check` may have parameters and dependencies of its own, and may be async. It denies by returning `False`, `None` or
     a `Ruling` that does, or by raising `PermissionError` or an `HTTPException` with status 401 or 403; a denial that is
     not such an exception becomes a 403. What it returns otherwise is the value of the dependency. Any other exception
-    is recorded as `error`, and goes on.
+    is recorded as `error`, a time-out or cancellation as `cancelled`, and goes on.
 
-    `resource`: what is asked for; `actions`: what is to be done to it; `policy_id`: the rule, where a `Ruling` names
-    none.
+    `resource`: what is asked for, or a function that says it of the `Request` or `WebSocket`; `actions`: what is to be
+    done to it; `policy_id`: the rule, where a `Ruling` names none.
 
     A decision to allow that cannot be recorded is none where the loss rule is `closed`: the client gets 503.
 
@@ -54,23 +58,22 @@ def audited_permission(
         TypeError: `check` is a generator.
     """
 
-    async def decide(request: Request, values: dict[str, Any]) -> Any:
-        event = _event(request, "authz.decision")
-        about = resource(request) if callable(resource) else resource
+    async def decide(connection: HTTPConnection, values: dict[str, Any]) -> Any:
+        event = _event(connection, "authz.decision")
+        about = resource(connection) if callable(resource) else resource
         event.resource = _with_actions(about or AuditResource(), actions)
         event.policy_id = policy_id or None
         try:
             value = await _asked(check, values)
-        except Exception as error:
-            _raised(event, error, "deny")
-            await _record(audit, event, request)
+        except (Exception, asyncio.CancelledError) as error:
+            await _raised(audit, event, error, "deny")
             if isinstance(error, PermissionError):
                 raise HTTPException(403) from error
             raise
         if isinstance(value, Ruling):
             event.reason, event.policy_id = value.reason or None, value.policy_id or event.policy_id
         event.outcome = "allow" if value else "deny"
-        await _record(audit, event, request)
+        await _record(audit, event)
         if not value:
             raise HTTPException(403)
         return value
@@ -83,54 +86,61 @@ def audited_authentication(
 ) -> Callable[..., Awaitable[Any]]:
     """A dependency that asks `authenticate`, and records `authn.success` or `authn.failure`.
 
-    `authenticate` may have parameters and dependencies of its own, and may be async. It fails by returning `False` or
-    `None`, or by raising `PermissionError` or an `HTTPException` with status 401 or 403; a failure that is not such an
-    exception becomes a 401. Whom it returns (an `AuditPrincipal`, a name, claims, an object of a user) is the value of
-    the dependency, and the principal of the request. `auth_type`: how, such as `oidc`, where the user does not say it.
+    `authenticate` may have parameters and dependencies of its own, and may be async. It fails by returning `False`,
+    `None` or a user whose `is_authenticated` is false, or by raising `PermissionError` or an `HTTPException` with
+    status 401 or 403; a failure that is not such an exception becomes a 401. Whom it returns (an `AuditPrincipal`, a
+    name, claims, an object of a user) is the value of the dependency, and the principal of the request. `auth_type`:
+    how, such as `oidc`, where the user does not say it.
 
     Raises:
         TypeError: `authenticate` is a generator.
     """
 
-    async def decide(request: Request, values: dict[str, Any]) -> Any:
-        event = _event(request, "authn.failure")
+    async def decide(connection: HTTPConnection, values: dict[str, Any]) -> Any:
+        event = _event(connection, "authn.failure")
         event.principal = AuditPrincipal(auth_type=auth_type)
         try:
             user = await _asked(authenticate, values)
-        except Exception as error:
-            _raised(event, error, Outcome.FAILURE)
-            await _record(audit, event, request)
+        except (Exception, asyncio.CancelledError) as error:
+            await _raised(audit, event, error, Outcome.FAILURE)
             if isinstance(error, PermissionError):
                 raise HTTPException(401) from error
             raise
-        if user is None or user is False:
+        if _is_nobody(user):
             event.outcome = Outcome.FAILURE.value
-            await _record(audit, event, request)
+            await _record(audit, event)
             raise HTTPException(401)
         principal = _named(user, auth_type)
         event.event_type, event.outcome, event.principal = "authn.success", Outcome.SUCCESS.value, principal
-        await _record(audit, event, request)
-        _make_known(request, principal)
+        await _record(audit, event)
+        _make_known(connection, principal)
         return user
 
     return _dependency(authenticate, decide)
 
 
+async def _connection(connection: HTTPConnection) -> HTTPConnection:
+    """The request, or the WebSocket connection. A dependency, since a check may have a parameter for it itself."""
+    return connection
+
+
 def _dependency(
-    check: Check, decide: Callable[[Request, dict[str, Any]], Awaitable[Any]]
+    check: Check, decide: Callable[[HTTPConnection, dict[str, Any]], Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
     """A function with the parameters of `check`, which FastAPI fills in, and one for the request."""
-    if inspect.isgeneratorfunction(check) or inspect.isasyncgenfunction(check):
+    if any(_yields(each) for each in (check, inspect.unwrap(check), type(check).__call__)):
         raise TypeError(
             f"expected a function or coroutine function, got the generator function {check!r}; "
             "let a dependency of it yield what must be closed"
         )
-    signature = inspect.signature(check, eval_str=True)
 
     async def dependency(**values: Any) -> Any:
-        return await decide(values.pop(_REQUEST), values)
+        return await decide(values.pop(_CONNECTION), values)
 
-    own = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, annotation=Request)
+    signature = _signature_of(check)
+    own = inspect.Parameter(
+        _CONNECTION, inspect.Parameter.KEYWORD_ONLY, default=Depends(_connection), annotation=HTTPConnection
+    )
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature.parameters.values()]
     dependency.__signature__ = signature.replace(parameters=[*parameters, own])  # type: ignore[attr-defined]  # as inspect reads it
     dependency.__name__ = getattr(check, "__name__", type(check).__name__)
@@ -138,24 +148,51 @@ def _dependency(
     return dependency
 
 
+def _yields(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _signature_of(check: Check) -> inspect.Signature:
+    """With annotations that are no texts: FastAPI would read them where this module stands.
+
+    Raises:
+        NameError: an annotation of a parameter names what is not there.
+    """
+    try:
+        return inspect.signature(check, eval_str=True)
+    except NameError:
+        from fastapi.dependencies.utils import get_typed_signature
+
+        # FastAPI does not ask what a dependency returns, which may be imported for a type checker only.
+        signature = get_typed_signature(check)
+        if any(isinstance(each.annotation, ForwardRef) for each in signature.parameters.values()):
+            raise
+        return signature
+
+
 async def _asked(check: Check, values: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(type(check).__call__):
         return await check(**values)
-    return await run_in_threadpool(functools.partial(check, **values))
+    value = await run_in_threadpool(functools.partial(check, **values))
+    # Of a plain function around a coroutine function. A coroutine is true, whatever it would have said.
+    return await value if inspect.isawaitable(value) else value
 
 
-def _event(request: Request, event_type: str) -> AuditEvent:
-    exchange = exchange_of(request.scope)
+def _event(connection: HTTPConnection, event_type: str) -> AuditEvent:
+    scope = connection.scope
+    exchange = exchange_of(scope)
     event = AuditEvent(
         event_type=event_type,
-        action=AuditAction(path=request.url.path, method=request.scope.get("method")),
-        principal=_principal(request, exchange) or AuditPrincipal(),
+        action=AuditAction(path=path_in(scope), method=scope.get("method")),
+        principal=_principal(connection) or AuditPrincipal(),
         parent_id=parent_id(),
     )
     if exchange is None:
-        peer = request.client.host if request.client is not None else ""
-        event.source = AuditSource(ip=peer, transport="http", user_agent=request.headers.get("user-agent"))
+        peer = connection.client.host if connection.client is not None else ""
+        transport = "http" if scope["type"] == "http" else "websocket"
+        event.source = AuditSource(ip=peer, transport=transport, user_agent=connection.headers.get("user-agent"))
         return event
+    event.action.method = exchange.method
     event.request_id = exchange.request_id
     event.source = AuditSource(ip=exchange.ip, transport=exchange.transport, user_agent=exchange.user_agent)
     return event
@@ -164,21 +201,29 @@ def _event(request: Request, event_type: str) -> AuditEvent:
 _any_scope = Principals(None, Notices())
 
 
-def _principal(request: Request, exchange: Exchange | None) -> AuditPrincipal | None:
+def _principal(connection: HTTPConnection) -> AuditPrincipal | None:
     """As far as it is known by now."""
-    return (exchange.told if exchange is not None else None) or _any_scope.of(request.scope)
+    exchange = exchange_of(connection.scope)
+    told: AuditPrincipal | None = connection.scope.get(_PRINCIPAL) if exchange is None else exchange.told
+    return told or _any_scope.of(connection.scope)
 
 
-def _make_known(request: Request, principal: AuditPrincipal) -> None:
-    exchange = exchange_of(request.scope)
+def _make_known(connection: HTTPConnection, principal: AuditPrincipal) -> None:
+    """Not in the state of the request, where the application may keep its own user."""
+    exchange = exchange_of(connection.scope)
     if exchange is not None:
         exchange.told = principal
     else:
-        request.state.principal = principal
+        connection.scope[_PRINCIPAL] = principal
+
+
+def _is_nobody(user: Any) -> bool:
+    """Whether this says that nobody was found, as Starlette's `UnauthenticatedUser` does."""
+    return user is None or user is False or getattr(user, "is_authenticated", None) is False
 
 
 def _named(user: Any, auth_type: str) -> AuditPrincipal:
-    found = principal_of(user) or AuditPrincipal()
+    found = _any_scope.named(user) or AuditPrincipal()
     return found if found.auth_type else found.model_copy(update={"auth_type": auth_type})
 
 
@@ -186,17 +231,24 @@ def _with_actions(resource: AuditResource, actions: Sequence[str]) -> AuditResou
     return resource if resource.actions or not actions else resource.model_copy(update={"actions": list(actions)})
 
 
-def _raised(event: AuditEvent, error: Exception, refusal: str) -> None:
-    """What an exception says: a refusal, whose detail the client is told anyway; else only its class."""
+async def _raised(audit: AuditLogger, event: AuditEvent, error: BaseException, refusal: str) -> None:
+    """What an exception says is recorded: a refusal, whose detail the client is told anyway; else only its class.
+
+    Raises:
+        HTTPException: as `_record`, but not in the place of a cancellation.
+    """
     event.error_type = type(error).__qualname__
     is_refusal = isinstance(error, PermissionError) or getattr(error, "status_code", None) in _DENIED
-    event.outcome = refusal if is_refusal else Outcome.ERROR.value
+    is_cancelled = isinstance(error, asyncio.CancelledError | TimeoutError)
+    event.outcome = refusal if is_refusal else Outcome.CANCELLED.value if is_cancelled else Outcome.ERROR.value
     detail = getattr(error, "detail", None)
     if is_refusal and isinstance(detail, str):
         event.reason = detail
+    with suppress(HTTPException) if isinstance(error, asyncio.CancelledError) else nullcontext():
+        await _record(audit, event)
 
 
-async def _record(audit: AuditLogger, event: AuditEvent, request: Request) -> None:
+async def _record(audit: AuditLogger, event: AuditEvent) -> None:
     """The event is recorded, or the request goes no further.
 
     Raises:

@@ -38,8 +38,8 @@ class Principals:
     def __init__(self, source: PrincipalSource | None, notices: Notices) -> None:
         if inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(getattr(source, "__call__", None)):  # noqa: B004
             raise TypeError(
-                f"principal: expected a plain function or ContextVar, got the coroutine function {source!r}: it is asked when "
-                "the request is over; await it inside the request, and call set_principal() with what it returns"
+                f"principal: expected a plain function or ContextVar, got the coroutine function {source!r}; "
+                "await it inside the request, and call set_principal() with what it returns"
             )
         self._source = source
         self._notices = notices

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, WebSocket
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.authentication import UnauthenticatedUser
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from otel_audit import AuditLogger, AuditMiddleware, AuditPrincipal, AuditResource
 from otel_audit.integrations.fastapi import Ruling, audited_authentication, audited_permission
 from otel_audit.settings import OnLoss
+from tests.chain_check import application_events
 from tests.integrations.serving import Served, a_logger, events_of, fill, served
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable  # as a linter moves it there
 
 USERS = {"t-ann": AuditPrincipal(username="ann", roles=["writer"]), "t-bob": AuditPrincipal(username="bob")}
 ANN = {"authorization": "Bearer t-ann"}
@@ -138,6 +148,43 @@ def finds_nothing() -> None:
     return None
 
 
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator as applications have them, which does not know of coroutines."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+@wrapped
+async def denies_wrapped(x_role: Annotated[str, Header()]) -> bool:
+    return x_role == "nobody"
+
+
+async def denies_async() -> bool:
+    return False
+
+
+def denies_by_a_coroutine() -> Any:
+    return denies_async()
+
+
+def asks_the_request(request: Request) -> bool:
+    return request.headers["x-role"] == "writer"
+
+
+def says_what_it_returns(x_role: Annotated[str, Header()]) -> Hashable:
+    return x_role
+
+
+async def takes_too_long() -> bool:
+    async with asyncio.timeout(0.01):
+        await asyncio.sleep(30)
+    return True
+
+
 def raises_permission_error() -> bool:
     raise PermissionError("the file /etc/shadow")
 
@@ -155,11 +202,16 @@ def breaks() -> bool:
     [
         (allows_async, 200, "allow", None, None),
         (Allows(), 200, "allow", None, None),
+        (asks_the_request, 200, "allow", None, None),
+        (says_what_it_returns, 200, "allow", None, None),
         (denies, 403, "deny", None, None),
+        (denies_wrapped, 403, "deny", None, None),
+        (denies_by_a_coroutine, 403, "deny", None, None),
         (finds_nothing, 403, "deny", None, None),
         (raises_permission_error, 403, "deny", None, "PermissionError"),
         (raises_forbidden, 403, "deny", "not yours", "HTTPException"),
         (breaks, 500, "error", None, "LookupError"),
+        (takes_too_long, 500, "cancelled", None, "TimeoutError"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -198,10 +250,17 @@ def test_a_parameter_that_is_missing_is_found_by_fastapi_before_anything_is_deci
     assert audit.stats().emitted == 0
 
 
-def test_a_check_that_yields_is_refused_at_once(audit: AuditLogger) -> None:
-    def check() -> Iterator[bool]:
+def yields() -> Iterator[bool]:
+    yield True
+
+
+class Yields:
+    def __call__(self) -> Iterator[bool]:
         yield True
 
+
+@pytest.mark.parametrize("check", [yields, wrapped(yields), Yields()], ids=["plain", "wrapped", "object"])
+def test_a_check_that_yields_is_refused_at_once(audit: AuditLogger, check: Callable[..., Any]) -> None:
     with pytest.raises(TypeError, match="expected a function or coroutine function"):
         audited_permission(audit, check)
     audit.close()
@@ -214,7 +273,7 @@ def test_the_parameters_of_a_check_stand_in_the_description_of_the_service(audit
     assert parameters["security"] == [{"HTTPBearer": []}]
 
 
-@pytest.mark.parametrize("user", [None, False])
+@pytest.mark.parametrize("user", [None, False, UnauthenticatedUser()], ids=repr)
 def test_an_authentication_that_finds_nobody_is_a_failure(audit: AuditLogger, directory: Path, user: object) -> None:
     app = FastAPI()
 
@@ -244,3 +303,129 @@ def test_nobody_is_let_in_on_a_decision_that_cannot_be_recorded_where_the_rule_i
     audit.close()
 
     assert (answer.status_code, reached) == (503, [])
+
+
+@pytest.mark.parametrize("token", ["t-ann", "t-eve"])
+def test_a_websocket_is_guarded_by_the_same_dependencies(audit: AuditLogger, directory: Path, token: str) -> None:
+    app = FastAPI()
+
+    user = Depends(audited_authentication(audit, by_query))
+
+    def may_join(user: AuditPrincipal = user) -> bool:
+        return "writer" in user.roles
+
+    @app.websocket("/rooms/{room}", dependencies=[Depends(audited_permission(audit, may_join))])
+    async def join(websocket: WebSocket, room: int) -> None:
+        await websocket.accept()
+        await websocket.send_text("joined")
+
+    app.add_middleware(AuditMiddleware, audit=audit)
+
+    def call(server: Served) -> None:
+        with connect(f"ws://127.0.0.1:{server.address[1]}/rooms/5?token={token}", proxy=None) as socket:
+            assert socket.recv() == "joined"
+
+    if token == "t-ann":
+        authn, authz, session = events_of(app, directory, call)
+        assert (authn["event_type"], authz["outcome"]) == ("authn.success", "allow")
+        assert session["principal"]["username"] == authz["principal"]["username"] == "ann"
+    else:
+        with pytest.raises(InvalidStatus), served(app) as server:
+            call(server)
+        authn, session = application_events(directory)
+        assert (authn["event_type"], session["status_code"]) == ("authn.failure", 401)
+    assert authn["source"]["transport"] == "websocket"
+    assert authn["action"] == session["action"]
+    assert authn["parent_id"] == session["event_id"]
+
+
+def by_query(token: str) -> AuditPrincipal | None:
+    return USERS.get(token)
+
+
+def test_a_check_that_is_cancelled_leaves_that_it_was(audit: AuditLogger, directory: Path) -> None:
+    asked = asyncio.Event()
+
+    async def never_ends() -> bool:
+        asked.set()
+        await asyncio.sleep(60)
+        return True
+
+    async def cancelled() -> None:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+            asking = asyncio.ensure_future(client.get("/"))
+            await asked.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(audited_permission(audit, never_ends))])
+    def root() -> str:
+        return ""
+
+    asyncio.run(cancelled())
+    audit.close()
+
+    (event,) = application_events(directory)
+    assert (event["event_type"], event["outcome"]) == ("authz.decision", "cancelled")
+
+
+def test_whom_an_application_keeps_in_the_state_of_a_request_stays_there(audit: AuditLogger, directory: Path) -> None:
+    app = FastAPI()
+
+    def who(request: Request) -> str:
+        request.state.principal = SimpleNamespace(name="eve", tenant="acme")
+        return "ann"
+
+    authentication = Depends(audited_authentication(audit, who))
+
+    def check(user: str = authentication) -> bool:
+        return user == "ann"
+
+    @app.get("/", dependencies=[Depends(audited_permission(audit, check))])
+    def root(request: Request) -> str:
+        return str(request.state.principal.tenant)
+
+    answers: list[str] = []
+    events = events_of(app, directory, lambda server: answers.append(httpx.get(server.url).text))
+    audit.close()
+
+    assert answers == ['"acme"']
+    assert [event["principal"]["username"] for event in events] == ["ann", "ann"]
+
+
+def test_no_query_of_a_client_stands_in_the_way_of_a_decision(audit: AuditLogger, directory: Path) -> None:
+    scope = {
+        "type": "http",
+        "method": "DELETE",
+        "path": "/orders/17",
+        "query_string": b"q=\xff",
+        "headers": [(b"host", b"["), (b"authorization", b"Bearer t-bob")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    statuses: list[int | None] = []
+    asyncio.run(an_app(audit)(scope, receive, send))
+    audit.close()
+
+    assert statuses[0] == 403
+    assert [event["action"]["path"] for event in application_events(directory)] == ["/orders/17"] * 3
+
+
+def test_an_annotation_that_cannot_be_read_is_told_at_once(audit: AuditLogger) -> None:
+    class Local: ...
+
+    def check(local: Local) -> bool:
+        return local is not None
+
+    with pytest.raises(NameError, match="Local"):
+        audited_permission(audit, check)
+    audit.close()
