@@ -38,7 +38,6 @@ class Exchange:
 
     __slots__ = (
         "_ended_ns",
-        "_root_path",
         "_span",
         "_started_ns",
         "event_id",
@@ -66,7 +65,6 @@ class Exchange:
         self.transport = "http" if is_http else "websocket"
         self.method: str = scope["method"] if is_http else "GET"
         self.path = path_in(scope)
-        self._root_path: str = scope.get("root_path", "")
         self.event_id = self.own_id = str(draft.new_id())
         self.parent_id = parent_id()
         self._span = SpanIds.active(None)
@@ -113,20 +111,6 @@ class Exchange:
         """The span that was active when it began, else the one that is active now."""
         return SpanIds.active(None) if self._span.trace_id is UNSET else self._span
 
-    @property
-    def route(self) -> str:
-        """The template of its path, those of mounted applications included; empty where no route was met."""
-        scope = self.scope
-        route = scope.get("route")
-        inner = scope.get("fastapi")
-        # A router that is included has its prefix only here.
-        effective = inner.get("effective_route_context") if type(inner) is dict else None
-        template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else ""
-        root_path: str = scope.get("root_path", "")
-        if len(root_path) <= len(self._root_path):
-            return template if isinstance(template, str) else ""
-        return _as_template(root_path[len(self._root_path) :], scope.get("path_params") or {}) + template
-
     def detail(self, outcome: Outcome) -> str:
         """Method, path and status, as Feast writes them; the outcome where there is no status."""
         return f"{self.method} {self.path} -> {self.progress.status_code or outcome.value}"
@@ -159,9 +143,3 @@ def is_left_out(scope: Scope) -> bool:
 
 def _sane_id(given: bytes | None) -> str | None:
     return given.decode() if given is not None and _SANE_ID.fullmatch(given) else None
-
-
-def _as_template(mounted: str, path_params: Mapping[str, Any]) -> str:
-    """The path of a mount with names in the place of values."""
-    names = {str(value): f"{{{name}}}" for name, value in path_params.items()}
-    return "/".join(names.get(step, step) for step in mounted.split("/")) if names else mounted

@@ -10,6 +10,7 @@ from otel_audit.draft import Action, Source
 from otel_audit.draft import Exchange as ExchangeFacts
 from otel_audit.event import AuditAction, AuditPrincipal, AuditSource
 from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
+from otel_audit.integrations.asgi_route import route_of
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
@@ -135,7 +136,7 @@ _NO_ROUTE: Final[dict[str, Any]] = {}
 
 
 def _route_of(exchange: Exchange) -> dict[str, Any]:
-    route = exchange.route
+    route = route_of(exchange.scope)
     return {ROUTE_ATTRIBUTE: route} if route else _NO_ROUTE
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import use_span
 from starlette.applications import Starlette
@@ -30,7 +30,6 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
 from otel_audit import AuditAction, AuditEvent, AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
@@ -617,42 +616,6 @@ def test_a_principal_that_cannot_be_read_where_it_is_told_costs_neither_the_requ
 
 
 # What they ask for.
-
-
-def test_the_route_is_a_template_through_routers_mounts_and_static_files(directory: Path, tmp_path: Path) -> None:
-    (tmp_path / "static").mkdir()
-    (tmp_path / "static" / "a.txt").write_text("a")
-    router = APIRouter(prefix="/orders")
-
-    @router.get("/{order}")
-    def order(order: int) -> int:
-        return order
-
-    inner = FastAPI()
-
-    @inner.get("/users/{user}")
-    def user(user: str, tenant: str | None = None) -> str:
-        return user
-
-    app = FastAPI()
-    app.include_router(router, prefix="/v1")
-    app.mount("/tenants/{tenant}", inner)
-    app.mount("/files", StaticFiles(directory=tmp_path / "static"))
-    app.add_middleware(AuditMiddleware, audit=a_logger(directory))
-
-    def call(server: Served) -> None:
-        for path in ("/v1/orders/17", "/tenants/acme/users/ann", "/files/a.txt", "/nowhere", "/v1/orders/x"):
-            httpx.get(server.url + path)
-
-    events = events_of(app, directory, call)
-
-    assert [(e["action"]["path"], e["status_code"], e.get("attributes", {}).get("http.route")) for e in events] == [
-        ("/v1/orders/17", 200, "/v1/orders/{order}"),
-        ("/tenants/acme/users/ann", 200, "/tenants/{tenant}/users/{user}"),
-        ("/files/a.txt", 200, "/files"),
-        ("/nowhere", 404, None),
-        ("/v1/orders/x", 422, "/v1/orders/{order}"),
-    ]
 
 
 def test_a_question_mark_in_a_path_does_not_hide_what_follows_it(directory: Path) -> None:
