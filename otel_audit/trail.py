@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,10 +30,10 @@ from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.delivery.retaining import retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
-from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.cursor import Progress, Quarantined, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.host import boot_id, host_id
-from otel_audit.journal.journal import Journal
+from otel_audit.journal.journal import Journal, Written
 from otel_audit.journal.memory_journal import MemoryJournal
 from otel_audit.journal.memory_stream import MemoryShipment, MemoryStream, QueueLimits
 from otel_audit.journal.open_stream import OpenStream
@@ -46,7 +46,7 @@ from otel_audit.sinks import AuditSink, JsonlEvent
 __all__ = ["Stats", "Trail"]
 
 SCOPE_NAME = "otel_audit"
-_SHIPPED_POLL_S = 0.05
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Trail(AuditSink):
         self._policy_hash = policy_hash
         self._pid = os.getpid()
         self._streams: dict[str, OpenStream] = {}
-        self._earlier: dict[str, dict[str, Progress]] = {}
+        self._last_seen: dict[str, Mapping[str, Progress]] = {}
         exporters = _exporters(settings) if exporters is None else exporters
         service = self._resource.attributes.get(SERVICE_NAME)
         self._exporter_names = [exporter.name for exporter in exporters]
@@ -143,7 +143,7 @@ class Trail(AuditSink):
         )
 
     def _retention(self, adoption: Adoption) -> Retention | None:
-        if self._memory is not None or (ExporterName.SHIP in self.settings.export and not self._exporter_names):
+        if self._memory is not None or self._is_shipped:
             return None  # there are no files; or who delivers removes
         return retention_of(self.settings, adoption, self._exporter_names, self.notices)
 
@@ -160,27 +160,62 @@ class Trail(AuditSink):
 
     def flush(self, timeout_s: float = 5.0) -> FlushReport:
         """Wait until every exporter has what was logged before this call, or until the time in seconds is over."""
+        deadline = time.monotonic() + timeout_s
         self.journal.tend()
-        seqs = {stream_id: writer.head.seq for stream_id, writer in list(self._streams.items())}
+        seqs = self._seqs(deadline)
         if self._memory is not None and self._memory.is_over:
             seqs = {}  # what was left is lost
-        if ExporterName.SHIP in self.settings.export and not self._exporter_names:
-            return self._shipped(seqs, time.monotonic() + timeout_s)
-        return self._processor.flush(seqs, timeout_s=timeout_s)
+        if self._is_shipped:
+            report = self._shipped(seqs, deadline)
+        else:
+            report = self._processor.flush(seqs, timeout_s=deadline - time.monotonic())
+        waiting = self._not_written()
+        return replace(report, complete=False, pending=report.pending + waiting) if waiting else report
+
+    def _seqs(self, deadline: float) -> dict[str, int]:
+        """The number of the last line in each stream of this process.
+
+        One that another thread has just opened is waited for: its lines are acknowledged before anybody delivers it.
+        """
+        while (stream := self.journal.stream) is not None and stream.files.stream_id not in self._streams:
+            if (left_s := deadline - time.monotonic()) <= 0:
+                break
+            time.sleep(min(_POLL_S, left_s))
+        return {stream_id: stream.head.seq for stream_id, stream in self._all_streams().items()}
+
+    def _all_streams(self) -> dict[str, OpenStream]:
+        streams, newest = dict(self._streams), self.journal.stream
+        return streams if newest is None else {**streams, newest.files.stream_id: newest}
+
+    def _not_written(self) -> int:
+        """The events that have no line yet: of a signal handler inside `log()`, where the disk refuses them now.
+
+        Nobody waits while other threads write: whoever writes a line writes what waits before it.
+        """
+        before, written, after = self._events(), self.journal.written, self._events()
+        return max(0, written.emitted - written.dropped - before) if before == after else 0
+
+    def _events(self) -> int:
+        heads = [stream.head for stream in self._all_streams().values()]
+        return sum(head.seq - head.system for head in heads)
+
+    @property
+    def _is_shipped(self) -> bool:
+        """Another process delivers."""
+        return ExporterName.SHIP in self.settings.export and not self._exporter_names
 
     def _shipped(self, seqs: Mapping[str, int], deadline: float) -> FlushReport:
         """What another process has delivered by the deadline, read from the cursors that it writes."""
         while True:
-            shipped = {stream_id: list(self._shipping(stream_id).values()) for stream_id in seqs}
+            shipped = {stream_id: self._shipping(stream_id) for stream_id in seqs}
             pending = sum(
-                max(0, seq - min((each.position.seq for each in shipped[stream_id]), default=0))
+                max(0, seq - min((each.position.seq for each in shipped[stream_id].values()), default=0))
                 for stream_id, seq in seqs.items()
             )
             left_s = deadline - time.monotonic()
             if not pending or left_s <= 0:
-                reasons = {each.blocked for progress in shipped.values() for each in progress if each.blocked}
-                return FlushReport(not pending, pending, {ExporterName.SHIP: "; ".join(reasons)} if reasons else {})
-            time.sleep(min(_SHIPPED_POLL_S, left_s))
+                return FlushReport(not pending, pending, _blocked_elsewhere(shipped.values()))
+            time.sleep(min(_POLL_S, left_s))
 
     def _shipping(self, stream_id: str) -> Mapping[str, Progress]:
         """How far another process has come that delivers the stream."""
@@ -200,20 +235,21 @@ class Trail(AuditSink):
         """The numbers of this process now."""
         if self._memory is not None:
             return self._stats_in_memory(self._memory)
-        slowest = self._slowest()  # read before the journal, so that no event is exported before it was emitted
+        progress = self._progress()  # before the journal: less than all that is delivered, rather than more
         written = self.journal.written
-        in_journal = written.emitted - written.dropped
-        if not self._exporter_names and ExporterName.SHIP not in self.settings.export:
-            return Stats(written.emitted, in_journal, 0, 0, written.dropped)
-        exported = sum(each.exported for each in slowest)
-        quarantined = sum(each.quarantined for each in slowest)
+        if not self._exporter_names and not self._is_shipped:
+            return Stats(written.emitted, written.emitted - written.dropped, 0, 0, written.dropped)
+        shares = [_shared_by_all(by_exporter.values()) for by_exporter in progress if by_exporter]
+        exported = sum(exported for exported, _ in shares)
+        quarantined = sum(quarantined for _, quarantined in shares)
+        in_journal = _at_least(exported + quarantined, written)
         return Stats(
-            emitted=written.emitted,
+            emitted=in_journal + written.dropped,
             exported=exported,
             pending=in_journal - exported - quarantined,
             quarantined=quarantined,
             dropped=written.dropped,
-            blocked=self._processor.blocked(),
+            blocked=_blocked_elsewhere(progress) if self._is_shipped else self._processor.blocked(),
         )
 
     def _stats_in_memory(self, journal: MemoryJournal) -> Stats:
@@ -230,38 +266,52 @@ class Trail(AuditSink):
 
     def numbers(self) -> Numbers:
         """The numbers of this process now, for each exporter."""
-        streams = [self._memory.progress()] if self._memory is not None else self._progress()  # first, as in `stats`
+        if self._memory is not None:
+            return self._numbers_in_memory(self._memory)
+        progress = self._progress()  # before the journal, as in `stats`
         warnings, blocked = self._processor.warnings(), self._processor.blocked()
         written = self.journal.written
-        in_journal = written.emitted - written.dropped
-        if self._memory is not None:
-            exporters = {
-                name: _numbers_in_memory(streams[0][name], in_journal, warnings.get(name, 0))
-                for name in self._exporter_names
-            }
-        elif self._exporter_names:
-            exporters = {
-                name: _numbers([each.get(name, Progress()) for each in streams], in_journal, warnings.get(name, 0))
-                for name in self._exporter_names
-            }
-        elif ExporterName.SHIP in self.settings.export:
-            exporters = {str(ExporterName.SHIP): _numbers(_furthest_behind(streams), in_journal)}
-        else:
+        by_exporter = self._by_exporter(progress)
+        dealt = [sum(each.exported + each.quarantined for each in streams) for streams in by_exporter.values()]
+        in_journal = _at_least(max(dealt, default=0), written)
+        exporters = {
+            name: _numbers(streams, in_journal, warnings.get(name, 0), name in blocked)
+            for name, streams in by_exporter.items()
+        }
+        if not exporters:
             exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal)}
-        exporters.update({name: replace(exporters[name], blocked=True) for name in blocked if name in exporters})
-        return Numbers(written.emitted, written.by_reason, exporters)
+        return Numbers(in_journal + written.dropped, written.by_reason, exporters)
 
-    def _slowest(self) -> list[Progress]:
-        """For each stream of this process, the progress of the exporter that is furthest behind."""
-        return _furthest_behind(self._progress())
+    def _by_exporter(self, streams: Sequence[Mapping[str, Progress]]) -> dict[str, list[Progress]]:
+        """For each exporter, how far it has come in each stream."""
+        if self._is_shipped:
+            return {str(ExporterName.SHIP): _furthest_behind(streams)}
+        return {name: [each.get(name, Progress()) for each in streams] for name in self._exporter_names}
+
+    def _numbers_in_memory(self, journal: MemoryJournal) -> Numbers:
+        progress = journal.progress()  # before what is written, as in `stats`
+        warnings, blocked = self._processor.warnings(), self._processor.blocked()
+        written = journal.written
+        in_journal = written.emitted - written.dropped
+        exporters = {}
+        for name in self._exporter_names:
+            # What another exporter lacks for good is dropped, and then not exported, although this one has it.
+            exported = min(progress[name].exported, in_journal)
+            exporters[name] = ExporterNumbers(
+                exported, in_journal - exported, 0, warnings.get(name, 0), blocked=name in blocked
+            )
+        return Numbers(written.emitted, written.by_reason, exporters)
 
     def _progress(self) -> list[Mapping[str, Progress]]:
         """For each stream of this process, how far each exporter has come."""
-        held = {**self._earlier, **self._processor.progress()}
-        return [
-            held.get(stream_id) or self._shipping(stream_id)  # shipped by another process
-            for stream_id in list(self._streams)
-        ]
+        held = self._processor.progress()
+        return [held.get(stream_id) or self._seen(stream_id) for stream_id in list(self._streams)]
+
+    def _seen(self, stream_id: str) -> Mapping[str, Progress]:
+        """How far a stream has come that another process delivers: as last seen when it was removed since."""
+        seen = self._shipping(stream_id) or self._last_seen.get(stream_id, {})
+        self._last_seen[stream_id] = seen
+        return seen
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver within the time in seconds (setting `close_timeout_s`), end the stream and release it.
@@ -274,7 +324,7 @@ class Trail(AuditSink):
         if self._memory is not None:
             self._say_left(self._memory.give_up())
         else:
-            self._earlier = {stream: read_cursor(writer.files.cursor)[0] for stream, writer in self._streams.items()}
+            self._progress()  # seen while it is there
         self._metrics.keep(self)
 
     def _say_left(self, events: int) -> None:
@@ -304,7 +354,6 @@ class Trail(AuditSink):
         }
 
     def _opened(self, stream: OpenStream) -> None:
-        self._streams[stream.files.stream_id] = stream
         self.journal.wake_seq = self._wake_lines
         try:
             if isinstance(stream, MemoryStream):
@@ -313,6 +362,8 @@ class Trail(AuditSink):
                 self._processor.ship(stream.files, durable=lambda: stream.durable)
         except Exception as error:  # the event is in the journal, and must not be reported as lost
             self.notices.say("delivery", f"events wait in the journal, delivery cannot begin: {error!r}")
+        finally:
+            self._streams[stream.files.stream_id] = stream
 
     @property
     def _wake_lines(self) -> int:
@@ -322,7 +373,7 @@ class Trail(AuditSink):
 
     def _forked(self) -> None:
         self._streams = {}
-        self._earlier = {}
+        self._last_seen = {}
         self._processor.forked()
 
     def _woken(self) -> None:
@@ -341,17 +392,42 @@ def _furthest_behind(streams: Sequence[Mapping[str, Progress]]) -> list[Progress
     return [min(by_exporter.values(), key=lambda one: one.position) for by_exporter in streams if by_exporter]
 
 
-def _numbers(progress: Sequence[Progress], in_journal: int, warnings: int = 0) -> ExporterNumbers:
+def _shared_by_all(progress: Collection[Progress]) -> tuple[int, int]:
+    """How many events of a stream every exporter has, and how many one of them set aside, as far as the last has come.
+
+    What an exporter that is ahead set aside is not what every exporter has, although the one behind has it.
+    """
+    behind = min(progress, key=lambda one: one.position)
+    seq = behind.position.seq
+    by_any = _lines_in([entry for one in progress for entry in one.quarantine], seq)
+    by_others = min(by_any - _lines_in(behind.quarantine, seq), sum(one.quarantined for one in progress))
+    return behind.exported - by_others, behind.quarantined + by_others
+
+
+def _lines_in(ranges: Iterable[Quarantined], last_seq: int) -> int:
+    """How many lines up to `last_seq` the ranges have together."""
+    lines = done = 0
+    for first, last in sorted((each.first_seq, min(each.last_seq, last_seq)) for each in ranges):
+        lines += max(0, last - max(first, done + 1) + 1)
+        done = max(done, last)
+    return lines
+
+
+def _blocked_elsewhere(streams: Iterable[Mapping[str, Progress]]) -> dict[str, str]:
+    reasons = {each.blocked: None for by_exporter in streams for each in by_exporter.values() if each.blocked}
+    return {str(ExporterName.SHIP): "; ".join(reasons)} if reasons else {}
+
+
+def _at_least(dealt_with: int, written: Written) -> int:
+    """The events in the journal. A line may be delivered before the thread that wrote it comes to count it."""
+    return max(dealt_with, written.emitted - written.dropped)
+
+
+def _numbers(progress: Sequence[Progress], in_journal: int, warnings: int, is_blocked: bool) -> ExporterNumbers:
     exported = sum(each.exported for each in progress)
     quarantined = sum(each.quarantined for each in progress)
-    blocked = any(each.blocked for each in progress)  # as another process says that ships the streams
+    blocked = is_blocked or any(each.blocked for each in progress)  # as another process says that ships the streams
     return ExporterNumbers(exported, in_journal - exported - quarantined, quarantined, warnings, blocked)
-
-
-def _numbers_in_memory(progress: Progress, in_journal: int, warnings: int) -> ExporterNumbers:
-    """What another exporter lacks for good is dropped, and then not exported, although this one has it."""
-    exported = min(progress.exported, in_journal)
-    return ExporterNumbers(exported, in_journal - exported, 0, warnings)
 
 
 def _exporters(settings: Settings) -> list[Exporter]:

@@ -75,7 +75,8 @@ class Adoption:
 class FlushReport:
     """What was really delivered by the end of a flush.
 
-    `pending`: lines of this process that some exporter has not accepted yet. `blocked`: why, by exporter.
+    `pending`: lines of this process that some exporter has neither accepted nor set aside alone. `blocked`: why, by
+    exporter.
     """
 
     complete: bool
