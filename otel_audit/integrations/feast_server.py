@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from otel_audit.errors import ConfigError
+from otel_audit.event import AuditPrincipal
 from otel_audit.integrations.asgi import AuditMiddleware
-from otel_audit.integrations.mcp import audit_server
+from otel_audit.integrations.mcp import audit_server, current_event
 from otel_audit.logger import AuditLogger
 
 __all__ = ["HOOKS", "hooks_of_feast", "replace_in_feast"]
@@ -42,7 +43,7 @@ def replace_in_feast(audit: AuditLogger, of_feast: Mapping[str, Any]) -> Callabl
     def add_mcp_and_record(app: Any, store: Any, audit_logger: Any = None) -> None:
         if audit_logger is not None:
             _refuse_filter(store)
-            _record_outermost(app, audit)
+            _record_outermost(app, store, audit)
         add_mcp(app, store, audit_logger)
 
     def record_calls(mcp: Any, audit_logger: Any) -> None:
@@ -80,17 +81,29 @@ def _refuse_filter(store: Any) -> None:
         )
 
 
-def _record_outermost(app: Any, audit: AuditLogger) -> None:
+def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
     """Around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500."""
     of_feast = importlib.import_module("feast.audit.audit_middleware").AuditLoggingMiddleware
     app.user_middleware = [each for each in app.user_middleware if each.cls is not of_feast]
     build = app.build_middleware_stack
-    app.build_middleware_stack = lambda: AuditMiddleware(
-        build(), audit=audit, principal=_user_of_feast, exclude=_EXCLUDED
-    )
+
+    def user(scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
+        return _user_of_feast(store)
+
+    app.build_middleware_stack = lambda: AuditMiddleware(build(), audit=audit, principal=user, exclude=_EXCLUDED)
 
 
-def _user_of_feast(scope: MutableMapping[str, Any]) -> object:
-    """Whom Feast's auth manager has verified for the request that runs here."""
+def _user_of_feast(store: Any) -> AuditPrincipal | None:
+    """Whom Feast's auth manager has verified for the request that runs here, and for the MCP call that made it.
+
+    A tool's call is verified by the request inside it and nowhere else: that one has the client's own token.
+    """
     manager = importlib.import_module("feast.permissions.security_manager").get_security_manager()
-    return manager.current_user if manager is not None else None
+    user = manager.current_user if manager is not None else None
+    if user is None:
+        return None
+    found = AuditPrincipal(username=user.username, roles=list(user.roles), auth_type=store.config.auth_config.type)
+    call = current_event()
+    if call is not None and not call.principal.username:
+        call.principal = found
+    return found

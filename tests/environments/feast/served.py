@@ -62,7 +62,8 @@ class NamedByToken(TokenParser):
 
 
 def ask_who_it_is(store: FeatureStore) -> None:
-    """As `start_server` does where the store has an auth type."""
+    """As `start_server` does where the store has this auth type, but for the provider that knows the tokens."""
+    store.config.auth = {"type": "oidc", "auth_discovery_url": "http://127.0.0.1:9"}
     set_security_manager(SecurityManager(project=store.project, registry=store.registry))
     set_auth_manager(AuthManager(token_extractor=RestTokenExtractor(), token_parser=NamedByToken()))
 

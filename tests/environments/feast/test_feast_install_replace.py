@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 from feature_store import ASK
-from test_feast_install_served import ENDED, TOOL, ask_over_mcp, ask_over_rest, served
+from test_feast_install_served import ENDED, TOOL, ask_over_mcp, ask_over_rest, mcp_session, served
 
 from tests.chain_check import application_events
 
-NOBODY = "192.0.2.99"  # uvicorn itself would believe what comes from this machine
+NOT_TRUSTED = "192.0.2.99"  # uvicorn itself would believe what comes from this machine
+
+ANN = {"username": "ann", "roles": ["reader"], "auth_type": "oidc"}
+BOB = {"username": "bob", "roles": ["guest"], "auth_type": "oidc"}
+NOBODY: dict[str, Any] = {"username": "", "roles": [], "auth_type": ""}
 
 
 def test_each_rest_request_is_one_event_of_ours_with_the_status_that_the_client_got(tmp_path: Path) -> None:
-    with served(tmp_path, "gunicorn", REPLACE="yes", FORWARDED_ALLOW_IPS=NOBODY) as service:
+    with served(tmp_path, "gunicorn", REPLACE="yes", FORWARDED_ALLOW_IPS=NOT_TRUSTED) as service:
         asked = ask_over_rest(service.url)
 
         assert service.end() == ENDED["gunicorn"]
@@ -48,21 +54,24 @@ def test_a_tool_call_and_the_request_inside_it_are_one_event_each(tmp_path: Path
         assert len(service.delivered()) == len(events)
 
 
-def test_a_rest_request_has_the_user_whom_feast_has_verified_and_its_denial_is_one(tmp_path: Path) -> None:
+def test_requests_and_tool_calls_have_the_user_whom_feast_has_verified_and_a_denial_is_one(tmp_path: Path) -> None:
+    async def call(url: str, headers: Mapping[str, str]) -> None:
+        async with mcp_session(url, headers) as session:
+            await session.call_tool(TOOL, ASK)
+
     with served(tmp_path, "uvicorn", REPLACE="yes", WITH_AUTH="yes") as service:
         for headers in ({"Authorization": "Bearer ann:reader"}, {"Authorization": "Bearer bob:guest"}, {}):
             httpx.post(f"{service.url}/get-online-features", json=ASK, headers=headers, timeout=60, trust_env=False)
+            asyncio.run(call(service.url, headers))
 
         assert service.end() == ENDED["uvicorn"]
 
-        events = application_events(tmp_path / "audit")
-        assert [(event["outcome"], event["status_code"]) for event in events] == [
-            ("success", 200),
-            ("denied", 403),
-            ("denied", 401),
-        ]
-        assert [(event["principal"]["username"], event["principal"]["roles"]) for event in events] == [
-            ("ann", ["reader"]),
-            ("bob", ["guest"]),
-            ("", []),
-        ]
+    events = application_events(tmp_path / "audit")
+    of_user = [events[at : at + 3] for at in range(0, 9, 3)]
+    assert [[event["event_type"] for event in each] for each in of_user] == [
+        ["http.request", "http.request", "mcp.tools.call"]
+    ] * 3
+    assert [[event["principal"] for event in each] for each in of_user] == [[ANN] * 3, [BOB] * 3, [NOBODY] * 3]
+    requests = [event for event in events if event["event_type"] == "http.request"]
+    ends = [("success", 200), ("denied", 403), ("denied", 401)]
+    assert [(event["outcome"], event["status_code"]) for event in requests] == [end for end in ends for _ in range(2)]

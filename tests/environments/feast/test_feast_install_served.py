@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,13 +150,20 @@ def ask_over_rest(url: str) -> list[str]:
     return [f"{answer.request.url.path} {answer.status_code}" for answer in asked]
 
 
-async def ask_over_mcp(url: str) -> None:
-    """One call that succeeds, and one that fails."""
+@asynccontextmanager
+async def mcp_session(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[ClientSession]:
     async with (
-        streamable_http_client(f"{url}/mcp") as (read, write, *_),
+        httpx.AsyncClient(headers=headers, timeout=60, trust_env=False, follow_redirects=True) as http,
+        streamable_http_client(f"{url}/mcp", http_client=http) as (read, write, *_),
         ClientSession(read, write) as session,
     ):
         await session.initialize()
+        yield session
+
+
+async def ask_over_mcp(url: str) -> None:
+    """One call that succeeds, and one that fails."""
+    async with mcp_session(url) as session:
         done = await session.call_tool(TOOL, ASK)
         assert not done.isError, done
         failed = await session.call_tool(TOOL, {"features": ["none:such"], "entities": {"driver_id": [1]}})
