@@ -238,9 +238,6 @@ class BatchProcessor:
                 shipment.release()
                 delivered = delivered and is_over
             self._own, self._adopted = [], []
-        for exporter, over in zip(self._exporters, ended, strict=False):
-            if over:
-                exporter.close()
         return delivered
 
     def forked(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -87,9 +88,9 @@ class Worker:
         self.hurry()
 
     def join(self, timeout_s: float) -> bool:
-        """True when the thread has ended."""
+        """Wait for the end of the thread. True when it has sent what it could: then it lets go of the exporter."""
         self._thread.join(max(0.0, timeout_s))
-        return not self._thread.is_alive()
+        return self._over
 
     def abandon(self) -> None:
         """In a forked child, where the thread is not: close the descriptors of what it read."""
@@ -115,11 +116,17 @@ class Worker:
             with self._settled:
                 self._settled.notify_all()
             if self._over:
-                for export in self._exports:
-                    export.close()
+                self._let_go()
                 return
             if not more:
                 self._rest()
+
+    def _let_go(self) -> None:
+        """On this thread, for which nobody waits beyond his time: the end of somebody else's exporter may take long."""
+        for export in self._exports:
+            export.close()
+        with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
+            self.destination.exporter.close()
 
     def _forget_wakes(self) -> None:
         try:

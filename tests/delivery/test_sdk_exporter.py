@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,31 @@ def test_every_event_reaches_every_exporter_once_and_in_order(tmp_path: Path) ->
     for exporter in (first, second):
         assert [body["detail"] for body in exporter.bodies()] == [str(number) for number in range(200)]
         assert exporter.shut_down == 1
+
+
+class SlowToEnd(Kept):
+    """Its shutdown takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = threading.Event()
+
+    def shutdown(self) -> None:
+        self.may_end.wait(30)
+        super().shutdown()
+
+
+def test_an_exporter_whose_end_takes_long_does_not_hold_up_a_close(tmp_path: Path) -> None:
+    exporter = SlowToEnd()
+    begun = time.monotonic()
+
+    with audit_to(tmp_path, exporter, close_timeout_s=1) as audit:
+        audit.log_authn(outcome="success")
+
+    assert time.monotonic() - begun < 15
+    assert audit.stats().exported == 1
+    exporter.may_end.set()
+    poll(lambda: exporter.shut_down, what="its end")
 
 
 def test_a_failure_and_an_exception_lose_nothing(tmp_path: Path) -> None:
