@@ -7,6 +7,7 @@ server error is sent once more then: the error may have been over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -179,14 +180,16 @@ class StreamExport:
         self._not_before = self._retry_at = 0.0
 
     def hold(self, reason: str) -> None:
-        """A step failed: this stream alone waits, and then goes on from what is kept."""
+        """A step failed: this stream alone waits, and then goes on from what is kept, in a file that is opened anew."""
         self._rewind()
+        self.close()
         self._blocked = reason
         self._not_before = self._destination.clock() + self._backoff.failed()
 
     def close(self) -> None:
-        """Let go of the file that is read."""
-        self._reader.close()
+        """Let go of the file that is read. Raises nothing: somebody may have closed its descriptor."""
+        with contextlib.suppress(OSError):
+            self._reader.close()
 
     def _nothing_to_send(self, end: Position, damaged: int) -> Idle | Moved:
         if end != self._ahead.position:

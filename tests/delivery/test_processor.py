@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
@@ -251,6 +252,28 @@ def test_a_file_that_is_removed_while_it_is_exported_is_exported_to_its_end(
 
     poll(lambda: server.accepted, until=lambda names: "b" in names, what="what came later")
     assert server.accepted.count("a") == 1
+
+
+def test_a_descriptor_that_somebody_else_closed_is_opened_anew(server: AuditedServer, deliver: Deliver) -> None:
+    delivered = deliver(exporter_to(server))
+    delivered.write("a")
+    poll(lambda: server.accepted, until=lambda names: names == ["header", "a"], what="the first line")
+
+    for descriptor in descriptors_for_reading(delivered.files.segment(1)):
+        os.close(descriptor)
+    delivered.write("b")
+
+    poll(lambda: server.accepted, until=lambda names: names == ["header", "a", "b"], what="the second line")
+    assert delivered.processor.flush(delivered.seqs, timeout_s=20).complete
+
+
+def descriptors_for_reading(path: Path) -> list[int]:
+    links = {int(entry.name): os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()}
+    return [
+        descriptor
+        for descriptor, target in links.items()
+        if target == str(path) and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    ]
 
 
 def test_a_time_that_the_server_asks_for_is_obeyed_whoever_is_in_a_hurry(
