@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any, Final
@@ -29,7 +30,8 @@ class Handover:
     """Hands events to a sink: to a trail as the bytes of a line, to any other as models, one at a time.
 
     What an event's `on_loss` says happens when it is refused: `closed` raises `AuditUnavailable`, `open` says it on
-    stderr and gives a receipt that is not durable. `emitted` and `dropped` count the events of a sink that is no trail.
+    stderr and gives a receipt that is not durable. `emitted` and `dropped` count the events of a sink that is no trail,
+    and of this process. Any thread; fork-safe.
     """
 
     def __init__(self, sink: AuditSink, notices: Notices) -> None:
@@ -39,11 +41,15 @@ class Handover:
         self.syncs = self._journal is not None and self._journal.durability is Durability.FSYNC
         self._warns_of_loops = self.syncs
         self._notices = notices
+        self._begin()
+
+    def _begin(self) -> None:
         self._lock = threading.RLock()  # who logs from inside a sink, or in a signal handler, has it already
         self._is_emitting = False
         self._from_inside: list[AuditEvent] = []
         self.emitted = 0
         self.dropped = 0
+        self._pid = os.getpid()
 
     def hand(self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss) -> Receipt:
         """The sink has the event, or the loss rule was followed.
@@ -123,6 +129,8 @@ class Handover:
 
     def _emit(self, fields: Mapping[str, Any], on_loss: OnLoss) -> Receipt:
         event = as_event(fields)
+        if os.getpid() != self._pid:
+            self._begin()  # a thread of the parent may have been inside the sink, and is not here to leave it
         try:
             with self._lock:
                 self.emitted += 1
