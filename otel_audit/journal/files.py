@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -112,9 +111,14 @@ def open_with_mode(path: Path, flags: int, mode: int) -> int:
                 return os.open(path, flags)
             except FileNotFoundError:
                 continue  # removed in this moment
-        # A umask of 022 would take the group's right to write from 0660, and a side-car could lock nothing.
-        with contextlib.suppress(OSError):  # of a file system without modes
+        try:
+            # A umask of 022 would take the group's right to write from 0660, and a side-car could lock nothing.
             os.fchmod(descriptor, mode)
+        except OSError:
+            pass  # of a file system without modes
+        except BaseException:  # an asynchronous one: nobody else knows of the descriptor
+            os.close(descriptor)
+            raise
         return descriptor
 
 

@@ -132,7 +132,7 @@ class Journal:
         return Room(self.directory, self._limits.directory_bytes)
 
     def _new_syncer(self) -> Syncer:
-        return Syncer(self._look_after, syncs=self.durability is Durability.OS)
+        return Syncer(self.directory, self._look_after, syncs=self.durability is Durability.OS)
 
     def _new_committer(self) -> Committer | None:
         if self.durability is not Durability.FSYNC:

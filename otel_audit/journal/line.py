@@ -16,7 +16,7 @@ from typing import Any
 
 import uuid_utils
 
-__all__ = ["GAP", "SEGMENT", "Tail", "digest", "is_system", "seq_reader", "system_event"]
+__all__ = ["GAP", "SEGMENT", "Tail", "digest", "is_system", "seq_reader", "system_body", "system_event"]
 
 SEGMENT = "segment"
 GAP = "gap"
@@ -96,3 +96,12 @@ def system_event(kind: str, content: Mapping[str, Any], observed_ns: int) -> byt
         kind: content,
     }
     return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def system_body(kind: str, content: Mapping[str, Any], observed_ns: int) -> bytes:
+    """A system event as `OpenStream.write` takes it: without its closing brace, its times last."""
+    return b'%b,"time_ns":%d,"observed_ns":%d' % (
+        system_event(kind, content, observed_ns)[:-1],
+        observed_ns,
+        observed_ns,
+    )

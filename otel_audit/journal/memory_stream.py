@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.line import SEGMENT, is_system, system_event
+from otel_audit.journal.line import SEGMENT, is_system, system_body
 from otel_audit.journal.open_stream import Head
 from otel_audit.journal.reader import Chunk, Line
 from otel_audit.journal.stream import FORMAT_VERSION
@@ -129,7 +129,7 @@ class MemoryStream:
             OSError: as `write`.
         """
         self._check_events()
-        self.write(_timed(system_event(kind, content, observed_ns), observed_ns), observed_ns, system=True)
+        self.write(system_body(kind, content, observed_ns), observed_ns, system=True)
 
     def tend(self, observed_ns: int) -> None:
         """Nothing needs to be looked after: nobody else has access to it."""
@@ -196,7 +196,7 @@ class MemoryStream:
         self._head = head
 
     def _put_header(self, now_ns: int) -> None:
-        body = _timed(system_event(SEGMENT, self.header, now_ns), now_ns)
+        body = system_body(SEGMENT, self.header, now_ns)
         self._put(b"%b%b1}" % (body, self._tag), 1, 0, 1)
 
 
@@ -295,7 +295,3 @@ class MemoryShipment:
 
     def abandon(self) -> None:
         """In a forked child: it is the parent's."""
-
-
-def _timed(event: bytes, observed_ns: int) -> bytes:
-    return b'%b,"time_ns":%d,"observed_ns":%d' % (event[:-1], observed_ns, observed_ns)

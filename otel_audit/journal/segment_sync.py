@@ -28,7 +28,10 @@ class SegmentSync:
         self.end = end
         self.error: OSError | None = None
         self._descriptor = os.dup(descriptor)
-        self._over = threading.Event()
+        # Not an Event: an asynchronous exception in `wait` could leave its lock locked, and `run` would never end.
+        self._is_over = False
+        self._under_way = threading.Lock()
+        self._under_way.acquire()
 
     def run(self) -> None:
         """The sync is over; `error` says why it failed, if it did."""
@@ -37,12 +40,21 @@ class SegmentSync:
         except OSError as error:
             self.error = error
         finally:
-            os.close(self._descriptor)
-            self._over.set()
+            self.abandon()
+            self._is_over = True
+            self._under_way.release()
+
+    def abandon(self) -> None:
+        """Close the descriptor; in a forked child, where nobody runs it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def wait(self) -> bool:
         """Wait until it is over. False when it never will be: the interpreter ends, and has stopped the thread."""
-        while not self._over.wait(_LOOK_S):
-            if sys.is_finalizing():
+        while not self._is_over:
+            if self._under_way.acquire(timeout=_LOOK_S):
+                self._under_way.release()
+            elif sys.is_finalizing():
                 return False
         return True

@@ -14,7 +14,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
 
+from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.segment_file import sync_directory
 from otel_audit.journal.stream import StreamWriter
 
@@ -30,15 +33,18 @@ class Syncer:
     writer syncs, and must not be disturbed: the kernel tells an error only once.
     """
 
-    def __init__(self, look_after: Callable[[], None], *, syncs: bool) -> None:
+    def __init__(self, directory: Path, look_after: Callable[[], None], *, syncs: bool) -> None:
+        self._directory = directory
         self._look_after = weakref.WeakMethod(look_after)
         self._syncs = syncs
         self._retired: deque[int] = deque()
         self._stream: StreamWriter | None = None
-        self._stop = threading.Event()
+        # Not an Event, whose lock an asynchronous exception may leave locked: the next close would wait for ever.
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._is_closed = False
         self._thread: threading.Thread | None = None
-        self._synced = (-1, 0)
-        self._named = ("", 0)  # the segment whose name is known to be on the disk
+        self._synced: tuple[OpenSegment | None, int, int] = (None, -1, 0)
+        self._named: Path | None = None  # the segment whose name is known to be on the disk
         self._failed = False
 
     def follow(self, stream: StreamWriter | None) -> None:
@@ -51,15 +57,16 @@ class Syncer:
                 self._thread = thread
 
     def retire(self, descriptor: int) -> None:
-        """This segment is full: it will be closed, and synced before that unless its writer has done so."""
-        if self._thread is None:
+        """This segment is left: it will be closed, and synced before that unless its writer has done so."""
+        if self._thread is None or self._is_closed:
             self._finish(descriptor)
         else:
             self._retired.append(descriptor)
 
     def close(self) -> None:
-        """Every retired segment is synced and closed. The thread ends by itself."""
-        self._stop.set()
+        """Every segment that is retired, now or later, is synced and closed at once. The thread ends by itself."""
+        self._is_closed = True
+        self._ended.put(None)
         self._stream = None
         self._finish_retired()
 
@@ -70,7 +77,7 @@ class Syncer:
             os.close(self._retired.popleft())
 
     def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL_S):
+        while self._goes_on():
             self._finish_retired()
             if self._syncs:
                 self._sync()
@@ -80,37 +87,52 @@ class Syncer:
             look_after()
             del look_after  # or the journal would live for as long as this thread waits
 
+    def _goes_on(self) -> bool:
+        """True after a second, false as soon as it is closed."""
+        with contextlib.suppress(Empty):
+            self._ended.get(timeout=_INTERVAL_S)
+        return not self._is_closed
+
     def _finish_retired(self) -> None:
         while self._retired:
             with contextlib.suppress(IndexError):  # the closing thread took it
                 self._finish(self._retired.popleft())
 
     def _finish(self, descriptor: int) -> None:
-        if self._syncs:
-            with contextlib.suppress(OSError):
-                os.fdatasync(descriptor)
-        os.close(descriptor)
+        try:
+            try:
+                if self._syncs:
+                    os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._say(error)
 
     def _sync(self) -> None:
         stream = self._stream
-        if stream is None or (stream.descriptor, stream.head.seq) == self._synced:
+        if stream is None:
             return
-        seen = (stream.descriptor, stream.head.seq)
-        name = (stream.files.stream_id, stream.number)
+        segment = stream.segment
+        seen = (segment, segment.descriptor, stream.head.seq)
+        if seen == self._synced:
+            return
         try:
-            descriptor = os.dup(seen[0])
+            descriptor = os.dup(segment.descriptor)
         except OSError:
             return  # closed or rotated in this moment
         self._synced = seen
         try:
             os.fdatasync(descriptor)
-            if name != self._named:  # or a loss of power could take the whole file
-                sync_directory(stream.files.directory)
-                self._named = name
+            if segment.path != self._named:  # or a loss of power could take the whole file
+                sync_directory(segment.path.parent)
+                self._named = segment.path
         except OSError as error:
-            stream.distrust(seen[0])
-            if not self._failed:
-                self._failed = True
-                print(f"otel-audit: {stream.files.directory}: write-back failed: {error}", file=sys.stderr, flush=True)
+            segment.is_distrusted = True
+            self._say(error)
         finally:
             os.close(descriptor)
+
+    def _say(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            print(f"otel-audit: {self._directory}: write-back failed: {error}", file=sys.stderr, flush=True)
