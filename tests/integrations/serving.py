@@ -10,14 +10,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount, Route
 
 from otel_audit import AuditEvent, AuditLogger, AuditMiddleware, AuditUnavailable
 from tests.chain_check import application_events
 from tests.recording import a_trail
 from tests.servers import poll
 
-__all__ = ["Served", "a_logger", "ask_raw", "audited", "events_of", "fill", "served", "the_event"]
+__all__ = [
+    "Call",
+    "Served",
+    "a_logger",
+    "an_app",
+    "ask_raw",
+    "audited",
+    "events_of",
+    "fill",
+    "get",
+    "greet",
+    "served",
+    "the_event",
+]
 
 _ENDING_S = 30.0
 
@@ -56,6 +74,9 @@ class Served:
         self._thread.join(_ENDING_S)
         self._socket.close()
         assert not self._thread.is_alive(), "the server did not end"
+
+
+Call = Callable[[Served], object]
 
 
 @contextmanager
@@ -121,3 +142,26 @@ def _all_of(connection: socket.socket) -> bytes:
     except (TimeoutError, ConnectionResetError):
         pass
     return answer
+
+
+def get(path: str = "/", **options: Any) -> Call:
+    """A call that asks for a path."""
+
+    def call(server: Served) -> httpx.Response:
+        return httpx.get(server.url + path, **options)
+
+    return call
+
+
+async def greet(request: Request) -> Response:
+    """Says hello."""
+    return PlainTextResponse("hello")
+
+
+async def _answer_with(request: Request) -> Response:
+    return Response(status_code=int(request.path_params["status"]))
+
+
+def an_app(*more: Route | Mount, **options: Any) -> Starlette:
+    """An application that greets at `/`, and answers `/status/N` with that status."""
+    return Starlette(routes=[Route("/", greet), Route("/status/{status}", _answer_with), *more], **options)

@@ -1,0 +1,371 @@
+"""However a request ends, it leaves one event that says how: through a real server and a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from starlette.background import BackgroundTask
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from otel_audit import AuditMiddleware
+from tests.chain_check import application_events
+from tests.integrations.serving import Call, Served, a_logger, an_app, ask_raw, audited, events_of, get, the_event
+from tests.servers import poll
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+def test_a_request_that_raises_is_an_error_with_the_class_of_the_exception_and_without_its_text(
+    directory: Path,
+) -> None:
+    async def fail(request: Request) -> Response:
+        raise LookupError("the password of the database is hunter2")
+
+    answers: list[httpx.Response] = []
+    event = the_event(
+        audited(an_app(Route("/fail", fail)), directory),
+        directory,
+        lambda s: answers.append(httpx.get(f"{s.url}/fail")),
+    )
+
+    assert answers[0].status_code == 500
+    assert (event["outcome"], event["status_code"], event["error_type"]) == ("error", 500, "LookupError")
+    assert "hunter2" not in json.dumps(event)
+
+
+def test_inside_an_application_the_exception_goes_on_as_it_was(directory: Path) -> None:
+    seen: list[BaseException] = []
+
+    async def fail(request: Request) -> Response:
+        raise LookupError("as it was")
+
+    async def outermost(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await app(scope, receive, send)
+        except BaseException as error:
+            seen.append(error)
+            raise
+
+    app = FastAPI()
+    app.add_route("/fail", fail)
+    app.add_middleware(AuditMiddleware, audit=a_logger(directory))
+
+    event = the_event(outermost, directory, get("/fail"))
+
+    assert [repr(error) for error in seen] == ["LookupError('as it was')"]
+    assert (event["outcome"], event["status_code"], event["error_type"]) == ("error", 500, "LookupError")
+
+
+def test_an_answer_that_breaks_off_half_way_is_an_error_although_its_status_was_200(directory: Path) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half of "
+        raise ConnectionError("the database went away")
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(half())
+
+    def call(server: Served) -> None:
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{server.url}/stream")
+
+    event = the_event(audited(an_app(Route("/stream", stream)), directory), directory, call)
+
+    assert (event["outcome"], event["status_code"], event["error_type"]) == ("error", 200, "ConnectionError")
+
+
+@pytest.mark.parametrize(
+    "sends", [[], [{"type": "http.response.start", "status": 200, "headers": []}]], ids=["nothing", "start"]
+)
+def test_an_application_that_returns_without_its_last_byte_is_an_error(
+    directory: Path, sends: list[dict[str, Any]]
+) -> None:
+    async def careless(scope: Any, receive: Any, send: Any) -> None:
+        for message in sends:
+            await send(message)
+
+    def call(server: Served) -> None:
+        ask_raw(server, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+
+    event = the_event(audited(careless, directory), directory, call, lifespan="off")
+
+    assert (event["outcome"], event["status_code"]) == ("error", 200 if sends else 500)
+
+
+def test_a_shorter_body_than_was_announced_is_an_error(directory: Path) -> None:
+    async def short(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
+        await send({"type": "http.response.body", "body": b"short"})
+
+    def call(server: Served) -> None:
+        ask_raw(server, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+
+    event = the_event(audited(short, directory), directory, call, lifespan="off", http="h11")
+
+    assert (event["outcome"], event["status_code"]) == ("error", 200)
+
+
+def test_the_event_is_there_with_the_last_byte_while_a_task_goes_on_behind_it(directory: Path) -> None:
+    may_end = threading.Event()
+    audit = a_logger(directory)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"one"
+        await asyncio.sleep(0.3)
+        yield b"two"
+
+    async def go_on() -> None:
+        while not may_end.is_set():
+            await asyncio.sleep(0.02)
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(chunks(), background=BackgroundTask(go_on))
+
+    def call(server: Served) -> None:
+        try:
+            assert httpx.get(f"{server.url}/stream").text == "onetwo"
+            poll(lambda: audit.stats().emitted, what="the event")
+        finally:
+            may_end.set()
+
+    event = the_event(AuditMiddleware(an_app(Route("/stream", stream)), audit=audit), directory, call)
+
+    assert event["outcome"] == "success"
+    assert event["duration_ms"] >= 300
+
+
+def test_what_fails_behind_the_last_byte_does_not_change_how_the_request_ended(directory: Path) -> None:
+    async def fail() -> None:
+        raise LookupError
+
+    async def with_task(request: Request) -> Response:
+        return PlainTextResponse("done", background=BackgroundTask(fail))
+
+    event = the_event(audited(an_app(Route("/task", with_task)), directory), directory, get("/task"))
+
+    assert (event["outcome"], event["status_code"]) == ("success", 200)
+    assert "error_type" not in event
+
+
+def leave_early(path: str, after_s: float) -> Call:
+    """A client that sends its request and leaves without an answer."""
+
+    def call(server: Served) -> None:
+        with socket.create_connection(server.address) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            time.sleep(after_s)
+
+    return call
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_a_client_that_leaves_is_a_cancelled_request_although_the_application_does_not_notice(
+    directory: Path, http: str
+) -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0.6)
+        return PlainTextResponse("too late")
+
+    app = audited(an_app(Route("/slow", slow)), directory)
+
+    event = the_event(app, directory, leave_early("/slow", 0.2), http=http)
+
+    assert event["outcome"] == "cancelled"
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_stream_is_a_cancelled_request(directory: Path) -> None:
+    async def forever() -> AsyncIterator[bytes]:
+        while True:
+            yield b"more"
+            await asyncio.sleep(0.02)
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(forever())
+
+    event = the_event(audited(an_app(Route("/stream", stream)), directory), directory, leave_early("/stream", 0.2))
+
+    assert (event["outcome"], event["status_code"]) == ("cancelled", 200)
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_a_cancelled_request(directory: Path, http: str) -> None:
+    async def read(request: Request) -> Response:
+        return PlainTextResponse(str(len(await request.body())))
+
+    def call(server: Served) -> None:
+        with socket.create_connection(server.address) as connection:
+            connection.sendall(b"POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nonly this")
+            poll(lambda: reached, what="the application to be reached")
+
+    reached: list[str] = []
+
+    async def reaching(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["type"])
+        await inner(scope, receive, send)
+
+    inner = an_app(Route("/read", read, methods=["POST"]))
+    event = the_event(audited(reaching, directory), directory, call, http=http, lifespan="off")
+
+    assert (event["outcome"], event["error_type"]) == ("cancelled", "ClientDisconnect")
+    assert event["action"]["method"] == "POST"
+
+
+def test_no_request_holds_up_the_loop_while_it_waits_for_the_disk(
+    directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    audit = a_logger(directory, settings={"durability": "fsync"})
+    app = AuditMiddleware(an_app(), audit=audit)
+
+    async def many(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            await asyncio.gather(*(client.get("/") for _ in range(60)))
+
+    events = events_of(app, directory, lambda server: asyncio.run(many(server.url)))
+
+    assert len(events) == 60
+    assert "use `await alog()`" not in capfd.readouterr().err  # what a log() that holds up the loop says
+
+
+def test_a_slow_request_whose_client_waits_is_no_cancelled_one(directory: Path) -> None:
+    async def slow(request: Request) -> Response:
+        body = await request.body() if request.method == "POST" else b""
+        await asyncio.sleep(0.2)
+        # A second look at the messages of the client finds them as if nobody had looked.
+        return PlainTextResponse(f"{len(body)} {await request.is_disconnected()}")
+
+    def call(server: Served) -> None:
+        with httpx.Client(base_url=server.url) as client:
+            for _ in range(2):  # on one connection
+                assert client.get("/slow").text == "0 False"
+                assert client.post("/slow", content=b"x" * 200_000).text == "200000 False"
+
+    app = audited(an_app(Route("/slow", slow, methods=["GET", "POST"])), directory)
+    events = events_of(app, directory, call)
+
+    assert [event["outcome"] for event in events] == ["success"] * 4
+
+
+def test_an_unread_body_is_left_to_the_server(directory: Path) -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0.2)
+        return PlainTextResponse("not read")
+
+    def call(server: Served) -> None:
+        request = b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n"
+        assert b"100 Continue" not in ask_raw(server, request)
+
+    app = audited(an_app(Route("/slow", slow, methods=["POST"])), directory)
+
+    assert the_event(app, directory, call)["status_code"] == 200
+
+
+def test_a_time_out_is_a_cancelled_request(directory: Path) -> None:
+    async def slow(request: Request) -> Response:
+        async with asyncio.timeout(0.05):
+            await asyncio.sleep(30)
+        raise AssertionError
+
+    event = the_event(audited(an_app(Route("/slow", slow)), directory), directory, get("/slow"))
+
+    assert (event["outcome"], event["error_type"]) == ("cancelled", "TimeoutError")
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_a_request_whose_task_is_cancelled_leaves_one_event(directory: Path, durability: str) -> None:
+    started = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    audit = a_logger(directory, settings={"durability": durability})
+    app = AuditMiddleware(endless, audit=audit)
+
+    async def cancelled_twice() -> None:
+        task = asyncio.ensure_future(app(a_scope(), nothing_more, into_nothing))
+        await started.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()  # while the event is being written
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled_twice())
+    audit.close()
+
+    (event,) = application_events(directory)
+    assert (event["outcome"], event["error_type"]) == ("cancelled", "CancelledError")
+
+
+def a_scope(**more: Any) -> dict[str, Any]:
+    return {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("203.0.113.7", 5000), **more}
+
+
+async def nothing_more() -> dict[str, Any]:
+    await asyncio.sleep(60)
+    raise AssertionError
+
+
+async def into_nothing(message: Any) -> None:
+    return
+
+
+def test_requests_at_the_same_time_do_not_know_of_each_other(directory: Path) -> None:
+    async def echo(request: Request) -> Response:
+        request.state.user = request.query_params["user"]
+        await asyncio.sleep(0.05)
+        return PlainTextResponse("", status_code=int(request.query_params["status"]))
+
+    async def all_at_once(url: str) -> None:
+        async with httpx.AsyncClient(base_url=url) as client:
+            await asyncio.gather(
+                *(client.get("/echo", params={"user": f"u{n}", "status": 200 + n}) for n in range(4, 54))
+            )
+
+    app = audited(an_app(Route("/echo", echo)), directory)
+    events = events_of(app, directory, lambda server: asyncio.run(all_at_once(server.url)))
+
+    assert {(event["principal"]["username"], event["status_code"]) for event in events} == {
+        (f"u{n}", 200 + n) for n in range(4, 54)
+    }
+    assert len(events) == 50
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+def test_requests_in_a_row_on_one_connection_are_an_event_each(directory: Path, http: str) -> None:
+    request = b"GET /status/%d HTTP/1.1\r\nhost: x\r\n\r\n"
+
+    def call(server: Served) -> None:
+        answers = ask_raw(server, b"".join(request % status for status in (202, 404, 500)))
+        assert answers.count(b"HTTP/1.1 ") == 3
+
+    events = events_of(audited(an_app(), directory), directory, call, http=http)
+
+    assert [event["status_code"] for event in events] == [202, 404, 500]
+
+
+def test_what_is_no_request_leaves_no_event(directory: Path) -> None:
+    def call(server: Served) -> None:
+        for rubbish in (
+            b"GARBAGE\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"\x16\x03\x01\x02\x00",
+            b"GET /\x00 HTTP/1.1\r\n\r\n",
+        ):
+            ask_raw(server, rubbish)
+        httpx.get(server.url)
+
+    the_event(audited(an_app(), directory), directory, call)
