@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pydantic_core
@@ -21,19 +21,17 @@ from opentelemetry.sdk.resources import (
 
 from otel_audit._version import __version__
 from otel_audit.delivery.batch import Exporter
-from otel_audit.delivery.console import ConsoleExporter
-from otel_audit.delivery.jsonl import JsonlExporter
+from otel_audit.delivery.elsewhere import Elsewhere
+from otel_audit.delivery.exporters import exporters_of
 from otel_audit.delivery.metrics import AuditMetrics, metrics_of_process
-from otel_audit.delivery.numbers import ExporterNumbers, Numbers
-from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.numbers import Numbers, Stats
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.delivery.retaining import retention_of
+from otel_audit.delivery.tally import MemoryTally, Tally
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
-from otel_audit.journal.cursor import Progress, Quarantined, read_cursor
-from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.host import boot_id, host_id
-from otel_audit.journal.journal import Journal, Written
+from otel_audit.journal.journal import Journal
 from otel_audit.journal.memory_journal import MemoryJournal
 from otel_audit.journal.memory_stream import MemoryShipment, MemoryStream, QueueLimits
 from otel_audit.journal.open_stream import OpenStream
@@ -47,23 +45,6 @@ __all__ = ["Stats", "Trail"]
 
 SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The events of this process at one moment: `emitted = exported + pending + quarantined + dropped`.
-
-    `exported` counts what every exporter has; with no exporter, the journal is the destination. `filtered` events were
-    not wanted, and are in no other number. `blocked` says by exporter why nothing moves.
-    """
-
-    emitted: int
-    exported: int
-    pending: int
-    quarantined: int
-    dropped: int
-    filtered: int = 0
-    blocked: Mapping[str, str] = field(default_factory=dict)
 
 
 class Trail(AuditSink):
@@ -95,8 +76,7 @@ class Trail(AuditSink):
         self._policy_hash = policy_hash
         self._pid = os.getpid()
         self._streams: dict[str, OpenStream] = {}
-        self._last_seen: dict[str, Mapping[str, Progress]] = {}
-        exporters = _exporters(settings) if exporters is None else exporters
+        exporters = exporters_of(settings) if exporters is None else exporters
         service = self._resource.attributes.get(SERVICE_NAME)
         self._exporter_names = [exporter.name for exporter in exporters]
         self._memory = self._memory_journal() if settings.durability is Durability.MEMORY else None
@@ -112,6 +92,8 @@ class Trail(AuditSink):
             metrics=self._metrics,
             retention=self._retention(adoption),
         )
+        self._elsewhere = Elsewhere(settings.directory, self.notices)
+        self._tally = self._counting()
         self._processor.start()
         self._metrics.watch(self)
 
@@ -147,6 +129,23 @@ class Trail(AuditSink):
             return None  # there are no files; or who delivers removes
         return retention_of(self.settings, adoption, self._exporter_names, self.notices)
 
+    @property
+    def _is_shipped(self) -> bool:
+        """Another process delivers."""
+        return ExporterName.SHIP in self.settings.export and not self._exporter_names
+
+    def _counting(self) -> Tally | MemoryTally:
+        if self._memory is not None:
+            return MemoryTally(self._memory, self._processor, exporters=self._exporter_names)
+        return Tally(
+            self.journal,
+            self._processor,
+            self._elsewhere,
+            streams=self._streams,
+            exporters=self._exporter_names,
+            is_shipped=self._is_shipped,
+        )
+
     def emit(self, event: JsonlEvent) -> None:
         """Put an event into the journal as it is: what redacts and fills in is `AuditLogger`.
 
@@ -166,7 +165,7 @@ class Trail(AuditSink):
         if self._memory is not None and self._memory.is_over:
             seqs = {}  # what was left is lost
         if self._is_shipped:
-            report = self._shipped(seqs, deadline)
+            report = self._elsewhere.flush(seqs, deadline)
         else:
             report = self._processor.flush(seqs, timeout_s=deadline - time.monotonic())
         waiting = self._not_written()
@@ -199,119 +198,13 @@ class Trail(AuditSink):
         heads = [stream.head for stream in self._all_streams().values()]
         return sum(head.seq - head.system for head in heads)
 
-    @property
-    def _is_shipped(self) -> bool:
-        """Another process delivers."""
-        return ExporterName.SHIP in self.settings.export and not self._exporter_names
-
-    def _shipped(self, seqs: Mapping[str, int], deadline: float) -> FlushReport:
-        """What another process has delivered by the deadline, read from the cursors that it writes."""
-        while True:
-            shipped = {stream_id: self._shipping(stream_id) for stream_id in seqs}
-            pending = sum(
-                max(0, seq - min((each.position.seq for each in shipped[stream_id].values()), default=0))
-                for stream_id, seq in seqs.items()
-            )
-            left_s = deadline - time.monotonic()
-            if not pending or left_s <= 0:
-                return FlushReport(not pending, pending, _blocked_elsewhere(shipped.values()))
-            time.sleep(min(_POLL_S, left_s))
-
-    def _shipping(self, stream_id: str) -> Mapping[str, Progress]:
-        """How far another process has come that delivers the stream."""
-        cursor = StreamFiles(self.settings.directory, stream_id).cursor
-        try:
-            return read_cursor(cursor)[0]
-        except OSError as error:
-            self.notices.say(
-                "cursor",
-                f"{cursor}: expected a file that this process (uid {os.geteuid()}) can read, got {error.strerror}; "
-                "what it says is delivered counts as pending: give otel-audit ship this service's "
-                "OTEL_AUDIT_FILE_MODE and group",
-            )
-            return {}
-
     def stats(self) -> Stats:
         """The numbers of this process now."""
-        if self._memory is not None:
-            return self._stats_in_memory(self._memory)
-        progress = self._progress()  # before the journal: less than all that is delivered, rather than more
-        written = self.journal.written
-        if not self._exporter_names and not self._is_shipped:
-            return Stats(written.emitted, written.emitted - written.dropped, 0, 0, written.dropped)
-        shares = [_shared_by_all(by_exporter.values()) for by_exporter in progress if by_exporter]
-        exported = sum(exported for exported, _ in shares)
-        quarantined = sum(quarantined for _, quarantined in shares)
-        in_journal = _at_least(exported + quarantined, written)
-        return Stats(
-            emitted=in_journal + written.dropped,
-            exported=exported,
-            pending=in_journal - exported - quarantined,
-            quarantined=quarantined,
-            dropped=written.dropped,
-            blocked=_blocked_elsewhere(progress) if self._is_shipped else self._processor.blocked(),
-        )
-
-    def _stats_in_memory(self, journal: MemoryJournal) -> Stats:
-        exported = journal.exported  # read before what it is part of
-        written = journal.written
-        return Stats(
-            emitted=written.emitted,
-            exported=exported,
-            pending=written.emitted - written.dropped - exported,
-            quarantined=0,
-            dropped=written.dropped,
-            blocked=self._processor.blocked(),
-        )
+        return self._tally.stats()
 
     def numbers(self) -> Numbers:
         """The numbers of this process now, for each exporter."""
-        if self._memory is not None:
-            return self._numbers_in_memory(self._memory)
-        progress = self._progress()  # before the journal, as in `stats`
-        warnings, blocked = self._processor.warnings(), self._processor.blocked()
-        written = self.journal.written
-        by_exporter = self._by_exporter(progress)
-        dealt = [sum(each.exported + each.quarantined for each in streams) for streams in by_exporter.values()]
-        in_journal = _at_least(max(dealt, default=0), written)
-        exporters = {
-            name: _numbers(streams, in_journal, warnings.get(name, 0), name in blocked)
-            for name, streams in by_exporter.items()
-        }
-        if not exporters:
-            exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal)}
-        return Numbers(in_journal + written.dropped, written.by_reason, exporters)
-
-    def _by_exporter(self, streams: Sequence[Mapping[str, Progress]]) -> dict[str, list[Progress]]:
-        """For each exporter, how far it has come in each stream."""
-        if self._is_shipped:
-            return {str(ExporterName.SHIP): _furthest_behind(streams)}
-        return {name: [each.get(name, Progress()) for each in streams] for name in self._exporter_names}
-
-    def _numbers_in_memory(self, journal: MemoryJournal) -> Numbers:
-        progress = journal.progress()  # before what is written, as in `stats`
-        warnings, blocked = self._processor.warnings(), self._processor.blocked()
-        written = journal.written
-        in_journal = written.emitted - written.dropped
-        exporters = {}
-        for name in self._exporter_names:
-            # What another exporter lacks for good is dropped, and then not exported, although this one has it.
-            exported = min(progress[name].exported, in_journal)
-            exporters[name] = ExporterNumbers(
-                exported, in_journal - exported, 0, warnings.get(name, 0), blocked=name in blocked
-            )
-        return Numbers(written.emitted, written.by_reason, exporters)
-
-    def _progress(self) -> list[Mapping[str, Progress]]:
-        """For each stream of this process, how far each exporter has come."""
-        held = self._processor.progress()
-        return [held.get(stream_id) or self._seen(stream_id) for stream_id in list(self._streams)]
-
-    def _seen(self, stream_id: str) -> Mapping[str, Progress]:
-        """How far a stream has come that another process delivers: as last seen when it was removed since."""
-        seen = self._shipping(stream_id) or self._last_seen.get(stream_id, {})
-        self._last_seen[stream_id] = seen
-        return seen
+        return self._tally.numbers()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver within the time in seconds (setting `close_timeout_s`), end the stream and release it.
@@ -323,8 +216,6 @@ class Trail(AuditSink):
         self._processor.close(timeout_s=self.settings.close_timeout_s if timeout_s is None else timeout_s)
         if self._memory is not None:
             self._say_left(self._memory.give_up())
-        else:
-            self._progress()  # seen while it is there
         self._metrics.keep(self)
 
     def _say_left(self, events: int) -> None:
@@ -372,8 +263,7 @@ class Trail(AuditSink):
         return batch if self._memory is None else min(batch, max(1, self.settings.queue_size // 2))
 
     def _forked(self) -> None:
-        self._streams = {}
-        self._last_seen = {}
+        self._streams.clear()
         self._processor.forked()
 
     def _woken(self) -> None:
@@ -386,63 +276,3 @@ class Trail(AuditSink):
 def _process_ids() -> dict[str, int]:
     """What the detector `process` says of this one and no other process."""
     return {PROCESS_PID: os.getpid(), PROCESS_PARENT_PID: os.getppid()}
-
-
-def _furthest_behind(streams: Sequence[Mapping[str, Progress]]) -> list[Progress]:
-    return [min(by_exporter.values(), key=lambda one: one.position) for by_exporter in streams if by_exporter]
-
-
-def _shared_by_all(progress: Collection[Progress]) -> tuple[int, int]:
-    """How many events of a stream every exporter has, and how many one of them set aside, as far as the last has come.
-
-    What an exporter that is ahead set aside is not what every exporter has, although the one behind has it.
-    """
-    behind = min(progress, key=lambda one: one.position)
-    seq = behind.position.seq
-    by_any = _lines_in([entry for one in progress for entry in one.quarantine], seq)
-    by_others = min(by_any - _lines_in(behind.quarantine, seq), sum(one.quarantined for one in progress))
-    return behind.exported - by_others, behind.quarantined + by_others
-
-
-def _lines_in(ranges: Iterable[Quarantined], last_seq: int) -> int:
-    """How many lines up to `last_seq` the ranges have together."""
-    lines = done = 0
-    for first, last in sorted((each.first_seq, min(each.last_seq, last_seq)) for each in ranges):
-        lines += max(0, last - max(first, done + 1) + 1)
-        done = max(done, last)
-    return lines
-
-
-def _blocked_elsewhere(streams: Iterable[Mapping[str, Progress]]) -> dict[str, str]:
-    reasons = {each.blocked: None for by_exporter in streams for each in by_exporter.values() if each.blocked}
-    return {str(ExporterName.SHIP): "; ".join(reasons)} if reasons else {}
-
-
-def _at_least(dealt_with: int, written: Written) -> int:
-    """The events in the journal. A line may be delivered before the thread that wrote it comes to count it."""
-    return max(dealt_with, written.emitted - written.dropped)
-
-
-def _numbers(progress: Sequence[Progress], in_journal: int, warnings: int, is_blocked: bool) -> ExporterNumbers:
-    exported = sum(each.exported for each in progress)
-    quarantined = sum(each.quarantined for each in progress)
-    blocked = is_blocked or any(each.blocked for each in progress)  # as another process says that ships the streams
-    return ExporterNumbers(exported, in_journal - exported - quarantined, quarantined, warnings, blocked)
-
-
-def _exporters(settings: Settings) -> list[Exporter]:
-    return [exporter for name in settings.export if (exporter := _exporter(name, settings)) is not None]
-
-
-def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
-    match name:
-        case ExporterName.OTLP:
-            if settings.otlp is None:
-                raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT: expected an endpoint for the exporter otlp, got none")
-            return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s)
-        case ExporterName.CONSOLE:
-            return ConsoleExporter()
-        case ExporterName.JSONL:
-            return JsonlExporter(settings.jsonl_path, mode=settings.file_mode, delay_s=settings.batch_delay_s)
-        case ExporterName.NONE | ExporterName.SHIP:
-            return None

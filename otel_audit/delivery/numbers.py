@@ -1,4 +1,4 @@
-"""The numbers of a trail for each of its exporters, and sums over trails."""
+"""The numbers of a trail: together, for each of its exporters, and summed over trails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-__all__ = ["ExporterNumbers", "Numbers"]
+__all__ = ["ExporterNumbers", "Numbers", "Stats"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The events of this process at one moment: `emitted = exported + pending + quarantined + dropped`.
+
+    `exported` counts what every exporter has; with no exporter, the journal is the destination. `filtered` events were
+    not wanted, and are in no other number. `blocked` says by exporter why nothing moves.
+    """
+
+    emitted: int
+    exported: int
+    pending: int
+    quarantined: int
+    dropped: int
+    filtered: int = 0
+    blocked: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

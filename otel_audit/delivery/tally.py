@@ -1,0 +1,161 @@
+"""What became of the events of one process: what its journal has, held against how far each exporter has come.
+
+`emitted = exported + pending + quarantined + dropped` at every moment: what is delivered is always looked at first, and
+what was emitted since is pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from otel_audit.delivery.elsewhere import Elsewhere, blocked_elsewhere
+from otel_audit.delivery.numbers import ExporterNumbers, Numbers, Stats
+from otel_audit.delivery.processor import BatchProcessor
+from otel_audit.journal.cursor import Progress, Quarantined
+from otel_audit.journal.journal import Journal, Written
+from otel_audit.journal.memory_journal import MemoryJournal
+from otel_audit.settings import ExporterName
+
+__all__ = ["MemoryTally", "Tally"]
+
+
+class Tally:
+    """The numbers of a journal in files. Any thread.
+
+    `streams`: the ids of those of this process, added to and cleared by its owner. `exporters`: the names of those that
+    deliver here; without any, the journal is the destination, unless it `is_shipped` by another process.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        processor: BatchProcessor,
+        elsewhere: Elsewhere,
+        *,
+        streams: Collection[str],
+        exporters: Sequence[str],
+        is_shipped: bool,
+    ) -> None:
+        self._journal = journal
+        self._processor = processor
+        self._elsewhere = elsewhere
+        self._streams = streams
+        self._exporters = exporters
+        self._is_shipped = is_shipped
+
+    def stats(self) -> Stats:
+        """What all exporters together have."""
+        streams = self._progress()
+        written = self._journal.written
+        if not self._exporters and not self._is_shipped:
+            return Stats(written.emitted, written.emitted - written.dropped, 0, 0, written.dropped)
+        shares = [_shared_by_all(by_exporter.values()) for by_exporter in streams if by_exporter]
+        exported = sum(exported for exported, _ in shares)
+        quarantined = sum(quarantined for _, quarantined in shares)
+        in_journal = _at_least(exported + quarantined, written)
+        return Stats(
+            emitted=in_journal + written.dropped,
+            exported=exported,
+            pending=in_journal - exported - quarantined,
+            quarantined=quarantined,
+            dropped=written.dropped,
+            blocked=blocked_elsewhere(streams) if self._is_shipped else self._processor.blocked(),
+        )
+
+    def numbers(self) -> Numbers:
+        """What each exporter has."""
+        by_exporter = self._by_exporter(self._progress())
+        warnings, blocked = self._processor.warnings(), self._processor.blocked()
+        written = self._journal.written
+        dealt_with = [sum(each.exported + each.quarantined for each in streams) for streams in by_exporter.values()]
+        in_journal = _at_least(max(dealt_with, default=0), written)
+        exporters = {
+            name: _numbers(streams, in_journal, warnings.get(name, 0), name in blocked)
+            for name, streams in by_exporter.items()
+        }
+        if not exporters:
+            exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal)}
+        return Numbers(in_journal + written.dropped, written.by_reason, exporters)
+
+    def _progress(self) -> list[Mapping[str, Progress]]:
+        """For each stream of this process, how far each exporter has come."""
+        if not self._exporters and not self._is_shipped:
+            return []
+        held = self._processor.progress()
+        return [held.get(stream_id) or self._elsewhere.progress(stream_id) for stream_id in list(self._streams)]
+
+    def _by_exporter(self, streams: Sequence[Mapping[str, Progress]]) -> dict[str, list[Progress]]:
+        """For each exporter, how far it has come in each stream. What is shipped counts once all have it."""
+        if self._is_shipped:
+            behind = [min(each.values(), key=lambda one: one.position) for each in streams if each]
+            return {str(ExporterName.SHIP): behind}
+        return {name: [each.get(name, Progress()) for each in streams] for name in self._exporters}
+
+
+class MemoryTally:
+    """The numbers of a journal in memory. Any thread."""
+
+    def __init__(self, journal: MemoryJournal, processor: BatchProcessor, *, exporters: Sequence[str]) -> None:
+        self._journal = journal
+        self._processor = processor
+        self._exporters = exporters
+
+    def stats(self) -> Stats:
+        """What all exporters together have."""
+        exported = self._journal.exported
+        written = self._journal.written
+        return Stats(
+            emitted=written.emitted,
+            exported=exported,
+            pending=written.emitted - written.dropped - exported,
+            quarantined=0,
+            dropped=written.dropped,
+            blocked=self._processor.blocked(),
+        )
+
+    def numbers(self) -> Numbers:
+        """What each exporter has. What another one lacks for good is dropped, and then not exported here."""
+        progress = self._journal.progress()
+        warnings, blocked = self._processor.warnings(), self._processor.blocked()
+        written = self._journal.written
+        in_journal = written.emitted - written.dropped
+        exporters = {}
+        for name in self._exporters:
+            exported = min(progress[name].exported, in_journal)
+            exporters[name] = ExporterNumbers(
+                exported, in_journal - exported, 0, warnings.get(name, 0), blocked=name in blocked
+            )
+        return Numbers(written.emitted, written.by_reason, exporters)
+
+
+def _at_least(dealt_with: int, written: Written) -> int:
+    """The events in the journal. A line may be delivered before the thread that wrote it comes to count it."""
+    return max(dealt_with, written.emitted - written.dropped)
+
+
+def _numbers(streams: Sequence[Progress], in_journal: int, warnings: int, is_blocked: bool) -> ExporterNumbers:
+    exported = sum(each.exported for each in streams)
+    quarantined = sum(each.quarantined for each in streams)
+    blocked = is_blocked or any(each.blocked for each in streams)  # as another process says that ships the streams
+    return ExporterNumbers(exported, in_journal - exported - quarantined, quarantined, warnings, blocked)
+
+
+def _shared_by_all(progress: Collection[Progress]) -> tuple[int, int]:
+    """How many events of a stream every exporter has, and how many one of them set aside, as far as the last has come.
+
+    What an exporter that is ahead set aside is not what every exporter has, although the one behind has it.
+    """
+    behind = min(progress, key=lambda one: one.position)
+    seq = behind.position.seq
+    by_any = _lines_in([entry for one in progress for entry in one.quarantine], seq)
+    by_others = min(by_any - _lines_in(behind.quarantine, seq), sum(one.quarantined for one in progress))
+    return behind.exported - by_others, behind.quarantined + by_others
+
+
+def _lines_in(ranges: Iterable[Quarantined], last_seq: int) -> int:
+    """How many lines up to `last_seq` the ranges have together."""
+    lines = done = 0
+    for first, last in sorted((each.first_seq, min(each.last_seq, last_seq)) for each in ranges):
+        lines += max(0, last - max(first, done + 1) + 1)
+        done = max(done, last)
+    return lines
