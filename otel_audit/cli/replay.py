@@ -20,6 +20,7 @@ from otel_audit.cli.replay_quarantine import replay_quarantine
 from otel_audit.delivery.view import escaped
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
+from otel_audit.journal.locks import FileLock
 from otel_audit.replaying.parcel import Trouble
 from otel_audit.replaying.replay import Replay, ReplayReport
 from otel_audit.replaying.source import Kind, Source
@@ -35,7 +36,7 @@ _TROUBLES_SHOWN: Final = 20
 
 
 @click.command()
-@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument("path", required=False, type=click.Path(exists=True, readable=False, path_type=Path))
 @click.option("--quarantine", is_flag=True, help="Send the quarantined lines of the journal in PATH again.")
 @click.option(
     "--state",
@@ -104,10 +105,14 @@ def _replay(
 ) -> bool:
     settings, otlp = destination.settings, destination.otlp
     source = Source(path, _header(settings))
-    state = _state(source, state_directory or settings.directory, otlp, from_start)
+    directory = state_directory or settings.directory
+    make_directory(directory)
+    file = state_path(directory, source.identity, otlp.shown_endpoint)
     if source.kind is Kind.EVENT_LOG and settings.service_name.startswith("unknown_service"):
         click.echo("no service name: set OTEL_SERVICE_NAME, so that the events say who recorded them", err=True)
-    report = _run(source, destination, state)
+    with _alone(file) as is_alone:
+        state = _state(file, from_start)
+        report = _run(source, destination, state) if is_alone else ReplayReport(state.tally, _busy(file))
     if as_json:
         click.echo(json.dumps(_as_json(source, otlp, state, report), indent=2))
     else:
@@ -128,9 +133,29 @@ def _header(settings: Settings) -> Mapping[str, Any]:
     }
 
 
-def _state(source: Source, directory: Path, otlp: OtlpSettings, from_start: bool) -> ReplayState:
-    make_directory(directory)
-    path = state_path(directory, source.identity, otlp.shown_endpoint)
+@contextmanager
+def _alone(state_file: Path) -> Iterator[bool]:
+    """Whether nobody else sends the same: two at once would send all of it twice, and each forget how far the other is.
+
+    As long as this is entered nobody else begins. The lock of a process that was killed is free.
+    """
+    lock = FileLock.acquire(_lock_of(state_file))
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.release(remove=True)
+
+
+def _lock_of(state_file: Path) -> Path:
+    return state_file.with_suffix(".lock")
+
+
+def _busy(state_file: Path) -> str:
+    return f"another process sends it at this moment, and holds {_lock_of(state_file)}; wait for its end"
+
+
+def _state(path: Path, from_start: bool) -> ReplayState:
     if from_start:
         return ReplayState(path)
     state = ReplayState.load(path)

@@ -204,6 +204,27 @@ def test_what_was_ended_in_the_middle_goes_on_there(
     assert server.accepted == [f"event-{each}" for each in range(1, 101)]
 
 
+def test_a_second_replay_of_the_same_sends_nothing_while_the_first_is_under_way(
+    tmp_path: Path, server: AuditedServer
+) -> None:
+    log, state = tmp_path / "log", tmp_path / "state"
+    a_log(log, 100, ids=True)
+    server.judge = lambda names: Answer(503, headers=(("Retry-After", "1"),)) if "event-51" in names else None
+    env = environment(server.base_url, state, OTEL_AUDIT_BATCH_COUNT="10")
+    with subprocess.Popen([COMMAND, "replay", log], env=env, stdout=subprocess.DEVNULL) as first:
+        poll(lambda: server.requests, until=lambda requests: len(requests) > 5, what="a sixth parcel")
+
+        for options in ((), ("--from-start",)):
+            second = replay(log, server.base_url, state, *options, exit_code=1)
+
+            assert second["left"].startswith("another process sends it at this moment, and holds ")
+        server.judge = lambda names: None
+        assert first.wait(30) == 0
+
+    assert server.accepted == [f"event-{each}" for each in range(1, 101)]
+    assert [path.suffix for path in state.iterdir()] == [".json"]
+
+
 def test_each_endpoint_has_its_own_place_in_the_log(tmp_path: Path, server: AuditedServer) -> None:
     log, state = tmp_path / "log", tmp_path / "state"
     a_log(log, 2, ids=True)
