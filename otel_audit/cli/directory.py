@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
+from otel_audit.delivery.view import escaped
 from otel_audit.errors import ConfigError
+from otel_audit.journal.files import segments_in
 from otel_audit.settings import Durability, Settings
 
-__all__ = ["directory_argument"]
+__all__ = ["directory_argument", "say_if_empty", "unreadable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +26,7 @@ def directory_argument(command: F) -> F:
         metavar="[DIR]",
         required=False,
         envvar="OTEL_AUDIT_DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),  # who reads it says more about what is in the way
         callback=_existing,
     )(command)
 
@@ -32,12 +34,32 @@ def directory_argument(command: F) -> F:
 def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
     directory = given or _from_settings(ctx)
     if not directory.is_dir():
+        what = "is no directory" if os.path.lexists(directory) else "does not exist"
         raise click.UsageError(
-            f"expected the directory of a journal, got {str(directory)!r}, which does not exist; "
+            f"expected the directory of a journal, got {str(directory)!r}, which {what}; "
             "give DIR or set OTEL_AUDIT_DIR",
             ctx,
         )
     return directory
+
+
+def unreadable(directory: Path, error: OSError) -> click.UsageError:
+    """What to raise when the journal in the directory cannot be read."""
+    where = directory if error.filename is None else error.filename
+    return click.UsageError(
+        f"{escaped(str(where))}: expected a journal that uid {os.geteuid()} can read, got {error.strerror or error}; "
+        "run it as the user of the service, or give that user's files to this one (OTEL_AUDIT_FILE_MODE=0640)"
+    )
+
+
+def say_if_empty(directory: Path) -> None:
+    """On stderr, where there is no stream: whoever has mistaken the directory would take silence for good news."""
+    if not segments_in(directory):
+        click.echo(
+            f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "
+            "OTEL_AUDIT_DIR, and see `otel-audit config` for that of a service",
+            err=True,
+        )
 
 
 def _from_settings(ctx: click.Context) -> Path:

@@ -36,7 +36,7 @@ _REMEDY_INDENT: Final = " " * 5
 
 
 @click.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path, readable=False))
 @click.option("--no-probe", is_flag=True, help="Send nothing: leave out whether an event is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with every check.")
 def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:

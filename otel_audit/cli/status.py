@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_audit.cli.directory import directory_argument
+from otel_audit.cli.directory import directory_argument, say_if_empty, unreadable
 from otel_audit.delivery.view import escaped
 from otel_audit.journal.census import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
@@ -24,6 +24,7 @@ __all__ = ["status"]
 _FINDING: Final = 1
 _STREAMS_SHOWN: Final = 20
 _PIPE_COLUMNS: Final = 200
+_MEASURED_COLUMNS: Final = 10_000
 _STATES: Final = {True: "live", False: "ended", None: "unknown"}
 
 
@@ -39,7 +40,8 @@ def status(directory: Path, as_json: bool) -> None:
     try:
         counted = census(directory)
     except OSError as error:
-        raise click.UsageError(f"{directory}: expected a journal that can be read, got {error}") from error
+        raise unreadable(directory, error) from error
+    say_if_empty(directory)
     if as_json:
         click.echo(json.dumps(_as_json(counted), indent=2))
     else:
@@ -112,7 +114,7 @@ def _print(counted: Census) -> None:
         )
     shown = _worth_a_look(counted.streams)
     if shown:
-        console.print(_table(shown))
+        _print_streams(console, shown)
     if len(shown) < len(counted.streams):
         console.print(Text(f"and {len(counted.streams) - len(shown)} more streams: see --json", "dim"))
     for stream in shown:
@@ -132,6 +134,25 @@ def _is_delivered(stream: StreamCensus) -> bool:
 
 def _age_order(stream: StreamCensus) -> int:
     return int(stream.stream_id.replace("-", ""), 16)  # a UUIDv7 grows with time
+
+
+def _print_streams(console: Console, streams: Sequence[StreamCensus]) -> None:
+    """A table where it fits; on a narrow terminal, which would fold an id over many lines, two lines a stream."""
+    table = _table(streams)
+    if table.__rich_measure__(console, console.options.update(max_width=_MEASURED_COLUMNS)).maximum <= console.width:
+        console.print(table)
+        return
+    for stream in streams:
+        console.print(_two_lines(stream), soft_wrap=True)
+
+
+def _two_lines(stream: StreamCensus) -> Text:
+    shown = Text(stream.stream_id)
+    shown.append(f"  {_STATES[stream.live]}  {escaped(stream.service_name) or '-'}")
+    shown.append(f"  {', '.join(escaped(name) for name in stream.exporters) or '-'}\n ")
+    for name, number in _numbers(stream.counts).items():
+        shown.append(f" {name} {number}", _style(name, number))
+    return shown
 
 
 def _table(streams: Sequence[StreamCensus]) -> Table:

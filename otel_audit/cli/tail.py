@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
-from otel_audit.cli.directory import directory_argument
+from otel_audit.cli.directory import directory_argument, say_if_empty, unreadable
 from otel_audit.delivery.console import Terminal
 from otel_audit.journal.latest import Latest, Seen
 
@@ -31,20 +31,25 @@ def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
 
     Of all streams, in the order in which they were recorded. Times are UTC.
     """
-    latest = Latest(directory)
     try:
-        _show(latest.last(lines), as_json)
-        while follow:
-            found = latest.new()
+        for found in _found(directory, lines, follow):
             _show(found, as_json)
-            if not found:
-                time.sleep(_LOOK_EVERY_S)
     except KeyboardInterrupt:
         return
-    except BrokenPipeError:
-        raise  # click ends quietly when who read us, such as `head`, has enough
+
+
+def _found(directory: Path, lines: int, follow: bool) -> Iterator[Sequence[Seen]]:
+    latest = Latest(directory)
+    try:
+        say_if_empty(directory)
+        yield latest.last(lines)
+        while follow:
+            found = latest.new()
+            yield found
+            if not found:
+                time.sleep(_LOOK_EVERY_S)
     except OSError as error:
-        raise click.UsageError(f"{directory}: expected a journal that can be read, got {error}") from error
+        raise unreadable(directory, error) from error
 
 
 def _show(found: Sequence[Seen], as_json: bool) -> None:

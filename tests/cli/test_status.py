@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,6 +276,21 @@ def test_many_delivered_streams_do_not_bury_the_one_that_waits(tmp_path: Path) -
     assert census(tmp_path).streams[0].stream_id in text
     assert "and 11 more streams: see --json" in text
     assert len(json.loads(run("--json", tmp_path).stdout)["streams"]) == 31
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_on_a_narrow_terminal_an_id_stays_in_one_piece_and_every_number_is_there(columns: int, tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    files = record(journal, "a", "b")
+    deliver(files, Inbox())
+    journal.close()
+    environ = {"FORCE_COLOR": "1", "COLUMNS": str(columns), "NO_COLOR": "1"}
+
+    shown = CliRunner().invoke(main, ["status", str(tmp_path)], env=environ).stdout.partition("system lines")[2]
+
+    assert files.stream_id in shown
+    words = re.sub(r"\x1b\[[0-9;]*m", "", shown).split()
+    assert {"shop", "ended", "otlp", *NUMBERS} <= set(words)
 
 
 def test_an_empty_directory_has_no_events(tmp_path: Path) -> None:

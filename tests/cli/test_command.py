@@ -1,0 +1,91 @@
+"""What all commands have in common: help that is whole, and one line instead of a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from otel_audit.cli import main
+from otel_audit.cli.command import COMMANDS
+from tests.cli.journals import a_journal, record
+
+COMMAND = Path(sys.executable).with_name("otel-audit")
+
+
+def test_the_list_of_commands_says_what_each_does_and_cuts_no_sentence() -> None:
+    shown = CliRunner().invoke(main, ["--help"]).stdout.partition("Commands:")[2]
+
+    listed = [line.split()[0] for line in shown.splitlines() if line[2:3].strip()]
+    assert listed == list(COMMANDS)
+    assert "..." not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("status", "DIR"), ("status", "--json", "DIR"), ("tail", "DIR"), ("tail", "--json", "DIR"), ("config",)],
+    ids=" ".join,
+)
+def test_output_that_cannot_be_written_is_said_in_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    record(journal, "a")
+    journal.close()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [COMMAND, *(str(tmp_path) if each == "DIR" else each for each in arguments)],
+            env=env,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"otel-audit {arguments[0]}: expected to read or write its output, got No space left on device; "
+        "correct that and run it again\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["status", "tail"])
+def test_a_file_in_the_place_of_a_directory_is_not_said_to_be_missing(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    result = CliRunner().invoke(main, [name, str(file)])
+
+    assert result.exit_code == 2
+    assert "which is no directory; give DIR or set OTEL_AUDIT_DIR" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["status", "tail"])
+def test_a_directory_without_a_stream_is_told_from_one_without_events(name: str, tmp_path: Path) -> None:
+    journal, elsewhere = a_journal(tmp_path / "journal"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    mistaken = CliRunner().invoke(main, [name, str(elsewhere)])
+
+    assert "no stream is in this directory" in mistaken.stderr
+    assert mistaken.exit_code == 0
+    record(journal, "a")
+    assert CliRunner().invoke(main, [name, str(tmp_path / "journal")]).stderr == ""
+    journal.close()
+
+
+@pytest.mark.parametrize("name", ["status", "tail"])
+def test_a_journal_that_this_user_may_not_read_says_which_file_and_what_to_do(name: str, tmp_path: Path) -> None:
+    (tmp_path / "01a215e1-420e-74ab-b230-37369c098fc0.00000001.jsonl").mkdir()
+
+    result = CliRunner().invoke(main, [name, str(tmp_path)])
+
+    assert result.exit_code == 2
+    assert "00000001.jsonl: expected a journal that uid" in result.stderr
+    assert "got Is a directory" in result.stderr
+    assert "OTEL_AUDIT_FILE_MODE=0640" in result.stderr
