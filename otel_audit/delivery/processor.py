@@ -11,64 +11,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from otel_audit.delivery.adoption import Adoption
 from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.delivery.stream_export import Destination
 from otel_audit.delivery.worker import BatchLimits, Worker
-from otel_audit.journal.cursor import Position, Progress, read_cursor
+from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.exportable import Exportable
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.recovery import Shipment, adopt, take
+from otel_audit.journal.recovery import take
 from otel_audit.journal.retention import Retention
 from otel_audit.notices import Notices
 
 __all__ = ["Adoption", "BatchProcessor", "FlushReport"]
 
 _ADOPT_INTERVAL_S = 10.0
-_STREAMS_AT_ONCE = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Adoption:
-    """Which streams of other processes are taken over: those whose header is `wanted` and whose writer is gone.
-
-    `live`: of those whose writer lives, which. `foreign`: also those of other hosts. `at_once`: how many are held at
-    most; each takes about five descriptors.
-    """
-
-    wanted: Callable[[Mapping[str, Any]], bool]
-    live: Callable[[Mapping[str, Any]], bool] | None = None
-    foreign: bool = False
-    at_once: int = _STREAMS_AT_ONCE
-
-    def take(
-        self,
-        directory: Path,
-        *,
-        known: set[str],
-        held: int,
-        file_mode: int,
-        failed: Callable[[StreamFiles, Exception], None],
-        stopped: Callable[[], bool] = lambda: False,
-    ) -> list[Shipment]:
-        """Take what may be taken now, beside the `held` ones. See `otel_audit.journal.recovery.adopt`."""
-        live = {} if self.live is None else {"live": self.live}
-        return adopt(
-            directory,
-            wanted=self.wanted,
-            known=known,
-            foreign=self.foreign,
-            most=self.at_once - held,
-            file_mode=file_mode,
-            failed=failed,
-            stopped=stopped,
-            **live,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +78,12 @@ class BatchProcessor:
         # Re-entrant: a signal handler that logs, flushes or closes must not wait for its own thread.
         self._lock = threading.RLock()
         self._workers: list[Worker] = []
-        self._waiting: list[Callable[[], Exportable | None]] = []
-        self._own: list[Exportable] = []
-        self._adopted: list[Shipment] = []
-        self._known: set[str] = set()
+        self._holdings = Holdings(
+            self._directory,
+            [exporter.name for exporter in self._exporters],
+            file_mode=self._file_mode,
+            notices=self._notices,
+        )
         self._keeper: threading.Thread | None = None
         self._closing = threading.Event()
 
@@ -149,9 +113,9 @@ class BatchProcessor:
             return  # opened after `close`: the next owner of the directory ships it, if there is one
         with self._lock:
             if self._exporters:
-                self._waiting.append(taking)
+                self._holdings.expect(taking)
             if self._ensure_threads():
-                self._take_waiting()
+                self._assign(self._holdings.take_waiting())
 
     def wake(self) -> None:
         """There is a batch to send before its delay is over. Takes no lock: called from inside `log()`."""
@@ -166,9 +130,11 @@ class BatchProcessor:
         deadline = time.monotonic() + timeout_s
         for worker in self._workers:
             worker.hurry()
+        holdings = self._holdings
         for worker in self._workers:
-            worker.wait_for(lambda name=worker.destination.exporter.name: self._reached(seqs, name), deadline)  # type: ignore[misc]
-        pending = max((self._missing(seqs, exporter.name) for exporter in self._exporters), default=0)
+            name = worker.destination.exporter.name
+            worker.wait_for(lambda name=name: not holdings.missing(seqs, name), deadline)  # type: ignore[misc]  # bound now
+        pending = max((holdings.missing(seqs, exporter.name) for exporter in self._exporters), default=0)
         return FlushReport(pending == 0, pending, self.blocked())
 
     def blocked(self) -> dict[str, str]:
@@ -182,32 +148,19 @@ class BatchProcessor:
     def progress(self) -> dict[str, dict[str, Progress]]:
         """By stream of this process, how far each exporter has come."""
         with self._lock:
-            return {
-                shipment.stream_id: {exporter.name: shipment.cursor.seen(exporter.name) for exporter in self._exporters}
-                for shipment in self._own
-            }
+            return self._holdings.progress()
 
     def adopt(self) -> int:
         """Take over streams now; how many were found. Streams that ended and are delivered are let go."""
         with self._lock:
             if self._closing.is_set() or not self._ensure_threads():
                 return 0
-            self._take_waiting()
-            self._let_go()
+            self._assign(self._holdings.take_waiting())
+            self._holdings.let_go()
             if self._adoption is None:
                 return 0
-            adopted = self._adoption.take(
-                self._directory,
-                known=self._known,
-                held=len(self._adopted),
-                file_mode=self._file_mode,
-                failed=self._not_taken,
-                stopped=self._closing.is_set,  # a close waits for this look
-            )
-            for shipment in adopted:
-                self._known.add(shipment.files.stream_id)
-                self._adopted.append(shipment)
-                self._assign(shipment)
+            adopted = self._holdings.adopt(self._adoption, self._closing.is_set)  # a close waits for this look
+            self._assign(adopted)
         if adopted:
             self.wake()
         return len(adopted)
@@ -215,37 +168,25 @@ class BatchProcessor:
     def drained(self) -> bool:
         """True when every line of every stream that is held was dealt with by every exporter."""
         with self._lock:
-            return all(self._is_delivered(shipment) for shipment in [*self._own, *self._adopted])
+            return self._holdings.is_delivered()
 
     def close(self, *, timeout_s: float) -> bool:
         """Send what is there within the time, then let go of every stream. True when all was delivered."""
         deadline = time.monotonic() + timeout_s
         self._closing.set()
         for worker in self._workers:
-            worker.drain()
+            worker.finish()
         ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
         if self._keeper is not None:  # nothing is removed behind the back of who thinks that it is closed
             self._keeper.join(max(0.0, deadline - time.monotonic()))
         with self._lock:
-            delivered = all(ended) and all(map(self._is_delivered, self._own))
-            for own in self._own:
-                self._release(own)
-            for shipment in self._adopted:
-                # There may be dozens, each with files to look at: the next owner finds those that nobody had time for.
-                is_over = time.monotonic() < deadline and self._is_delivered(shipment)
-                if is_over:
-                    self._conclude(shipment)
-                shipment.release()
-                delivered = delivered and is_over
-            self._own, self._adopted = [], []
-        return delivered
+            return self._holdings.release(deadline) and all(ended)
 
     def forked(self) -> None:
         """In a forked child: the parent keeps its streams, threads and locks."""
         for worker in self._workers:
             worker.abandon()
-        for shipment in [*self._own, *self._adopted]:
-            shipment.abandon()
+        self._holdings.abandon()
         if self._retention is not None:
             self._retention.forked()
         self._begin()
@@ -287,81 +228,15 @@ class BatchProcessor:
         if self._retention is None:
             return
         with self._lock:
-            held = {each.stream_id: each for each in [*self._own, *self._adopted] if isinstance(each, Shipment)}
+            held = self._holdings.shipments
         try:
             self._retention.look_if_due(held, self._lock, closing.is_set)
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("retention", f"{self._directory}: old events cannot be removed: {error!r}")
 
-    def _take_waiting(self) -> None:
-        """Take the streams of this process that wait for it: the disk was full, or another process ships them."""
-        for taking in list(self._waiting):
-            try:
-                shipment = taking()
-            except OSError as error:
-                self._notices.say(
-                    "take", f"{self._directory}: events wait in the journal, delivery cannot begin: {error}"
-                )
-                continue
-            if shipment is not None:
-                self._waiting.remove(taking)
-                self._own.append(shipment)
-                self._known.add(shipment.stream_id)
-                self._assign(shipment)
-
-    def _not_taken(self, files: StreamFiles, error: Exception) -> None:
-        self._notices.say(f"take {files.stream_id}", f"{files.segment(1)}: a stream cannot be delivered: {error!r}")
-
-    def _assign(self, shipment: Exportable) -> None:
-        if shipment.cursor.note:
-            self._notices.say(f"cursor {shipment.stream_id}", shipment.cursor.note)
-        for worker in self._workers:
-            worker.add(shipment)
-
-    def _let_go(self) -> None:
-        for own in filter(self._is_over, self._own):
-            self._conclude(own)
-        for shipment in list(filter(self._is_over, self._adopted)):
-            self._adopted.remove(shipment)
-            self._release(shipment)
-
-    def _is_over(self, shipment: Exportable) -> bool:
-        """The writer is gone, and was so before the last look at its lines."""
-        return not shipment.cursor.ended and shipment.ended and self._is_delivered(shipment)
-
-    def _is_delivered(self, shipment: Exportable) -> bool:
-        try:
-            return not any(
-                shipment.has_lines_after(shipment.cursor.progress(exporter.name).position)
-                for exporter in self._exporters
-            )
-        except OSError:
-            return False  # its worker tells the reason
-
-    def _conclude(self, shipment: Exportable) -> None:
-        try:
-            shipment.conclude()
-        except OSError as error:  # the next owner finds it delivered, and keeps that
-            self._notices.say("conclude", f"{self._directory}: the end of a stream cannot be kept: {error}")
-
-    def _release(self, shipment: Exportable) -> None:
-        if self._is_delivered(shipment):  # the cursor of a stream that was not begun does not name what it lacks
-            self._conclude(shipment)
-        shipment.release()
-
-    def _reached(self, seqs: Mapping[str, int], exporter: str) -> bool:
-        return self._missing(seqs, exporter) == 0
-
-    def _missing(self, seqs: Mapping[str, int], exporter: str) -> int:
-        done = {shipment.stream_id: shipment.cursor.progress(exporter) for shipment in self._own}
-        return sum(
-            max(0, seq - (done.get(stream_id) or self._elsewhere(stream_id, exporter)).position.seq)
-            for stream_id, seq in seqs.items()
-        )
-
-    def _elsewhere(self, stream_id: str, exporter: str) -> Progress:
-        """How far another process came, that ships a stream of this one."""
-        try:
-            return read_cursor(StreamFiles(self._directory, stream_id).cursor)[0].get(exporter, Progress())
-        except OSError:
-            return Progress()  # it is not known to be anywhere
+    def _assign(self, shipments: Iterable[Exportable]) -> None:
+        for shipment in shipments:
+            if shipment.cursor.note:
+                self._notices.say(f"cursor {shipment.stream_id}", shipment.cursor.note)
+            for worker in self._workers:
+                worker.add(shipment)

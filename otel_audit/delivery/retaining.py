@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from otel_audit.delivery.processor import Adoption
+from otel_audit.delivery.adoption import Adoption
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.retention import Retention, RetentionLimits
 from otel_audit.notices import Notices

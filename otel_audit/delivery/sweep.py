@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from otel_audit.delivery.adoption import Adoption
 from otel_audit.delivery.batch import Exporter
-from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.journal.cursor import Position, Progress, read_cursor

@@ -44,6 +44,7 @@ class Worker:
         # Not an Event: a signal handler that logs may come in while its own thread is inside `set`.
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._draining = False
+        self._closes = False
         self._over = False
         self._settled = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"otel-audit-{destination.exporter.name}", daemon=True)
@@ -87,6 +88,11 @@ class Worker:
         self._draining = True
         self.hurry()
 
+    def finish(self) -> None:
+        """As `drain`, and nothing is exported any more: the exporter is closed."""
+        self._closes = True
+        self.drain()
+
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the thread. True when it has sent what it could: then it lets go of the exporter."""
         self._thread.join(max(0.0, timeout_s))
@@ -125,8 +131,9 @@ class Worker:
         """On this thread, for which nobody waits beyond his time: the end of somebody else's exporter may take long."""
         for export in self._exports:
             export.close()
-        with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
-            self.destination.exporter.close()
+        if self._closes:
+            with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
+                self.destination.exporter.close()
 
     def _forget_wakes(self) -> None:
         try:

@@ -1,0 +1,154 @@
+"""The streams that a process may export now: its own, and those that it took over.
+
+Whoever has them guards them by a lock of his own; `missing` alone may be asked without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from otel_audit.delivery.adoption import Adoption
+from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.exportable import Exportable
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.recovery import Shipment
+from otel_audit.notices import Notices
+
+__all__ = ["Holdings"]
+
+
+class Holdings:
+    """The streams of a directory that are held, each until it is delivered by all `exporters`, or until `release`."""
+
+    def __init__(self, directory: Path, exporters: Sequence[str], *, file_mode: int, notices: Notices) -> None:
+        self._directory = directory
+        self._exporters = exporters
+        self._file_mode = file_mode
+        self._notices = notices
+        self._waiting: list[Callable[[], Exportable | None]] = []
+        self._own: list[Exportable] = []
+        self._adopted: list[Shipment] = []
+        self._known: set[str] = set()
+
+    @property
+    def shipments(self) -> dict[str, Shipment]:
+        """Those that have files, by the id of the stream."""
+        return {each.stream_id: each for each in [*self._own, *self._adopted] if isinstance(each, Shipment)}
+
+    def expect(self, taking: Callable[[], Exportable | None]) -> None:
+        """A stream of this process, to be taken as soon as it can be."""
+        self._waiting.append(taking)
+
+    def take_waiting(self) -> list[Exportable]:
+        """Take the streams of this process that wait for it: the disk was full, or another process ships them."""
+        taken: list[Exportable] = []
+        for taking in list(self._waiting):
+            try:
+                shipment = taking()
+            except OSError as error:
+                self._notices.say(
+                    "take", f"{self._directory}: events wait in the journal, delivery cannot begin: {error}"
+                )
+                continue
+            if shipment is not None:
+                self._waiting.remove(taking)
+                self._own.append(shipment)
+                self._known.add(shipment.stream_id)
+                taken.append(shipment)
+        return taken
+
+    def adopt(self, adoption: Adoption, stopped: Callable[[], bool]) -> list[Shipment]:
+        """Take over what may be taken over now."""
+        adopted = adoption.take(
+            self._directory,
+            known=self._known,
+            held=len(self._adopted),
+            file_mode=self._file_mode,
+            failed=self._not_taken,
+            stopped=stopped,
+        )
+        self._known.update(shipment.stream_id for shipment in adopted)
+        self._adopted += adopted
+        return adopted
+
+    def let_go(self) -> None:
+        """Those that ended and are delivered are over. Own ones are kept for their numbers."""
+        for own in filter(self._is_over, self._own):
+            self._conclude(own)
+        for shipment in list(filter(self._is_over, self._adopted)):
+            self._adopted.remove(shipment)
+            self._release(shipment)
+
+    def release(self, deadline: float) -> bool:
+        """Nothing is held any more. True when all of it was delivered."""
+        delivered = all(map(self._is_delivered, self._own))
+        for own in self._own:
+            self._release(own)
+        for shipment in self._adopted:
+            # There may be dozens, each with files to look at: the next owner finds those that nobody had time for.
+            is_over = time.monotonic() < deadline and self._is_delivered(shipment)
+            if is_over:
+                self._conclude(shipment)
+            shipment.release()
+            delivered = delivered and is_over
+        self._own, self._adopted = [], []
+        return delivered
+
+    def abandon(self) -> None:
+        """In a forked child: they are the parent's."""
+        for shipment in [*self._own, *self._adopted]:
+            shipment.abandon()
+
+    def is_delivered(self) -> bool:
+        """True when every line of every stream that is held was dealt with by every exporter."""
+        return all(self._is_delivered(shipment) for shipment in [*self._own, *self._adopted])
+
+    def progress(self) -> dict[str, dict[str, Progress]]:
+        """By stream of this process, how far each exporter has come."""
+        return {
+            shipment.stream_id: {exporter: shipment.cursor.seen(exporter) for exporter in self._exporters}
+            for shipment in self._own
+        }
+
+    def missing(self, seqs: Mapping[str, int], exporter: str) -> int:
+        """How many lines of streams of this process, up to the given ones, this exporter has not dealt with."""
+        done = {shipment.stream_id: shipment.cursor.progress(exporter) for shipment in self._own}
+        return sum(
+            max(0, seq - (done.get(stream_id) or self._elsewhere(stream_id, exporter)).position.seq)
+            for stream_id, seq in seqs.items()
+        )
+
+    def _elsewhere(self, stream_id: str, exporter: str) -> Progress:
+        """How far another process came, that ships a stream of this one."""
+        try:
+            return read_cursor(StreamFiles(self._directory, stream_id).cursor)[0].get(exporter, Progress())
+        except OSError:
+            return Progress()  # it is not known to be anywhere
+
+    def _not_taken(self, files: StreamFiles, error: Exception) -> None:
+        self._notices.say(f"take {files.stream_id}", f"{files.segment(1)}: a stream cannot be delivered: {error!r}")
+
+    def _is_over(self, shipment: Exportable) -> bool:
+        """The writer is gone, and was so before the last look at its lines."""
+        return not shipment.cursor.ended and shipment.ended and self._is_delivered(shipment)
+
+    def _is_delivered(self, shipment: Exportable) -> bool:
+        try:
+            return not any(
+                shipment.has_lines_after(shipment.cursor.progress(exporter).position) for exporter in self._exporters
+            )
+        except OSError:
+            return False  # its worker tells the reason
+
+    def _conclude(self, shipment: Exportable) -> None:
+        try:
+            shipment.conclude()
+        except OSError as error:  # the next owner finds it delivered, and keeps that
+            self._notices.say("conclude", f"{self._directory}: the end of a stream cannot be kept: {error}")
+
+    def _release(self, shipment: Exportable) -> None:
+        if self._is_delivered(shipment):  # the cursor of a stream that was not begun does not name what it lacks
+            self._conclude(shipment)
+        shipment.release()
