@@ -70,6 +70,14 @@ def test_secrets_are_masked_and_what_surrounds_them_is_shown() -> None:
         assert "authorization=****" in output
 
 
+def test_a_token_in_the_query_of_the_endpoint_is_masked() -> None:
+    environ = {**ENVIRON, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://localhost/v1/logs?key=s3cret#s3cret"}
+    for arguments in ((), ("--json",)):
+        output = run(*arguments, environ=environ).output
+        assert "s3cret" not in output
+        assert "https://localhost/v1/logs?****" in output
+
+
 def test_a_wrong_setting_ends_with_code_2_and_its_message_on_stderr() -> None:
     result = run(environ={"OTEL_AUDIT_BATCH_COUNT": "x"})
 

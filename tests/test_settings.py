@@ -298,6 +298,14 @@ def test_names_of_the_test_suite_are_no_settings_and_do_no_harm() -> None:
         ("export: [otlp, [jsonl]]\n", "audit.yaml:1: export: expected a plain value, a list or names with values"),
         ("batch_count: 5\nheaders: {a: 's3cret\n", "audit.yaml:3: expected YAML, got "),
         ("headers: 's3cret\x01'\n", "audit.yaml: expected YAML, got a character that YAML does not allow"),
+        ("headers: {a: *s3cret}\n", "audit.yaml:1: expected YAML, got undefined alias '...'"),
+        ("headers: !s3!cret x\n", "audit.yaml:1: expected YAML, got undefined tag handle '...'"),
+        ("batch_count: 5\n---\nheaders: s3cret\n", "audit.yaml:2: expected YAML, got another document"),
+        ("batch_count: \t5\n", "expected YAML, got character '\\t' that cannot start any token"),
+        ("? [s3cret]\n: 5\n", "audit.yaml:1: unknown setting 'a list'"),
+        (f"batch_count: {'[' * 20_000}s3cret", "audit.yaml: expected `name: value` lines, got brackets in brackets"),
+        (f"batch_count: {'1' * 5000}\n", "batch_count: expected a whole number"),
+        (f"segment_bytes: {'1' * 5000} KiB\n", "segment_bytes: expected bytes"),
         ("batch_count: !!python/object/apply:os.abort []\n", "batch_count: expected a whole number"),
     ],
 )
@@ -317,7 +325,8 @@ def test_a_file_that_cannot_be_read_stops_start_up(tmp_path: Path) -> None:
 
 
 def test_the_file_may_be_empty_and_takes_plain_scalars_lists_and_mappings(tmp_path: Path) -> None:
-    assert Settings.load({**HOME, **config_file(tmp_path, "# nothing\n")}) == Settings.load(HOME)
+    for nothing in ("# nothing\n", "", "---\n", "--- ~\n"):
+        assert Settings.load({**HOME, **config_file(tmp_path, nothing)}) == Settings.load(HOME)
     text = "export: [otlp, console]\nfile_mode: 0660\nlog_successful_reads: off\nheaders: {X-Key: 'a%20b'}\n"
 
     settings = Settings.load({**HOME, **config_file(tmp_path, text)})
@@ -327,6 +336,23 @@ def test_the_file_may_be_empty_and_takes_plain_scalars_lists_and_mappings(tmp_pa
     assert settings.log_successful_reads is False
     assert settings.otlp is not None
     assert settings.otlp.headers == (("x-key", "a%20b"),)
+
+
+def test_a_number_that_python_does_not_write_is_refused_like_any_other() -> None:
+    with pytest.raises(ConfigError, match="batch_count: expected a whole number from 1 to 10000"):
+        Settings.load({}, {"batch_count": 10**5000})
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ftp://h:1/v1/logs?key=s3cret", "ftp://ann:s3cret@h/?a=s3cret#s3cret", "http://h:1/x?key=s3cret"]
+)
+def test_a_wrong_endpoint_is_shown_without_its_password_and_query(endpoint: str) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+    refused = refusal(environ)
+
+    assert "s3cret" not in refused
+    assert "h" in refused.partition("got '")[2].partition("?****'")[0]
 
 
 @pytest.mark.parametrize("words", ["otlp,otlp", "otlp,none", "ship,console", "otlp,", "stdout", ","])

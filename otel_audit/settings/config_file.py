@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from otel_audit.settings.names import known_names
 __all__ = ["CONFIG_VARIABLE", "FileValue", "read_config_file"]
 
 CONFIG_VARIABLE = "OTEL_AUDIT_CONFIG"
+_NULL = "tag:yaml.org,2002:null"
+_QUOTED = re.compile(r"'[^'<\\]{2,}'")  # not a token's kind, '<block end>', and not a character, '\\t'
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +36,18 @@ def read_config_file(path: str, names: Collection[str]) -> dict[str, FileValue]:
     root = _root(path)
     if root is None:
         return {}
+    if isinstance(root, yaml.ScalarNode) and root.tag == _NULL:  # `---` and nothing behind it
+        return {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{_where(path, root)}: expected `name: value` lines, got {_what(root)}")
     values: dict[str, FileValue] = {}
     for key, node in root.value:
-        name, where = str(key.value), _where(path, key)
+        name, where = str(key.value) if isinstance(key, yaml.ScalarNode) else _what(key), _where(path, key)
         if name not in names:
             raise ConfigError(f"{where}: unknown setting {name!r}; {known_names(name, names)}")
         if name in values:
             raise ConfigError(f"{where}: {name} is given twice, first at {values[name].where}; remove one")
-        if node.tag != "tag:yaml.org,2002:null":
+        if node.tag != _NULL:
             values[name] = FileValue(_given(path, name, node), where)
     return values
 
@@ -58,12 +63,18 @@ def _root(path: str) -> yaml.Node | None:
         ) from error
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise ConfigError(f"{path}: expected `name: value` lines, got brackets in brackets, too deep to read") from None
     except yaml.YAMLError as error:
-        # Only the problem and its line: the message of the library quotes the file, which may hold tokens.
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "a character that YAML does not allow"
-        raise ConfigError(f"{path}{line}: expected YAML, got {problem}") from None
+        raise ConfigError(f"{path}{line}: expected YAML, got {_problem(error)}") from None
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What was found, without a word of the file, which may be a token: `*abc` is an alias to YAML."""
+    problem = getattr(error, "problem", None) or "a character that YAML does not allow"
+    return _QUOTED.sub("'...'", problem.rpartition("found ")[2])
 
 
 def _given(path: str, name: str, node: yaml.Node) -> str | list[str] | dict[str, str]:
@@ -82,4 +93,9 @@ def _where(path: str, node: yaml.Node) -> str:
 
 
 def _what(node: yaml.Node) -> str:
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+    match node:
+        case yaml.SequenceNode():
+            return "a list"
+        case yaml.MappingNode():
+            return "names with values"
+    return "a single value"

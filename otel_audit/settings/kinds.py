@@ -27,8 +27,9 @@ __all__ = [
 
 E = TypeVar("E", bound=StrEnum)
 
-_DIGITS = re.compile(r"[+-]?[0-9]+")
-_BYTES = re.compile(r"([0-9]+)\s*(KiB|MiB|GiB)?", re.IGNORECASE)
+# No more digits than Python reads: it refuses thousands of them.
+_DIGITS = re.compile(r"[+-]?[0-9]{1,99}")
+_BYTES = re.compile(r"([0-9]{1,99})\s*(KiB|MiB|GiB)?", re.IGNORECASE)
 _BYTES_BY_SUFFIX = {"kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _SWITCH_BY_WORD = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),

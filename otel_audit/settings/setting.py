@@ -16,6 +16,7 @@ _MASK = "****"
 _SHOWN_CHARS = 80
 # Up to the last `@`: a password with an unescaped `/` must not be shown either.
 _USERINFO = re.compile(r"(?<=://)\S*@")
+_QUERY = re.compile(r"(://[^\s?]*\?)\S+")  # some vendors take a token there
 
 
 class Mismatch(Exception):
@@ -96,7 +97,7 @@ class Setting(Generic[T_co]):
         return self.default_text or self.shown(self.default)
 
     def shown(self, value: object) -> str:
-        """The value for people: secrets masked, in settings that hold secrets and in URLs with a password."""
+        """The value for people: secrets masked, and in URLs the password and the query."""
         if self.secret:
             return _masked_pairs(value)
         if isinstance(value, bool):
@@ -105,14 +106,21 @@ class Setting(Generic[T_co]):
             return f"{value:.12g}"
         if isinstance(value, tuple):
             return ",".join(map(str, value))
-        return "none" if value is None else _USERINFO.sub(f"{_MASK}@", str(value))
+        return "none" if value is None else _masked_urls(str(value))
 
     def shown_given(self, given: object) -> str:
         """A value that was refused, for its error message: masked, quoted when it is a text, and cut."""
         if self.secret:
             return "a value that is not shown"
-        text = _USERINFO.sub(f"{_MASK}@", repr(str(given) if isinstance(given, str) else given))
+        try:
+            text = repr(_masked_urls(given)) if isinstance(given, str) else _masked_urls(repr(given))
+        except ValueError:  # Python writes no whole number of more than 4300 digits
+            return "a number of thousands of digits"
         return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+
+
+def _masked_urls(text: str) -> str:
+    return _QUERY.sub(rf"\1{_MASK}", _USERINFO.sub(f"{_MASK}@", text))
 
 
 def _masked_pairs(value: object) -> str:
