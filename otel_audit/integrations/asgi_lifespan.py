@@ -29,40 +29,52 @@ class Lifespan:
         self._receive = receive
         self._send = send
         self._lease = Lease(audit)
-        self._knows_lifespan = False
+        self._is_asked = False
+        self._has_started = False
+        self._is_ending = False
 
     async def run(self, scope: Scope) -> None:
         """The application has had its lifespan; the logger is given back.
 
-        An application without one, which refuses the scope or returns from it, gets one here: nothing else would
-        close its logger, since servers run no exit handler after SIGTERM.
+        An application without one, which refuses the scope or returns from it, gets one here, and one that returns when
+        it has started the rest of it: nothing else would close its logger, since servers run no exit handler after
+        SIGTERM. One that raises keeps its logger, unless it is asked to end: servers may go on to serve it.
         """
         scope[_KEY] = True
         try:
             await self._app(scope, self._watched_receive, self._watched_send)
-        except BaseException as error:
-            if self._knows_lifespan or not isinstance(error, Exception):
+        except Exception:
+            if self._is_ending:
                 await self._lease.give_back()
+            if self._is_asked or self._has_started:
                 raise
-        if self._knows_lifespan:
+        except BaseException:
+            await self._lease.give_back()
+            raise
+        if self._is_ending:
             await self._lease.give_back()
         else:
             await self._stand_in()
 
     async def _watched_receive(self) -> Message:
-        self._knows_lifespan = True
-        return await self._receive()
+        self._is_asked = True
+        message = await self._receive()
+        self._is_ending = message["type"] == "lifespan.shutdown"
+        return message
 
     async def _watched_send(self, message: Message) -> None:
-        self._knows_lifespan = True
+        self._has_started = True
         if message["type"] in _LAST:
+            self._is_ending = True
             await self._lease.give_back()
         await self._send(message)
 
     async def _stand_in(self) -> None:
         try:
-            await self._receive()
-            await self._send({"type": "lifespan.startup.complete"})
+            if not self._is_asked:
+                await self._receive()
+            if not self._has_started:
+                await self._send({"type": "lifespan.startup.complete"})
             await self._receive()
         finally:
             await self._lease.give_back()

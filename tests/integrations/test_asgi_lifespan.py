@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -89,3 +90,62 @@ def test_a_startup_that_fails_closes_the_logger_and_stays_a_failure(directory: P
     assert first is not None
     assert second is not None
     assert first.stream_id != second.stream_id
+
+
+async def sleepy(scope: Any, receive: Any, send: Any) -> None:
+    """Returns when it has started, as simple applications do."""
+    if scope["type"] == "http":
+        await greet_raw(scope, receive, send)
+    else:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+
+
+async def forgetful(scope: Any, receive: Any, send: Any) -> None:
+    """Does not even say that it has started."""
+    if scope["type"] == "http":
+        await greet_raw(scope, receive, send)
+    else:
+        await receive()
+
+
+@pytest.mark.parametrize("app", [sleepy, forgetful])
+def test_an_application_whose_lifespan_ends_early_has_its_logger_until_the_server_ends(
+    directory: Path, app: Any
+) -> None:
+    audit = a_logger(directory)
+
+    with served(AuditMiddleware(app, audit=audit)) as server:
+        receipts = [audit.log(AuditEvent(event_type="test"))]
+        assert httpx.get(server.url).text == "hello"
+        receipts.append(audit.log(AuditEvent(event_type="test")))
+    receipts.append(audit.log(AuditEvent(event_type="test")))
+    audit.close()
+
+    first, second, after = (receipt.stream_id for receipt in receipts if receipt is not None)
+    assert first == second != after
+
+
+def test_an_application_whose_lifespan_breaks_is_served_and_recorded_on(directory: Path) -> None:
+    broken = threading.Event()
+
+    async def breaking(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await greet_raw(scope, receive, send)
+            return
+        await receive()
+        broken.set()
+        raise LookupError("no database")
+
+    audit = a_logger(directory)
+    before = audit.log(AuditEvent(event_type="test"))
+
+    with served(AuditMiddleware(breaking, audit=audit), lifespan="auto") as server:
+        assert broken.is_set()
+        assert httpx.get(server.url).text == "hello"
+        after = audit.log(AuditEvent(event_type="test"))
+    audit.close()
+
+    assert before is not None
+    assert after is not None
+    assert before.stream_id == after.stream_id
