@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Final
 
 from otel_audit.errors import AuditUnavailable
@@ -105,6 +105,9 @@ class AuditMiddleware:
             exchange.forget()
             await _refuse(exchange.scope, send)
             return
+        except BaseException:
+            exchange.forget()
+            raise
         inbox = Inbox(receive, exchange.progress, recording.end)
         outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
         token = _current.set((exchange, self._principals))
@@ -117,7 +120,14 @@ class AuditMiddleware:
             raise
         finally:
             exchange.forget()
-            _current.reset(token)
+            _leave(token)
+
+
+def _leave(token: Token[tuple[Exchange, Principals] | None]) -> None:
+    try:
+        _current.reset(token)
+    except ValueError:  # as in `within`
+        return
 
 
 def _proxies(audit: AuditLogger, given: Iterable[str] | None, header: ForwardedHeader | None) -> TrustedProxies:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from otel_audit.integrations.asgi_progress import Progress
 from otel_audit.integrations.asgi_types import Message, Receive, Scope
 
 __all__ = ["Inbox"]
+
+_TURNS: Final = 8  # of the event loop, until an answer has come through middleware that asks in a task of its own
 
 
 class Inbox:
@@ -58,7 +61,10 @@ class Inbox:
         """The next message if it is there already."""
         asked = asyncio.ensure_future(self._receive())
         try:
-            await asyncio.sleep(0)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+                if asked.done():
+                    break
         finally:
             if not asked.done():
                 asked.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from otel_audit.integrations.asgi_exchange import Exchange
@@ -13,13 +14,13 @@ __all__ = ["Outbox"]
 
 _ID_HEADER: Final = b"x-audit-id"
 _BEGINNINGS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_SERVER_ERROR: Final = 500
+_TURNS: Final = 32  # of the event loop: each middleware that runs the application in a task of its own takes a few
 
 
 class Outbox:
     """The `send` of one request or connection. `names_event`: the answer says the id of its event."""
 
-    __slots__ = ("_exchange", "_inbox", "_names_event", "_recording", "_send")
+    __slots__ = ("_ending", "_exchange", "_inbox", "_names_event", "_recording", "_send")
 
     def __init__(
         self, send: Send, exchange: Exchange, inbox: Inbox, recording: Recording | SwiftRecording, *, names_event: bool
@@ -48,9 +49,23 @@ class Outbox:
         progress.sent(message)
         if is_last:
             exchange.is_over()
-            # What answers 500 for an exception lets it go on behind the answer: it belongs to the event.
-            if (progress.status_code or 0) < _SERVER_ERROR:
+            if progress.is_doubtful:
+                self._end_soon(_TURNS)
+            else:
                 await self._recording.end(None)
+
+    def _end_soon(self, turns: int) -> None:
+        """The end is recorded, after so many turns of the event loop if the application has not ended by then.
+
+        By then an exception has come through that the last message was sent for. A background task may take long.
+        """
+        loop = asyncio._get_running_loop()
+        if loop is None or self._recording.is_over:
+            return
+        if turns:
+            loop.call_soon(self._end_soon, turns - 1)
+        else:
+            self._ending = loop.create_task(self._recording.end(None))
 
 
 def _with_id(message: Message, event_id: str) -> Message:

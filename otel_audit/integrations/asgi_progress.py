@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final, Protocol
 
 from otel_audit.event import Outcome
@@ -10,7 +9,6 @@ from otel_audit.integrations.asgi_types import Message
 
 __all__ = ["HttpProgress", "Progress", "SocketProgress", "outcome_of_status"]
 
-_GONE: Final = (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, GeneratorExit)
 _CLIENT_CLOSED: Final = 499  # Source: nginx
 _SERVER_ERROR: Final = 500
 _FORBIDDEN: Final = 403
@@ -27,12 +25,14 @@ _FAILED_CLOSE: Final = frozenset({1002, 1003, 1007, 1009, 1010})
 class Progress(Protocol):
     """What is seen of one request or connection, message by message.
 
-    `is_ending`: the server is about to get the last message. `is_gone`: the client left before that.
+    `is_ending`: the server is about to get the last message. `is_gone`: the client left before that. `is_doubtful`: the
+    last message is one that also ends an answer that failed, so that what is raised next tells how it went.
     """
 
     status_code: int | None
     is_ending: bool
     is_gone: bool
+    is_doubtful: bool
 
     def is_last(self, message: Message) -> bool:
         """Whether nothing comes after this message of the application."""
@@ -62,15 +62,24 @@ def outcome_of_status(status_code: int) -> Outcome:
     return Outcome.FAILURE if status_code < _SERVER_ERROR else Outcome.ERROR
 
 
+def _is_stop(error: BaseException | None) -> bool:
+    """Whether work was ended from outside: a time-out, or a cancellation by whatever library, or a group of those."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_stop, error.exceptions))
+    return isinstance(error, TimeoutError) or not isinstance(error, Exception | SystemExit | None)
+
+
 class HttpProgress:
     """Of an HTTP request. Whole is only an answer whose last byte the server has taken."""
 
-    __slots__ = ("_has_trailers", "_is_whole", "is_ending", "is_gone", "status_code")
+    __slots__ = ("_has_trailers", "_is_streamed", "_is_whole", "is_doubtful", "is_ending", "is_gone", "status_code")
 
     def __init__(self) -> None:
         self.status_code: int | None = None
         self.is_ending = False
         self.is_gone = False
+        self.is_doubtful = False
+        self._is_streamed = False
         self._is_whole = False
         self._has_trailers = False
 
@@ -82,7 +91,7 @@ class HttpProgress:
     def is_last(self, message: Message) -> bool:
         """See `Progress`."""
         match message["type"]:
-            case "http.response.body":
+            case "http.response.body" | "http.response.zerocopysend":
                 return not message.get("more_body", False) and not self._has_trailers
             case "http.response.trailers":
                 return not message.get("more_trailers", False)
@@ -91,11 +100,21 @@ class HttpProgress:
         return False
 
     def sent(self, message: Message) -> None:
-        """See `Progress`."""
+        """See `Progress`.
+
+        What answers 500 for an exception lets it go on behind the answer. And a stream that breaks off below
+        Starlette's `BaseHTTPMiddleware` ends as if it were whole, with an empty message, before the exception goes on.
+        """
         if message["type"] == "http.response.start":
             self.status_code = message["status"]
             self._has_trailers = message.get("trailers", False)
-        self._is_whole = self.is_ending
+        elif message.get("more_body", False):
+            self._is_streamed = True
+        if self.is_ending:
+            self._is_whole = True
+            self.is_doubtful = (self.status_code or 0) >= _SERVER_ERROR or (
+                self._is_streamed and not message.get("body")
+            )
 
     def received(self, message: Message) -> bool:
         """See `Progress`. That the client has gone is no end: the application may go on.
@@ -108,24 +127,26 @@ class HttpProgress:
 
     def outcome(self, error: BaseException | None) -> Outcome:
         """See `Progress`. An answer that nobody waited for any more is `cancelled`."""
-        if self.is_gone or isinstance(error, _GONE):
-            return Outcome.CANCELLED
-        if self._is_whole and self.status_code is not None:
-            return outcome_of_status(self.status_code)
-        if self.status_code is None:
+        if self.status_code is None and not self.is_gone and isinstance(error, Exception | None):
             self.status_code = _SERVER_ERROR  # what servers answer then
-        return Outcome.ERROR
+        if self.is_gone or _is_stop(error):
+            return Outcome.CANCELLED
+        if not self._is_whole or self.status_code is None:
+            return Outcome.ERROR
+        status = outcome_of_status(self.status_code)
+        return Outcome.ERROR if error is not None and status is Outcome.SUCCESS else status
 
 
 class SocketProgress:
     """Of a WebSocket connection, from its handshake to its close."""
 
-    __slots__ = ("_close_code", "_denies", "is_ending", "is_gone", "status_code")
+    __slots__ = ("_close_code", "_denies", "is_doubtful", "is_ending", "is_gone", "status_code")
 
     def __init__(self) -> None:
         self.status_code: int | None = None
         self.is_ending = False
         self.is_gone = False
+        self.is_doubtful = False
         self._close_code: int | None = None
         self._denies = False
 
@@ -154,6 +175,7 @@ class SocketProgress:
             case "websocket.http.response.start":
                 self._denies = True
                 self.status_code = message["status"]
+        self.is_doubtful = self.is_ending and (self.status_code or 0) >= _SERVER_ERROR
 
     def received(self, message: Message) -> bool:
         """See `Progress`."""
@@ -173,12 +195,12 @@ class SocketProgress:
             return outcome_of_status(self.status_code or _FORBIDDEN)
         if self._close_code is not None:
             return self._outcome_of_close(self._close_code)
-        if self.is_gone or isinstance(error, _GONE):
-            return Outcome.CANCELLED
-        if self.status_code is None:
+        is_refused = self.status_code is None
+        if is_refused and not self.is_gone and isinstance(error, Exception | None):
             self.status_code = _SERVER_ERROR  # what servers answer a handshake that nobody took
-            return Outcome.ERROR
-        return Outcome.SUCCESS if error is None else Outcome.ERROR
+        if self.is_gone or _is_stop(error):
+            return Outcome.CANCELLED
+        return Outcome.SUCCESS if error is None and not is_refused else Outcome.ERROR
 
     def _outcome_of_close(self, code: int) -> Outcome:
         if code in _GOOD_CLOSE and self.status_code is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -20,15 +21,19 @@ __all__ = ["Recording", "SwiftRecording"]
 
 
 class Recording:
-    """The record of an exchange, as an operation: it waits for the disk where an event has to, and may refuse."""
+    """The record of an exchange, as an operation: it waits for the disk where an event has to, and may refuse.
 
-    __slots__ = ("_exchange", "_is_over", "_notices", "_operation", "_principals")
+    `is_over`: its end is recorded, or about to be.
+    """
+
+    __slots__ = ("_audit", "_exchange", "_notices", "_operation", "_principals", "is_over")
 
     def __init__(self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices) -> None:
+        self._audit = audit
         self._exchange = exchange
         self._principals = principals
         self._notices = notices
-        self._is_over = False
+        self.is_over = False
         self._operation = audit.operation(
             exchange.event_type,
             source=AuditSource(ip=exchange.ip, transport=exchange.transport, user_agent=exchange.user_agent),
@@ -41,23 +46,39 @@ class Recording:
 
         Raises:
             AuditUnavailable: it is not; the exchange must not take place.
+            CancelledError: it may be; that the exchange has not taken place is.
         """
         event = self._operation.event
         event.parent_id = self._exchange.parent_id
         self._set_span()
-        await self._operation.__aenter__()
+        try:
+            await self._operation.__aenter__()
+        except asyncio.CancelledError as error:
+            await self._end_before_it_began(error)
+            raise
         begun = self._operation.begun
         if begun is not None and begun.event_id is not None:
             self._exchange.own_id = begun.event_id
 
     async def end(self, error: BaseException | None) -> None:
         """The end is recorded, once. What cannot be recorded is said and counted: there is nothing left to refuse."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
+        error = _of_exchange(error, self._exchange)
         try:
             self._fill(error)
             await self._operation.__aexit__(None if error is None else type(error), error, None)
+        except Exception as failure:
+            _say_lost(self._notices, failure)
+
+    async def _end_before_it_began(self, error: asyncio.CancelledError) -> None:
+        self.is_over = True
+        event = self._operation.event
+        try:
+            self._fill(error)
+            event.error_type, event.duration_ms = type(error).__qualname__, self._exchange.duration_ms
+            await self._audit.alog(event)
         except Exception as failure:
             _say_lost(self._notices, failure)
 
@@ -79,27 +100,30 @@ class Recording:
 
 
 class SwiftRecording:
-    """The record of an HTTP request where no event waits for the disk and none can refuse: no model is built."""
+    """The record of an HTTP request where no event waits for the disk and none can refuse: no model is built.
 
-    __slots__ = ("_audit", "_exchange", "_is_over", "_notices", "_principals")
+    `is_over`: see `Recording`.
+    """
+
+    __slots__ = ("_audit", "_exchange", "_notices", "_principals", "is_over")
 
     def __init__(self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices) -> None:
         self._audit = audit
         self._exchange = exchange
         self._principals = principals
         self._notices = notices
-        self._is_over = False
+        self.is_over = False
 
     async def begin(self) -> None:
         """See `Recording`: nothing is recorded."""
 
     async def end(self, error: BaseException | None) -> None:
         """See `Recording`."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         try:
-            self._record(error)
+            self._record(_of_exchange(error, self._exchange))
         except Exception as failure:
             _say_lost(self._notices, failure)
 
@@ -142,6 +166,18 @@ def _route_of(exchange: Exchange) -> dict[str, Any]:
 
 def _principal(exchange: Exchange, principals: Principals) -> AuditPrincipal | None:
     return exchange.told or principals.of(exchange.scope)
+
+
+def _of_exchange(error: BaseException | None, exchange: Exchange) -> BaseException | None:
+    """The error, unless a background task of Starlette or FastAPI raised it, behind the last byte."""
+    if error is None or not exchange.progress.is_doubtful:
+        return error
+    at = error.__traceback__
+    while at is not None:
+        if at.tb_frame.f_globals.get("__name__") == "starlette.background":
+            return None
+        at = at.tb_next
+    return error
 
 
 def _say_lost(notices: Notices, failure: Exception) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from otel_audit import AuditMiddleware
+from otel_audit.settings import OnLoss
 from tests.chain_check import application_events
 from tests.integrations.serving import Call, Served, a_logger, an_app, ask_raw, audited, events_of, get, the_event
 from tests.servers import poll
@@ -87,6 +91,30 @@ def test_an_answer_that_breaks_off_half_way_is_an_error_although_its_status_was_
     assert (event["outcome"], event["status_code"], event["error_type"]) == ("error", 200, "ConnectionError")
 
 
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_stream_that_breaks_off_below_other_middleware_is_an_error_although_it_is_ended_as_if_it_were_whole(
+    directory: Path, layers: int
+) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half of "
+        raise ConnectionError("the database went away")
+
+    async def stream(request: Request) -> Response:
+        return StreamingResponse(half())
+
+    inner = an_app(
+        Route("/stream", stream), middleware=[Middleware(BaseHTTPMiddleware, dispatch=pass_on) for _ in range(layers)]
+    )
+
+    event = the_event(audited(inner, directory), directory, get("/stream"))
+
+    assert (event["outcome"], event["status_code"], event["error_type"]) == ("error", 200, "ConnectionError")
+
+
 @pytest.mark.parametrize(
     "sends", [[], [{"type": "http.response.start", "status": 200, "headers": []}]], ids=["nothing", "start"]
 )
@@ -105,6 +133,19 @@ def test_an_application_that_returns_without_its_last_byte_is_an_error(
     assert (event["outcome"], event["status_code"]) == ("error", 200 if sends else 500)
 
 
+def test_a_body_that_the_server_copies_from_a_file_is_whole(directory: Path) -> None:
+    async def copying(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.zerocopysend", "file": 3})
+
+    audit = a_logger(directory)
+    asyncio.run(AuditMiddleware(copying, audit=audit)(a_scope(), nothing_more, into_nothing))
+    audit.close()
+
+    (event,) = application_events(directory)
+    assert (event["outcome"], event["status_code"]) == ("success", 200)
+
+
 def test_a_shorter_body_than_was_announced_is_an_error(directory: Path) -> None:
     async def short(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
@@ -118,9 +159,13 @@ def test_a_shorter_body_than_was_announced_is_an_error(directory: Path) -> None:
     assert (event["outcome"], event["status_code"]) == ("error", 200)
 
 
-def test_the_event_is_there_with_the_last_byte_while_a_task_goes_on_behind_it(directory: Path) -> None:
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+@pytest.mark.parametrize(("status", "outcome"), [(200, "success"), (503, "error")])
+def test_the_event_is_there_with_the_last_byte_while_a_task_goes_on_behind_it(
+    directory: Path, status: int, outcome: str, durability: str
+) -> None:
     may_end = threading.Event()
-    audit = a_logger(directory)
+    audit = a_logger(directory, settings={"durability": durability})
 
     async def chunks() -> AsyncIterator[bytes]:
         yield b"one"
@@ -132,7 +177,7 @@ def test_the_event_is_there_with_the_last_byte_while_a_task_goes_on_behind_it(di
             await asyncio.sleep(0.02)
 
     async def stream(request: Request) -> Response:
-        return StreamingResponse(chunks(), background=BackgroundTask(go_on))
+        return StreamingResponse(chunks(), status, background=BackgroundTask(go_on))
 
     def call(server: Served) -> None:
         try:
@@ -143,20 +188,41 @@ def test_the_event_is_there_with_the_last_byte_while_a_task_goes_on_behind_it(di
 
     event = the_event(AuditMiddleware(an_app(Route("/stream", stream)), audit=audit), directory, call)
 
-    assert event["outcome"] == "success"
+    assert (event["outcome"], event["status_code"]) == (outcome, status)
     assert event["duration_ms"] >= 300
 
 
-def test_what_fails_behind_the_last_byte_does_not_change_how_the_request_ended(directory: Path) -> None:
-    async def fail() -> None:
-        raise LookupError
+def fail_in_a_thread() -> None:
+    raise LookupError
 
+
+async def fail_at_once() -> None:
+    raise LookupError
+
+
+async def chunks_of_a_body() -> AsyncIterator[bytes]:
+    yield b"one"
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+@pytest.mark.parametrize("task", [fail_at_once, fail_in_a_thread])
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_what_fails_behind_the_last_byte_does_not_change_how_the_request_ended(
+    directory: Path, layers: int, task: Callable[[], object], status: int, is_streamed: bool
+) -> None:
     async def with_task(request: Request) -> Response:
-        return PlainTextResponse("done", background=BackgroundTask(fail))
+        if is_streamed:
+            return StreamingResponse(chunks_of_a_body(), status, background=BackgroundTask(task))
+        return PlainTextResponse("done", status, background=BackgroundTask(task))
 
-    event = the_event(audited(an_app(Route("/task", with_task)), directory), directory, get("/task"))
+    inner = an_app(
+        Route("/task", with_task), middleware=[Middleware(BaseHTTPMiddleware, dispatch=pass_on) for _ in range(layers)]
+    )
 
-    assert (event["outcome"], event["status_code"]) == ("success", 200)
+    event = the_event(audited(inner, directory), directory, get("/task"))
+
+    assert (event["outcome"], event["status_code"]) == ("success" if status == 200 else "error", status)
     assert "error_type" not in event
 
 
@@ -182,6 +248,19 @@ def test_a_client_that_leaves_is_a_cancelled_request_although_the_application_do
     app = audited(an_app(Route("/slow", slow)), directory)
 
     event = the_event(app, directory, leave_early("/slow", 0.2), http=http)
+
+    assert event["outcome"] == "cancelled"
+
+
+def test_a_client_that_leaves_is_noticed_through_middleware_outside_of_this_one(directory: Path) -> None:
+    async def slow(request: Request) -> Response:
+        await asyncio.sleep(0.6)
+        return PlainTextResponse("too late")
+
+    audit = a_logger(directory)
+    outside = [Middleware(BaseHTTPMiddleware, dispatch=pass_on), Middleware(AuditMiddleware, audit=audit)]
+
+    event = the_event(an_app(Route("/slow", slow), middleware=outside), directory, leave_early("/slow", 0.2))
 
     assert event["outcome"] == "cancelled"
 
@@ -272,15 +351,42 @@ def test_an_unread_body_is_left_to_the_server(directory: Path) -> None:
     assert the_event(app, directory, call)["status_code"] == 200
 
 
-def test_a_time_out_is_a_cancelled_request(directory: Path) -> None:
-    async def slow(request: Request) -> Response:
-        async with asyncio.timeout(0.05):
-            await asyncio.sleep(30)
+async def run_out_of_time() -> None:
+    async with asyncio.timeout(0.05):
+        await asyncio.sleep(30)
+
+
+async def run_out_of_time_in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run_out_of_time())
+
+
+class Cancelled(BaseException):
+    """As other libraries of tasks have it."""
+
+
+async def be_cancelled_by_another_library() -> None:
+    raise Cancelled
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "error_type"),
+    [
+        (run_out_of_time, 500, "TimeoutError"),
+        (run_out_of_time_in_a_group, 500, "ExceptionGroup"),
+        (be_cancelled_by_another_library, None, "Cancelled"),
+    ],
+)
+def test_a_request_that_is_stopped_is_cancelled(
+    directory: Path, end: Callable[[], Awaitable[None]], status: int | None, error_type: str
+) -> None:
+    async def stopped(request: Request) -> Response:
+        await end()
         raise AssertionError
 
-    event = the_event(audited(an_app(Route("/slow", slow)), directory), directory, get("/slow"))
+    event = the_event(audited(an_app(Route("/stopped", stopped)), directory), directory, get("/stopped"))
 
-    assert (event["outcome"], event["error_type"]) == ("cancelled", "TimeoutError")
+    assert (event["outcome"], event["error_type"], event.get("status_code")) == ("cancelled", error_type, status)
 
 
 @pytest.mark.parametrize("durability", ["os", "fsync"])
@@ -308,6 +414,60 @@ def test_a_request_whose_task_is_cancelled_leaves_one_event(directory: Path, dur
 
     (event,) = application_events(directory)
     assert (event["outcome"], event["error_type"]) == ("cancelled", "CancelledError")
+
+
+@pytest.mark.parametrize("on_loss", list(OnLoss))
+def test_a_request_that_is_thrown_away_with_its_event_loop_is_cancelled(directory: Path, on_loss: OnLoss) -> None:
+    audit = a_logger(directory, on_loss=on_loss)
+    started = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    async def begin(request: Coroutine[Any, Any, None]) -> None:
+        running.append(asyncio.ensure_future(request))
+        await started.wait()
+
+    running: list[asyncio.Future[None]] = []
+    request = AuditMiddleware(endless, audit=audit)(a_scope(), nothing_more, into_nothing)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin(request))
+    request.close()  # in another context than that of its task, as the garbage collector does it
+    running[0].cancel()
+    with contextlib.suppress(asyncio.CancelledError, RuntimeError):
+        loop.run_until_complete(running[0])
+    loop.close()
+    audit.close()
+
+    *_, event = application_events(directory)
+    assert (event["outcome"], event["error_type"]) == ("cancelled", "GeneratorExit")
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_a_request_that_is_cancelled_while_its_begin_is_recorded_leaves_that_it_did_not_take_place(
+    directory: Path, durability: str
+) -> None:
+    async def unreachable(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    audit = a_logger(directory, settings={"durability": durability}, on_loss=OnLoss.CLOSED)
+    scope = a_scope(headers=[(b"x-request-id", b"r-17")])
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(AuditMiddleware(unreachable, audit=audit)(scope, nothing_more, into_nothing))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    audit.close()
+
+    begin, end = application_events(directory)
+    assert (begin["outcome"], end["outcome"], end["error_type"]) == ("unknown", "cancelled", "CancelledError")
+    assert begin["request_id"] == end["request_id"] == "r-17"
+    assert end["duration_ms"] < 60_000
 
 
 def a_scope(**more: Any) -> dict[str, Any]:
