@@ -16,12 +16,24 @@ from grpc import StatusCode
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
 from otel_audit.delivery.http_answers import RETRY_AFTER_LIMIT_S, outcome_of_response, readable
-from otel_audit.delivery.outcomes import ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import ExportOutcome, Fault, Refused, RefusedFor, Unavailable, UnavailableFor
 
 __all__ = ["GrpcAnswer", "outcome_of"]
 
 # What grpcio puts before the cause when no address could be connected to.
 _NO_CONNECTION = re.compile(r"failed to connect to all addresses; last error: ([A-Z_]+: )?")
+# What grpcio 1.85 says of a connection that does not come about, or breaks.
+_FAULTS = tuple(
+    (re.compile(words), fault)
+    for words, fault in (
+        (r"[Cc]onnection refused", Fault.NOTHING_LISTENS),
+        (r"DNS resolution failed|[Dd]omain name not found", Fault.NAME),
+        (r"[Tt]imed? ?out", Fault.SLOW),
+        (r"TLS |[Hh]andshake|SSL|CERTIFICATE", Fault.TLS),
+        (r"HTTP/2|http1", Fault.PROTOCOL),
+        (r"[Ss]ocket closed|[Cc]onnection (reset|closed)", Fault.CLOSED),
+    )
+)
 # Words for a message that is over a limit, as grpcio, grpc-go and grpc-java put them.
 _TOO_LARGE = ("larger than max", "exceeds maximum", "too large")
 
@@ -47,17 +59,21 @@ def outcome_of(answer: GrpcAnswer, records: int) -> ExportOutcome:
         case StatusCode.RESOURCE_EXHAUSTED:
             return _outcome_of_exhaustion(answer, records)
         case code:
-            return Unavailable(_reason(answer), _cause(code), _retry_after_s(answer))
+            return Unavailable(_reason(answer), _cause(code), _retry_after_s(answer), _fault(answer))
 
 
 def _outcome_of_success(answer: GrpcAnswer, records: int) -> ExportOutcome:
     try:
         response = ExportLogsServiceResponse.FromString(answer.message)
     except DecodeError:
-        return Unavailable("OK with a message that is not OTLP")
+        return _not_otlp()
     if response.partial_success.rejected_log_records < 0:
-        return Unavailable("OK with a message that is not OTLP")
+        return _not_otlp()
     return outcome_of_response(response, records, answer.secrets)
+
+
+def _not_otlp() -> Unavailable:
+    return Unavailable("OK with a message that is not OTLP", fault=Fault.NOT_OTLP)
 
 
 def _outcome_of_exhaustion(answer: GrpcAnswer, records: int) -> ExportOutcome:
@@ -69,7 +85,7 @@ def _outcome_of_exhaustion(answer: GrpcAnswer, records: int) -> ExportOutcome:
     retry_after_s = _retry_after_s(answer)
     says_size = any(words in answer.details.lower() for words in _TOO_LARGE)
     if retry_after_s is not None or (records == 1 and not says_size):
-        return Unavailable(_reason(answer), UnavailableFor.ENDPOINT, retry_after_s)
+        return Unavailable(_reason(answer), UnavailableFor.ENDPOINT, retry_after_s, Fault.BUSY)
     return Refused(_reason(answer), RefusedFor.SIZE)
 
 
@@ -81,6 +97,20 @@ def _cause(code: StatusCode) -> UnavailableFor:
             return UnavailableFor.SERVER_ERROR
         case _:
             return UnavailableFor.ENDPOINT
+
+
+def _fault(answer: GrpcAnswer) -> Fault:
+    match answer.code:
+        case StatusCode.UNAUTHENTICATED | StatusCode.PERMISSION_DENIED:
+            return Fault.CREDENTIALS
+        case StatusCode.NOT_FOUND:
+            return Fault.PATH
+        case StatusCode.UNIMPLEMENTED:
+            return Fault.NO_SERVICE
+        case StatusCode.DEADLINE_EXCEEDED:
+            return Fault.SLOW
+        case _:
+            return next((fault for words, fault in _FAULTS if words.search(answer.details)), Fault.SERVER)
 
 
 def _reason(answer: GrpcAnswer) -> str:

@@ -23,7 +23,15 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it ships no types
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import (
+    Accepted,
+    ExportOutcome,
+    Fault,
+    Refused,
+    RefusedFor,
+    Unavailable,
+    UnavailableFor,
+)
 from otel_audit.redaction.json_values import safe_text
 from otel_audit.redaction.screen import without_secrets
 
@@ -62,7 +70,29 @@ def outcome_of(answer: HttpAnswer, records: int) -> ExportOutcome:
             return Refused(_reason(answer), _what_a_bad_request_is_about(answer))
         case status:
             cause = UnavailableFor.SERVER_ERROR if status == 500 else UnavailableFor.ENDPOINT
-            return Unavailable(_reason(answer), cause, _retry_after_s(answer))
+            return Unavailable(_reason(answer), cause, _retry_after_s(answer), _fault_of(status))
+
+
+def _fault_of(status: int) -> Fault:
+    match status:
+        case 401 | 403:
+            return Fault.CREDENTIALS
+        case 404 | 405:
+            return Fault.PATH
+        case 407:
+            return Fault.PROXY
+        case 408:
+            return Fault.SLOW
+        case 415:
+            return Fault.PROTOCOL
+        case 429:
+            return Fault.BUSY
+        case _ if 300 <= status < 400:
+            return Fault.NOT_OTLP
+        case _ if status >= 400:
+            return Fault.SERVER
+        case _:
+            return Fault.OTHER
 
 
 def _outcome_of_success(answer: HttpAnswer, records: int) -> ExportOutcome:
@@ -72,7 +102,7 @@ def _outcome_of_success(answer: HttpAnswer, records: int) -> ExportOutcome:
     if response is None or response.partial_success.rejected_log_records < 0:
         kind = readable(answer.media_type, answer.secrets) or "no content type"
         reason = f"{answer.status} with a body that is not OTLP ({kind}): a login page?"
-        return Unavailable(reason, retry_after_s=_retry_after_s(answer))
+        return Unavailable(reason, retry_after_s=_retry_after_s(answer), fault=Fault.NOT_OTLP)
     return outcome_of_response(response, records, answer.secrets)
 
 

@@ -21,7 +21,7 @@ from otel_audit._version import __version__
 from otel_audit.delivery.grpc_answers import GrpcAnswer, outcome_of
 from otel_audit.delivery.grpc_forks import call_in_progress, trouble_after_fork
 from otel_audit.delivery.http_answers import readable
-from otel_audit.delivery.outcomes import ExportOutcome, Unavailable
+from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
 from otel_audit.settings import Compression, OtlpSettings
@@ -95,7 +95,7 @@ class OtlpGrpcExporter:
             try:
                 connection = self._current_connection()
             except OSError as error:  # of a TLS file
-                return Unavailable(f"{error.filename}: {error.strerror}")
+                return Unavailable(f"{error.filename}: {error.strerror}", fault=Fault.TLS)
             answer = self._answer_to(request, connection)
             if answer.code in _RECONNECT_AFTER:
                 self._let_go()

@@ -23,7 +23,7 @@ import urllib3
 from otel_audit._version import __version__
 from otel_audit.delivery.http_answers import HttpAnswer, outcome_of, readable
 from otel_audit.delivery.http_session import BoundedSession, Exchange, exchange_within
-from otel_audit.delivery.outcomes import ExportOutcome, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable, UnavailableFor
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
 from otel_audit.settings import Compression, OtlpSettings
@@ -224,33 +224,36 @@ def _fault(error: BaseException, exchange: Exchange, settings: OtlpSettings) -> 
         missing, cause = (
             ("answer", UnavailableFor.TIMEOUT) if exchange.sent else ("connection", UnavailableFor.ENDPOINT)
         )
-        return Unavailable(f"{place}: no {missing} within {settings.timeout_s:g} s", cause)
-    proxy = "proxy: " if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes) else ""
-    return Unavailable(f"{place}: {proxy}{_words(causes, exchange)}")
+        return Unavailable(f"{place}: no {missing} within {settings.timeout_s:g} s", cause, fault=Fault.SLOW)
+    words, fault = _words(causes, exchange)
+    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        words, fault = f"proxy: {words}", Fault.PROXY
+    return Unavailable(f"{place}: {words}", fault=fault)
 
 
-def _words(causes: list[BaseException], exchange: Exchange) -> str:
+def _words(causes: list[BaseException], exchange: Exchange) -> tuple[str, Fault]:
     """The innermost cause in a few words; texts of the HTTP libraries are left out, they quote URLs and headers."""
     broken = f"connection closed {'within the' if exchange.answered else 'before an'} answer"
     for cause in reversed(causes):
         match cause:
             case socket.gaierror():
-                return f"host name not found ({cause.strerror})"
+                return f"host name not found ({cause.strerror})", Fault.NAME
             case ssl.SSLCertVerificationError():
-                return f"TLS certificate not trusted ({cause.verify_message})"
+                return f"TLS certificate not trusted ({cause.verify_message})", Fault.TLS
             case ssl.SSLError():
-                return f"TLS error ({cause.reason or 'connection closed'})"
+                return f"TLS error ({cause.reason or 'connection closed'})", Fault.TLS
             case ConnectionRefusedError():
-                return "connection refused"
+                return "connection refused", Fault.NOTHING_LISTENS
             case ConnectionError() | http.client.IncompleteRead() | urllib3.exceptions.IncompleteRead():
-                return broken
+                return broken, Fault.CLOSED
             case http.client.HTTPException():
-                return "an answer that is not HTTP"
+                return "an answer that is not HTTP", Fault.PROTOCOL
             case OSError() if not isinstance(cause, requests.RequestException):
-                return readable(cause.strerror or str(cause))
+                # Without a number it is what `requests` says of a TLS file.
+                return readable(cause.strerror or str(cause)), Fault.TLS if cause.errno is None else Fault.OTHER
             case requests.exceptions.SSLError():
-                return "TLS error (the server's certificate, most likely)"
-    return type(causes[0]).__name__
+                return "TLS error (the server's certificate, most likely)", Fault.TLS
+    return type(causes[0]).__name__, Fault.OTHER
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -6,10 +6,10 @@ endpoint is at fault for never costs a line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Accepted", "ExportOutcome", "Refused", "RefusedFor", "Unavailable", "UnavailableFor"]
+__all__ = ["Accepted", "ExportOutcome", "Fault", "Refused", "RefusedFor", "Unavailable", "UnavailableFor"]
 
 
 class RefusedFor(StrEnum):
@@ -31,6 +31,29 @@ class UnavailableFor(StrEnum):
     SERVER_ERROR = "server error"
 
 
+class Fault(StrEnum):
+    """What is wrong at an endpoint, for whoever is to mend it. What delivery does is the same for all of them.
+
+    NOT_OTLP: something answers that takes no records, such as a login page. NO_SERVICE: gRPC without a pipeline for
+    logs. CLOSED: the other side hangs up.
+    """
+
+    CREDENTIALS = "credentials"
+    PROXY = "proxy"
+    PATH = "path"
+    PROTOCOL = "protocol"
+    NOT_OTLP = "not OTLP"
+    NO_SERVICE = "no service"
+    BUSY = "busy"
+    SLOW = "slow"
+    SERVER = "server"
+    NOTHING_LISTENS = "nothing listens"
+    NAME = "name"
+    TLS = "TLS"
+    CLOSED = "closed"
+    OTHER = "other"
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The destination has every record. `warning`: what it said besides."""
@@ -48,11 +71,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The endpoint's fault: nothing moves, the same records are sent again after `retry_after_s` or a back-off."""
+    """The endpoint's fault: nothing moves, the same records are sent again after `retry_after_s` or a back-off.
+
+    Two that differ in their `fault` alone are equal: it says no more than the reason does.
+    """
 
     reason: str
     cause: UnavailableFor = UnavailableFor.ENDPOINT
     retry_after_s: float | None = None
+    fault: Fault = field(default=Fault.OTHER, compare=False)
 
 
 ExportOutcome = Accepted | Refused | Unavailable

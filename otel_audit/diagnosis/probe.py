@@ -44,7 +44,7 @@ def probe_finding(settings: Settings, exporter: OtlpExporter) -> Finding:
     if isinstance(outcome, Accepted):
         warning = f"; it says: {outcome.warning}" if outcome.warning else ""
         return Finding("probe", f"an event was accepted in {took_ms:.0f} ms{warning}")
-    return Finding("probe", outcome.reason, remedy_for(outcome.reason))
+    return Finding("probe", outcome.reason, remedy_for(outcome))
 
 
 class _Kept:

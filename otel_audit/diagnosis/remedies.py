@@ -1,13 +1,10 @@
-"""What to do about an export that failed, by the reason that it gave.
-
-A reason begins with a status of HTTP, or a code of gRPC, or is of the connection; then come the words of the server or
-the client's library. What a server says about itself comes after its status, so statuses are looked at first.
-"""
+"""What to do about an export that failed, by the fault that it found."""
 
 from __future__ import annotations
 
-import re
 from typing import Final
+
+from otel_audit.delivery.outcomes import Fault, Refused, RefusedFor, Unavailable
 
 __all__ = ["remedy_for"]
 
@@ -56,30 +53,30 @@ _BUSY: Final = "raise the limits of rate, size or memory there, or wait: events 
 _SERVER: Final = "look into the log of the collector: it has trouble itself, or what is behind it has"
 _ANY: Final = "correct OTEL_EXPORTER_OTLP_ENDPOINT, or what stands between this machine and it"
 
-_REMEDIES: Final = tuple(
-    (re.compile(pattern), remedy)
-    for pattern, remedy in (
-        (r"^(401|403)\b|^(UNAUTHENTICATED|PERMISSION_DENIED)\b", _CREDENTIALS),
-        (r"^407\b|: proxy: ", _PROXY),
-        (r"^(404|405)\b|^NOT_FOUND\b", _PATH),
-        (r"^3\d\d\b|^2\d\d with a body that is not OTLP|^OK with a message that is not OTLP", _SOMETHING_ELSE),
-        (r"^UNIMPLEMENTED\b", _PIPELINE),
-        (r"^(413|429)\b|^RESOURCE_EXHAUSTED\b", _BUSY),
-        (r"^(400|422)\b|^INVALID_ARGUMENT\b|^\d+ of \d+ records rejected", _REFUSED),
-        (r"^415\b", _OTHER_PROTOCOL),
-        (r"^408\b|^DEADLINE_EXCEEDED\b", _SLOW),
-        (r"^[45]\d\d\b", _SERVER),
-        (r"[Cc]onnection refused", _NOTHING),
-        (r"host name not found|DNS resolution failed|[Dd]omain name not found", _NAME),
-        (r"no (answer|connection) within|[Tt]imed? ?out", _SLOW),
-        (r"TLS |[Hh]andshake|SSL|CERTIFICATE", _TLS),
-        (r"not HTTP|HTTP/2|http1", _OTHER_PROTOCOL),
-        (r"connection closed|[Ss]ocket closed|[Cc]onnection reset", _CLOSED),
-        (r"^(UNAVAILABLE|INTERNAL|UNKNOWN|ABORTED|CANCELLED|OUT_OF_RANGE|DATA_LOSS)\b", _SERVER),
-    )
-)
+_REMEDIES: Final = {
+    Fault.CREDENTIALS: _CREDENTIALS,
+    Fault.PROXY: _PROXY,
+    Fault.PATH: _PATH,
+    Fault.PROTOCOL: _OTHER_PROTOCOL,
+    Fault.NOT_OTLP: _SOMETHING_ELSE,
+    Fault.NO_SERVICE: _PIPELINE,
+    Fault.BUSY: _BUSY,
+    Fault.SLOW: _SLOW,
+    Fault.SERVER: _SERVER,
+    Fault.NOTHING_LISTENS: _NOTHING,
+    Fault.NAME: _NAME,
+    Fault.TLS: _TLS,
+    Fault.CLOSED: _CLOSED,
+    Fault.OTHER: _ANY,
+}
 
 
-def remedy_for(reason: str) -> str:
-    """What to do about the reason of a refusal or of an endpoint that does not answer well; never empty."""
-    return next((remedy for pattern, remedy in _REMEDIES if pattern.search(reason)), _ANY)
+def remedy_for(outcome: Refused | Unavailable) -> str:
+    """What to do about a refusal, or about an endpoint that does not answer well; never empty."""
+    match outcome:
+        case Refused(about=RefusedFor.SIZE):
+            return _BUSY
+        case Refused():
+            return _REFUSED
+        case Unavailable(fault=fault):
+            return _REMEDIES[fault]

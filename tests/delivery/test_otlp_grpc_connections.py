@@ -16,7 +16,7 @@ import pytest
 from grpc import StatusCode
 
 from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Fault, Unavailable, UnavailableFor
 from otel_audit.settings import Compression, OtlpSettings
 from tests.servers.certificates import Authority, KeyPair
 from tests.servers.otlp_grpc_server import GrpcReply, OtlpGrpcServer, refusal
@@ -387,7 +387,7 @@ def test_a_fork_ends_a_call_that_takes_long(server: OtlpGrpcServer, support: str
     said = forked_run(server, busy=True, support=support)
 
     assert sorted(said)[:4] == ["Accepted(warning=None)"] * 4
-    assert sorted(said)[4:] == [repr(Unavailable("CANCELLED: Channel closed!"))]
+    assert sorted(said)[4:] == [repr(Unavailable("CANCELLED: Channel closed!", fault=Fault.SERVER))]
 
 
 def test_a_child_in_which_grpc_cannot_work_says_so_instead_of_hanging(server: OtlpGrpcServer) -> None:
