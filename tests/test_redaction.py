@@ -126,6 +126,7 @@ def test_each_pattern_itself_finds_its_samples(name: str, sample: Sample, data: 
     text = f"{sample.before}{data.draw(sample.secret)}{sample.after}".encode()
 
     assert re2.search(pattern.regex.encode(), text, options) is not None
+    assert re2.search(pattern.sign.encode(), text, options) is not None
     assert has_secret(text)
 
 
@@ -321,11 +322,13 @@ SECRET_NAMES = (
     " accessToken refresh-token auth.token api_key apikey apiKey APIKey X-Api-Key x-amz-security-token authorization"
     " Authorization Proxy-Authorization http.request.header.authorization cookie set-cookie Set-Cookie private_key"
     " privateKey session session_id sessionid session.id ｐassword secret_access_key credentials csrf-token"
+    " userpassword authtoken appsecret db_pass creds mfa_code Ocp-Apim-Subscription-Key X-Amz-Signature secret_id"
 )
 HARMLESS_NAMES = (
     "input_tokens output_tokens max_tokens token_count tokenCount token_type author authority authors tokenizer"
     " secretary secret_name public_key partition_key primary_key key auth_type password_policy session_duration"
-    " cookie_consent_version tokenization bearing keyboard"
+    " cookie_consent_version tokenization bearing keyboard password_reset password_changed_at token_expires_at"
+    " tokenExpiresIn api_key_id token_id credentialId authorization_server session_region jwt_issuer secret_arn"
 )
 
 
@@ -360,6 +363,32 @@ def test_a_yes_or_no_is_not_a_secret() -> None:
     event = {"event_type": "a", "attributes": {"password": True, "token": "", "session": REDACTED}}
 
     assert Redactor().clean(event) == event
+
+
+@pytest.mark.parametrize(
+    ("items", "left"),
+    [
+        (["mysql", "--password", "hunter2", "--opt"], ["mysql", "--password", REDACTED, "--opt"]),
+        (["--password", 12345], ["--password", REDACTED]),
+        (["--db_password", None, "a"], ["--db_password", REDACTED, "a"]),
+        ([["--token", "a b"]], ['["--token","[REDACTED]"]']),
+        ([f"-----BEGIN {'PRIVATE'} KEY-----", "MIIE", f"-----END {'PRIVATE'} KEY-----", "a"], [REDACTED] * 3 + ["a"]),
+        ([f"-----BEGIN {'PRIVATE'} KEY-----\nMI\n-----END {'PRIVATE'} KEY-----", "a"], [REDACTED, "a"]),
+        (["--password", "--verbose", "a"], ["--password", "--verbose", "a"]),
+        (["--no-password", True, "--token"], ["--no-password", True, "--token"]),
+        (["password", "email", "--tokens", "5"], ["password", "email", "--tokens", "5"]),
+    ],
+    ids=repr,
+)
+def test_a_secret_that_is_split_over_the_items_of_a_list_is_removed_too(items: list[Any], left: list[Any]) -> None:
+    redactor, event = Redactor(), {"event_type": "a", "attributes": {"argv": items}}
+
+    cleaned = redactor.clean(event)
+
+    assert cleaned["attributes"]["argv"] == left
+    assert redactor.clean(cleaned) == cleaned
+    quick = redactor.is_clean(joined_texts_of(event)) and redactor.attributes_are_clean({"argv": items})
+    assert not quick or cleaned == event
 
 
 JSON_VALUES = st.recursive(
@@ -475,7 +504,11 @@ def test_the_set_of_all_patterns_sees_what_each_pattern_sees(text: str) -> None:
     options.encoding = re2.Options.Encoding.LATIN1
     data = text.encode()
 
-    assert has_secret(data) == any(re2.search(pattern.regex.encode(), data, options) for pattern in PATTERNS)
+    def has(regex: str) -> bool:
+        return re2.search(regex.encode(), data, options) is not None
+
+    assert has_secret(data) == any(has(pattern.sign or pattern.regex) for pattern in PATTERNS)
+    assert all(has(pattern.sign) for pattern in PATTERNS if pattern.sign and has(pattern.regex))
 
 
 @pytest.mark.parametrize(

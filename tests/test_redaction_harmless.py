@@ -20,6 +20,21 @@ _PNG = (
 )
 
 HARMLESS = [
+    "event password_reset, POST /password_reset -> 200",
+    "session: active, otp: sent, password: ********\ncookie: accepted",
+    "authorization: user alice has no role reader",
+    "arn:aws:secretsmanager:eu-west-1:123456789012:secret:prod/db-AbCdEf",
+    "permission token:create, action=secret:Read",
+    "  File 'auth.py', line 42\n    token = get_token(user)\n    secret = self._secret\n  def login(password: str):",
+    "?code=ERR_TOO_MANY_REQUESTS_429",
+    "pass=12 fail=3 passed=12 bypass=true",
+    "curl -u alice https://example.com/a:b",
+    "mysql -uroot -P 3306 feast",
+    'key="driver_id" value="42", {"name": "token_count", "value": 5}',
+    "usage: run [--token-limit 5] [--secret-name db] [--no-password --verbose]",
+    "ALTER TABLE users DROP COLUMN password; SELECT 'a'",
+    "sk-learn-Pipeline-V2-Feature-View-2026",
+    "4000+5000+6000+7000, 2026.1125.0343.0012",
     "input_tokens=812 output_tokens: 12 token_count=5 max_tokens: 3",
     "author: Ann, secretary: Bob, tokenizer: bpe",
     "Bearer authentication failed",

@@ -9,12 +9,12 @@ from typing import Final
 import re2
 
 from otel_audit.errors import ConfigError
-from otel_audit.redaction.secret_patterns import REDACTED
+from otel_audit.redaction.secret_pattern import REDACTED
 
 __all__ = ["JOURNAL_BYTES", "SHORTEST_CUT", "Caps", "cut_key", "cut_text", "split_marker"]
 
 JOURNAL_BYTES: Final = 512  # of a line, kept free for the keys that the journal adds: ids, hash, times, seq
-SHORTEST_CUT: Final = 64  # characters: the marker and a few of the text
+SHORTEST_CUT: Final = 112  # characters: the marker and a few of the text
 
 _RANGES: Final[dict[str, tuple[int, int]]] = {
     "text_chars": (128, 1 << 16),
@@ -60,19 +60,19 @@ class Caps:
         return self.line_bytes - JOURNAL_BYTES
 
 
-_MARKER = re2.compile(r"…\[truncated, [0-9]{1,12} chars, sha256:[0-9a-f]{16}\]\z")
-_MARKER_CHARS: Final = 64  # no marker is longer
+_MARKER = re2.compile(r"…\[truncated, [0-9]{1,12} chars, sha256:[0-9a-f]{64}\]\z")
+_MARKER_CHARS: Final = 112  # no marker is longer
 
 
 def cut_text(text: str, chars: int) -> str:
-    """The text with at most `chars` characters (64 or more), the last of them the marker when something was cut.
+    """The text with at most `chars` characters (112 or more), the last of them the marker when something was cut.
 
-    The marker has the length in characters and the first 16 hex digits of the SHA-256 of the whole text, so that an
-    original kept elsewhere can be recognised. No `[REDACTED]` is cut in two.
+    The marker has the length in characters and the SHA-256 of the whole text in UTF-8, in hex: an original that is kept
+    elsewhere can be proved by it, and no other can be made to fit. No `[REDACTED]` is cut in two.
     """
     if len(text) <= chars:
         return text
-    marker = f"…[truncated, {len(text)} chars, sha256:{_digest(text)}]"
+    marker = f"…[truncated, {len(text)} chars, sha256:{_digest(text).hex()}]"
     keep = chars - len(marker)
     before = text.rfind(REDACTED, max(0, keep - len(REDACTED) + 1), keep + len(REDACTED) - 1)
     return text[: keep if before < 0 else before] + marker
@@ -82,7 +82,7 @@ def cut_key(key: str, chars: int) -> str:
     """The key with at most `chars` characters; two long keys that differ are still different."""
     if len(key) <= chars:
         return key
-    tail = f"…{_digest(key)}"
+    tail = f"…{_digest(key).hex()[:16]}"
     return key[: chars - len(tail)] + tail
 
 
@@ -98,5 +98,5 @@ def split_marker(text: str) -> tuple[str, str]:
     return text[: len(text) - len(marker)], marker
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

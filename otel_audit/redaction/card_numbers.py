@@ -6,13 +6,15 @@ All four must fit. One in ten numbers has a right check digit by chance, so that
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import re2
 
 __all__ = ["CARD_NUMBER", "is_card_integer", "is_card_number"]
 
-_BLANK: Final = "(?:[ -]|\u00a0|%20)"
+# A plus is a blank in a form; the others are blanks and hyphens of typography.
+_BLANK: Final = "(?:[ .+\\t-]|%20|\u00a0|\u2009|\u202f|\u2010|\u2011|\u2013)"
 
 # In front stands no part of a longer number, word or fraction; behind it neither.
 CARD_NUMBER: Final = (
@@ -20,7 +22,7 @@ CARD_NUMBER: Final = (
     rf"([2-6][0-9]{{3}}(?:{_BLANK}[0-9]{{4}}){{3}}(?:{_BLANK}[0-9]{{3}})?"
     rf"|3[0-9]{{3}}{_BLANK}[0-9]{{6}}{_BLANK}[0-9]{{4,5}}"
     r"|3[0-9]{13,14}|[2-6][0-9]{15}|62[0-9]{17})"
-    r"(?:\z|[^0-9A-Za-z._-]|[._-](?:\z|[^0-9A-Za-z]))"
+    r"(?:\.0+)?(?:\z|[^0-9A-Za-z._-]|[._-](?:\z|[^0-9A-Za-z]))"
 )
 
 # Source: ISO/IEC 7812 issuer identification numbers, as the networks publish them: Visa; Mastercard; American Express;
@@ -33,19 +35,20 @@ _ISSUERS: Final = re2.compile(
     r"|(?:5018|5020|5038|5893|6304|6759|676[1-3])[0-9]{12}|220[0-4][0-9]{12})"
 )
 _LOWEST, _HIGHEST = 10**13, 10**16 - 1  # of the numbers that are not told by their grouping
+_SEPARATORS: Final = re.compile(rb"[^0-9]+")
 
 
 def is_card_number(value: bytes) -> bool:
     """Whether the digits, grouped by one kind of separator, are a number that a card may have."""
     plain = value.replace(b"%20", b" ").replace("\u00a0".encode(), b" ")
-    if b" " in plain and b"-" in plain:
+    if len(set(_SEPARATORS.findall(plain))) > 1:
         return False
-    return _is_card(plain.replace(b" ", b"").replace(b"-", b"").decode())
+    return _is_card(_SEPARATORS.sub(b"", plain).decode())
 
 
-def is_card_integer(value: int) -> bool:
-    """Whether the number, written out, is one that a card may have."""
-    return _LOWEST <= value <= _HIGHEST and _is_card(str(value))
+def is_card_integer(value: float) -> bool:
+    """Whether the number, written out, is one that a card may have. A table may have made a float of it."""
+    return _LOWEST <= value <= _HIGHEST and value == int(value) and _is_card(str(int(value)))
 
 
 def _is_card(digits: str) -> bool:

@@ -22,13 +22,16 @@ from otel_audit.redaction.rewriting import rewritten_event, rewritten_field
 from otel_audit.redaction.rules import Rules
 from otel_audit.redaction.screen import Screen
 from otel_audit.redaction.secret_names import SecretNames, is_secret_name
-from otel_audit.redaction.secret_patterns import REDACTED
+from otel_audit.redaction.secret_pattern import REDACTED
+from otel_audit.redaction.split_secret import SplitSecret
 
 __all__ = ["Redactor"]
 
 MODEL_FIELDS: Final = frozenset(AuditEvent.model_fields)
 _LISTS: Final = ("redacted", "truncated")
 _PLAIN_FIELDS: Final = MODEL_FIELDS.difference(_LISTS)
+_NUMBERS: Final = frozenset({"duration_ms", "status_code", "trace_flags"})
+_NUMBER_TYPES: Final = (int, float, type(None))
 # Made by us, and never screened as long as they look so: a number or hash may look like anything.
 _GENERATED: Final = frozenset(
     [("event_id",), ("timestamp",), ("trace_id",), ("span_id",), ("action", "arguments_digest")]
@@ -133,7 +136,9 @@ class Redactor:
 def _is_plain(value: object) -> bool:
     if type(value) is int:
         return INT64_MIN <= value < _LARGE or (_LARGE <= value <= INT64_MAX and not is_card_integer(value))
-    return type(value) is str or type(value) is bool or (type(value) is float and math.isfinite(value))
+    if type(value) is float:
+        return math.isfinite(value) and (value < _LARGE or not is_card_integer(value))
+    return type(value) is str or type(value) is bool
 
 
 class _Cleaning:
@@ -176,8 +181,13 @@ class _Cleaning:
 
     def _field(self, name: str, value: Any) -> Any:
         value = rewritten_field(name, value, self._rules, self._found.redacted)
-        if name == "attributes" and type(value) is dict:
-            return self._attributes(self._kept_attributes(value))
+        if name == "attributes" and value is not None:
+            # What is no mapping is a fact all the same.
+            attributes = value if type(value) is dict else self._json.of_field({"value": value})
+            return self._attributes(self._kept_attributes(attributes))
+        if name in _NUMBERS and type(value) not in _NUMBER_TYPES:
+            self._found.truncated.add((name,))  # a number without end, or none at all: no reader expects a text here
+            return None
         return self._value(value, (name,))
 
     def _foreign(self, raw_name: str, name: str, value: Any) -> Any:
@@ -216,15 +226,28 @@ class _Cleaning:
             return self._list(value, at)
         if type(value) is dict:
             return self._object(value, at)
-        if type(value) is int and (at[0] == "attributes" or at[0] not in MODEL_FIELDS) and is_card_integer(value):
-            self._found.redacted.add(at)
-            return REDACTED
+        if type(value) in (int, float) and (at[0] == "attributes" or at[0] not in MODEL_FIELDS):
+            return self._number(value, at)
         return value
+
+    def _number(self, value: float, at: Address) -> Any:
+        if not is_card_integer(value):
+            return value
+        self._found.redacted.add(at)
+        return REDACTED
 
     def _list(self, items: list[Any], at: Address) -> list[Any]:
         if len(items) > self._caps.list_items:
             self._found.truncated.add(at)
-        return [self._value(item, (*at, index)) for index, item in enumerate(items[: self._caps.list_items])]
+        split = SplitSecret()
+        return [self._item(item, (*at, index), split) for index, item in enumerate(items[: self._caps.list_items])]
+
+    def _item(self, item: Any, at: Address, split: SplitSecret) -> Any:
+        if not split.takes(item):
+            return self._value(item, at)
+        if item != REDACTED:
+            self._found.redacted.add(at)
+        return REDACTED
 
     def _object(self, value: dict[str, Any], at: Address) -> dict[str, Any]:
         most = self._caps.attributes if at[0] == "attributes" else max(self._caps.attributes, _PART_FIELDS)

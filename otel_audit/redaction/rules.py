@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from otel_audit.errors import ConfigError
 from otel_audit.redaction.pseudonyms import Pseudonyms, read_keyring
 from otel_audit.redaction.screen import SCREEN, Screen
-from otel_audit.redaction.secret_patterns import REDACTED, SecretPattern
+from otel_audit.redaction.secret_pattern import REDACTED, SecretPattern
 from otel_audit.settings import Settings
 from otel_audit.settings.privacy import ClientInfo, pattern_fault
 

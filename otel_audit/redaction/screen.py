@@ -12,7 +12,8 @@ from typing import Final
 
 import re2
 
-from otel_audit.redaction.secret_patterns import PATTERNS, REDACTED, SecretPattern
+from otel_audit.redaction.secret_pattern import REDACTED, SecretPattern
+from otel_audit.redaction.secret_patterns import PATTERNS
 
 __all__ = ["SCREEN", "Screen", "has_secret", "without_secrets"]
 
@@ -97,7 +98,7 @@ class _PatternSet:
         options.max_mem = 64 << 20  # a set that runs out of memory finds nothing, silently; this is an upper bound only
         every = re2.Set.SearchSet(options)
         for pattern in patterns:
-            every.Add(pattern.regex.encode())
+            every.Add((pattern.sign or pattern.regex).encode())
         if encoding == re2.Options.Encoding.LATIN1:
             every.Add(_INVISIBLE)
         every.Compile()

@@ -15,25 +15,37 @@ __all__ = ["SecretNames", "is_secret_name"]
 # One word makes a name secret wherever it stands, unless the name ends in a word of `_ABOUT_A_SECRET`: `token_count`
 # and `password_policy` say something about a secret, they do not hold one.
 _WORDS: Final = """
-    accesskey accesstoken apikey authorization bearer clientsecret cookie cookies credential credentials csrf cvc cvv
-    jsessionid jwt otp passcode passphrase passwd password passwords phpsessid privatekey pwd refreshtoken secret
-    secretkey secrets session sessionid token totp xsrf
+    accesskey accesstoken apikey apikeys authorization bearer clientsecret cookie cookies credential credentials creds
+    csrf cvc cvv jsessionid jwt otp passcode passphrase passwd password passwords phpsessid privatekey privkey pwd
+    refreshtoken secret secretkey secrets session sessionid token totp xsrf
 """
+# A word may be written together with what is before it: `userpassword`, `authtoken`.
+_WORD_ENDS: Final = ("apikey", "passwd", "password", "secret", "secretkey", "token")
 _PAIRS: Final = """
-    access_key access_tokens account_key api_key api_keys auth_key auth_tokens backup_codes bearer_tokens card_number
-    client_assertion code_verifier connect_sid connection_string credit_card encryption_key hmac_key master_key
-    pass_phrase pass_word pin_code private_key private_keys recovery_code recovery_codes refresh_tokens secret_key
-    seed_phrase shared_key signing_key ssh_key storage_key verification_code x_auth
+    access_key access_signature access_tokens account_key amz_signature api_key api_keys app_key application_key
+    auth_code auth_key auth_tokens authorization_code backup_codes bearer_tokens card_number client_assertion
+    code_verifier conn_str connect_sid connection_string credit_card db_pass database_pass deploy_key device_code
+    encryption_key functions_key goog_signature hmac_key ldap_pass license_key mail_pass master_key mfa_code mfa_codes
+    mysql_pass pass_phrase pass_word pin_code postgres_pass private_key private_keys recovery_code recovery_codes
+    redis_pass refresh_tokens root_pass secret_key security_answer seed_phrase shared_key signing_key smtp_pass ssh_key
+    storage_key subscription_key user_pass verification_code x_auth
 """
 _ABOUT_A_SECRET: Final = """
-    age attempts budget count counts created decision duration enabled endpoint error exists expires expiry found
-    invalid kind length lifetime limit limits max method min missing mode name namespace outcome path policy present
-    provider reason required result scheme scope scopes set source start state status store strength timeout total ttl
-    type types uri url usage used valid version
+    affinity age alg algorithm arn at attempts aud audience bucket budget changed consent count counts created decision
+    duration enabled endpoint error exists expired expires expiry fingerprint flow format found invalid iss issued
+    issuer kid kind length lifetime limit limits manager max method min missing mode name namespace outcome path policy
+    present provider reason ref region renewed requested required reset result revoked rotated scheme scope scopes
+    server set source start state status store strength sub supported timeout total ttl type types uri url usage used
+    valid verified version
+"""
+# Which key or token it was is what an auditor asks for. The id of a session is a secret, and Vault's `secret_id`.
+_ABOUT_A_SECRET_IN_TWO_WORDS: Final = """
+    credential_id expires_in key_id token_id
 """
 _SECRET_WORDS: Final = frozenset(_WORDS.split())
 _SECRET_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _PAIRS.split())
 _HARMLESS_ENDS: Final = frozenset(_ABOUT_A_SECRET.split())
+_HARMLESS_END_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _ABOUT_A_SECRET_IN_TWO_WORDS.split())
 
 _LOWER_UPPER = re2.compile(r"([a-z0-9])([A-Z])")
 _ACRONYM_WORD = re2.compile(r"([A-Z])([A-Z][a-z])")
@@ -73,9 +85,11 @@ class SecretNames:
 
 
 def _is_secret_by_words(words: list[str]) -> bool:
-    if not words or words[-1] in _HARMLESS_ENDS:
+    if not words or words[-1] in _HARMLESS_ENDS or tuple(words[-2:]) in _HARMLESS_END_PAIRS:
         return False
-    return not _SECRET_WORDS.isdisjoint(words) or not _SECRET_PAIRS.isdisjoint(itertools.pairwise(words))
+    if any(word in _SECRET_WORDS or word.endswith(_WORD_ENDS) for word in words):
+        return True
+    return not _SECRET_PAIRS.isdisjoint(itertools.pairwise(words))
 
 
 def _key_words(name: str) -> tuple[str, ...]:

@@ -1,0 +1,91 @@
+"""One kind of secret in a text, and what tells a secret from an ordinary word that stands in its place."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "REDACTED",
+    "SecretPattern",
+    "has_a_digit",
+    "is_basic_credential",
+    "is_not_ordinary",
+    "is_opaque",
+    "is_random",
+]
+
+REDACTED: Final = "[REDACTED]"
+_REDACTED: Final = REDACTED.encode()
+
+# Words that follow "token:" or "Bearer" in ordinary messages ("token: expired", "Bearer authentication failed"), in
+# names of resources and rights ("token:create") and in code ("password: str").
+_ORDINARY: Final = frozenset(
+    b"""a accepted active an and allowed apikey auth authentication authorization await basic bearer bool bytes cannot
+    challenge changed closed create created credential credentials declined delete denied digest disabled empty enabled
+    ended error expected expired failed failure false flow for found get granted has header idle in incorrect int
+    invalid invalidated is issue issued key list malformed manage mismatch missing must negotiate new nil no none not
+    null ok open opened or password present provided read realm refresh refreshed rejected renewed required reset
+    revoke revoked role rotate rotated scheme scope secret sent should started str success the token tokens true
+    undefined unknown unset update updated use used user valid verified was with write wrong yes""".split()
+)
+# What stands for a secret and is none: a mask, and the sign after which YAML has a text of several lines.
+_PLACEHOLDER: Final = re.compile(rb"\*+|[|>][-+0-9]{0,2}")
+# Code on a line of a traceback: `token = self._token`, `secret = get_secret(name)`. No digit, no capital.
+_CODE: Final = re.compile(
+    rb"(?:self|cls|os|settings|config|request|args|kwargs|options)\.[a-z_.]+[(\[]?|[a-z_]{3,}(?:\.[a-z_]+)*\([a-z_.]*\)?"
+)
+
+
+def is_not_ordinary(value: bytes) -> bool:
+    """Whether it is no word of an ordinary message, no mask and no code."""
+    if value == _REDACTED or value.strip(b"[]{}()<>.,:;!?=").lower() in _ORDINARY:
+        return False
+    return _PLACEHOLDER.fullmatch(value) is None and _CODE.fullmatch(value) is None
+
+
+def is_basic_credential(value: bytes) -> bool:
+    """Whether it decodes to `user:password`, or is too long for a word. Source: RFC 7617, section 2."""
+    if not is_not_ordinary(value):
+        return False
+    digits = value.rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+    whole = digits + b"A" * (-len(digits) % 4)
+    return len(value) >= 20 or b":" in base64.b64decode(whole)
+
+
+_LETTER, _DIGIT = re.compile(rb"[A-Za-z]"), re.compile(rb"[0-9]")
+_HEX_OR_UUID = re.compile(rb"[0-9a-fA-F-]+")
+_CONSTANT = re.compile(rb"[A-Z]+(?:[_-][A-Z]+)+[_-]?[0-9]{0,6}")
+
+
+def has_a_digit(value: bytes) -> bool:
+    """Whether it is no plain word: what was made at random has a digit somewhere."""
+    return is_not_ordinary(value) and _DIGIT.search(value) is not None
+
+
+def is_random(value: bytes) -> bool:
+    """Whether it has a digit and is not the name of an error: `ERR_TOO_MANY_REQUESTS_429`."""
+    return has_a_digit(value) and _CONSTANT.fullmatch(value) is None
+
+
+def is_opaque(value: bytes) -> bool:
+    """Whether it is neither a word, nor a number, nor an id in hex: a `key` may be any of these and no secret."""
+    return has_a_digit(value) and _LETTER.search(value) is not None and _HEX_OR_UUID.fullmatch(value) is None
+
+
+@dataclass(frozen=True, slots=True)
+class SecretPattern:
+    """One kind of secret in a text. The groups of `regex` are the secret part; without groups it is the whole match.
+
+    `source`: where the format is documented. `is_secret` has the last word on a matched part. `sign`: what every match
+    of `regex` has in it; it is looked for first, where a match may begin at any letter.
+    """
+
+    name: str
+    regex: str
+    source: str
+    is_secret: Callable[[bytes], bool] = is_not_ordinary
+    sign: str = ""
