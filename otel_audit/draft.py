@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = [
     "new_id",
     "request_detail",
     "time_ns_of",
+    "word_of",
 ]
 
 Text = str | UnsetType
@@ -256,6 +258,12 @@ def given_or(value: Any, default: Any) -> Any:
         return value or default
     except Exception:
         return value
+
+
+def word_of(value: Any) -> Any:
+    """The word itself where it is a member of an enum, or of a class derived from `str`."""
+    word = value.value if isinstance(value, enum.Enum) else value
+    return str.__str__(word) if isinstance(word, str) else word
 
 
 def time_ns_of(timestamp: str) -> int | None:

@@ -35,38 +35,49 @@ def as_event(given: Any) -> AuditEvent:
     except Exception:  # not an event at all, or one whose methods raise
         return AuditEvent(event_type="unknown", detail=f"expected an event, got {_text(type(given).__name__)}")
     try:
-        return AuditEvent.model_validate(fields)
-    except ValidationError as error:
-        return _mended(fields, error)
-    except Exception:  # of a value's own methods
-        return _last_resort(fields)
+        return _validated(fields)
+    except Exception:  # of a value's own methods, or of a list that is given item by item
+        return _simplified(fields)
 
 
 def fields_of(event: AuditEvent) -> dict[str, Any]:
-    """The fields of an event that are set, in the order of the model. What was assigned later may be of any type."""
+    """The fields of an event that are set, in the order of the model, of its types whatever was assigned later.
+
+    `attributes` that are not flat are an exception: the redactor makes them flat.
+    """
+    with contextlib.suppress(Exception):
+        return event.model_dump(exclude_none=True, warnings="error")
+    mended = as_event(_set_fields(event))
     try:
-        return event.model_dump(exclude_none=True, warnings=False)
+        return mended.model_dump(exclude_none=True, warnings=False)
     except Exception:  # a value that cannot be dumped, such as an object that holds itself
-        return _with_plain_parts({key: value for key, value in event.__dict__.items() if value is not None})
+        return _with_plain_parts(_set_fields(mended))
 
 
 def _is_as_declared(event: AuditEvent) -> bool:
     """Whether what the logger reads is of its type: a model can be assigned anything after it was made."""
-    resource, action = event.resource, event.action
-    return (
-        isinstance(event.event_type, str)
-        and isinstance(event.outcome, str)
-        and isinstance(event.timestamp, str)
-        and isinstance(event.request_id, str)
-        and (event.event_id is None or isinstance(event.event_id, str))
-        and isinstance(event.principal, AuditPrincipal)
-        and isinstance(event.source, AuditSource)
-        and isinstance(action, AuditAction)
-        and isinstance(action.mcp_tool, str)
-        and isinstance(resource, AuditResource)
-        and type(resource.actions) is list
-        and all(isinstance(each, str) for each in resource.actions)
-    )
+    try:
+        resource, action = event.resource, event.action
+        return (
+            type(event.event_type) is str
+            and type(event.outcome) is str
+            and type(event.timestamp) is str
+            and type(event.request_id) is str
+            and (event.event_id is None or type(event.event_id) is str)
+            and isinstance(event.principal, AuditPrincipal)
+            and isinstance(event.source, AuditSource)
+            and isinstance(action, AuditAction)
+            and type(action.mcp_tool) is str
+            and isinstance(resource, AuditResource)
+            and type(resource.actions) is list
+            and all(type(each) is str for each in resource.actions)
+        )
+    except AttributeError:  # `model_construct` leaves fields out
+        return False
+
+
+def _set_fields(model: BaseModel) -> dict[str, Any]:
+    return {key: value for key, value in model.__dict__.items() if value is not None}
 
 
 def _with_plain_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +91,15 @@ def _with_plain_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(part: Any) -> Any:
     """A model as a new dict, anything else as it is."""
     if isinstance(part, BaseModel):
-        return {key: value for key, value in part.__dict__.items() if value is not None}
+        return _set_fields(part)
     return part.model_dump() if hasattr(part, "model_dump") else part
+
+
+def _validated(fields: dict[str, Any]) -> AuditEvent:
+    try:
+        return AuditEvent.model_validate(fields)
+    except ValidationError as error:
+        return _mended(fields, error)
 
 
 def _mended(fields: dict[str, Any], error: ValidationError) -> AuditEvent:
@@ -96,10 +114,7 @@ def _mended(fields: dict[str, Any], error: ValidationError) -> AuditEvent:
         else:
             fields = _replaced(fields, path, kind)
     fields.setdefault("event_type", "unknown")
-    try:
-        event = AuditEvent.model_validate(fields)
-    except Exception:
-        return _last_resort(fields)
+    event = AuditEvent.model_validate(fields)
     if attributes is not None:
         event.attributes = attributes
     return event
@@ -116,7 +131,8 @@ def _replaced(value: Any, path: Address, kind: str) -> Any:
     elif kind == "string_type" and (copy[step] is not None or isinstance(step, int)):
         copy[step] = _text(copy[step])
     else:
-        copy.pop(step, None)
+        with contextlib.suppress(LookupError):  # what is missing
+            del copy[step]
     return copy
 
 
@@ -125,5 +141,11 @@ def _text(value: Any) -> str:
     return converted if type(converted) is str else msgspec.json.encode(converted).decode()
 
 
-def _last_resort(fields: Mapping[str, Any]) -> AuditEvent:
-    return AuditEvent(event_type=_text(fields.get("event_type", "unknown")), detail=_UNREAD)
+def _simplified(fields: Mapping[str, Any]) -> AuditEvent:
+    """The event of fields in which every value is one of JSON: no other has methods that may raise."""
+    json = JsonValues(depth=_DEPTH, items=_ITEMS)
+    plain = {json.key(key): json.of_field(value) for key, value in fields.items()}
+    try:
+        return _validated(plain)
+    except Exception:
+        return AuditEvent(event_type=_text(plain.get("event_type", "unknown")), detail=_UNREAD)

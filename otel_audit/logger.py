@@ -175,8 +175,9 @@ class AuditLogger:
         context: Context | None = None,
     ) -> Receipt | None:
         """Record an authentication: `authn.success` if the outcome is `success`, else `authn.failure`. See `log`."""
+        word = draft.word_of(outcome)
         return self._log_call(
-            "authn.success" if isinstance(outcome, str) and outcome == "success" else "authn.failure",
+            "authn.success" if isinstance(word, str) and word == "success" else "authn.failure",
             request_id,
             context,
             None,
@@ -185,7 +186,7 @@ class AuditLogger:
             NOWHERE,
             _NO_ACTION,
             None,
-            outcome,
+            word,
             None,
             detail,
         )

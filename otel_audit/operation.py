@@ -110,10 +110,10 @@ class Operation:
         event = self.event
         event.duration_ms = (time.perf_counter_ns() - self._started_ns) / 1e6
         if kind is not None:
-            event.error_type = event.error_type or kind.__qualname__
+            event.error_type = draft.given_or(event.error_type, kind.__qualname__)
         if error is not None and self._with_message:
             self._add_message_of(error)
-        event.outcome = event.outcome or _outcome_of(kind)
+        event.outcome = draft.given_or(event.outcome, _outcome_of(kind).value)
 
     def _add_message_of(self, error: BaseException) -> None:
         message = JsonValues(depth=1, items=1).key(error)  # its own `__str__` may raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import errno
 import json
 import os
@@ -23,7 +24,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from otel_audit.errors import AuditUnavailable
-from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, PrincipalKind
+from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, Outcome, PrincipalKind
 from otel_audit.journal.journal import Receipt
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
@@ -401,10 +402,30 @@ class Raising:
 
 
 class Text(str):
-    """A text that says another thing when asked."""
+    """A text that cannot be asked anything."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
+
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not equal to anything")
+
+    __hash__ = str.__hash__
+
+
+class Fading:
+    """A list that breaks off."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield "a"
+        raise RuntimeError("no more")
+
+
+def ascii_type(value: object) -> str:
+    return type(value).__name__
 
 
 def endless() -> dict[str, Any]:
@@ -424,6 +445,7 @@ HOSTILE: list[Any] = [
     "\ud800",
     "\ud800" * 3000,
     Text("text"),
+    iter(Fading()),
     object(),
     Raising(),
     [Raising()],
@@ -458,6 +480,7 @@ def test_a_hostile_argument_of_a_helper_does_not_cost_the_event(
         lines = [json.loads(line_of_receipt(tmp_path, receipt)) for receipt in receipts]
 
     assert len(application_events(tmp_path)) == len(lines) == len({line["event_id"] for line in lines})
+    assert_are_of_the_model(lines)
 
 
 @hostile
@@ -476,6 +499,13 @@ def test_a_hostile_value_assigned_to_a_field_does_not_cost_the_event(tmp_path: P
         lines = [json.loads(line_of_receipt(tmp_path, receipt)) for receipt in receipts]
 
     assert len(application_events(tmp_path)) == len(lines)
+    assert_are_of_the_model(lines)
+
+
+def assert_are_of_the_model(lines: list[dict[str, Any]]) -> None:
+    """Whoever reads a line finds the types that docs/schema.md says."""
+    for line in lines:
+        AuditEvent.model_validate(line)
 
 
 @hostile
@@ -502,6 +532,30 @@ def test_a_hostile_object_in_a_helper_leaves_the_other_facts(audit: AuditLogger,
     line = event_of(tmp_path, audit.log_http_request(method=bad, path="/x", principal=AuditPrincipal(username="ann")))
 
     assert (line["principal"]["username"], line["action"]["path"]) == ("ann", "/x")
+
+
+def test_an_event_without_a_field_that_the_model_has_is_recorded(audit: AuditLogger, tmp_path: Path) -> None:
+    line = event_of(tmp_path, audit.log(AuditEvent.model_construct(outcome="denied")))
+
+    assert (line["event_type"], line["outcome"]) == ("unknown", "denied")
+
+
+@pytest.mark.parametrize("value", [7, "text", [1, 2], float("nan")], ids=str)
+def test_attributes_that_are_no_mapping_are_kept_as_one(audit: AuditLogger, tmp_path: Path, value: Any) -> None:
+    line = event_of(tmp_path, audit.log(AuditEvent.model_construct(event_type="x", attributes=value)))
+
+    assert line["attributes"] == {"value": "NaN" if value != value else value}
+
+
+class Word(enum.Enum):
+    SUCCESS = "success"
+
+
+@pytest.mark.parametrize("outcome", [Word.SUCCESS, Outcome.SUCCESS, Text("success")], ids=ascii_type)
+def test_an_outcome_may_be_a_member_of_an_enum(audit: AuditLogger, tmp_path: Path, outcome: Any) -> None:
+    line = event_of(tmp_path, audit.log_authn(outcome=outcome))
+
+    assert (line["event_type"], line["outcome"]) == ("authn.success", "success")
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------

@@ -286,6 +286,22 @@ class Broken(AuditSink):
         raise OSError("broken")
 
 
+def test_a_hostile_outcome_that_is_set_inside_hides_neither_the_end_nor_the_event(
+    audit: AuditLogger, tmp_path: Path
+) -> None:
+    class Hostile:
+        def __bool__(self) -> bool:
+            raise RuntimeError("neither true nor false")
+
+    hostile: Any = Hostile()
+    operation = audit.operation("x")
+    operation.event.outcome = operation.event.error_type = hostile
+    with pytest.raises(ZeroDivisionError), operation:
+        raise ZeroDivisionError
+
+    assert event_of(tmp_path, operation.receipt)["event_type"] == "x"
+
+
 @pytest.mark.parametrize("error", [None, Overdrawn()], ids=repr)
 def test_a_loss_never_hides_how_the_block_ended(error: BaseException | None) -> None:
     audit = AuditLogger(Broken())
