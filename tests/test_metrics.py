@@ -21,6 +21,7 @@ from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
 
 from otel_audit.delivery.metrics import AuditMetrics
+from otel_audit.delivery.numbers import ExporterNumbers, Numbers
 from otel_audit.errors import AuditUnavailable, JournalFull
 from otel_audit.event import AuditEvent
 from otel_audit.journal.cursor import Cursor, Position, Progress
@@ -306,6 +307,37 @@ def test_what_is_logged_after_a_close_is_counted_too(reader: Reader, tmp_path: P
     assert parts(reader.values(), "otlp") == (2, 1, 0, 0)  # the next owner of the directory exports it
     trail.close()
     assert parts(reader.values(), "otlp") == (2, 1, 0, 0)
+
+
+class Moments:
+    """Something with numbers, each look a later moment; the first look takes as long as the test wants."""
+
+    def __init__(self, *pending: int) -> None:
+        self._moments = iter(Numbers(9, {}, {"otlp": ExporterNumbers(9 - left, left)}) for left in pending)
+        self.is_looked_at, self.may_go_on = threading.Event(), threading.Event()
+
+    def numbers(self) -> Numbers:
+        moment = next(self._moments)
+        if not self.is_looked_at.is_set():
+            self.is_looked_at.set()
+            self.may_go_on.wait(30)
+        return moment
+
+
+def test_a_collection_that_a_close_overtakes_does_not_bring_back_what_was_pending(reader: Reader) -> None:
+    moments = Moments(5, 0)
+    reader.metrics.watch(moments)
+    collecting = threading.Thread(target=reader.collect)
+    collecting.start()
+    assert moments.is_looked_at.wait(30)
+
+    reader.metrics.keep(moments)
+    moments.may_go_on.set()
+    collecting.join()
+    del moments
+    gc.collect()
+
+    assert parts(reader.values(), "otlp") == (9, 0, 0, 0)
 
 
 class Broken(MeterProvider):

@@ -194,6 +194,7 @@ class _Watched:
 
     def __init__(self, trail: Counted) -> None:
         self._trail = weakref.ref(trail)
+        self._looks = 0
         self.last = Numbers()
 
     @property
@@ -207,8 +208,12 @@ class _Watched:
         trail = self._trail()
         if trail is None:
             return
+        looks = self._looks
         with suppress(Exception):  # a cursor that cannot be read now: what was seen before holds
-            self.last = trail.numbers().after(self.last)
+            numbers = trail.numbers()
+            if self._looks == looks:  # else another thread has looked meanwhile, and may have seen a later moment
+                self._looks += 1
+                self.last = numbers.after(self.last)
 
 
 def _dropped(sums: Numbers) -> list[Observation]:
