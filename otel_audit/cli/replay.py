@@ -111,7 +111,7 @@ def _replay(
     if source.kind is Kind.EVENT_LOG and settings.service_name.startswith("unknown_service"):
         click.echo("no service name: set OTEL_SERVICE_NAME, so that the events say who recorded them", err=True)
     with _alone(file) as is_alone:
-        state = _state(file, from_start)
+        state = _state(file, source, from_start)
         report = _run(source, destination, state) if is_alone else ReplayReport(state.tally, _busy(file))
     if as_json:
         click.echo(json.dumps(_as_json(source, otlp, state, report), indent=2))
@@ -155,10 +155,13 @@ def _busy(state_file: Path) -> str:
     return f"another process sends it at this moment, and holds {_lock_of(state_file)}; wait for its end"
 
 
-def _state(path: Path, from_start: bool) -> ReplayState:
+def _state(path: Path, source: Source, from_start: bool) -> ReplayState:
     if from_start:
         return ReplayState(path)
     state = ReplayState.load(path)
+    if not source.goes_on(state.marks):
+        note = f"{path}: expected how far this source is sent, got that of another one that begins alike"
+        state = ReplayState(path, note=f"{note}, or a part of it was changed since; sending all of it")
     if state.note:
         click.echo(state.note, err=True)
     return state

@@ -15,11 +15,13 @@ from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.replaying.files import ArchiveFile, EventLogFile, LineFile, SegmentFile
 from otel_audit.replaying.parcel import Parcel, Piece, Place, Trouble
 from otel_audit.stores.archive import is_archive_line
-from otel_audit.stores.numbered_lines import Mark, NumberedLine, first_line, numbered_lines
+from otel_audit.stores.numbered_lines import Mark, NumberedLine, first_line, is_marked, numbered_lines
 
 __all__ = ["Kind", "Limits", "NothingToReplay", "Portion", "Source"]
 
 _LOOKED_AT_BYTES: Final = 1 << 20
+_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
+_MAGIC_BYTES: Final = max(map(len, _COMPRESSED))
 
 
 class NothingToReplay(AuditError):
@@ -87,6 +89,14 @@ class Source:
     def passed_bytes(self, marks: Mapping[str, Mark]) -> int:
         """How much of it lies before the marks of its files."""
         return sum(marks.get(_file_id(path), Mark()).offset for path, _ in self._files) if marks else 0
+
+    def goes_on(self, marks: Mapping[str, Mark]) -> bool:
+        """Whether each mark was made in the file that it is for, and not in one that only begins alike.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return not marks or all(is_marked(path, marks.get(_file_id(path), Mark())) for path, _ in self._files)
 
     def portions(self, marks: Mapping[str, Mark], limits: Limits) -> Iterator[Portion]:
         """Everything behind the marks, file by file. What is appended to a file meanwhile is left.
@@ -172,6 +182,7 @@ def _files_of(path: Path) -> list[tuple[Path, Kind]]:
     if not path.is_dir():
         kind = _kind_of(path) if path.is_file() else None
         if kind is None:
+            _refuse_compressed([path] if path.is_file() else [])
             raise NothingToReplay(
                 f"{path}: expected a collector archive, a JSONL export or a Feast audit log, "
                 "got a file without a line of one; give such a file, or a directory with a journal or an archive"
@@ -185,13 +196,27 @@ def _files_of(path: Path) -> list[tuple[Path, Kind]]:
             for number in numbers
         ]
     # By name, files that were rotated come before the one that is written: archive-<time>.jsonl, archive.jsonl.
-    archive = [each for each in sorted(path.iterdir()) if each.is_file() and _kind_of(each) is Kind.ARCHIVE]
+    files = [each for each in sorted(path.iterdir()) if each.is_file()]
+    archive = [each for each in files if _kind_of(each) is Kind.ARCHIVE]
+    _refuse_compressed(files)  # one that was left out in silence would look as if it had been sent
     if not archive:
         raise NothingToReplay(
             f"{path}: expected a directory with a journal or a collector archive, got neither; "
             "a log of events is given as a file"
         )
     return [(each, Kind.ARCHIVE) for each in archive]
+
+
+def _refuse_compressed(files: Sequence[Path]) -> None:
+    for path in files:
+        with path.open("rb") as file:
+            start = file.read(_MAGIC_BYTES)
+        for magic, name in _COMPRESSED.items():
+            if start.startswith(magic):
+                raise NothingToReplay(
+                    f"{path}: expected a file of lines, got one that is compressed with {name}; "
+                    "unpack it first, and put the compressed one elsewhere"
+                )
 
 
 def _kind_of(path: Path) -> Kind | None:

@@ -118,7 +118,10 @@ class ReplayState:
 def _read(stored: Mapping[str, Any]) -> tuple[dict[str, Mark], Tally]:
     if stored["format"] != _FORMAT:
         raise ValueError("another format")
-    marks = {file_id: Mark(int(offset), int(line)) for file_id, (offset, line) in stored["marks"].items()}
+    marks = {
+        file_id: Mark(int(offset), int(line), str(before))
+        for file_id, (offset, line, before) in stored["marks"].items()
+    }
     return marks, Tally(
         int(stored["read"]),
         int(stored["sent"]),

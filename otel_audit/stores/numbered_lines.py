@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-__all__ = ["Mark", "NumberedLine", "first_line", "numbered_lines"]
+__all__ = ["Mark", "NumberedLine", "first_line", "is_marked", "numbered_lines"]
 
 # The largest request that a collector takes by default is 20 MiB, and JSON makes two to three times as much of it.
 _LINE_MAX_BYTES: Final = 64 << 20
 _FIRST_LINE_BYTES: Final = 64 << 10
+_BEFORE_BYTES: Final = 256
 
 
 class Mark(NamedTuple):
-    """A place between two lines of a file: its offset, and the number of the line before it."""
+    """A place between two lines of a file: its offset, the number of the line before it, and what is before it.
+
+    `before` is a digest of the last bytes in front of the place, which tells the file from another one; empty: unknown.
+    """
 
     offset: int = 0
     line: int = 0
+    before: str = ""
 
 
 class NumberedLine(NamedTuple):
@@ -44,16 +50,18 @@ def numbered_lines(path: Path, mark: Mark = _START) -> Iterator[NumberedLine]:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        offset, number = _start(file, mark, size)
+        (offset, number, _), before = _start(file, mark, size)
         while offset < size:
             content = file.readline(_LINE_MAX_BYTES)
             kept: bytes | None = content
             while len(content) == _LINE_MAX_BYTES and not content.endswith(b"\n"):
                 offset, kept = offset + len(content), None
+                before = (before + content[-_BEFORE_BYTES:])[-_BEFORE_BYTES:]
                 content = file.readline(_LINE_MAX_BYTES)
             offset, number = offset + len(content), number + 1
+            before = (before + content[-_BEFORE_BYTES:])[-_BEFORE_BYTES:]
             ended = content.endswith(b"\n")
-            yield NumberedLine(kept[:-1] if kept and ended else kept, Mark(offset, number), ended)
+            yield NumberedLine(kept[:-1] if kept and ended else kept, Mark(offset, number, _digest(before)), ended)
 
 
 def first_line(path: Path) -> bytes:
@@ -66,12 +74,39 @@ def first_line(path: Path) -> bytes:
         return file.readline(_FIRST_LINE_BYTES).rstrip(b"\r\n")
 
 
-def _start(file: BinaryIO, mark: Mark, size: int) -> Mark:
-    if not 0 < mark.offset <= size:  # a shorter file: not the one that the mark was made in
-        return Mark()
-    file.seek(mark.offset - 1)
-    around = file.read(2)
+def is_marked(path: Path, mark: Mark) -> bool:
+    """Whether the mark was made in this file, and not in another one, which may even begin alike.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return _before(file, mark, os.fstat(file.fileno()).st_size) is not None
+
+
+def _start(file: BinaryIO, mark: Mark, size: int) -> tuple[Mark, bytes]:
+    """Where to begin, where the file is now, and the bytes in front of it."""
+    before = _before(file, mark, size)
+    if not before:
+        file.seek(0)
+        return Mark(), b""
     # The last line had no newline when it was read, and has got one since: that is no line of its own.
-    offset = mark.offset + (around[:1] != b"\n" and around[1:] == b"\n")
-    file.seek(offset)
-    return Mark(offset, mark.line)
+    after = file.read(1)
+    if not before.endswith(b"\n") and after == b"\n":
+        return Mark(mark.offset + 1, mark.line), (before + after)[-_BEFORE_BYTES:]
+    file.seek(mark.offset)
+    return mark, before
+
+
+def _before(file: BinaryIO, mark: Mark, size: int) -> bytes | None:
+    """The last bytes in front of the mark; None if they are not those that it was made behind."""
+    if mark.offset > size:
+        return None
+    start = max(0, mark.offset - _BEFORE_BYTES)
+    file.seek(start)
+    before = file.read(mark.offset - start)
+    return before if not mark.before or mark.before == _digest(before) else None
+
+
+def _digest(before: bytes) -> str:
+    return sha256(before).hexdigest()[:32]

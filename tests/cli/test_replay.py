@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import pty
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -223,6 +226,39 @@ def test_a_second_replay_of_the_same_sends_nothing_while_the_first_is_under_way(
 
     assert server.accepted == [f"event-{each}" for each in range(1, 101)]
     assert [path.suffix for path in state.iterdir()] == [".json"]
+
+
+def test_a_log_that_only_begins_like_one_that_was_sent_is_sent_whole(tmp_path: Path, server: AuditedServer) -> None:
+    sent, other, state = tmp_path / "sent", tmp_path / "other", tmp_path / "state"
+    lines = a_log(sent, 3, ids=True)
+    replay(sent, server.base_url, state)
+    other.write_text(f"{lines[0]}\n" + "".join(f"{a_line(9, event_id=f'other-{each}')}\n" for each in range(5)))
+
+    done = command("replay", other, env=environment(server.base_url, state))
+
+    assert server.accepted[3:] == ["event-1", *(f"other-{each}" for each in range(5))]
+    assert done.stdout.startswith("6 of 6 records")
+    assert "that of another one that begins alike" in done.stderr
+
+
+@pytest.mark.parametrize(("kind", "pack"), [("gzip", gzip.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)])
+def test_compressed_files_are_named_and_not_left_out_in_silence(
+    kind: str, pack: Callable[[bytes], bytes], tmp_path: Path, server: AuditedServer
+) -> None:
+    log, archive = tmp_path / "log", tmp_path / "archive"
+    a_log(log, 2)
+    packed = tmp_path / "packed"
+    packed.write_bytes(pack(log.read_bytes()))
+    archive.mkdir()
+    (archive / "audit.jsonl").write_text('{"resourceLogs":[]}\n')
+    (archive / "audit-2026.jsonl.gz").write_bytes(packed.read_bytes())
+
+    for path in (packed, archive):
+        done = command("replay", path, env=environment(server.base_url, tmp_path / "state"))
+
+        assert done.returncode == 2
+        assert f"got one that is compressed with {kind}; unpack it first" in done.stderr
+    assert server.requests == []
 
 
 def test_each_endpoint_has_its_own_place_in_the_log(tmp_path: Path, server: AuditedServer) -> None:

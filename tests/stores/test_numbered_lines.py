@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from otel_audit.stores import numbered_lines as module
-from otel_audit.stores.numbered_lines import Mark, numbered_lines
+from otel_audit.stores.numbered_lines import Mark, is_marked, numbered_lines
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,6 +33,22 @@ def test_a_mark_behind_the_end_is_of_another_file(tmp_path: Path) -> None:
 
     assert [line.content for line in numbered_lines(path, Mark(3, 1))] == [b"a"]
     assert list(numbered_lines(path, Mark(2, 1))) == []
+
+
+@pytest.mark.parametrize("rest", [b"", b"and more\n", b"\n"])
+def test_a_mark_is_known_from_what_is_before_it(tmp_path: Path, rest: bytes) -> None:
+    path, other = tmp_path / "log", tmp_path / "other"
+    path.write_bytes(b"same\n" + b"a" * 300 + b"\nb\n" + b"no end")
+    other.write_bytes(b"same\n" + b"a" * 300 + b"\nc\n" + b"no end")
+    marks = [line.end for line in numbered_lines(path)]
+
+    assert [is_marked(other, mark) for mark in [Mark(), *marks]] == [True, True, True, False, False]
+    with path.open("ab") as file:
+        file.write(rest)
+    assert all(is_marked(path, mark) for mark in [Mark(), *marks])
+    path.write_bytes(b"same\n")
+    assert [is_marked(path, mark) for mark in marks] == [True, False, False, False]
+    assert [line.content for line in numbered_lines(other, marks[2])] == [b"same", b"a" * 300, b"c", b"no end"]
 
 
 @pytest.mark.parametrize("length", [10, 11, 19, 20, 21, 35])
