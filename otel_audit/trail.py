@@ -73,6 +73,7 @@ class Trail(AuditSink):
         self.notices = notices or Notices()
         self._metrics = metrics or metrics_of_process()
         self._resource = resource or Resource.create({SERVICE_NAME: settings.service_name})
+        self._instance_id = self._resource.attributes.get(SERVICE_INSTANCE_ID) or str(uuid.uuid4())
         self._policy_hash = policy_hash
         self._pid = os.getpid()
         self._streams: dict[str, OpenStream] = {}
@@ -228,11 +229,9 @@ class Trail(AuditSink):
             )
 
     def _description(self) -> dict[str, Any]:
-        attributes = dict(self._resource.attributes)
+        attributes = {**self._resource.attributes, SERVICE_INSTANCE_ID: self._instance_id}
         if os.getpid() != self._pid:  # what was made in the parent names the parent
-            attributes[SERVICE_INSTANCE_ID] = str(uuid.uuid4())
             attributes |= {name: own for name, own in _process_ids().items() if name in attributes}
-        attributes.setdefault(SERVICE_INSTANCE_ID, str(uuid.uuid4()))
         return {
             "resource": attributes,
             "resource_schema_url": self._resource.schema_url or "",
@@ -263,6 +262,7 @@ class Trail(AuditSink):
         return batch if self._memory is None else min(batch, max(1, self.settings.queue_size // 2))
 
     def _forked(self) -> None:
+        self._instance_id = str(uuid.uuid4())
         self._streams.clear()
         self._processor.forked()
 

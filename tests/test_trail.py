@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +22,7 @@ from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unava
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.event import AuditEvent
 from otel_audit.journal.files import streams_in
+from otel_audit.journal.reader import stream_header
 from otel_audit.settings import Settings
 from otel_audit.trail import Stats, Trail
 from tests.servers import poll
@@ -103,6 +106,38 @@ def test_why_a_side_car_does_not_deliver_is_in_the_numbers_of_the_service(tmp_pa
             poll(lambda: trail.stats().blocked, what="a reason")
 
         assert trail.stats().blocked == {"ship": "503 Service Unavailable"}
+
+
+IN_A_CHILD = """
+    import os, sys
+    from opentelemetry.sdk.resources import Resource
+    from otel_audit.event import AuditEvent
+    from otel_audit.settings import Settings
+    from otel_audit.trail import Trail
+
+    settings = Settings.load({"OTEL_SERVICE_NAME": "shop"}, {"directory": sys.argv[1], "export": "none"})
+    trail = Trail(settings, resource=Resource({"service.name": "shop", **dict([sys.argv[2:]] if sys.argv[2:] else [])}))
+    trail.emit(AuditEvent(event_type="parent"))
+    child = os.fork()
+    for event_type in ("before its close", "after it"):
+        trail.emit(AuditEvent(event_type=event_type))
+        trail.close()
+    if child:
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("given", [(), ("service.instance.id", "shop-1")], ids=["made", "given"])
+def test_a_process_is_one_instance_in_all_its_streams(given: tuple[str, ...], tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(IN_A_CHILD)]
+
+    subprocess.run([*command, str(tmp_path), *given], timeout=60, check=True)
+
+    headers = [stream_header(files) for files in streams_in(tmp_path)]
+    named = {(header["pid"], header["resource"]["service.instance.id"]) for header in headers}
+    assert len(headers) == 4
+    assert len(named) == len({pid for pid, _ in named}) == len({instance for _, instance in named}) == 2
+    assert not given or given[1] in {instance for _, instance in named}
 
 
 def test_a_cursor_that_cannot_be_read_does_not_keep_a_service_from_its_end(
