@@ -122,9 +122,10 @@ class Journal:
         self._room = self._new_room()
         self._stream: OpenStream | None = None
         self._unannounced = False
-        self._announcing = threading.Lock()
+        self._announcing: list[object] = []
         self._syncer = self._new_syncer()
         self._committer = self._new_committer()
+        self._is_ending = False
         self._tended_ns = 0
         self._pid = _getpid()  # last: whoever finds it right finds the rest right too
 
@@ -316,16 +317,23 @@ class Journal:
             self._inside.discard(me)
 
     def _end_stream(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            self._appended_before += _events(stream)
-            self._syncer.close()
-            self._syncer = self._new_syncer()
-            stream.close()
-            self._room.close()
-            if self._committer is not None:
-                self._committer.close()
-                self._committer = self._new_committer()
+        """The stream has ended. Where an asynchronous exception stops this, the next call or append goes on with it."""
+        stream = self._stream
+        if stream is None:
+            return
+        self._is_ending, self._tended_ns = True, 0
+        self._syncer.close()
+        stream.close()
+        self._room.close()
+        if self._committer is not None:
+            self._committer.close()
+        syncer, committer = self._new_syncer(), self._new_committer()
+        appended = self._appended_before + _events(stream)
+        # No call from here on, so that nobody counts the events twice, or not at all.
+        self._syncer, self._committer = syncer, committer
+        self._appended_before = appended
+        self._stream = None
+        self._is_ending = False
 
     def _write(self, body: bytes, observed_ns: int) -> tuple[int, OpenStream]:
         stream = self._stream
@@ -346,6 +354,8 @@ class Journal:
 
     def _ready(self, observed_ns: int) -> OpenStream:
         """The open stream, looked after: opened if there is none, a loss told before anything else is written."""
+        if self._is_ending:
+            self._end_stream()
         stream = self._stream or self._open()
         if not 0 <= observed_ns - self._tended_ns < _TEND_NS:
             self._room.look()
@@ -386,9 +396,12 @@ class Journal:
         Without the journal's lock, since this starts threads: `Thread.start` waits until the new thread runs, and
         waits for ever when an asynchronous exception meant for its caller hits the new thread first.
         """
-        if not self._announcing.acquire(blocking=False):
-            return  # another thread is at it
+        turn = object()
         try:
+            # Not a lock: an asynchronous exception that comes as soon as it is taken would leave it locked for ever.
+            self._announcing.append(turn)
+            if self._announcing[0] is not turn:
+                return  # another thread is at it
             stream = self._stream
             if stream is not None:
                 self._syncer.follow(stream if isinstance(stream, StreamWriter) else None)
@@ -397,7 +410,7 @@ class Journal:
                 self._on_open(stream)
             self._unannounced = self._stream is not stream
         finally:
-            self._announcing.release()
+            self._announcing.remove(turn)
 
     def _tell_losses(self, stream: OpenStream, observed_ns: int) -> None:
         gap = self._losses.untold()

@@ -24,9 +24,10 @@ __all__ = ["FileLock", "prove_locks"]
 class FileLock:
     """A lock that is held, from `acquire` until `release` or the end of the process."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    _descriptor = -1
+
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = descriptor
 
     @classmethod
     def acquire(cls, path: Path, *, mode: int = 0o600) -> FileLock | None:
@@ -36,8 +37,9 @@ class FileLock:
     @classmethod
     def _locked(cls, path: Path, opened: Callable[[], int], kind: int) -> FileLock | None:
         while True:
-            # Owned from here on: a lock on a descriptor that an asynchronous exception made nobody's would never end.
-            lock = cls(path, opened())
+            lock = cls(path)
+            # Owned at once: a lock on a descriptor that an asynchronous exception made nobody's would never end.
+            lock._descriptor = opened()
             try:
                 fcntl.flock(lock._descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:

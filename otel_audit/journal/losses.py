@@ -27,7 +27,8 @@ class Losses:
 
     def __bool__(self) -> bool:
         """True while there are some that no gap line has told."""
-        return bool(self._untold)
+        # Nearly always there has never been one, so that must cost nothing.
+        return bool(self._untold) and any(loss.count for loss in list(self._untold.values()))
 
     @property
     def total(self) -> Mapping[str, int]:
@@ -42,6 +43,8 @@ class Losses:
     def tell(self, reason: str, observed_ns: int) -> None:
         """One more event is to be told by the next gap line; it is counted elsewhere."""
         loss = self._untold.setdefault(reason, _Loss(0, observed_ns, observed_ns))
+        if not loss.count:
+            loss.first_ns = observed_ns
         loss.count += 1
         loss.last_ns = observed_ns
 
@@ -50,11 +53,12 @@ class Losses:
         by_reason = {
             reason: {"count": loss.count, "first_ns": loss.first_ns, "last_ns": loss.last_ns}
             for reason, loss in list(self._untold.items())
+            if loss.count
         }
         return {"reason": "lost", "lines": sum(loss["count"] for loss in by_reason.values()), "by_reason": by_reason}
 
     def told(self, gap: Mapping[str, Any]) -> None:
         """The gap line is written. What was added meanwhile waits for the next one."""
+        # None is taken out: a signal handler may be adding to it.
         for reason, loss in gap["by_reason"].items():
             self._untold[reason].count -= loss["count"]
-        self._untold = {reason: loss for reason, loss in self._untold.items() if loss.count}

@@ -46,10 +46,9 @@ class OpenSegment:
         OSError: the file can be neither opened nor made.
     """
 
-    __slots__ = ("_mode", "damage", "descriptor", "is_broken", "is_distrusted", "is_over", "number", "path")
+    descriptor = -1
 
     def __init__(self, path: Path, number: int, mode: int) -> None:
-        self.descriptor = -1
         self.path = path
         self.number = number
         self.is_over = False
@@ -180,14 +179,9 @@ class OpenSegment:
         removed, self.descriptor = self.descriptor, descriptor
         os.close(removed)
 
-    def detach(self) -> int:
-        """The descriptor, for another owner; this one has none any more."""
-        descriptor, self.descriptor = self.descriptor, -1
-        return descriptor
-
     def close(self) -> None:
         """The file is closed, unless it is already. Raises as `os.close`."""
-        descriptor = self.detach()
+        descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 

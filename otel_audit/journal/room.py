@@ -37,6 +37,8 @@ class Room:
     nobody else can give it away.
     """
 
+    _reserve = -1
+
     def __init__(
         self, directory: Path, limit_bytes: int | None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -45,7 +47,6 @@ class Room:
         self._clock = clock
         self._measured_at: float | None = None
         self._used_bytes = 0
-        self._reserve = -1
         self._is_given = False
         # False while no event is refused and none need be counted: nearly always, so it must cost nothing.
         self.is_scarce = limit_bytes is not None
@@ -147,6 +148,7 @@ def _nameless(directory: Path, size_bytes: int) -> int:
         os.posix_fallocate(descriptor, 0, size_bytes)
     except BaseException:
         os.close(descriptor)
+        path.unlink(missing_ok=True)
         raise
     return descriptor
 

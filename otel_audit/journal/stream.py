@@ -52,8 +52,7 @@ class StreamWriter:
 
     `description` is what every segment header says of the writer: resource, scope, exporters. With `fsync` a line is
     durable once `begin_sync`, the sync and `end_sync` have covered it; a segment that is left, and the header of the
-    next one, are synced by their writer. `retire` gets the descriptor of a segment that is left, to be synced and
-    closed.
+    next one, are synced by their writer. `retire` gets each segment that is left, to be synced and closed.
 
     Raises:
         OSError: the first segment could not be made; no lock is held, no file is left.
@@ -66,7 +65,7 @@ class StreamWriter:
         *,
         limits: Limits,
         durability: Durability,
-        retire: Callable[[int], None],
+        retire: Callable[[OpenSegment], None],
     ) -> None:
         self.files = files
         self._description = description
@@ -236,17 +235,14 @@ class StreamWriter:
         return True
 
     def close(self) -> None:
-        """The stream has ended: synced, and its writer lock released and removed."""
-        if self._segment.descriptor < 0:
-            return
+        """The stream has ended: synced, and its writer lock released and removed. May be called again."""
         try:
-            with contextlib.suppress(OSError):
-                self._finish()
+            if self._segment.descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    self._finish()
+                self._retire(self._segment)
         finally:  # also where Ctrl-C has ended the wait for the disk
-            try:
-                self._retire(self._segment.detach())
-            finally:
-                self._lock.release(remove=True)
+            self._lock.release(remove=True)
 
     def _finish(self) -> None:
         if self._dirty:  # the last write was interrupted: no piece of a line stays behind
@@ -280,9 +276,9 @@ class StreamWriter:
         self._head = head
         self._first_seq = head.seq
         self._started_ns = observed_ns
-        # What is not come to any more does no harm: the next sync covers the header, and the descriptor is closed.
+        # What is not come to any more does no harm: the next sync covers the header, and the former file is closed.
         self._durable.reached(self._end())
-        self._retire(former.detach())
+        self._retire(former)
 
     def _next_segment(self, number: int, former: OpenSegment | None, observed_ns: int) -> tuple[OpenSegment, Head]:
         """A segment that begins behind the head, and the head behind its header.

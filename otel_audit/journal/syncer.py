@@ -37,7 +37,7 @@ class Syncer:
         self._directory = directory
         self._look_after = weakref.WeakMethod(look_after)
         self._syncs = syncs
-        self._retired: deque[int] = deque()
+        self._retired: deque[OpenSegment] = deque()
         self._stream: StreamWriter | None = None
         # Not an Event, whose lock an asynchronous exception may leave locked: the next close would wait for ever.
         self._ended: SimpleQueue[None] = SimpleQueue()
@@ -56,12 +56,12 @@ class Syncer:
                 thread.start()
                 self._thread = thread
 
-    def retire(self, descriptor: int) -> None:
+    def retire(self, segment: OpenSegment) -> None:
         """This segment is left: it will be closed, and synced before that unless its writer has done so."""
         if self._thread is None or self._is_closed:
-            self._finish(descriptor)
+            self._finish(segment)
         else:
-            self._retired.append(descriptor)
+            self._retired.append(segment)
 
     def close(self) -> None:
         """Every segment that is retired, now or later, is synced and closed at once. The thread ends by itself."""
@@ -74,7 +74,7 @@ class Syncer:
         """In a forked child, where no thread runs: close the descriptors."""
         self._stream = None
         while self._retired:
-            os.close(self._retired.popleft())
+            self._retired.popleft().close()
 
     def _run(self) -> None:
         while self._goes_on():
@@ -98,13 +98,13 @@ class Syncer:
             with contextlib.suppress(IndexError):  # the closing thread took it
                 self._finish(self._retired.popleft())
 
-    def _finish(self, descriptor: int) -> None:
+    def _finish(self, segment: OpenSegment) -> None:
         try:
             try:
                 if self._syncs:
-                    os.fdatasync(descriptor)
+                    os.fdatasync(segment.descriptor)
             finally:
-                os.close(descriptor)
+                segment.close()
         except OSError as error:
             self._say(error)
 

@@ -27,7 +27,7 @@ def main(directory: Path, wanted: int, durability: Durability) -> None:
         # Armed again by hand, so that the next one comes somewhere inside a later append.
         signal.setitimer(signal.ITIMER_REAL, dice.uniform(20e-6, longest_s))
         while frame is not None:
-            if frame.f_code.co_filename.endswith(("journal.py", "stream.py", "commit.py")):
+            if "/otel_audit/journal/" in frame.f_code.co_filename:
                 raise KeyboardInterrupt
             frame = frame.f_back
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 from collections.abc import Mapping
@@ -166,6 +167,34 @@ def test_an_error_of_the_write_back_is_said_and_ends_the_segment(
     assert damage_named_by(files, 2)["reason"] == "write-back failed"
     journal.close()
     assert application_events(tmp_path)[0]["event_id"] == "before"
+
+
+def test_an_error_of_the_last_write_back_of_a_stream_is_said(
+    tmp_path: Path, syncs: Syncs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing will be written behind it, and nobody else would ever know."""
+    journal = a_journal(tmp_path)
+    append(journal, "a")
+
+    syncs.fails = True
+    journal.close()
+
+    assert f"{tmp_path}: write-back failed: [Errno 5]" in capfd.readouterr().err
+    assert open_files(tmp_path) == []
+
+
+def test_a_journal_that_nobody_closed_leaves_no_descriptor_behind(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    append(journal, "a")
+    assert len(open_files(tmp_path)) >= 2, "the segment and its lock"
+
+    del journal
+
+    def left() -> list[str]:
+        gc.collect()
+        return open_files(tmp_path)
+
+    poll(left, until=lambda names: not names, timeout_s=10, what="every file to be closed")
 
 
 def test_an_old_segment_is_ended_unless_nothing_was_written_to_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from otel_audit.delivery.stream_export import Destination, Idle, Moved, StreamEx
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal, Receipt
+from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.recovery import take
 from otel_audit.journal.stream import Limits, StreamWriter
@@ -28,7 +29,7 @@ from otel_audit.trail import Trail
 from tests.chain_check import application_events, read_streams
 from tests.journal.keeping import Keeping
 from tests.journal.slow_disk import SlowDisk
-from tests.journal.writing import a_journal, append, the_stream
+from tests.journal.writing import a_journal, append, open_files, the_stream
 from tests.servers.polling import poll
 
 
@@ -171,7 +172,7 @@ def test_lines_that_are_synced_only_when_their_segment_is_full_are_told_apart_wh
 ) -> None:
     files = StreamFiles(tmp_path, "0190d7a8-1111-7000-8000-000000000000")
     limits = Limits(segment_bytes=4000)
-    stream = StreamWriter(files, {}, limits=limits, durability=Durability.FSYNC, retire=os.close)
+    stream = StreamWriter(files, {}, limits=limits, durability=Durability.FSYNC, retire=OpenSegment.close)
     body = b'{"event_type":"test","event_id":"%d","time_ns":1,"observed_ns":1'
     lost = [stream.write(body % number, 1) for number in range(8)]
     disk.fails = True
@@ -406,6 +407,23 @@ def test_a_fork_from_a_signal_handler_inside_the_wait_leaves_the_child_free(
     assert ended[1] == 0
     assert sorted(each["event_id"] for each in application_events(tmp_path)) == ["child", "first", "outer"]
     assert len(read_streams(tmp_path)) == 2
+
+
+def test_a_child_that_is_forked_during_a_sync_keeps_no_file_of_its_parent_open(
+    tmp_path: Path, journal: Journal, disk: SlowDisk, in_threads: Start
+) -> None:
+    """Or the room of a segment that retention removes would not be free for as long as the child lives."""
+    hold(disk)
+    waiting = in_threads(journal, "waiting")
+    disk.wait_until_entered()
+
+    child = os.fork()
+    if child == 0:
+        os._exit(len([name for name in open_files(tmp_path) if name.endswith(".jsonl")]))
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    disk.gate.set()
+    assert waiting.result(30).durable
 
 
 def test_what_is_logged_in_the_thread_that_syncs_waits_for_nobody(
