@@ -9,11 +9,10 @@ import fractions
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import msgspec
+import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -174,10 +173,6 @@ class Array(Scalar):
 
 
 def numpy_scalars() -> list[tuple[object, object]]:
-    """Of numpy itself, where it is installed: it is no requirement."""
-    if find_spec("numpy") is None:
-        return []
-    numpy = import_module("numpy")
     return [
         (numpy.int64(7), 7),
         (numpy.uint64(2**64 - 1), str(2**64 - 1)),

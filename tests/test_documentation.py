@@ -17,7 +17,7 @@ from otel_audit.cli import main
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = re.compile(r"<!-- (?P<why>not run: .+|test command) -->")  # the test command is run by .ci/run
+NOT_RUN = re.compile(r"<!-- (?P<why>not run: .+|demo command|test command) -->")  # both commands are run by .ci/run
 RUNNABLE = {"sh", "python"}
 
 

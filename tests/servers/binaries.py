@@ -8,16 +8,14 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+
+from tests.no_skip import NO_SKIP
 
 __all__ = ["COLLECTOR", "OWN_VARIABLES", "VICTORIALOGS", "Binary"]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
-
-# Set in CI, where a test that silently skips would be taken for one that passed.
-_NO_SKIP = "OTEL_AUDIT_TESTS_NO_SKIP"
 
 # As the run was started: `conftest.py` takes the tests' own variables out of `os.environ`.
 _AT_START = dict(os.environ)
@@ -32,10 +30,10 @@ class Binary:
     script: tuple[str, ...]  # relative to the repository; with `--cached` it prints a path and installs nothing
 
     def path(self, environment: Mapping[str, str] = _AT_START) -> Path:
-        """The program to run. Where it is missing the test is skipped, or fails with OTEL_AUDIT_TESTS_NO_SKIP=1."""
+        """The program to run. Where it is missing the test is skipped, with the way to get it."""
         found = self._named(environment.get(self.variable)) or self._on_path(environment) or self._in_cache(environment)
         if found is None:
-            self._missing(must_run=environment.get(_NO_SKIP) == "1")
+            pytest.skip(f"needs {self.name}: run `{' '.join(self.script)}`, or set {self.variable} to its path")
         return found
 
     def _named(self, value: str | None) -> Path | None:
@@ -55,15 +53,9 @@ class Binary:
         answer = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
         return Path(answer.stdout.strip()) if answer.returncode == 0 else None
 
-    def _missing(self, *, must_run: bool) -> NoReturn:
-        message = f"needs {self.name}: run `{' '.join(self.script)}`, or set {self.variable} to its path"
-        if must_run:
-            pytest.fail(message)
-        pytest.skip(message)
-
 
 COLLECTOR = Binary("otelcol-audit", "OTEL_AUDIT_OTELCOL", ("collector-config/build-collector.sh",))
 VICTORIALOGS = Binary("victoria-logs", "OTEL_AUDIT_VICTORIALOGS", ("tests/servers/install.sh", "victoria-logs"))
 
 # What only the tests know. The package refuses to start with an OTEL_AUDIT_ name that is none of its settings.
-OWN_VARIABLES = (COLLECTOR.variable, VICTORIALOGS.variable, _NO_SKIP)
+OWN_VARIABLES = (COLLECTOR.variable, VICTORIALOGS.variable, NO_SKIP)

@@ -49,11 +49,5 @@ def test_a_missing_program_skips_with_the_way_to_get_it(binary: Binary, tmp_path
         binary.path(nowhere(tmp_path))
 
 
-@BINARIES
-def test_a_missing_program_fails_where_no_test_may_be_skipped(binary: Binary, tmp_path: Path) -> None:
-    with pytest.raises(pytest.fail.Exception, match=f"needs {binary.name}: run `{binary.script[0]}"):
-        binary.path(nowhere(tmp_path, OTEL_AUDIT_TESTS_NO_SKIP="1"))
-
-
 def test_programs_that_tests_start_do_not_see_the_variables_of_the_tests() -> None:
     assert set(OWN_VARIABLES).isdisjoint(os.environ)

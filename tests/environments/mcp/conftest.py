@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sdk import IS_SDK1, MODES, SERVERS
 
+from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport
 from tests.servers.polling import poll
 from tests.servers.ports import LOOPBACK, free_port
 from tests.servers.process import ServerProcess
@@ -23,6 +24,8 @@ if IS_SDK1:
     import client_sdk1 as client
 else:
     import client_sdk2 as client
+
+__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
 collect_ignore = ["test_sdk2.py", "test_fastmcp.py", "test_fastmcp_authz.py"] if IS_SDK1 else ["test_sdk1.py"]
 
