@@ -73,7 +73,7 @@ class Principals:
         if (user := scope.get("user")) is not None and (found := principal_of(user)) is not None:
             return found if found.roles else _with_roles(found, scope.get("auth"))
         state = scope.get("state")
-        if type(state) is dict:
+        if isinstance(state, dict):
             for key in _STATE_KEYS:
                 if key in state and (found := principal_of(state[key])) is not None:
                     return found

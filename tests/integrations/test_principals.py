@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from enum import Enum, StrEnum
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,9 @@ def test_what_the_application_is_asked_by_counts_before_what_it_keeps_elsewhere(
     assert named(Principals(lambda scope: "of the function", Notices()), scope) == "of the function"
     assert named(Principals(lambda scope: None, Notices()), scope) == "of the scope"
     assert named(Principals(None, Notices()), {"state": scope["state"]}) == "of the state"
+    assert named(Principals(None, Notices()), {"state": defaultdict(str, user="of a server's state")}) == (
+        "of a server's state"
+    )
 
 
 def named(principals: Principals, scope: dict[str, Any]) -> str:
