@@ -221,6 +221,8 @@ class BatchProcessor:
             except Exception as error:  # whatever it was, the next look may be better
                 self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
             self._retain(closing)
+            for worker in self._workers:
+                worker.say_stuck()
             if closing.wait(_ADOPT_INTERVAL_S):
                 return
 

@@ -52,7 +52,13 @@ class Worker:
     @property
     def blocked(self) -> str:
         """Why nothing moves: to the destination at all, or in one of the streams."""
-        return self._blocked or next((export.blocked for export in self._exports if export.blocked), "")
+        known = self.destination.stuck or self._blocked
+        return known or next((export.blocked for export in self._exports if export.blocked), "")
+
+    def say_stuck(self) -> None:
+        """Said by another thread: this one is inside the export."""
+        if stuck := self.destination.stuck:
+            self._say(stuck)
 
     def start(self) -> None:
         self._thread.start()

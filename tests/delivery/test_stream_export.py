@@ -9,14 +9,18 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from otel_audit.delivery.batch import Batch
+from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.outcomes import ExportOutcome
 from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, Step, StreamExport
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.recovery import Shipment, take
+from otel_audit.settings import OtlpProtocol, OtlpSettings
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.journal.writing import a_journal, append
 from tests.servers.otlp_server import Answer, OtlpServer, login_page, partial_success, redirect
@@ -447,6 +451,50 @@ def test_a_record_that_no_answer_came_for_twice_is_not_set_aside_while_the_serve
 
     assert set(server.accepted) == {"header", *map(str, range(6))}
     assert (export.progress.exported, export.progress.quarantined) == (6, 0)
+
+
+class Choking(OtlpExporter):
+    """An exporter with a fault of its own."""
+
+    def export(self, batch: Batch) -> ExportOutcome:
+        if any(b'"70"' in line.content for line in batch.lines):
+            raise KeyError("a fault of its own")
+        return super().export(batch)
+
+
+def test_a_record_that_an_exporter_cannot_stand_does_not_stop_the_others_for_ever(
+    journal: Journal, server: AuditedServer, clock: Clock
+) -> None:
+    write(journal, *range(100))
+    exporter = Choking(OtlpSettings(server.endpoint, OtlpProtocol.HTTP_PROTOBUF))
+    with closing(exporter), _export(journal, Destination(exporter, clock=clock), 512) as export:
+        assert isinstance(export.step(), Blocked)
+        clock.now += 601
+        run(export, clock)
+
+        assert (export.progress.exported, export.progress.quarantined) == (99, 1)
+
+
+def test_an_export_that_does_not_come_back_is_said_to_be_under_way(
+    journal: Journal, server: AuditedServer, clock: Clock
+) -> None:
+    write(journal, "a")
+    told: list[str] = []
+
+    class Late(OtlpExporter):
+        def export(self, batch: Batch) -> ExportOutcome:
+            for _ in range(2):
+                clock.now += 45
+                told.append(destination.stuck)
+            return super().export(batch)
+
+    with closing(Late(OtlpSettings(server.endpoint, OtlpProtocol.HTTP_PROTOBUF))) as exporter:
+        destination = Destination(exporter, clock=clock)
+        with _export(journal, destination, 512) as export:
+            export.step()
+
+    assert told == ["", "an export has been under way for 90 s"]
+    assert destination.stuck == ""
 
 
 def test_a_line_from_which_no_record_can_be_built_is_the_only_one_set_aside(
