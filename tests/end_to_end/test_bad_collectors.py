@@ -38,14 +38,13 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def configure(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """A service that is in a hurry: it waits a second for an answer, and no longer between two tries."""
+    """A service that is in a hurry: it waits no longer than a second between two tries."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
     for name, value in {
         "NO_PROXY": "*",
         "OTEL_SERVICE_NAME": "shop",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
         "OTEL_AUDIT_BATCH_COUNT": "100",
         "OTEL_AUDIT_BATCH_DELAY_S": "0.05",
         "OTEL_AUDIT_BACKOFF_CAP_S": "1",
@@ -123,7 +122,7 @@ def assert_all_delivered(audit: AuditLogger, directory: Path, count: int) -> Non
         pytest.param(Answer(503), "503 Service Unavailable", id="a full queue"),
         pytest.param(redirect("https://login.example/"), "302 Found", id="a redirect"),
         pytest.param(login_page(), "text/html", id="a login page"),
-        pytest.param(Answer(delay_s=60), "no answer within 1 s", id="slow: it accepts and never answers"),
+        pytest.param(Answer(delay_s=60), "no answer within 2 s", id="slow: it accepts and never answers"),
         pytest.param(Answer(cut_after_bytes=0, reset=True), "connection", id="a reset instead of an answer"),
         pytest.param(
             Answer(body=b"x" * 4096, cut_after_bytes=600, reset=True, linger_s=0.2), "connection", id="a reset mid-body"
@@ -136,8 +135,11 @@ def test_while_the_collector_is_at_fault_every_event_waits_and_then_each_arrives
     configure: Configure,
     server: AuditedServer,
     directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    if answer.delay_s:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     server.judge = lambda names: answer
     audit = configure(server.base_url)
     log(audit, EVENTS)
@@ -270,6 +272,7 @@ def test_a_collector_that_is_dead_at_the_start_then_hangs_then_is_killed_gets_ev
     protocol: str, configure: Configure, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
     collector = Collector(tmp_path / "collector")
     audit = configure(collector.grpc_endpoint if protocol == "grpc" else collector.http_endpoint)
     at_start, hung, killed = EVENTS[:100], EVENTS[100:200], EVENTS[200:]
@@ -282,7 +285,7 @@ def test_a_collector_that_is_dead_at_the_start_then_hangs_then_is_killed_gets_ev
         os.kill(collector.pid, signal.SIGSTOP)
         try:
             log(audit, hung)
-            wait_until_blocked(audit, "within 1 s")
+            wait_until_blocked(audit, "within 3 s")
             assert_waiting(audit, directory, exported=100, pending=100, reason="")
         finally:
             os.kill(collector.pid, signal.SIGCONT)
