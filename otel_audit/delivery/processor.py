@@ -17,9 +17,9 @@ from pathlib import Path
 
 from otel_audit.delivery.adoption import Adoption
 from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
-from otel_audit.delivery.stream_export import Destination
 from otel_audit.delivery.worker import BatchLimits, Worker
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.exportable import Exportable

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from otel_audit.delivery.backoff import Backoff
-from otel_audit.delivery.batch import Batch, Exporter
-from otel_audit.delivery.metrics import AuditMetrics
+from otel_audit.delivery.batch import Batch
+from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.exportable import Exportable
@@ -30,7 +29,6 @@ _PAUSE_AFTER_HALVING_S = 0.5
 # A destination with a fixed limit would refuse every other batch if each success doubled the next one.
 _ACCEPTED_BEFORE_GROWING = 16
 _SERVER_ERROR_PATIENCE_S = 600.0
-_STUCK_AFTER_S = 60.0  # an exporter of ours has come back by then, unless it was given more time by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,49 +59,6 @@ class Halved:
 
 
 Step = Idle | Moved | Blocked | Halved
-
-
-class Destination:
-    """An exporter and what is known of it over all streams."""
-
-    def __init__(
-        self, exporter: Exporter, *, clock: Callable[[], float] = time.monotonic, metrics: AuditMetrics | None = None
-    ) -> None:
-        self.exporter = exporter
-        self.clock = clock
-        self._metrics = metrics
-        self._sending_since: float | None = None
-        self.accepted = 0  # exports that were accepted, ever
-        self.warnings = 0
-        self.last_warning = ""
-
-    @property
-    def stuck(self) -> str:
-        """That an export does not come back, as one of somebody else's exporter may do; empty when none is so late."""
-        since = self._sending_since
-        late_s = 0.0 if since is None else self.clock() - since
-        return f"an export has been under way for {late_s:.0f} s" if late_s >= _STUCK_AFTER_S else ""
-
-    def send(self, batch: Batch) -> ExportOutcome:
-        """One export. An exporter that raises is as a server with an error: it may be one of the records."""
-        begun = time.perf_counter()
-        self._sending_since = self.clock()
-        outcome = self._exported(batch)
-        self._sending_since = None
-        if self._metrics is not None:
-            self._metrics.exported(self.exporter.name, outcome, time.perf_counter() - begun)
-        if isinstance(outcome, Accepted):
-            self.accepted += 1
-            if outcome.warning:
-                self.warnings += 1
-                self.last_warning = outcome.warning
-        return outcome
-
-    def _exported(self, batch: Batch) -> ExportOutcome:
-        try:
-            return self.exporter.export(batch)
-        except Exception as error:
-            return Unavailable(f"{type(error).__name__} in exporter {self.exporter.name}", UnavailableFor.SERVER_ERROR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from otel_audit.delivery.adoption import Adoption
 from otel_audit.delivery.batch import Exporter
-from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, StreamExport
+from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.journal.cursor import Position, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in

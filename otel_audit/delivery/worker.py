@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from otel_audit.delivery.backoff import Backoff
-from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, Step, StreamExport
+from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
 from otel_audit.journal.exportable import Exportable
 from otel_audit.notices import Notices
 

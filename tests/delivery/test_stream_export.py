@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from otel_audit.delivery.batch import Batch
+from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.otlp import OtlpExporter
 from otel_audit.delivery.outcomes import ExportOutcome
-from otel_audit.delivery.stream_export import Blocked, Destination, Halved, Idle, Moved, Step, StreamExport
+from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.recovery import Shipment, take
 from otel_audit.settings import OtlpProtocol, OtlpSettings
@@ -552,8 +553,9 @@ def test_progress_continues_where_the_last_owner_stopped(
 KILLED_BEFORE_THE_CURSOR = """
     import os, signal, sys
     from pathlib import Path
+    from otel_audit.delivery.destination import Destination
     from otel_audit.delivery.otlp import OtlpExporter
-    from otel_audit.delivery.stream_export import Destination, StreamExport
+    from otel_audit.delivery.stream_export import StreamExport
     from otel_audit.journal.files import streams_in
     from otel_audit.journal.recovery import take
     from otel_audit.settings import OtlpProtocol, OtlpSettings
