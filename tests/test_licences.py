@@ -31,9 +31,9 @@ def needs(package: Distribution) -> Iterator[str]:
 
 
 def licence_of(package: Distribution) -> str:
-    metadata = package.metadata
-    classifiers = [line for line in metadata.get_all("Classifier") or () if line.startswith("License ::")]
-    return " ".join([metadata.get("License-Expression") or metadata.get("License") or "", *classifiers])
+    said = [*package.metadata.get_all("License-Expression", []), *package.metadata.get_all("License", [])]
+    classifiers = [line for line in package.metadata.get_all("Classifier", []) if line.startswith("License ::")]
+    return " ".join([*said, *classifiers])
 
 
 def test_every_package_that_comes_with_ours_has_a_permissive_licence() -> None:
