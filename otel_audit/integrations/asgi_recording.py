@@ -12,6 +12,7 @@ from otel_audit.draft import Exchange as ExchangeFacts
 from otel_audit.event import AuditAction, AuditPrincipal, AuditSource
 from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
 from otel_audit.integrations.asgi_route import route_of
+from otel_audit.integrations.failures import described
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
@@ -181,4 +182,4 @@ def _of_exchange(error: BaseException | None, exchange: Exchange) -> BaseExcepti
 
 
 def _say_lost(notices: Notices, failure: Exception) -> None:
-    notices.say("request", f"the end of a request could not be recorded: {failure}")
+    notices.say("request", f"the end of a request could not be recorded: {described(failure)}")

@@ -9,10 +9,12 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
+from otel_audit.errors import AuditError
 from otel_audit.event import AuditPrincipal
+from otel_audit.integrations.failures import described
 from otel_audit.notices import Notices
 
-__all__ = ["PrincipalSource", "Principals", "principal_of"]
+__all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of"]
 
 PrincipalSource = Callable[[MutableMapping[str, Any]], object] | ContextVar[Any]
 """Where an application says who its user is: a plain function of the ASGI scope, or a ContextVar."""
@@ -22,6 +24,10 @@ _NAMES: Final = ("username", "preferred_username", "identity", "display_name", "
 _ROLES: Final = ("roles", "scopes")
 _CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. As an attribute it is something else
 _TEXTS: Final = (str, int, UUID)
+
+
+class NotAwaited(AuditError, TypeError):
+    """What should name a user is a coroutine."""
 
 
 class Principals:
@@ -63,7 +69,7 @@ class Principals:
             return None
 
     def _say(self, error: Exception) -> None:
-        self._notices.say("principal", f"who makes a request could not be found out: {error!r}")
+        self._notices.say("principal", f"who makes a request could not be found out: {described(error)}")
 
     def _found(self, scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
         if self._source is not None:
@@ -86,7 +92,7 @@ def principal_of(value: object) -> AuditPrincipal | None:
     None where it names nobody, and for a user who is not authenticated.
 
     Raises:
-        TypeError: it is a coroutine, which nobody has awaited.
+        NotAwaited: it is a coroutine.
         Exception: what the value's own methods raise.
     """
     if value is None or isinstance(value, AuditPrincipal):
@@ -95,7 +101,7 @@ def principal_of(value: object) -> AuditPrincipal | None:
         return AuditPrincipal(username=value) if value else None
     if inspect.iscoroutine(value):
         value.close()  # or Python warns of it wherever it is collected
-        raise TypeError(f"expected a principal, got the coroutine {value.__qualname__}; await it")
+        raise NotAwaited(f"expected a principal, got the coroutine {value.__qualname__}; await it")
     read, role_keys = (value.get, _CLAIMED_ROLES) if isinstance(value, Mapping) else (_attributes_of(value), _ROLES)
     if read("is_authenticated") is False:
         return None

@@ -22,6 +22,8 @@ from otel_audit import AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
 from tests.integrations.serving import a_logger, an_app, audited, events_of, get, the_event
 
+SECRET = "a-secret-of-no-known-form"
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -118,7 +120,7 @@ def test_a_principal_that_cannot_be_found_out_costs_neither_the_request_nor_its_
     directory: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(scope: Any) -> object:
-        raise LookupError("no session")
+        raise LookupError(f"no session for {SECRET}")
 
     answers: list[httpx.Response] = []
     app = audited(an_app(), directory, principal=broken)
@@ -126,7 +128,10 @@ def test_a_principal_that_cannot_be_found_out_costs_neither_the_request_nor_its_
 
     assert answers[0].status_code == 200
     assert event["principal"]["username"] == ""
-    assert "who makes a request could not be found out" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "who makes a request could not be found out: LookupError raised at" in said
+    assert f"{Path(__file__).name}:" in said
+    assert SECRET not in said
 
 
 def test_a_principal_that_cannot_be_read_where_it_is_told_costs_neither_the_request_nor_its_event(
