@@ -89,7 +89,7 @@ def read_resource_logs(value: Mapping[str, Any]) -> ResourceLogs:
     """
     try:
         return _resource_logs(value)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"expected OTLP-JSON of log records, got {type(error).__name__}: {str(error)[:200]}"
         ) from error
