@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -96,17 +97,31 @@ def everything_in(directory: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
 
 
+class Refusing(OtlpServer):
+    """Refuses requests that hold the word poison, and says what it should not."""
+
+    def __init__(self, says: str) -> None:
+        super().__init__()
+        self._says = says
+
+    def received(self, request: Received) -> Answer:
+        accepted = super().received(request)
+        return partial_success(1, self._says) if b"poison" in request.body else accepted
+
+
 # Only generated, not shrunk: an example is a whole service with its server.
 @given(st.data())
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 def test_a_planted_secret_is_in_no_byte_that_leaves_the_process(data: st.DataObject) -> None:
     samples = [sample for of_kind in SAMPLES.values() for sample in of_kind]
-    ways = data.draw(st.permutations(sorted(WAYS))) * 2  # so that each is used
-    planted: list[tuple[str, str]] = []
+    ways = itertools.cycle(data.draw(st.permutations(sorted(WAYS))))
+    refused = data.draw(st.sampled_from(samples))
+    answered = data.draw(refused.secret)
+    planted = [("the answer of the server", answered)]
     said, out = io.StringIO(), io.StringIO()
     with (
         tempfile.TemporaryDirectory() as directory,
-        OtlpServer() as server,
+        Refusing(f"record {refused.before}{answered}{refused.after} ok") as server,
         contextlib.redirect_stderr(said),
         contextlib.redirect_stdout(out),
         configure(
@@ -118,13 +133,15 @@ def test_a_planted_secret_is_in_no_byte_that_leaves_the_process(data: st.DataObj
             batch_delay_s=0.05,
         ) as audit,
     ):
+        audit.log(AuditEvent(event_type="poison"))
         for sample, way in zip(samples, ways, strict=False):
             secret = data.draw(sample.secret)
             split = data.draw(st.sampled_from(INVISIBLE)).join((secret[: len(secret) // 2], secret[len(secret) // 2 :]))
             planted += [(way, secret), (way, split)]
             WAYS[way](audit, f"it is {sample.before}{split}{sample.after} ok")
         report = audit.flush(60)
-        status = CliRunner().invoke(main, ["status", directory]).output
+        quarantined = audit.stats().quarantined
+        status = CliRunner().invoke(main, ["status", directory, "--json"]).output
         audit.close()
         left = [
             everything_in(Path(directory)),
@@ -134,8 +151,10 @@ def test_a_planted_secret_is_in_no_byte_that_leaves_the_process(data: st.DataObj
             status.encode(),
         ]
 
-    assert len(ways) >= len(samples) >= len(WAYS)
+    assert len(samples) >= len(WAYS)  # each way was used
     assert report.complete
+    assert quarantined == 1
+    assert "[REDACTED]" in status
     assert left[0].count(b"[REDACTED]") >= len(samples)
     assert sum(request.body.count(b"[REDACTED]") for request in server.requests) >= len(samples)
     assert said.getvalue().count("[REDACTED]") > 0
@@ -144,21 +163,11 @@ def test_a_planted_secret_is_in_no_byte_that_leaves_the_process(data: st.DataObj
     ] == []
 
 
-class Echoing(OtlpServer):
-    """Refuses requests that hold the word poison, and says back what it should not."""
-
-    def received(self, request: Received) -> Answer:
-        accepted = super().received(request)
-        if b"poison" not in request.body:
-            return accepted
-        return partial_success(1, "record {'user': 'al', 'password': 'hunter2-of-al'} by ghp_" + "a1" * 18)
-
-
 def test_what_a_server_says_of_a_refused_record_is_screened_before_it_is_kept(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with (
-        Echoing() as server,
+        Refusing("record {'user': 'al', 'password': 'hunter2-of-al'} by ghp_" + "a1" * 18) as server,
         configure(
             directory=str(tmp_path / "journal"),
             export="otlp",
