@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from otel_audit.cli.demo_service import FeatureService, Visitors
+from otel_audit.cli.directory import GivenPath
 from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
 from otel_audit.logger import AuditLogger
@@ -43,7 +44,7 @@ _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 @click.option(
     "--dir",
     "directory",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=GivenPath(file_okay=False),
     help="Where the journal goes. Default: OTEL_AUDIT_DIR, else a new directory for temporary files.",
 )
 def demo(seconds: float, rate: float, directory: Path | None) -> None:

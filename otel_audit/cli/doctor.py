@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from otel_audit.cli.directory import GivenPath
 from otel_audit.delivery.otlp import OtlpExporter
 from otel_audit.delivery.view import escaped
 from otel_audit.diagnosis import (
@@ -36,7 +37,7 @@ _REMEDY_INDENT: Final = " " * 5
 
 
 @click.command()
-@click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path, readable=False))
+@click.argument("directory", metavar="[DIR]", required=False, type=GivenPath())
 @click.option("--no-probe", is_flag=True, help="Send nothing: leave out whether an event is accepted.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with every check.")
 def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from otel_audit._version import __version__
 from otel_audit.cli.destination import Destination
+from otel_audit.cli.directory import GivenPath
 from otel_audit.cli.replay_quarantine import replay_quarantine
 from otel_audit.delivery.view import escaped
 from otel_audit.errors import AuditError
@@ -36,12 +37,12 @@ _TROUBLES_SHOWN: Final = 20
 
 
 @click.command()
-@click.argument("path", required=False, type=click.Path(exists=True, readable=False, path_type=Path))
+@click.argument("path", required=False, type=GivenPath(exists=True))
 @click.option("--quarantine", is_flag=True, help="Send the quarantined lines of the journal in PATH again.")
 @click.option(
     "--state",
     "state_directory",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(file_okay=False),
     help="Directory for the file that keeps how far it came.  [default: the directory of the settings]",
 )
 @click.option("--from-start", is_flag=True, help="Send all of it, whatever was sent before.")

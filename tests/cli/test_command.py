@@ -65,6 +65,23 @@ def test_a_file_in_the_place_of_a_directory_is_not_said_to_be_missing(name: str,
     assert "which is no directory; give DIR or set OTEL_AUDIT_DIR" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("status", ""), ("tail", ""), ("ship", "--once", ""), ("doctor", ""), ("replay", ""), ("demo", "--dir", "")],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_working_directory(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 2
+    assert "expected a path, got an empty one" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["status", "tail"])
 def test_a_directory_without_a_stream_is_told_from_one_without_events(name: str, tmp_path: Path) -> None:
     journal, elsewhere = a_journal(tmp_path / "journal"), tmp_path / "elsewhere"
