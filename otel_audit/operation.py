@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
@@ -30,12 +30,13 @@ _CANCELLED = (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, Generator
 
 
 class Operation:
-    """A context manager, plain or async, around one operation. Not for more than one `with`.
+    """A context manager, plain or async, around one operation. Not for two at the same time.
 
-    `event` may be filled in while it runs; an `outcome` that is set inside is kept. Without one it is `success` after
-    a normal end, `cancelled` after a time-out or cancellation, `denied` after a `PermissionError`, else `error`. Of an
-    exception only the class is recorded: its message may hold anything. With `exception_message` the message is too, as
-    the attribute `exception.message`, redacted and cut like any other.
+    `event` may be filled in while it runs, and what is recorded at the end is made of it. An `outcome` that is set
+    inside is kept; without one it is `success` after a normal end, `cancelled` after a time-out or cancellation,
+    `denied` after a `PermissionError`, else `error`. Of an exception only the class is recorded: its message may hold
+    anything. With `exception_message` the message is too, as the attribute `exception.message`, redacted and cut like
+    any other.
 
     Where the operation is required, or its loss rule is `closed`, an event with the outcome `unknown` is recorded
     before the block runs (`begun` is its receipt), and the one at the end has its id as `parent_id`. If the first
@@ -57,6 +58,7 @@ class Operation:
         self._is_required = is_required
         self._with_message = exception_message
         self._started_ns = 0
+        self._of_begin: dict[str, str | None] = {}  # what the event at the end has from the one before the block
 
     def __enter__(self) -> Operation:
         decision = self._decision_before()
@@ -66,8 +68,8 @@ class Operation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._has_ended(kind, error)
-        self.receipt = self._recorder.log(self.event, decision=self._decision_at_end(kind))
+        ended = self._ended(kind, error)
+        self.receipt = self._recorder.log(ended, decision=self._decision_at_end(ended, kind))
 
     async def __aenter__(self) -> Operation:
         decision = self._decision_before()
@@ -83,19 +85,22 @@ class Operation:
         if not waits or kind is GeneratorExit:  # a coroutine that is thrown away may not wait any more
             self.__exit__(kind, error, at)
             return
-        self._has_ended(kind, error)
-        self.receipt = await self._recorder.alog(self.event, decision=self._decision_at_end(kind))
+        ended = self._ended(kind, error)
+        self.receipt = await self._recorder.alog(ended, decision=self._decision_at_end(ended, kind))
 
     def _decision_before(self) -> Decision | None:
         """How the begin is recorded; None where there is none."""
+        self.begun, self._of_begin = None, {}
         decision = self._recorder.decision_before(self.event)
         if self._is_required:
             return decision.kept()._replace(on_loss=OnLoss.CLOSED)
         return decision if decision.keep and decision.on_loss is OnLoss.CLOSED else None
 
     def _begin(self) -> AuditEvent:
-        self.event.request_id = self.event.request_id or self._recorder.new_request_id()
-        return self.event.model_copy(update={"event_id": str(draft.new_id()), "outcome": Outcome.UNKNOWN.value})
+        request_id = draft.given_or(self.event.request_id, self._recorder.new_request_id())
+        self._of_begin["request_id"] = request_id
+        own = {"event_id": str(draft.new_id()), "request_id": request_id, "outcome": Outcome.UNKNOWN.value}
+        return self.event.model_copy(update=own)
 
     def _has_begun(self, receipt: Receipt | None) -> None:
         if receipt is None or (receipt.seq is None and self._recorder.has_journal):
@@ -104,25 +109,23 @@ class Operation:
                 "thread (a signal handler, a finalizer), which cannot wait for the disk; begin it elsewhere"
             )
         self.begun = receipt
-        self.event.parent_id = receipt.event_id
+        self._of_begin["parent_id"] = receipt.event_id
 
-    def _has_ended(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+    def _ended(self, kind: type[BaseException] | None, error: BaseException | None) -> AuditEvent:
         event = self.event
-        event.duration_ms = (time.perf_counter_ns() - self._started_ns) / 1e6
+        facts: dict[str, Any] = {
+            **self._of_begin,
+            "duration_ms": (time.perf_counter_ns() - self._started_ns) / 1e6,
+            "outcome": draft.given_or(event.outcome, _outcome_of(kind).value),
+        }
         if kind is not None:
-            event.error_type = draft.given_or(event.error_type, kind.__qualname__)
+            facts["error_type"] = draft.given_or(event.error_type, kind.__qualname__)
         if error is not None and self._with_message:
-            self._add_message_of(error)
-        event.outcome = draft.given_or(event.outcome, _outcome_of(kind).value)
+            facts["attributes"] = _with_message_of(error, event.attributes)
+        return event.model_copy(update=facts)
 
-    def _add_message_of(self, error: BaseException) -> None:
-        message = JsonValues(depth=1, items=1).key(error)  # its own `__str__` may raise
-        attributes: Any = self.event.attributes
-        if message and (attributes is None or isinstance(attributes, dict)):
-            self.event.attributes = {**(attributes or {}), EXCEPTION_MESSAGE: message}
-
-    def _decision_at_end(self, kind: type[BaseException] | None) -> Decision:
-        decision = self._recorder.decision_on(self.event)
+    def _decision_at_end(self, ended: AuditEvent, kind: type[BaseException] | None) -> Decision:
+        decision = self._recorder.decision_on(ended)
         if self.begun is None and kind is None:
             return decision
         # What has begun has an end in the trail. And its loss must not take the place of what the block gave.
@@ -147,11 +150,16 @@ def operation(
 def audited(begin: Callable[[], Operation]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator that runs each call of a function, plain or async, inside a new operation.
 
+    A function that is not async and gives a coroutine, as one that another decorator made, ends with the coroutine.
+
     Raises:
-        TypeError: for a generator function: its call ends before its body runs. Use an operation inside it.
+        TypeError: for a generator function: its call ends before its body runs. Use an operation inside it. For what
+            cannot be called, such as the object that `@classmethod` makes: put this decorator below that one.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if not callable(function):
+            raise TypeError(f"audited: expected a function, got {function!r}; put @audited below, next to the function")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(
                 f"audited: expected a function or coroutine function, got the generator function {function!r}; "
@@ -168,12 +176,38 @@ def audited(begin: Callable[[], Operation]) -> Callable[[Callable[P, R]], Callab
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            with begin():
-                return function(*args, **kwargs)
+            operation = begin()
+            operation.__enter__()
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                operation.__exit__(type(error), error, error.__traceback__)
+                raise
+            if inspect.iscoroutine(result):
+                return cast(R, _ends_with(result, operation))
+            operation.__exit__(None, None, None)
+            return result
 
         return run
 
     return decorate
+
+
+async def _ends_with(coroutine: Coroutine[Any, Any, Any], operation: Operation) -> Any:
+    try:
+        result = await coroutine
+    except BaseException as error:
+        await operation.__aexit__(type(error), error, error.__traceback__)
+        raise
+    await operation.__aexit__(None, None, None)
+    return result
+
+
+def _with_message_of(error: BaseException, attributes: Any) -> Any:
+    message = JsonValues(depth=1, items=1).key(error)  # its own `__str__` may raise
+    if message and (attributes is None or isinstance(attributes, dict)):
+        return {**(attributes or {}), EXCEPTION_MESSAGE: message}
+    return attributes
 
 
 def _outcome_of(kind: type[BaseException] | None) -> Outcome:

@@ -286,6 +286,64 @@ class Broken(AuditSink):
         raise OSError("broken")
 
 
+def test_an_operation_that_is_used_again_is_recorded_by_how_it_ended_then(audit: AuditLogger, tmp_path: Path) -> None:
+    operation = audit.operation("x")
+    with operation:
+        pass
+    first = event_of(tmp_path, operation.receipt)
+    with pytest.raises(ZeroDivisionError), operation:
+        raise ZeroDivisionError
+    second = event_of(tmp_path, operation.receipt)
+
+    assert (first["outcome"], second["outcome"], second["error_type"]) == ("success", "error", "ZeroDivisionError")
+    assert "error_type" not in first
+
+
+def test_an_operation_that_is_required_again_has_a_begin_and_a_parent_of_its_own(
+    audit: AuditLogger, tmp_path: Path
+) -> None:
+    operation = audit.require("x")
+    ends = []
+    for _ in range(2):
+        with operation:
+            begin = event_of(tmp_path, operation.begun)
+        ends.append(event_of(tmp_path, operation.receipt))
+        assert "parent_id" not in begin
+        assert ends[-1]["parent_id"] == begin["event_id"]
+        assert ends[-1]["request_id"] == begin["request_id"]
+
+    assert ends[0]["request_id"] != ends[1]["request_id"]
+
+
+async def fails_later() -> None:
+    await asyncio.sleep(0)
+    raise ZeroDivisionError
+
+
+def gives_a_coroutine() -> Any:
+    return fails_later()
+
+
+class AsyncCallable:
+    async def __call__(self) -> None:
+        await fails_later()
+
+
+@pytest.mark.parametrize("function", [gives_a_coroutine, AsyncCallable()], ids=lambda value: type(value).__name__)
+def test_a_function_that_gives_a_coroutine_ends_with_it(audit: AuditLogger, tmp_path: Path, function: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(audit.audited("x")(function)())
+
+    assert [event["outcome"] for event in application_events(tmp_path)] == ["error"]
+
+
+def test_what_cannot_be_called_is_refused_when_it_is_decorated(audit: AuditLogger) -> None:
+    method: Any = classmethod(lambda cls: cls)
+
+    with pytest.raises(TypeError, match="put @audited below"):
+        audit.audited("x")(method)
+
+
 def test_a_hostile_outcome_that_is_set_inside_hides_neither_the_end_nor_the_event(
     audit: AuditLogger, tmp_path: Path
 ) -> None:
