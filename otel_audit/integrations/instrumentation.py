@@ -50,20 +50,22 @@ class Instrumentation:
 
     def wrap(self, owner: type | ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
         """From here on `owner.name(...)` is `wrapper(original, ...)`; in a class with its instance, subclasses too."""
+        self.replace(owner, name, _wrapped(getattr(owner, name), wrapper))
+
+    def replace(self, owner: type | ModuleType, name: str, replacement: Callable[..., Any]) -> None:
+        """From here on `owner.name` is this function, with the parameters that it has."""
         original = getattr(owner, name)
         inherited = name not in vars(owner)
 
-        wrapped = _wrapped(original, wrapper)
-
         def undo() -> None:
-            if vars(owner).get(name) is not wrapped:
+            if vars(owner).get(name) is not replacement:
                 return  # somebody wrapped it again: `is_on` makes ours harmless
             if inherited:
                 delattr(owner, name)
             else:
                 setattr(owner, name, original)
 
-        setattr(owner, name, wrapped)
+        setattr(owner, name, replacement)
         self._undo.append(undo)
 
     def undo(self) -> None:

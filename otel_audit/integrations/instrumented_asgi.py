@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from otel_audit.errors import AuditError
 from otel_audit.integrations.asgi import AuditMiddleware
@@ -13,22 +14,31 @@ from otel_audit.integrations.asgi_types import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.instrumentation import Instrumentation
 from otel_audit.integrations.kept_out import is_kept_out
 
-__all__ = ["AuditedStack", "audit_applications"]
+__all__ = ["audit_applications"]
+
+_APPLICATION: Final = "otel_audit.application"
 
 
 def audit_applications(kind: type, instrumentation: Instrumentation) -> None:
-    """Applications of this class of Starlette, or of one below it, are audited when they have not yet begun to run.
+    """Applications of this class of Starlette, or of one below it, are audited, those that run already too.
 
-    One that has `AuditMiddleware` among its own keeps to that: its logger and its options count.
+    One that has `AuditMiddleware` among its own keeps to that: its logger and its options count. What is wrapped is the
+    call of the application, and not its stack of middleware: OpenTelemetry's instrumentor of FastAPI leaves alone what
+    is not the stack that it knows.
     """
+    around = _Around(instrumentation)
+    original: Callable[..., Awaitable[None]] = kind.__call__
 
-    def build(original: Callable[[Any], ASGIApp], app: Any) -> ASGIApp:
-        stack = original(app)
-        if not instrumentation.is_on or isinstance(stack, AuditedStack) or _audits_itself(app):
-            return stack
-        return AuditedStack(stack, instrumentation)
+    @functools.wraps(original)
+    async def call(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        run = functools.partial(original, app)
+        is_seen_to = exchange_of(scope) is not None or is_left_out(scope) or is_held(scope)
+        if is_seen_to or not instrumentation.is_on or _audits_itself(app):
+            await run(scope, receive, send)
+        else:
+            await around(run, scope, receive, send)
 
-    instrumentation.wrap(kind, "build_middleware_stack", build)
+    instrumentation.replace(kind, "__call__", call)  # uvicorn takes what can be called without arguments for a factory
 
 
 def _audits_itself(app: Any) -> bool:
@@ -38,28 +48,23 @@ def _audits_itself(app: Any) -> bool:
     return any(isinstance(kind, type) and issubclass(kind, AuditMiddleware) for kind in kinds)
 
 
-class AuditedStack:
-    """The application `app`, inside the middleware unless there is one around it already.
+class _Around:
+    """The middleware around all applications of an instrumentation.
 
     The logger is made at the first lifespan, request or connection: a program that merely builds an application needs
     no journal.
     """
 
-    def __init__(self, app: ASGIApp, instrumentation: Instrumentation) -> None:
-        self.app = app
+    def __init__(self, instrumentation: Instrumentation) -> None:
         self._instrumentation = instrumentation
         self._audited: AuditMiddleware | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Source: ASGI specification 3.0.
+    async def __call__(self, run: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """`run` the application inside of it.
 
         Raises:
             AuditError: there is no logger, and the server has begun without a lifespan. The application is not called.
         """
-        is_seen_to = exchange_of(scope) is not None or is_left_out(scope) or is_held(scope)
-        if is_seen_to or not self._instrumentation.is_on:
-            await self.app(scope, receive, send)
-            return
         try:
             audited = self._outermost()
         except AuditError as error:
@@ -69,9 +74,14 @@ class AuditedStack:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": f"otel-audit: {error}"})
             return
+        scope[_APPLICATION] = run
         await audited(scope, receive, send)
 
     def _outermost(self) -> AuditMiddleware:
         if self._audited is None:
-            self._audited = AuditMiddleware(self.app, audit=self._instrumentation.audit)
+            self._audited = AuditMiddleware(_run_application, audit=self._instrumentation.audit)
         return self._audited
+
+
+async def _run_application(scope: Scope, receive: Receive, send: Send) -> None:
+    await scope.pop(_APPLICATION)(scope, receive, send)

@@ -62,7 +62,7 @@ class StarletteAuditor(FrameworkAuditor):
     def _begin(self, instrumentation: Instrumentation) -> None:
         from starlette.applications import Starlette
 
-        audit_applications(Starlette, instrumentation)
+        audit_applications(_of(Starlette, "starlette"), instrumentation)
 
 
 class FastAPIAuditor(FrameworkAuditor):
@@ -75,7 +75,12 @@ class FastAPIAuditor(FrameworkAuditor):
     def _begin(self, instrumentation: Instrumentation) -> None:
         from fastapi import FastAPI
 
-        audit_applications(FastAPI, instrumentation)
+        audit_applications(_of(FastAPI, "fastapi"), instrumentation)
+
+
+def _of(kind: type, framework: str) -> type:
+    """The framework's own class: OpenTelemetry's instrumentors put one that is derived from it in its place."""
+    return next(each for each in kind.__mro__ if each.__module__.partition(".")[0] == framework)
 
 
 class MCPAuditor(FrameworkAuditor):

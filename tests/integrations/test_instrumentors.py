@@ -18,6 +18,7 @@ import pytest
 from fastapi import FastAPI
 from opentelemetry.instrumentation import auto_instrumentation
 from starlette.applications import Starlette
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
@@ -280,6 +281,36 @@ def instrumented(directory: Path) -> Iterator[None]:
 
 def test_an_application_that_was_made_before_is_audited_too(kind: type, tmp_path: Path) -> None:
     app = an_app(kind)
+
+    with instrumented(tmp_path), served(app) as server:
+        httpx.get(server.url + "/orders")
+
+    assert [path for _, path, *_ in seen(tmp_path)] == ["/orders"]
+
+
+def test_an_application_that_runs_already_is_audited_from_here_on(kind: type, tmp_path: Path) -> None:
+    with served(an_app(kind)) as server:
+        httpx.get(server.url + "/orders")
+        with instrumented(tmp_path):
+            httpx.get(server.url + "/orders")
+        httpx.get(server.url + "/orders")
+
+    assert [path for _, path, *_ in seen(tmp_path)] == ["/orders"]
+
+
+def test_the_stack_of_an_application_is_the_one_that_other_instrumentors_know(kind: type, tmp_path: Path) -> None:
+    with instrumented(tmp_path):
+        stack = an_app(kind).build_middleware_stack()
+
+    assert type(stack) is ServerErrorMiddleware  # OpenTelemetry's instrumentor of FastAPI makes no spans of another
+
+
+def test_all_applications_are_audited_where_another_instrumentor_puts_its_own_class_in_place(
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = an_app(kind)
+    module = "starlette.applications" if kind is Starlette else "fastapi"
+    monkeypatch.setattr(f"{module}.{kind.__name__}", type("Traced", (kind,), {}))  # as OpenTelemetry's do
 
     with instrumented(tmp_path), served(app) as server:
         httpx.get(server.url + "/orders")
