@@ -171,8 +171,13 @@ class BatchProcessor:
             return self._holdings.is_delivered()
 
     def close(self, *, timeout_s: float) -> bool:
-        """Send what is there within the time, then let go of every stream. True when all was delivered."""
+        """Send what is there within the time, then let go of every stream. True when all was delivered.
+
+        Who delivers for writers that live looks once more for what they began since the last look.
+        """
         deadline = time.monotonic() + timeout_s
+        if self._adoption is not None and self._adoption.live is not None:
+            self._look()
         self._closing.set()
         for worker in self._workers:
             worker.finish()
@@ -216,15 +221,18 @@ class BatchProcessor:
     def _keep_for_ever(self) -> None:
         closing = self._closing
         while True:
-            try:
-                self.adopt()
-            except Exception as error:  # whatever it was, the next look may be better
-                self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
+            self._look()
             self._retain(closing)
             for worker in self._workers:
                 worker.say_stuck()
             if closing.wait(_ADOPT_INTERVAL_S):
                 return
+
+    def _look(self) -> None:
+        try:
+            self.adopt()
+        except Exception as error:  # whatever it was, the next look may be better
+            self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
 
     def _retain(self, closing: threading.Event) -> None:
         if self._retention is None:

@@ -378,6 +378,22 @@ def test_a_close_delivers_every_segment_of_a_backlog(tmp_path: Path, server: Aud
     assert [name for name in server.accepted if name != "header"] == text(range(40))
 
 
+def test_a_close_delivers_what_a_live_writer_began_since_the_last_look(tmp_path: Path, server: AuditedServer) -> None:
+    everything = Adoption(lambda header: True, live=lambda header: True)
+    processor = BatchProcessor(tmp_path, [exporter_to(server)], adoption=everything)
+    known, new = a_journal(tmp_path), a_journal(tmp_path)
+    append(known, "a")
+    processor.start()
+    poll(lambda: server.accepted, until=lambda names: names == ["header", "a"], what="the first look")
+
+    append(new, "b")
+
+    assert processor.close(timeout_s=20)
+    assert server.accepted == ["header", "a", "header", "b"]
+    known.close()
+    new.close()
+
+
 def test_a_close_does_not_end_streams_that_it_never_came_to(tmp_path: Path, server: AuditedServer) -> None:
     def leaves_delivery() -> Mapping[str, Any]:
         return {**description(), "export": ["ship"]}
