@@ -18,9 +18,13 @@ __all__ = ["audit_fastmcp_servers", "audit_sdk_servers"]
 
 CallNext = Callable[[Any], Awaitable[Any]]
 
+# By class of server. A recorder stays in its server, and records again when the class is instrumented anew.
+_latest: dict[type, Instrumentation] = {}
+
 
 def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
     """The calls of low-level servers of this class are recorded: of those made from here on; with SDK 1.x of all."""
+    _latest[kind] = instrumentation
 
     async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
         if instrumentation.is_on and not _is_of_fastmcp(server):
@@ -33,7 +37,7 @@ def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
     def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
         original(server, *args, **kwargs)
         if instrumentation.is_on and hasattr(server, "middleware") and not _is_of_fastmcp(server):
-            mcp_sdk2.insert(server.middleware, _SdkRecorder(server, instrumentation))
+            mcp_sdk2.insert(server.middleware, _SdkRecorder(server, kind))
 
     instrumentation.wrap(kind, "run", run)
     instrumentation.wrap(kind, "__init__", init)
@@ -43,12 +47,13 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
     """The calls of servers of this class that are made from here on are recorded."""
     from fastmcp.server.middleware import Middleware
 
+    _latest[kind] = instrumentation
     recorder = type("AutomaticAudit", (_FastMcpRecorder, Middleware), {})
 
     def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
         original(server, *args, **kwargs)
         if instrumentation.is_on and not _has(server.middleware, recorder):
-            server.middleware.insert(0, recorder(server, instrumentation))
+            server.middleware.insert(0, recorder(server, kind))
 
     async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
         if instrumentation.is_on and not _has(server.middleware, fastmcp.CallRecorder):
@@ -71,29 +76,31 @@ def _prepare(server: Any, instrumentation: Instrumentation) -> None:
 class _SdkRecorder:
     """Middleware of a server of SDK 2.x that records, unless `audit_server` has put another one beside it."""
 
-    def __init__(self, server: Any, instrumentation: Instrumentation) -> None:
+    def __init__(self, server: Any, kind: type) -> None:
         self._server = server
-        self._instrumentation = instrumentation
+        self._kind = kind
 
     async def __call__(self, ctx: Any, call_next: CallNext) -> Any:
-        if not self._instrumentation.is_on or _has(self._server.middleware, mcp_sdk2.AuditMiddleware):
+        instrumentation = _latest[self._kind]
+        if not instrumentation.is_on or _has(self._server.middleware, mcp_sdk2.AuditMiddleware):
             return await call_next(ctx)
-        return await mcp_sdk2.AuditMiddleware(self._instrumentation.audit)(ctx, call_next)
+        return await mcp_sdk2.AuditMiddleware(instrumentation.audit)(ctx, call_next)
 
 
 class _FastMcpRecorder:
     """Middleware of a FastMCP server that records, unless `audit_server` or the server it is mounted on does."""
 
-    def __init__(self, server: Any, instrumentation: Instrumentation) -> None:
+    def __init__(self, server: Any, kind: type) -> None:
         self._server = server
-        self._instrumentation = instrumentation
+        self._kind = kind
 
     async def __call__(self, context: Any, call_next: CallNext) -> Any:
-        if not self._instrumentation.is_on or context.type != "request" or context.method not in EVENT_TYPES:
+        instrumentation = _latest[self._kind]
+        if not instrumentation.is_on or context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
         if _has(self._server.middleware, fastmcp.CallRecorder) or fastmcp.recorded_by_outer_server() is not None:
             return await call_next(context)
-        return await fastmcp.CallRecorder(self._instrumentation.audit)(context, call_next)
+        return await fastmcp.CallRecorder(instrumentation.audit)(context, call_next)
 
 
 def _has(middleware: list[Any], kind: type) -> bool:

@@ -179,3 +179,24 @@ def test_a_call_that_a_tool_makes_on_another_server_is_one_for_the_instrumentor_
             auditor.uninstrument()
 
     assert_that_each_is_an_event(tmp_path)
+
+
+def test_uninstrument_ends_the_recording_of_a_server_and_instrument_begins_it_again(tmp_path: Path) -> None:
+    auditor = FastMCPAuditor()
+    before = dict(vars(FastMCP))
+
+    def call(server: FastMCP[Any]) -> None:
+        asyncio.run(server.call_tool("add", {"a": 1, "b": 2}))
+
+    with recorder(tmp_path / "one") as one, recorder(tmp_path / "two") as two:
+        auditor.instrument(audit=one)
+        server = a_server()
+        call(server)
+        auditor.uninstrument()
+        call(server)
+        auditor.instrument(audit=two)
+        call(server)
+        auditor.uninstrument()
+
+        assert (one.stats().emitted, two.stats().emitted) == (1, 1)
+    assert dict(vars(FastMCP)) == before

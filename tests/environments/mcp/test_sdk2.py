@@ -11,6 +11,7 @@ import mcp.types as types
 import pytest
 from conftest import Service
 from mcp import Client
+from mcp.server.lowlevel import Server
 from mcp.server.mcpserver import MCPServer
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sdk import SERVERS
 
 import otel_audit
+from otel_audit.integrations.instrumentors import MCPAuditor
 from otel_audit.integrations.mcp import audit_server
 from tests.recording import recorder
 
@@ -83,6 +85,23 @@ def test_the_event_belongs_to_the_span_that_the_sdk_makes_of_the_request(
 
     (served,) = (each for each in spans.get_finished_spans() if each.name == "tools/call add" and each.kind.value == 1)
     assert f'"span_id":"{served.context.span_id:016x}"' in text(tmp_path)
+
+
+def test_uninstrument_ends_the_recording_of_a_server_and_instrument_begins_it_again(tmp_path: Path) -> None:
+    auditor = MCPAuditor()
+    before = dict(vars(Server))
+    with recorder(tmp_path / "one") as one, recorder(tmp_path / "two") as two:
+        auditor.instrument(audit=one)
+        server: MCPServer[Any] = MCPServer("on and off")
+        call(server, "add")
+        auditor.uninstrument()
+        call(server, "add")
+        auditor.instrument(audit=two)
+        call(server, "add")
+        auditor.uninstrument()
+
+        assert (one.stats().emitted, two.stats().emitted) == (1, 1)
+    assert dict(vars(Server)) == before
 
 
 def test_a_call_that_asks_the_client_for_more_has_no_success_yet(tmp_path: Path) -> None:
