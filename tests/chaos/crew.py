@@ -17,9 +17,19 @@ from tests.chaos.plan import WRITERS
 from tests.chaos.writer import NO_JOURNAL
 from tests.servers import Collector
 
-__all__ = ["OTEL_AUDIT", "CollectorMember", "Member", "ProcessMember", "shipper_environment", "shippers", "writers"]
+__all__ = [
+    "OTEL_AUDIT",
+    "WRITER",
+    "CollectorMember",
+    "Member",
+    "ProcessMember",
+    "shipper_environment",
+    "shippers",
+    "writers",
+]
 
 OTEL_AUDIT: Final = Path(sys.executable).with_name("otel-audit")
+WRITER: Final = "tests.chaos.writer"  # stands in the command line of each, and of its forked children
 
 _REPOSITORY: Final = Path(__file__).resolve().parents[2]
 _RESTART_AFTER_S: Final = 0.5
@@ -264,7 +274,7 @@ def _writer(
             variables |= {"OTEL_AUDIT_DIR": str(journal), **export, **_HASTE, **more}
         grpc = variables.get("OTEL_EXPORTER_OTLP_PROTOCOL") == "grpc"
         variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.grpc_endpoint if grpc else collector.http_endpoint
-        command = [sys.executable, "-m", "tests.chaos.writer", contender, instance, str(ledgers), str(seed)]
+        command = [sys.executable, "-m", WRITER, contender, instance, str(ledgers), str(seed)]
         return _started(command, variables, log, stdin=subprocess.PIPE)
 
     return ProcessMember(f"writer-{number}", launch, excused=NO_JOURNAL, in_order=frozenset({0}), logs=logs)

@@ -16,10 +16,20 @@ from typing import Any, Final
 
 from otel_audit.journal.census import census
 from tests.chaos.contenders import ContenderName
-from tests.chaos.crew import OTEL_AUDIT, CollectorMember, Member, ProcessMember, shipper_environment, shippers, writers
+from tests.chaos.crew import (
+    OTEL_AUDIT,
+    WRITER,
+    CollectorMember,
+    Member,
+    ProcessMember,
+    shipper_environment,
+    shippers,
+    writers,
+)
 from tests.chaos.disk import SmallDisk, small_disk
 from tests.chaos.journal_copy import read_journal
 from tests.chaos.ledger import is_child, read_ledger
+from tests.chaos.orphans import adopted_orphans, orphans
 from tests.chaos.plan import SHIPPERS, Act, Role, Step, count, plan
 from tests.chaos.verdict import Delivery, archived, judge_ours, judge_stock
 from tests.servers import Collector, poll
@@ -28,6 +38,7 @@ __all__ = ["Result", "run"]
 
 _CALM_S: Final = 2.0
 _DRAIN_TIMEOUT_S: Final = 120.0
+_ORPHANS_END_S: Final = 60.0  # each has an alarm before that
 _COMMAND_TIMEOUT_S: Final = 120.0
 _LOOK_EVERY_S: Final = 0.1
 _DISK_MIB: Final = 24
@@ -109,6 +120,7 @@ class _Run:
         with ExitStack() as stack:
             disk = stack.enter_context(self._disk())
             self._journal.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(adopted_orphans(WRITER))
             collector = stack.enter_context(Collector(self._place / "collector", overrides=[_ROTATION]))
             crew = stack.enter_context(self._crew(collector))
             steps = self._steps(disk)
@@ -187,6 +199,7 @@ class _Run:
         _pass_time(time.monotonic() + _CALM_S, [*crew[Role.WRITER], *crew[Role.SHIPPER]], threading.Event())
         self._calm = {member.instance for member in crew[Role.WRITER] if isinstance(member, ProcessMember)}
         self._end(crew[Role.WRITER])
+        poll(lambda: orphans(WRITER), until=lambda left: not left, timeout_s=_ORPHANS_END_S, what="no forked child")
         if not self._is_ours:
             return {}
         self._say("the writers have ended")

@@ -43,9 +43,17 @@ def chaos(directory: Path, *options: str) -> tuple[dict[str, Any], str]:
     return result, done.stderr
 
 
-def children(pid: int) -> list[str]:
-    """The processes that its threads have started."""
-    return [child for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
+def processes_of(directory: Path) -> list[str]:
+    """Every process of a run that keeps its files there, whoever started it."""
+    return [process.name for process in Path("/proc").glob("[0-9]*") if str(directory) in words_of(process)]
+
+
+def words_of(process: Path) -> str:
+    """Its command line and its environment; nothing once it has ended, nor of another user."""
+    try:
+        return ((process / "cmdline").read_bytes() + (process / "environ").read_bytes()).decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
 
 
 @pytest.mark.timeout(600)
@@ -88,13 +96,12 @@ def test_a_run_that_is_ended_before_its_time_leaves_no_process_and_no_disk(tmp_p
     ) as run:
         try:
             poll(lambda: list(tmp_path.glob("ours/ledger/*")), what="a writer that has begun", timeout_s=120)
-            started = children(run.pid)
+            poll(lambda: len(processes_of(tmp_path)), until=lambda count: count >= 3, what="the crew", timeout_s=60)
 
             run.terminate()
             run.wait(60)
         finally:
             run.kill()
 
-    assert len(started) >= 3
-    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert processes_of(tmp_path) == []
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
