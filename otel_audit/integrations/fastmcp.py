@@ -94,9 +94,20 @@ def _failed(event: AuditEvent, error: BaseException) -> None:
     cause = error.__cause__ if isinstance(error, Exception) else None  # FastMCP wraps what a tool raises
     if isinstance(error, AuthorizationError) or isinstance(cause, PermissionError):
         event.outcome = event.outcome or Outcome.DENIED.value
+    if _is_time_out(cause):
+        event.outcome = event.outcome or Outcome.CANCELLED.value
+        event.error_type = event.error_type or TimeoutError.__qualname__
     if cause is not None:
         event.error_type = event.error_type or type(cause).__qualname__
     name_error(event, error)
+
+
+def _is_time_out(cause: BaseException | None) -> bool:
+    """A time-out in the tool, or the end of the time that it has on the server: FastMCP makes an `MCPError` of that."""
+    from mcp import MCPError
+
+    ended = cause.__context__ if isinstance(cause, MCPError) else cause
+    return isinstance(ended, TimeoutError)
 
 
 def _tool_failed(event: AuditEvent, error: BaseException) -> None:

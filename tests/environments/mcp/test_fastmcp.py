@@ -99,6 +99,25 @@ def test_a_call_that_asks_the_client_for_more_has_no_success_yet(tmp_path: Path)
     assert event["outcome"] == "input_required"
 
 
+def test_a_tool_that_runs_out_of_time_is_cancelled(tmp_path: Path) -> None:
+    async def work(server: FastMCP[Any]) -> None:
+        @server.tool(timeout=0.01)
+        async def waits_for_its_time_to_end() -> None:
+            await asyncio.Event().wait()
+
+        @server.tool()
+        async def gives_up() -> None:
+            raise TimeoutError
+
+        async with Client(server) as client:
+            for name in ("waits_for_its_time_to_end", "gives_up"):
+                assert (await client.call_tool(name, {}, raise_on_error=False)).is_error
+
+    events = events_of(tmp_path, work)
+
+    assert [(event["outcome"], event["error_type"]) for event in events] == [("cancelled", "TimeoutError")] * 2
+
+
 def test_a_call_that_no_client_made_is_local(tmp_path: Path) -> None:
     async def work(server: FastMCP[Any]) -> None:
         await server.call_tool("add", {"a": 1, "b": 2})
