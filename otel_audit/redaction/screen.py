@@ -19,6 +19,10 @@ __all__ = ["SCREEN", "Screen", "has_secret", "without_secrets"]
 
 _REDACTED = REDACTED.encode()
 _MAX_ROUNDS: Final = 8
+# Parts that look like secrets and are none are looked at again from their second character on. A text that is made of
+# little else ("pass=pass=pass=...") would take the square of its length: from here on, what looks like one is one.
+_PATIENCE: Final = 8
+_PATIENCE_BYTES: Final = 4096
 
 # Characters that are not seen: a secret copied from a page may hold one, and is the same secret to a reader. Soft
 # hyphen; zero-width spaces, joiners and marks of direction; word joiner and other invisible operators; BOM.
@@ -114,15 +118,17 @@ class _PatternSet:
     def _replaced_by(self, index: int, data: bytes) -> bytes:
         regex, is_secret = self._regexes[index], self._patterns[index].is_secret
         pieces: list[bytes] = []
-        done = position = 0
+        done = position = doubted = 0
+        patience = _PATIENCE * len(data) + _PATIENCE_BYTES
         while position <= len(data) and (match := regex.search(data, position)) is not None:
             start, end = _secret_span(match)
-            if is_secret(data[start:end]):
+            if doubted > patience or is_secret(data[start:end]):
                 pieces += (data[done:start], _REDACTED)
                 done = position = end
             else:
                 # On from the part, not from behind it: it may itself begin a match ("token: Bearer ...").
                 position = max(start, position + 1)
+                doubted += end - start
         pieces.append(data[done:])
         return b"".join(pieces)
 
