@@ -57,7 +57,7 @@ ONLY: dict[str, set[str]] = {
 }
 
 # The journal knows no OTel.
-NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "attributes", "redaction"}
+NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "attributes", "redaction", "policy"}
 # Private modules of OTel break between releases: tests/delivery/test_otel_logs.py says what these need of them.
 PRIVATE_OTEL = {"delivery/otel_logs.py", "delivery/suppression.py"}
 
