@@ -70,6 +70,29 @@ def test_secrets_are_masked_and_what_surrounds_them_is_shown() -> None:
         assert "authorization=****" in output
 
 
+def test_what_has_no_value_says_what_that_means(tmp_path: Path) -> None:
+    lines = {line.split()[0]: " ".join(line.split()[1:]) for line in run().stdout.splitlines()}
+
+    assert lines["directory_bytes"] == "none: the disk is the limit default"
+    assert lines["keep_attributes"] == "all default"
+    assert lines["trusted_proxies"] == lines["redact_patterns"] == lines["policy"] == "none default"
+    assert lines["certificate"] == "the system's CAs default"
+    (tmp_path / "a.yaml").write_text("keep_attributes: []\n")
+    nothing_kept = run(environ={**ENVIRON, "OTEL_AUDIT_CONFIG": f"{tmp_path}/a.yaml"}).stdout
+    assert "keep_attributes       none " in nothing_kept
+
+
+def test_wrong_keys_for_pseudonyms_are_found_as_they_are_at_the_start_of_a_service(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("no key\n")
+    keys.chmod(0o600)
+
+    result = run(environ={**ENVIRON, "OTEL_AUDIT_PSEUDONYM_KEYS": str(keys)})
+
+    assert result.exit_code == 2
+    assert f"otel-audit config: {keys}" in result.stderr
+
+
 def test_a_token_in_the_query_of_the_endpoint_is_masked() -> None:
     environ = {**ENVIRON, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "https://localhost/v1/logs?key=s3cret#s3cret"}
     for arguments in ((), ("--json",)):

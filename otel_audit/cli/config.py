@@ -13,6 +13,7 @@ import click
 from otel_audit.cli.config_explain import event_of_json, explained
 from otel_audit.errors import ConfigError
 from otel_audit.policy import read_policy
+from otel_audit.redaction import Rules
 from otel_audit.settings import Durability, OtlpSettings, Setting, Settings, table
 from otel_audit.settings.otlp import OTLP_TABLE
 from otel_audit.settings.settings import IGNORED_VARIABLES
@@ -112,7 +113,8 @@ def config(markdown: bool, as_json: bool, event: BinaryIO | None) -> None:
     try:
         settings = Settings.load(os.environ)
         if settings.policy is not None:
-            read_policy(settings.policy)  # a wrong one stops the start, as a wrong setting does
+            read_policy(settings.policy)
+        Rules.of(settings)  # a wrong key or policy stops the start, as a wrong setting does
         said = (
             explained(event_of_json(event.read(), getattr(event, "name", "stdin")), settings)
             if event is not None
@@ -176,10 +178,14 @@ def _as_text(settings: Settings) -> str:
 def _text_cells(settings: Settings, setting: Setting[object]) -> tuple[str, str]:
     if setting.name not in settings.sources:
         return "-", "not used: export has no otlp" if settings.otlp is None else "not used: only for grpc"
-    unit = f" {setting.unit}" if setting.unit else ""
+    value = _value(settings, setting)
+    if value is None or value == ():
+        shown = (setting.default_text if value == setting.default else "") or "none"
+    else:
+        shown = _shown(settings, setting) + (f" {setting.unit}" if setting.unit else "")
     unused = _OF_FILES if settings.durability is Durability.MEMORY else _OF_MEMORY
     note = f"; not used: durability is {settings.durability}" if setting in unused else ""
-    return f"{_shown(settings, setting)}{unit}", f"{settings.sources[setting.name]}{note}"
+    return shown, f"{settings.sources[setting.name]}{note}"
 
 
 def _as_json(settings: Settings) -> str:

@@ -132,7 +132,7 @@ def event_of_json(content: bytes, name: str) -> AuditEvent:
     """
     try:
         fields = json.loads(content)
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8, or brackets in brackets
         place = f"{name}:{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else name
         raise ConfigError(
             f"{place}: expected one event as JSON, got what is none; give one object, as in a line"

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from otel_audit.cli.demo_service import FeatureService, Visitors
-from otel_audit.cli.directory import GivenPath
+from otel_audit.cli.parameters import GivenNumber, GivenPath
 from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
 from otel_audit.logger import AuditLogger
@@ -35,12 +35,8 @@ _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command()
-@click.option(
-    "--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="How long; 0: until it is stopped."
-)
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), default=8.0, show_default=True, help="Events a second."
-)
+@click.option("--seconds", type=GivenNumber(), default=5.0, show_default=True, help="How long; 0: until it is stopped.")
+@click.option("--rate", type=GivenNumber(above_zero=True), default=8.0, show_default=True, help="Events a second.")
 @click.option(
     "--dir",
     "directory",
@@ -107,9 +103,11 @@ def _run(audit: AuditLogger, provider: TracerProvider, seconds: float, rate: flo
     visitors = Visitors(service.port, tracer, rate=rate, events=lambda: audit.stats().emitted)
     service.start()
     visitors.start()
-    _wait(seconds)
-    visitors.stop()
-    service.stop()
+    try:
+        _wait(seconds)
+    finally:  # their threads would keep the process alive
+        visitors.stop()
+        service.stop()
 
 
 @contextlib.contextmanager

@@ -9,27 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
+from otel_audit.cli.parameters import GivenPath
 from otel_audit.delivery.view import escaped
 from otel_audit.errors import ConfigError
 from otel_audit.journal.files import segments_in
 from otel_audit.settings import Durability, Settings
 
-__all__ = ["GivenPath", "directory_argument", "say_if_empty", "unreadable"]
-
-
-class GivenPath(click.Path):
-    """A path. An empty one is refused: click would take it for the working directory, and a variable was not set."""
-
-    def __init__(self, *, exists: bool = False, file_okay: bool = True) -> None:
-        # Who reads it says more about what is in the way than click, which would look first.
-        super().__init__(exists=exists, file_okay=file_okay, readable=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.ParamType`."""
-        if not os.fspath(value):
-            self.fail("expected a path, got an empty one; leave it out, or set the variable that it comes from")
-        return super().convert(value, param, ctx)
-
+__all__ = ["directory_argument", "say_if_empty", "unreadable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

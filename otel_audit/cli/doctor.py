@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from otel_audit.cli.directory import GivenPath
+from otel_audit.cli.parameters import GivenPath
 from otel_audit.delivery.otlp import OtlpExporter
 from otel_audit.delivery.view import escaped
 from otel_audit.diagnosis import (

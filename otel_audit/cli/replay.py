@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from otel_audit._version import __version__
 from otel_audit.cli.destination import Destination
-from otel_audit.cli.directory import GivenPath
+from otel_audit.cli.parameters import GivenNumber, GivenPath
 from otel_audit.cli.replay_quarantine import replay_quarantine
 from otel_audit.delivery.view import escaped
 from otel_audit.errors import AuditError
@@ -50,7 +50,7 @@ _TROUBLES_SHOWN: Final = 20
     "--give-up-after",
     "give_up_after_s",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=GivenNumber(),
     default=60.0,
     show_default=True,
     help="How long an endpoint that is away is waited for.",

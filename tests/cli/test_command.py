@@ -67,6 +67,26 @@ def test_a_file_in_the_place_of_a_directory_is_not_said_to_be_missing(name: str,
 
 @pytest.mark.parametrize(
     "arguments",
+    [
+        ("demo", "--seconds", "nan"),
+        ("demo", "--seconds", "inf"),
+        ("demo", "--seconds", "1e12"),
+        ("demo", "--rate", "nan"),
+        ("demo", "--rate", "0"),
+        ("replay", "--give-up-after", "nan", "."),
+        ("replay", "--give-up-after", "-1", "."),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_nothing_can_wait_for_is_wrong_usage(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 2
+    assert "Invalid value for" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
     [("status", ""), ("tail", ""), ("ship", "--once", ""), ("doctor", ""), ("replay", ""), ("demo", "--dir", "")],
     ids=" ".join,
 )

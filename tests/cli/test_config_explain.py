@@ -134,6 +134,7 @@ def test_a_file_is_read_by_its_name(tmp_path: Path) -> None:
     [
         (b"", "expected one event as JSON"),
         (b"\xff", "expected one event as JSON"),
+        (b"[" * 100_000, "expected one event as JSON"),
         ([1], "expected one event, a JSON object, got list"),
         ({}, "$.event_type: expected another value: Field required"),
         ({"event_type": 7}, "$.event_type: expected another value: Input should be a valid string"),
@@ -143,7 +144,7 @@ def test_a_file_is_read_by_its_name(tmp_path: Path) -> None:
         ),
         ({"event_type": "x", "action": {"tool": "t"}}, "$.action: expected a field of an event, got 'tool'; "),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:40],
 )
 def test_what_is_no_event_is_refused(event: object, message: str) -> None:
     result = explain(event)
