@@ -13,6 +13,7 @@ from otel_audit.integrations.asgi_lifespan import Lifespan
 from otel_audit.integrations.asgi_outbox import Outbox
 from otel_audit.integrations.asgi_recording import Recording, SwiftRecording
 from otel_audit.integrations.asgi_types import ASGIApp, Receive, Scope, Send
+from otel_audit.integrations.asgi_under_way import UnderWay
 from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import within
 from otel_audit.integrations.principals import Principals, PrincipalSource
@@ -77,13 +78,14 @@ class AuditMiddleware:
         self._excluded = frozenset(path for path in paths if "*" not in path)
         self._excluded_globs = tuple(Glob(path) for path in paths if "*" in path)
         self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
+        self._under_way = UnderWay()
         self._names_event = audit_id_header
         self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Source: ASGI specification 3.0."""
         if scope["type"] == "lifespan":
-            await Lifespan(self.app, self._audit, receive, send).run(scope)
+            await Lifespan(self.app, self._audit, self._under_way, receive, send).run(scope)
         elif scope["type"] not in ("http", "websocket") or exchange_of(scope) is not None:
             await self.app(scope, receive, send)  # the second: one of this kind records it already, outside of this one
         elif self._is_excluded(scope["path"]):
@@ -98,14 +100,17 @@ class AuditMiddleware:
     async def _record(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         is_swift = self._is_swift and exchange.scope["type"] == "http"
         make = SwiftRecording if is_swift else Recording
-        recording = make(self._audit, exchange, self._principals, self._notices)
+        recording = make(self._audit, exchange, self._principals, self._notices, self._under_way)
+        self._under_way.begins(recording)
         try:
             await recording.begin()
         except AuditUnavailable:
+            self._under_way.ends(recording)
             exchange.forget()
             await _refuse(exchange.scope, send)
             return
         except BaseException:
+            self._under_way.ends(recording)
             exchange.forget()
             raise
         inbox = Inbox(receive, exchange.progress, recording.end)

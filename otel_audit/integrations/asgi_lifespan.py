@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from otel_audit.integrations.asgi_types import ASGIApp, Message, Receive, Scope, Send
+from otel_audit.integrations.asgi_under_way import UnderWay
 from otel_audit.integrations.lease import Lease
 from otel_audit.logger import AuditLogger
 
@@ -24,14 +25,16 @@ def is_held(scope: Scope) -> bool:
 class Lifespan:
     """One run of an application, from its startup to its shutdown, or to the failure of either."""
 
-    def __init__(self, app: ASGIApp, audit: AuditLogger, receive: Receive, send: Send) -> None:
+    def __init__(self, app: ASGIApp, audit: AuditLogger, under_way: UnderWay, receive: Receive, send: Send) -> None:
         self._app = app
+        self._under_way = under_way
         self._receive = receive
         self._send = send
         self._lease = Lease(audit)
         self._is_asked = False
         self._has_started = False
         self._is_ending = False
+        self._has_given_back = False
 
     async def run(self, scope: Scope) -> None:
         """The application has had its lifespan; the logger is given back.
@@ -45,16 +48,22 @@ class Lifespan:
             await self._app(scope, self._watched_receive, self._watched_send)
         except Exception:
             if self._is_ending:
-                await self._lease.give_back()
+                await self._give_back()
             if self._is_asked or self._has_started:
                 raise
         except BaseException:
             await self._lease.give_back()
             raise
         if self._is_ending:
-            await self._lease.give_back()
+            await self._give_back()
         else:
             await self._stand_in()
+
+    async def _give_back(self) -> None:
+        if not self._has_given_back:
+            self._has_given_back = True
+            await self._under_way.over()
+            await self._lease.give_back()
 
     async def _watched_receive(self) -> Message:
         self._is_asked = True
@@ -66,7 +75,7 @@ class Lifespan:
         self._has_started = True
         if message["type"] in _LAST:
             self._is_ending = True
-            await self._lease.give_back()
+            await self._give_back()
         await self._send(message)
 
     async def _stand_in(self) -> None:
@@ -77,5 +86,5 @@ class Lifespan:
                 await self._send({"type": "lifespan.startup.complete"})
             await self._receive()
         finally:
-            await self._lease.give_back()
+            await self._give_back()
         await self._send({"type": "lifespan.shutdown.complete"})

@@ -12,6 +12,7 @@ from otel_audit.draft import Exchange as ExchangeFacts
 from otel_audit.event import AuditAction, AuditPrincipal, AuditSource
 from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
 from otel_audit.integrations.asgi_route import route_of
+from otel_audit.integrations.asgi_under_way import UnderWay
 from otel_audit.integrations.failures import described
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger
@@ -27,13 +28,16 @@ class Recording:
     `is_over`: its end is recorded, or about to be.
     """
 
-    __slots__ = ("_audit", "_exchange", "_notices", "_operation", "_principals", "is_over")
+    __slots__ = ("_audit", "_exchange", "_notices", "_operation", "_principals", "_under_way", "is_over")
 
-    def __init__(self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices) -> None:
+    def __init__(
+        self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices, under_way: UnderWay
+    ) -> None:
         self._audit = audit
         self._exchange = exchange
         self._principals = principals
         self._notices = notices
+        self._under_way = under_way
         self.is_over = False
         self._operation = audit.operation(
             exchange.event_type,
@@ -72,6 +76,8 @@ class Recording:
             await self._operation.__aexit__(None if error is None else type(error), error, None)
         except Exception as failure:
             _say_lost(self._notices, failure)
+        finally:
+            self._under_way.ends(self)
 
     async def _end_before_it_began(self, error: asyncio.CancelledError) -> None:
         self.is_over = True
@@ -82,6 +88,8 @@ class Recording:
             await self._audit.alog(event)
         except Exception as failure:
             _say_lost(self._notices, failure)
+        finally:
+            self._under_way.ends(self)
 
     def _fill(self, error: BaseException | None) -> None:
         exchange, event = self._exchange, self._operation.event
@@ -106,13 +114,16 @@ class SwiftRecording:
     `is_over`: see `Recording`.
     """
 
-    __slots__ = ("_audit", "_exchange", "_notices", "_principals", "is_over")
+    __slots__ = ("_audit", "_exchange", "_notices", "_principals", "_under_way", "is_over")
 
-    def __init__(self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices) -> None:
+    def __init__(
+        self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices, under_way: UnderWay
+    ) -> None:
         self._audit = audit
         self._exchange = exchange
         self._principals = principals
         self._notices = notices
+        self._under_way = under_way
         self.is_over = False
 
     async def begin(self) -> None:
@@ -127,6 +138,8 @@ class SwiftRecording:
             self._record(_of_exchange(error, self._exchange))
         except Exception as failure:
             _say_lost(self._notices, failure)
+        finally:
+            self._under_way.ends(self)
 
     def _record(self, error: BaseException | None) -> None:
         exchange = self._exchange
