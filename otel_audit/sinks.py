@@ -6,6 +6,7 @@ Source: Feast 0.67 `audit_logger`. The journal with its delivery is a sink too: 
 from __future__ import annotations
 
 import abc
+import json
 import logging
 import os
 import sys
@@ -37,10 +38,17 @@ class AuditSink(abc.ABC):
 
 
 class StdoutAuditSink(AuditSink):
-    """JSON lines on stdout. Not for an MCP server over stdio: its stdout carries the protocol."""
+    """JSON lines on stdout. Not for an MCP server over stdio: its stdout carries the protocol.
+
+    Characters that the encoding of stdout does not have are written as JSON's escapes.
+    """
 
     def emit(self, event: JsonlEvent) -> None:
-        sys.stdout.write(event.to_jsonl() + "\n")
+        line = event.to_jsonl()
+        try:
+            sys.stdout.write(line + "\n")
+        except UnicodeEncodeError:
+            sys.stdout.write(json.dumps(json.loads(line), separators=(",", ":")) + "\n")
         sys.stdout.flush()
 
 

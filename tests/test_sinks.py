@@ -46,6 +46,19 @@ def test_stdout_is_the_one_of_the_moment(capsys: pytest.CaptureFixture[str], mon
     assert capsys.readouterr().err == EVENT.to_jsonl() + "\n"
 
 
+def test_no_event_is_lost_to_the_encoding_of_stdout() -> None:
+    program = (
+        "import otel_audit as a; a.StdoutAuditSink().emit(a.AuditEvent(event_type='x', detail='\\xfcn\\U0001f600'))"
+    )
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, env=environ, timeout=60, stdout=subprocess.PIPE, text=True
+    )
+
+    assert AuditEvent.model_validate_json(done.stdout).detail == "ün😀"
+
+
 def test_a_file_is_appended_to_and_has_each_line_when_emit_returns(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     path.write_bytes(b"before\n")
