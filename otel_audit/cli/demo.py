@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import shlex
+import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +29,7 @@ from otel_audit.trail import Stats
 
 __all__ = ["demo"]
 
+_NAME: Final = "otel-audit"
 _SERVICE: Final = "otel-audit-demo"
 _TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _TRACES_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -177,14 +180,22 @@ def _tell_numbers(stats: Stats) -> None:
         click.echo(f"{exporter} is blocked: {reason}; the events are in the journal and go out with its next owner")
 
 
+def _command() -> str:
+    """What to type for `otel-audit` in this shell: by its path where the environment that it is in is not active."""
+    called = Path(sys.argv[0])
+    is_known = called.name != _NAME or shutil.which(_NAME) is not None
+    return _NAME if is_known else shlex.quote(str(called))
+
+
 def _tell_more(settings: Settings) -> None:
+    command = _command()
     directory = shlex.quote(str(settings.directory))
     if settings.durability is not Durability.MEMORY:
-        click.echo(f"\nLook further:\n  otel-audit tail {directory}\n  otel-audit status {directory}")
+        click.echo(f"\nLook further:\n  {command} tail {directory}\n  {command} status {directory}")
     if ExporterName.OTLP in settings.export:
         click.echo("  Grafana of docker-compose.yml: http://127.0.0.1:3000, the dashboard opens by itself")
     else:
         click.echo(
             "With a collector:\n  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 "
-            "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf otel-audit demo"
+            f"OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf {command} demo"
         )

@@ -150,6 +150,24 @@ def test_without_a_directory_it_makes_a_new_one_and_says_which(tmp_path: Path) -
     assert 0 < len(application_events(directory)) < 200  # the rate is kept
 
 
+@pytest.mark.parametrize("is_active", [True, False])
+def test_the_commands_that_it_names_can_be_typed_as_they_are_shown(is_active: bool, tmp_path: Path) -> None:
+    installed = Path(sys.executable).with_name("otel-audit")
+    path = f"{installed.parent}{os.pathsep}{os.defpath}" if is_active else os.defpath
+
+    done = subprocess.run(
+        [installed, "demo", "--seconds", "0.1", "--dir", tmp_path / "journal"],
+        env=_environment(tmp_path, {"PATH": path}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    (shown,) = [line.strip() for line in done.stdout.splitlines() if " tail " in line]
+    assert shown == f"{'otel-audit' if is_active else installed} tail {tmp_path / 'journal'}"
+
+
 def test_with_an_endpoint_the_same_events_reach_the_collector(tmp_path: Path, collector: Collector) -> None:
     endpoint = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
