@@ -71,9 +71,9 @@ class Commit:
         """
         if not self.stream.is_settled(self.seq):
             error = self._failure or TimeoutError(errno.ETIMEDOUT, "the disk took too long")
-            raise SyncFailed(error.errno, error.strerror, str(self.stream.files.directory)) from error
+            raise _sync_failed(self.stream, error) from error
         if (failed := self.stream.sync_error(self.seq)) is not None:
-            raise SyncFailed(failed.errno, failed.strerror, str(self.stream.files.directory)) from failed
+            raise _sync_failed(self.stream, failed) from failed
 
 
 class Committer:
@@ -110,13 +110,36 @@ class Committer:
                 thread.start()
                 self._thread = thread
 
-    def commit(self, stream: StreamWriter, seq: int) -> Commit:
-        """Have this line synced, together with all others that are written by then."""
+    def commit(self, stream: StreamWriter, seq: int) -> Commit | None:
+        """Have this line synced, together with all others that are written by then.
+
+        None when it was synced here, since no thread does it.
+
+        Raises:
+            SyncFailed: it is in the chain, but not known to be durable.
+        """
+        if not self.is_running:
+            self._sync_here(stream, seq)
+            return None
         commit = Commit(stream, seq, self)
         self._waiting.put(commit)
         if self._closed:  # perhaps behind its last turn: all that was written is synced, as at every close
             commit.served(None)
         return commit
+
+    def _sync_here(self, stream: StreamWriter, seq: int) -> None:
+        me = threading.get_ident()
+        try:
+            self._inside.add(me)
+            with self._lock:
+                if not stream.is_settled(seq):  # else it was closed in this moment, which synced it
+                    stream.sync_at_once()
+        except OSError as error:
+            raise _sync_failed(stream, error) from error
+        finally:
+            self._inside.discard(me)
+        if (failed := stream.sync_error(seq)) is not None:
+            raise _sync_failed(stream, failed) from failed
 
     def ask(self, stream: StreamWriter) -> None:
         """Have what is written synced; nobody waits for it."""
@@ -179,3 +202,7 @@ class Committer:
         except Exception as error:  # a fault of ours must not end the thread: who waits is told, the next one tries
             return OSError(errno.EIO, repr(error))
         return None
+
+
+def _sync_failed(stream: StreamWriter, error: OSError) -> SyncFailed:
+    return SyncFailed(error.errno, error.strerror, str(stream.files.directory))

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Losses"]
+from otel_audit.journal.room import Limited
+
+__all__ = ["Losses", "is_full", "reason_of"]
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOBUFS})
+_WORDS: Final = {errno.ENOBUFS: "queue full", errno.ESHUTDOWN: "closed"}
+
+
+def is_full(error: OSError | None) -> bool:
+    """True when there is no room, and nothing else is wrong."""
+    return error is not None and error.errno in _FULL
+
+
+def reason_of(error: OSError) -> str:
+    """The words that count an event which could not be written."""
+    if isinstance(error, Limited):
+        return "directory limit"
+    if error.errno in _WORDS:
+        return _WORDS[error.errno]
+    return "disk full" if is_full(error) else errno.errorcode.get(error.errno or 0, "write failed")
 
 
 @dataclass(slots=True)

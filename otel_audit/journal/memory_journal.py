@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,10 +13,13 @@ import uuid_utils
 
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.journal import Journal, Written
+from otel_audit.journal.journal import Journal
 from otel_audit.journal.memory_stream import MemoryStream, QueueLimits
 from otel_audit.journal.open_stream import OpenStream
+from otel_audit.journal.receipt import Written
 from otel_audit.journal.room import Room
+from otel_audit.journal.stream import Limits
+from otel_audit.journal.writing_end import WritingEnd
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability
 
@@ -35,6 +40,7 @@ class MemoryJournal(Journal):
     """
 
     _survives = False
+    _end: _MemoryEnd
 
     def __init__(
         self,
@@ -63,91 +69,130 @@ class MemoryJournal(Journal):
     def _prepare(self) -> None:
         """Nothing is needed."""
 
-    def _begin(self) -> None:
-        self._only: MemoryStream | None = None  # also after its end
-        self._is_over = False
-        self._has_news = False
-        super()._begin()
-
-    def _new_room(self) -> Room:
-        return _NoDisk(self.directory, None)
+    def _new_end(self) -> _MemoryEnd:
+        return _MemoryEnd(
+            self.directory,
+            self._describe,
+            queue=self._queue,
+            exporters=self._exporters,
+            lock=self._lock,
+            inside=self._inside,
+            look_after=weakref.WeakMethod(self._look_after),
+        )
 
     @property
     def exported(self) -> int:
         """The events that every exporter has. To be read before `written`, so that the sum is never less."""
-        return self._only.dealt.exported if self._only is not None else 0
+        only = self._end.only
+        return only.dealt.exported if only is not None else 0
 
     @property
     def written(self) -> Written:
         """See `Journal.written`. `dropped` has also what a destination refused, and what was given up."""
-        only = self._only
+        only = self._end.only
         refused = only.dealt.refused if only is not None else 0  # before the events that they are part of
         left = self._left
-        lost = self._losses.total
+        lost = self._end.losses.total
         events = len(self._deferred) + (only.events if only is not None else 0)
         by_reason = {**dict.fromkeys(_REASONS, 0), **lost, _REFUSED: refused, _LEFT: left}
         return Written(events + sum(lost.values()), sum(by_reason.values()), by_reason)
 
     def progress(self) -> Mapping[str, Progress]:
         """How far each exporter has come."""
-        cursor = self._only.cursor if self._only is not None else None
+        cursor = self._end.only.cursor if self._end.only is not None else None
         return {name: cursor.progress(name) if cursor is not None else Progress() for name in self._exporters}
 
     @property
     def only(self) -> MemoryStream | None:
         """The stream of this process, if it has begun; also after its end."""
-        return self._only
+        return self._end.only
 
     @property
     def is_over(self) -> bool:
         """True after `give_up`."""
-        return self._is_over
+        return self._end.is_over
 
     def give_up(self) -> int:
         """Nothing is delivered any more: what is left is lost, and counted so. How many events that are."""
-        was_over, self._is_over = self._is_over, True
-        if self._only is not None:
-            self._only.give_up()
+        end = self._end
+        was_over, end.is_over = end.is_over, True
+        if end.only is not None:
+            end.only.give_up()
         return 0 if was_over else self._left
 
     @property
     def _left(self) -> int:
         """How many events will never be delivered."""
-        deferred = len(self._deferred) if self._is_over else 0
-        return deferred + (self._only.left if self._only is not None else 0)
-
-    def _open(self) -> OpenStream:
-        if self._is_over or self._only is not None:
-            raise OSError(errno.ESHUTDOWN, "one that was closed")
-        files = StreamFiles(self.directory, str(uuid_utils.uuid7()))
-        stream = MemoryStream(files, self._describe(), limits=self._queue, exporters=self._exporters)
-        self._only = stream
-        if self._is_over:  # since the check above, by a signal handler
-            stream.give_up()
-        self._stream = stream
-        self._unannounced = True
-        return stream
-
-    def _ready(self, observed_ns: int) -> OpenStream:
-        refusals = self._only.refusals if self._only is not None else ()
-        while refusals:
-            self._losses.tell(_REFUSED, refusals.popleft())
-            self._has_news = True
-        return super()._ready(observed_ns)
+        deferred = len(self._deferred) if self._end.is_over else 0
+        return deferred + (self._end.only.left if self._end.only is not None else 0)
 
     def _look_after(self) -> None:
         super()._look_after()
-        if self._has_news and self._only is not None:
-            self._has_news = False
+        only = self._end.only
+        if self._end.has_news and only is not None:
+            self._end.has_news = False
             # Without the journal's lock: nobody who logs may wait for whoever reads stderr.
             self._notices.say(
                 _REFUSED,
-                f"events refused by their destination, and lost: {self._only.dealt.refused} so far; with "
+                f"events refused by their destination, and lost: {only.dealt.refused} so far; with "
                 "OTEL_AUDIT_DURABILITY=memory there is nowhere to set them aside",
             )
 
     def _is_gone(self) -> bool:
         return False
+
+
+class _MemoryEnd(WritingEnd):
+    """One stream, and none after it. `has_news`: a destination has refused events since somebody looked."""
+
+    def __init__(
+        self,
+        directory: Path,
+        describe: Callable[[], Mapping[str, Any]],
+        *,
+        queue: QueueLimits,
+        exporters: Sequence[str],
+        lock: threading.Lock,
+        inside: set[int],
+        look_after: weakref.WeakMethod[Callable[[], None]],
+    ) -> None:
+        self.only: MemoryStream | None = None  # also after its end
+        self.is_over = False
+        self.has_news = False
+        self._queue = queue
+        self._exporters = exporters
+        super().__init__(
+            directory,
+            describe,
+            limits=Limits(),
+            durability=Durability.MEMORY,
+            lock=lock,
+            inside=inside,
+            look_after=look_after,
+        )
+
+    def _new_room(self, limits: Limits) -> Room:
+        return _NoDisk(self.directory, None)
+
+    def _open(self) -> OpenStream:
+        if self.is_over or self.only is not None:
+            raise OSError(errno.ESHUTDOWN, "one that was closed")
+        files = StreamFiles(self.directory, str(uuid_utils.uuid7()))
+        stream = MemoryStream(files, self.describe(), limits=self._queue, exporters=self._exporters)
+        self.only = stream
+        if self.is_over:  # since the check above, by a signal handler
+            stream.give_up()
+        self.stream = stream
+        self.is_unannounced = True
+        return stream
+
+    def ready(self, observed_ns: int) -> OpenStream:
+        """See `WritingEnd`."""
+        refusals = self.only.refusals if self.only is not None else ()
+        while refusals:
+            self.losses.tell(_REFUSED, refusals.popleft())
+            self.has_news = True
+        return super().ready(observed_ns)
 
     def _refusal(self, error: OSError | None, reason: str) -> str:
         if error is not None and error.errno == errno.ESHUTDOWN:

@@ -33,9 +33,9 @@ class Syncer:
     writer syncs, and must not be disturbed: the kernel tells an error only once.
     """
 
-    def __init__(self, directory: Path, look_after: Callable[[], None], *, syncs: bool) -> None:
+    def __init__(self, directory: Path, look_after: weakref.WeakMethod[Callable[[], None]], *, syncs: bool) -> None:
         self._directory = directory
-        self._look_after = weakref.WeakMethod(look_after)
+        self._look_after = look_after
         self._syncs = syncs
         self._retired: deque[OpenSegment] = deque()
         self._stream: StreamWriter | None = None
