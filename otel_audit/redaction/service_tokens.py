@@ -85,10 +85,9 @@ SERVICE_TOKENS: Final[tuple[SecretPattern, ...]] = (
     ),
     SecretPattern(
         "azure_key",
-        r"[A-Za-z0-9+/]+(?:\+(?:ASt|AEh|ASb|ARm)|ACDb|AIoT)[A-Za-z0-9+/]{5}[AQgw]={1,2}"
-        r"|\b[A-Za-z0-9]+AZDO[A-Za-z0-9]{4}\b",
+        r"[A-Za-z0-9+/]{32,}(?:\+(?:ASt|AEh|ASb|ARm)|ACDb|AIoT)[A-Za-z0-9+/]{5}[AQgw]={1,2}"
+        r"|\b[A-Za-z0-9]{32,}AZDO[A-Za-z0-9]{4}\b",
         "Microsoft Purview: Azure Storage, Event Hubs, Service Bus, Relay, Cosmos DB, IoT keys; DevOps access tokens",
-        lambda value: len(value) >= 44,
         sign="[+](?:ASt|AEh|ASb|ARm)[A-Za-z0-9+/]{5}[AQgw]=|(?:ACDb|AIoT)[A-Za-z0-9+/]{5}[AQgw]=|AZDO",
     ),
     SecretPattern("stripe", r"\b(?:[sr]k_(?:live|test)|whsec)_[A-Za-z0-9+/=]{10,}", "Stripe: API keys"),
