@@ -18,6 +18,7 @@ from otel_audit.cli import main
 from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor
 from otel_audit.journal.files import streams_in
+from otel_audit.journal.locks import FileLock
 from tests.cli.journals import Inbox, a_journal, deliver, record
 
 NUMBERS = ("emitted", "exported", "pending", "quarantined", "dropped", "system")
@@ -291,6 +292,23 @@ def test_on_a_narrow_terminal_an_id_stays_in_one_piece_and_every_number_is_there
     assert files.stream_id in shown
     words = re.sub(r"\x1b\[[0-9;]*m", "", shown).split()
     assert {"shop", "ended", "otlp", *NUMBERS} <= set(words)
+
+
+def test_events_that_nobody_delivers_are_told_from_those_that_somebody_will(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    files = record(journal, "a", "b")
+    hint = f"nobody delivers 2 events of 1 ended streams: start their service, or run otel-audit ship {tmp_path}"
+
+    assert not status_of(tmp_path)[0]["streams"][0]["unattended"]
+    journal.close()
+    assert status_of(tmp_path)[0]["streams"][0]["unattended"]
+    assert hint in run(tmp_path).stdout.splitlines()
+    shipper = FileLock.acquire(files.ship_lock)
+    assert shipper is not None
+    assert not status_of(tmp_path)[0]["streams"][0]["unattended"]
+    shipper.release()
+    deliver(files, Inbox())
+    assert "nobody delivers" not in run(tmp_path).stdout
 
 
 def test_an_empty_directory_has_no_events(tmp_path: Path) -> None:
