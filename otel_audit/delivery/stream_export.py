@@ -16,6 +16,7 @@ from typing import Any
 from otel_audit.delivery.backoff import Backoff
 from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.newest import newest_of
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.exportable import Exportable
@@ -24,6 +25,9 @@ from otel_audit.journal.reader import Line
 __all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 
 _SUSPECTS_MAX = 32
+# From here on neighbours share a reason: a server that names each record in its own would make the cursor, which is
+# written with each batch, as long as the journal.
+_REASONS_MAX = 100
 _TIMEOUTS_BEFORE_HALVING = 3
 _PAUSE_AFTER_HALVING_S = 0.5
 # A destination with a fixed limit would refuse every other batch if each success doubled the next one.
@@ -185,7 +189,7 @@ class StreamExport:
                     waiting += [part[middle:], part[:middle]]
                 case Refused(reason=reason):
                     self._suspect(batch, reason, sure=isinstance(answer, Refused))
-                    if len(self._suspects) >= _SUSPECTS_MAX and not self._accepts(header, lines[-1], but=part[0]):
+                    if len(self._suspects) >= _SUSPECTS_MAX and not self._accepts_newer(than=part[0]):
                         # They stay suspects: another stream may show that the destination accepts what is good.
                         self._not_before = self._retry_at
                         return Idle()
@@ -200,13 +204,14 @@ class StreamExport:
         self._tell(reason)
         self._retry_at = self._destination.clock() + self._backoff.failed()
 
-    def _accepts(self, header: Mapping[str, Any], line: Line, *, but: Line) -> bool:
-        """Ask with a later line whether it is the records that are bad, when so many in a row were refused.
+    def _accepts_newer(self, *, than: Line) -> bool:
+        """Ask with the newest line whether it is the records that are bad, when so many in a row were refused.
 
         Otherwise a row of bad records as long as the list of suspects would stop a stream for ever. The line is sent
         once more in its turn.
         """
-        if line.seq == but.seq or not isinstance(self._destination.send(Batch(header, [line])), Accepted):
+        newest = newest_of(self.shipment, than.end)
+        if newest is None or not isinstance(self._destination.send(newest), Accepted):
             return False
         self._confirm_suspects()
         self._keep()
@@ -326,6 +331,9 @@ def _with_quarantined(progress: Progress, suspect: _Suspect) -> Progress:
         position=max(progress.position, line.end),
         blocked="",
     )
+    known = progress.quarantine
+    if len(known) >= _REASONS_MAX and known[-1].last_seq + 1 == line.seq:
+        return counted.with_quarantined(line.seq, known[-1].reason)
     return counted.with_quarantined(line.seq, suspect.reason)
 
 

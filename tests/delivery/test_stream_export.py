@@ -21,6 +21,7 @@ from otel_audit.delivery.outcomes import ExportOutcome
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.recovery import Shipment, take
+from otel_audit.journal.stream import Limits
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.journal.writing import a_journal, append
@@ -344,13 +345,14 @@ def test_a_short_stream_that_is_refused_as_a_whole_waits(
     assert export.blocked
 
 
+@pytest.mark.parametrize("batch_count", [512, 40])
 def test_a_long_row_of_bad_records_does_not_stop_the_good_ones_behind_it(
-    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+    batch_count: int, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
     bad = [f"bad-{number}" for number in range(100)]
     server.judge = refuses("header", *bad)
     write(journal, *bad, "good")
-    export = exporting(journal)
+    export = exporting(journal, batch_count=batch_count)
 
     run(export, clock)
 
@@ -358,6 +360,46 @@ def test_a_long_row_of_bad_records_does_not_stop_the_good_ones_behind_it(
     assert (export.progress.exported, export.progress.quarantined, export.progress.system) == (1, 100, 1)
     (entry,) = export.progress.quarantine
     assert (entry.first_seq, entry.last_seq) == (1, 101)
+
+
+def test_good_records_in_a_later_segment_are_found_behind_a_long_row_of_bad_ones(
+    tmp_path: Path, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    journal = a_journal(tmp_path, limits=Limits(segment_bytes=20_000))
+    bad = [f"bad-{number}" for number in range(100)]
+    server.judge = lambda names: BAD_REQUEST if set(names) != {"good"} else None
+    write(journal, *bad, *["good"] * 5)
+    export = exporting(journal, batch_count=40)
+
+    for _ in range(20):
+        export.step()
+        clock.now += 120
+
+    journal.close()
+    assert len(list(tmp_path.glob("*.jsonl"))) > 1
+    assert export.progress.quarantined == 100
+
+
+def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_cursor(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    def judge(names: Sequence[str]) -> Answer | None:
+        return None if set(names) == {"good"} else Answer(400, f"{names[0]} is too old".encode())
+
+    server.judge = judge
+    write(journal, *range(300), "good")
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert export.progress.quarantined == 300
+    ranges = export.progress.quarantine
+    assert [each.reason.removeprefix("400 Bad Request: ") for each in ranges[:2]] == [
+        "header is too old",
+        "0 is too old",
+    ]
+    assert len(ranges) == 100
+    assert (ranges[-1].first_seq, ranges[-1].last_seq) == (100, 301)
 
 
 def test_a_bad_record_at_the_very_end_waits_until_another_line_was_accepted(
