@@ -21,6 +21,7 @@ from otel_audit.delivery.batch import Batch, Exporter
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.event import AuditEvent
+from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.reader import stream_header
 from otel_audit.settings import Settings
@@ -84,6 +85,23 @@ def test_what_somebody_else_delivered_after_the_close_counts(tmp_path: Path) -> 
 
     assert trail.stats().pending == 0
     assert trail.numbers().exporters["otlp"].exported == 5
+
+
+def test_what_another_exporter_of_the_next_owner_lacks_does_not_count(tmp_path: Path) -> None:
+    exporter = Taking()
+    trail = a_trail(tmp_path, exporter)
+    log(trail, *"abc")
+    assert trail.flush(20).complete
+    exporter.judge = away
+    log(trail, *"de")
+    trail.close(timeout_s=5)
+    (files,) = streams_in(tmp_path)
+
+    with shipping(tmp_path, Taking("copy", judge=away)):
+        poll(lambda: read_cursor(files.cursor)[0].keys(), until=lambda names: "copy" in names, what="the next owner")
+        stats = trail.stats()
+
+    assert (stats.exported, stats.pending) == (3, 2)
 
 
 def test_what_a_side_car_delivered_counts_also_when_its_stream_is_gone(tmp_path: Path) -> None:

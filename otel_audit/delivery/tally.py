@@ -82,7 +82,12 @@ class Tally:
         if not self._exporters and not self._is_shipped:
             return []
         held = self._processor.progress()
-        return [held.get(stream_id) or self._elsewhere.progress(stream_id) for stream_id in list(self._streams)]
+        return [held.get(stream_id) or self._delivered_elsewhere(stream_id) for stream_id in list(self._streams)]
+
+    def _delivered_elsewhere(self, stream_id: str) -> Mapping[str, Progress]:
+        """Of the exporters of this process, if it has any: the next owner's others are not what its numbers are of."""
+        seen = self._elsewhere.progress(stream_id)
+        return {name: seen.get(name, Progress()) for name in self._exporters} if self._exporters else seen
 
     def _by_exporter(self, streams: Sequence[Mapping[str, Progress]]) -> dict[str, list[Progress]]:
         """For each exporter, how far it has come in each stream. What is shipped counts once all have it."""
