@@ -245,9 +245,12 @@ class StreamWriter:
             self._lock.release(remove=True)
 
     def _finish(self) -> None:
-        if self._dirty:  # the last write was interrupted: no piece of a line stays behind
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if self._dirty:  # the last write was interrupted: no piece of a line stays behind
                 self._settle()
+            # A directory that was removed as a whole is not made again behind the back of who removed it.
+            if self.files.directory.exists() and not self._segment.is_linked():
+                self._restore(time.time_ns())
         if self._fsync:
             self._sync_open()
 
@@ -267,9 +270,12 @@ class StreamWriter:
         return age_ns >= self._limits.segment_age_s * 1e9 and self._head.seq > self._first_seq
 
     def _start_segment(self, observed_ns: int) -> None:
+        former = self._segment
+        was_removed = not former.is_linked()
+        if was_removed:  # since the last look, and nobody will look again
+            self._put_back(observed_ns)
         if self._fsync:
             self._sync_open()  # or a loss of power could leave a header whose chain begins in lines that are gone
-        former = self._segment
         segment, head = self._next_segment(former.number + 1, former, observed_ns)
         # No call from here on, so that an asynchronous exception finds all of it moved, or nothing.
         self._segment = segment
@@ -279,6 +285,8 @@ class StreamWriter:
         # What is not come to any more does no harm: the next sync covers the header, and the former file is closed.
         self._durable.reached(self._end())
         self._retire(former)
+        if was_removed:
+            self._tell_removed(former, observed_ns)
 
     def _next_segment(self, number: int, former: OpenSegment | None, observed_ns: int) -> tuple[OpenSegment, Head]:
         """A segment that begins behind the head, and the head behind its header.
@@ -314,8 +322,14 @@ class StreamWriter:
 
     def _restore(self, observed_ns: int) -> None:
         """The segment was removed, renamed or replaced while it was written: put it back from the open descriptor."""
+        segment = self._segment
+        self._put_back(observed_ns)
+        self._tell_removed(segment, observed_ns)
+
+    def _put_back(self, observed_ns: int) -> None:
         if self._fsync:
             self._sync_open()  # what is under way is of the file that is gone
-        segment = self._segment
-        segment.put_back(self._head.offset, observed_ns, syncs_name=self._fsync)
+        self._segment.put_back(self._head.offset, observed_ns, syncs_name=self._fsync)
+
+    def _tell_removed(self, segment: OpenSegment, observed_ns: int) -> None:
         self.write_system(GAP, {"reason": "file removed", "segment": segment.number, "lines": 0}, observed_ns)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from otel_audit.errors import JournalFull
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.journal import Journal
 from otel_audit.journal.reader import StreamReader
 from otel_audit.journal.stream import Limits
 from tests.chain_check import application_events, read_streams
@@ -178,6 +179,34 @@ def test_a_reader_that_is_at_a_file_loses_nothing_when_it_is_taken_away(tmp_path
     reader.close()
     assert ids_of(rest) == ["meanwhile", "after"]
     assert_chained([*(line.content for line in first.lines), *rest])
+
+
+@pytest.mark.parametrize("leaves", [lambda journal: append(journal, "next"), Journal.close], ids=["rotation", "close"])
+def test_a_file_that_was_removed_just_before_it_is_left_is_put_back(
+    tmp_path: Path, leaves: Callable[[Journal], object]
+) -> None:
+    """With the next look it would be too late: nobody would have it open any more."""
+    journal = a_journal(tmp_path, limits=Limits(segment_bytes=2000))
+    append(journal, "a", detail="x" * 2000)
+    files = the_stream(tmp_path)
+
+    files.segment(1).unlink()
+    leaves(journal)
+    journal.close()
+
+    assert application_events(tmp_path)[0]["event_id"] == "a"
+    gaps = [json.loads(line)["gap"] for line in lines_of(files) if line.startswith(b'{"system":"gap"')]
+    assert [(gap["reason"], gap["segment"]) for gap in gaps] == [("file removed", 1)]
+
+
+def test_a_directory_that_was_removed_is_not_made_again_by_a_close(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path / "audit")
+    append(journal, "a")
+
+    shutil.rmtree(tmp_path / "audit")
+    journal.close()
+
+    assert not (tmp_path / "audit").exists()
 
 
 @pytest.mark.parametrize("left", [0, 1000])
