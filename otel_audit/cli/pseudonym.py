@@ -55,7 +55,9 @@ def _keyring(path: str | None) -> Pseudonyms:
 def _each(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if name == "-":
-            yield from (line for line in sys.stdin.read().split("\n") if line)
+            # A list from Windows: no name ends in a carriage return, and one that did would be looked for in vain.
+            lines = (line.removesuffix("\r") for line in sys.stdin.read().split("\n"))
+            yield from (line for line in lines if line)
         else:
             yield name
 
