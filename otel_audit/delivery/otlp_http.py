@@ -1,8 +1,8 @@
 """Exports over OTLP/HTTP: one request, one answer, one outcome.
 
 Source: OTLP specification, "OTLP/HTTP". URL, headers, compression, TLS, proxies and `.netrc` are as in the official
-Python exporter, which stands on `requests` too, with one difference: a CA that is set for the exporter is used even
-when REQUESTS_CA_BUNDLE is set for the process.
+Python exporter, which stands on `requests` too, with two differences: a CA that is set for the exporter is used even
+when REQUESTS_CA_BUNDLE is set for the process, and cookies are sent back only while every answer is a success.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _BODY_LIMIT_BYTES = 64 * 1024
 _READ_AT_ONCE_BYTES = 4096  # what was read before a connection broke still tells the reason
 # Between speed and size: level 9 takes three times as long for a few per cent.
 _GZIP_LEVEL = 6
+_COOKIES_MAX = 32
 # Shorter parts of a header ("Bearer", a tenant's number) are words that an innocent message may hold.
 _SECRET_MIN_CHARS = 8
 
@@ -106,6 +107,9 @@ class OtlpHttpExporter:
                 verify=self._settings.certificate,
                 cert=_client_certificate(self._settings),
             ) as response:
+                if response.status_code >= 300 or len(session.cookies) > _COOKIES_MAX:
+                    # A cookie may be what is wrong: too many or too long ones, or one that pins us to a broken server.
+                    session.cookies.clear()
                 return self._read(response, exchange)
         finally:
             self._in_use = False

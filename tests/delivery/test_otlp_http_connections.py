@@ -237,6 +237,27 @@ def test_a_kept_connection_on_which_the_server_is_slow_is_not_tried_again(server
     assert len(server.requests) == 2
 
 
+def test_a_cookie_is_sent_back_until_an_answer_is_no_success(server: OtlpServer) -> None:
+    pinning = Answer(200, headers=(("Set-Cookie", "server=7"),))
+    server.will_answer(pinning, Answer(503), Answer(200), Answer(200))
+
+    with closing(OtlpHttpExporter(settings(server.endpoint))) as exporter:
+        for _ in range(4):
+            exporter.export(REQUEST, 1)
+
+    assert [request.header("cookie") for request in server.requests] == [None, "server=7", None, None]
+
+
+def test_a_server_that_gives_a_new_cookie_with_each_answer_does_not_get_them_all_back(server: OtlpServer) -> None:
+    server.will_answer(*(Answer(200, headers=(("Set-Cookie", f"session-{number}=x"),)) for number in range(100)))
+
+    with closing(OtlpHttpExporter(settings(server.endpoint))) as exporter:
+        for _ in range(100):
+            exporter.export(REQUEST, 1)
+
+    assert max((request.header("cookie") or "").count("=") for request in server.requests) == 32
+
+
 def test_an_exporter_that_was_closed_exports_over_a_new_connection(server: OtlpServer) -> None:
     exporter = OtlpHttpExporter(settings(server.endpoint))
     with closing(exporter):
