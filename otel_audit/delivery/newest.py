@@ -23,22 +23,24 @@ def newest_of(shipment: Exportable, after: Position) -> Batch | None:
     Raises:
         OSError: it cannot be read.
     """
-    until = shipment.durable()
-    position = max(after, _near_the_end(shipment, until))
+    durable = shipment.durable()
+    position = max(after, _near_the_end(shipment, durable))
     reader = shipment.reader()
     newest: Sequence[Line] = ()
     header = None
     try:
-        while (chunk := reader.read(position, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=until)).lines:
+        while (chunk := reader.read(position, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=durable)).lines:
             newest, header, position = chunk.lines[-1:], chunk.header, chunk.end
+        if durable is None and header is not None and header.get("durability") == "fsync":
+            reader.sync()  # its writer is another process, and may not have come to it
     finally:
         reader.close()
     return None if header is None else Batch(header, newest)
 
 
-def _near_the_end(shipment: Exportable, until: Position | None) -> Position:
+def _near_the_end(shipment: Exportable, end: Position | None) -> Position:
     """A place not far before the end, also inside of a line: what is left of that is passed over."""
-    if until is None and isinstance(shipment, Shipment):
+    if end is None and isinstance(shipment, Shipment):
         last = shipment.files.segments()[-1]
-        until = Position(last, os.stat(shipment.files.segment(last)).st_size, 0)
-    return Position() if until is None else Position(until.segment, max(0, until.offset - _TAIL_BYTES), 0)
+        end = Position(last, os.stat(shipment.files.segment(last)).st_size, 0)
+    return Position() if end is None else Position(end.segment, max(0, end.offset - _TAIL_BYTES), 0)
