@@ -117,11 +117,12 @@ class _PatternSet:
 
     def _replaced_by(self, index: int, data: bytes) -> bytes:
         regex, is_secret = self._regexes[index], self._patterns[index].is_secret
+        groups = range(1, regex.groups + 1)  # counted once: a hostile text has a match in every few bytes
         pieces: list[bytes] = []
         done = position = doubted = 0
         patience = _PATIENCE * len(data) + _PATIENCE_BYTES
         while position <= len(data) and (match := regex.search(data, position)) is not None:
-            start, end = _secret_span(match)
+            start, end = _secret_span(match, groups)
             if doubted > patience or is_secret(data[start:end]):
                 pieces += (data[done:start], _REDACTED)
                 done = position = end
@@ -139,10 +140,13 @@ def _options(encoding: re2.Options.Encoding) -> re2.Options:
     return options
 
 
-def _secret_span(match: re2._Match) -> tuple[int, int]:
-    spans = (match.span(group) for group in range(1, len(match.groups()) + 1))
-    found: tuple[int, int] = next((span for span in spans if span[0] >= 0), match.span())
-    return found
+def _secret_span(match: re2._Match, groups: Iterable[int]) -> tuple[int, int]:
+    for group in groups:
+        span: tuple[int, int] = match.span(group)
+        if span[0] >= 0:
+            return span
+    whole: tuple[int, int] = match.span()
+    return whole
 
 
 _INVISIBLE_REGEX: Final = re2.compile(_INVISIBLE, _options(re2.Options.Encoding.LATIN1))
