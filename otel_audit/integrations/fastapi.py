@@ -60,11 +60,12 @@ def audited_permission(
 
     async def decide(connection: HTTPConnection, values: dict[str, Any]) -> Any:
         event = _event(connection, "authz.decision")
-        about = resource(connection) if callable(resource) else resource
-        event.resource = _with_actions(about or AuditResource(), actions)
         event.policy_id = policy_id or None
         try:
+            about = resource(connection) if callable(resource) else resource
+            event.resource = _with_actions(about or AuditResource(), actions)
             value = await _asked(check, values)
+            is_allowed = bool(value)
         except (Exception, asyncio.CancelledError) as error:
             await _raised(audit, event, error, "deny")
             if isinstance(error, PermissionError):
@@ -72,9 +73,9 @@ def audited_permission(
             raise
         if isinstance(value, Ruling):
             event.reason, event.policy_id = value.reason or None, value.policy_id or event.policy_id
-        event.outcome = "allow" if value else "deny"
+        event.outcome = "allow" if is_allowed else "deny"
         await _record(audit, event)
-        if not value:
+        if not is_allowed:
             raise HTTPException(403)
         return value
 

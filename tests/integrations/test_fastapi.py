@@ -197,6 +197,15 @@ def breaks() -> bool:
     raise LookupError("hunter2")
 
 
+class NeitherTrueNorFalse:
+    def __bool__(self) -> bool:
+        raise LookupError("hunter2")
+
+
+def says_nothing_clear() -> NeitherTrueNorFalse:
+    return NeitherTrueNorFalse()
+
+
 @pytest.mark.parametrize(
     ("check", "status", "outcome", "reason", "error_type"),
     [
@@ -211,6 +220,7 @@ def breaks() -> bool:
         (raises_permission_error, 403, "deny", None, "PermissionError"),
         (raises_forbidden, 403, "deny", "not yours", "HTTPException"),
         (breaks, 500, "error", None, "LookupError"),
+        (says_nothing_clear, 500, "error", None, "LookupError"),
         (takes_too_long, 500, "cancelled", None, "TimeoutError"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -418,6 +428,25 @@ def test_no_query_of_a_client_stands_in_the_way_of_a_decision(audit: AuditLogger
 
     assert statuses[0] == 403
     assert [event["action"]["path"] for event in application_events(directory)] == ["/orders/17"] * 3
+
+
+def test_a_resource_that_cannot_be_told_lets_nobody_in_and_is_recorded(audit: AuditLogger, directory: Path) -> None:
+    def the_order(request: Request) -> AuditResource:
+        raise LookupError("no database")
+
+    app = FastAPI()
+
+    @app.get("/", dependencies=[Depends(audited_permission(audit, lambda: True, resource=the_order))])
+    def root() -> str:
+        return ""
+
+    def call(server: Served) -> None:
+        assert httpx.get(server.url).status_code == 500
+
+    (event,) = events_of(app, directory, call)
+    audit.close()
+
+    assert (event["event_type"], event["outcome"], event["error_type"]) == ("authz.decision", "error", "LookupError")
 
 
 def test_an_annotation_that_cannot_be_read_is_told_at_once(audit: AuditLogger) -> None:
