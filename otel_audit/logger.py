@@ -291,7 +291,7 @@ class AuditLogger:
     async def alog(self, event: ModelLike, *, context: Context | None = None) -> Receipt | None:
         """`log`, without holding up the event loop while the disk is slow. Cancelling does not withdraw the event.
 
-        It is written in a thread of the loop's executor; with `fsync` no thread is held while its line is synced.
+        It is written in a thread of its own; with `fsync` that one does not wait while the line is synced.
 
         Raises:
             AuditUnavailable: as `log`.

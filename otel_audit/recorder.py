@@ -7,7 +7,10 @@ that the line equals that of the model.
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import msgspec
@@ -41,10 +44,46 @@ class ModelLike(Protocol):
         """The fields, by name."""
 
 
+class _Filtered:
+    """Counts in one process: a forked child begins at zero. Any thread."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count = 0
+        self._lock = threading.RLock()  # a signal handler may come in that logs an event of the same kind
+        self._pid = os.getpid()
+
+    def add(self) -> None:
+        if os.getpid() != self._pid:
+            self._begin()  # the lock may be held by a thread of the parent
+        with self._lock:
+            self._count += 1
+
+    @property
+    def count(self) -> int:
+        return self._count if os.getpid() == self._pid else 0
+
+
+class _Writer:
+    """The thread that `alog` writes on: an application may have filled those of its loop, and wait for this event."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        if os.getpid() != self._pid:  # not begun, or forked: the thread is the parent's
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="otel-audit-alog")
+            self._pid = os.getpid()
+        return self._executor
+
+
 class Recorder:
     """Records events. Any thread. Without a policy (`decisions` is None) every event is recorded whole.
 
-    `filtered` counts those that were not wanted. `clock` gives nanoseconds since 1970.
+    `clock` gives nanoseconds since 1970.
     """
 
     def __init__(
@@ -58,7 +97,8 @@ class Recorder:
         new_request_id: Callable[[], str],
     ) -> None:
         self.new_request_id = new_request_id
-        self.filtered = 0
+        self._filtered = _Filtered()
+        self._writer = _Writer()
         self._handover = handover
         self._append = handover.append
         self._has_journal = handover.trail is not None
@@ -71,6 +111,11 @@ class Recorder:
         self._pseudonym_of = redactor.pseudonym_of
         self._clock = clock
         self._timestamps = draft.TimestampText()
+
+    @property
+    def filtered(self) -> int:
+        """The events of this process that were not wanted."""
+        return self._filtered.count
 
     @property
     def syncs(self) -> bool:
@@ -117,7 +162,7 @@ class Recorder:
         try:
             if loop is None:  # another library's, which has no threads for us
                 return self.log(event, caller, decision)
-            written = loop.run_in_executor(None, lambda: self._begin(event, caller, decision))
+            written = loop.run_in_executor(self._writer.executor, lambda: self._begin(event, caller, decision))
         except RuntimeError:  # its threads have ended, and the loop is about to
             return self.log(event, caller, decision)
         receipt, commit, on_loss = await asyncio.shield(written)
@@ -141,7 +186,7 @@ class Recorder:
         given = as_event(event)
         decision = decision or self.decision_on(given)
         if decision.level is _NONE:
-            self.filtered += 1
+            self._filtered.add()
             return None
         fields = fields_of(given)
         if decision.level is _METADATA:
@@ -205,7 +250,7 @@ class Recorder:
                     Facts(event_type, _route_of(action, exchange), action.mcp_tool, who.username, outcome, what.actions)
                 )
                 if level is _NONE:
-                    self.filtered += 1
+                    self._filtered.add()
                     return None
                 quick = quick and level is _REQUEST
             if quick:

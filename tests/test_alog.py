@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,37 @@ def test_a_log_that_makes_a_loop_wait_for_the_disk_is_warned_of_once(
     with AuditLogger(a_trail(tmp_path / "os")) as audit:
         asyncio.run(log(audit))
     assert "event loop" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_an_application_that_has_filled_the_threads_of_its_loop_does_not_hold_up_its_events(
+    durability: str, tmp_path: Path
+) -> None:
+    async def log_beside_busy_threads(logger: AuditLogger) -> Receipt | None:
+        let_go = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(max_workers=1))
+        busy = loop.run_in_executor(None, let_go.wait)
+        try:
+            return await asyncio.wait_for(logger.alog(an_event("beside")), timeout=30)
+        finally:
+            let_go.set()
+            await busy
+
+    with AuditLogger(a_trail(tmp_path, durability=durability)) as logger:
+        receipt = asyncio.run(log_beside_busy_threads(logger))
+
+    assert receipt is not None
+    assert receipt.durable
+
+
+def test_a_forked_child_writes_on_a_thread_of_its_own(tmp_path: Path) -> None:
+    with AuditLogger(a_trail(tmp_path)) as logger:
+        asyncio.run(logger.alog(an_event("of the parent")))
+        child = os.fork()
+        if child == 0:
+            receipt = asyncio.run(asyncio.wait_for(logger.alog(an_event("of the child")), timeout=30))
+            os._exit(0 if receipt is not None and receipt.durable else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    assert {event["request_id"] for event in application_events(tmp_path)} == {"of the parent", "of the child"}
