@@ -14,6 +14,7 @@ import pydantic_core
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent
 from otel_audit.event_fields import as_event
+from otel_audit.failures import described
 from otel_audit.journal.commit import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.notices import Notices
@@ -124,7 +125,7 @@ class Handover:
 
     def _failed(self, event_id: str | None, error: Exception, on_loss: OnLoss) -> Receipt:
         if not isinstance(error, AuditUnavailable):  # a fault of ours, or of an exporter's: the application goes on
-            error = AuditUnavailable(f"expected to record an event, got {error!r}")
+            error = AuditUnavailable(f"expected to record an event, got {described(error)}")
         return self._lost(event_id, error, on_loss)
 
     def _emit(self, fields: Mapping[str, Any], on_loss: OnLoss) -> Receipt:
@@ -136,7 +137,7 @@ class Handover:
                 self.emitted += 1
                 self._write(event)
         except Exception as error:
-            return self._lost(event.event_id, self._refused(repr(error)), on_loss)
+            return self._lost(event.event_id, self._refused(described(error)), on_loss)
         return Receipt(event.event_id, None, None, False)
 
     def _write(self, event: AuditEvent) -> None:
@@ -161,7 +162,7 @@ class Handover:
                 try:
                     self._sink.emit(event)
                 except Exception as error:
-                    self._lost(event.event_id, self._refused(repr(error)), OnLoss.OPEN)
+                    self._lost(event.event_id, self._refused(described(error)), OnLoss.OPEN)
         left, self._from_inside = self._from_inside, []
         for event in left:
             self._lost(event.event_id, self._refused("one that its own writing causes, again and again"), OnLoss.OPEN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import time
@@ -14,6 +13,7 @@ from otel_audit import draft
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, Outcome
 from otel_audit.event_fields import as_event
+from otel_audit.failures import is_stop
 from otel_audit.journal.journal import Receipt
 from otel_audit.policy.decision import Decision
 from otel_audit.recorder import Recorder
@@ -26,7 +26,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 EXCEPTION_MESSAGE: Final = "exception.message"  # Source: OTel semantic conventions, "Exceptions"
-_CANCELLED = (asyncio.CancelledError, TimeoutError, KeyboardInterrupt, GeneratorExit)
 
 
 class Operation:
@@ -116,7 +115,7 @@ class Operation:
         facts: dict[str, Any] = {
             **self._of_begin,
             "duration_ms": (time.perf_counter_ns() - self._started_ns) / 1e6,
-            "outcome": draft.given_or(event.outcome, _outcome_of(kind).value),
+            "outcome": draft.given_or(event.outcome, _outcome_of(error).value),
         }
         if kind is not None:
             facts["error_type"] = draft.given_or(event.error_type, kind.__qualname__)
@@ -210,11 +209,9 @@ def _with_message_of(error: BaseException, attributes: Any) -> Any:
     return attributes
 
 
-def _outcome_of(kind: type[BaseException] | None) -> Outcome:
-    if kind is None:
+def _outcome_of(error: BaseException | None) -> Outcome:
+    if error is None:
         return Outcome.SUCCESS
-    if issubclass(kind, _CANCELLED):
+    if is_stop(error):
         return Outcome.CANCELLED
-    if issubclass(kind, PermissionError):
-        return Outcome.DENIED
-    return Outcome.ERROR
+    return Outcome.DENIED if isinstance(error, PermissionError) else Outcome.ERROR

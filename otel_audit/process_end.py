@@ -10,6 +10,7 @@ import os
 import sys
 import weakref
 
+from otel_audit.notices import Notices
 from otel_audit.trail import Trail
 
 __all__ = ["close_at_end"]
@@ -33,7 +34,7 @@ def _close_all() -> None:
         try:
             trail.close()
         except Exception as error:
-            print(f"otel-audit: closing failed: {error!r}", file=sys.stderr)
+            Notices().say("close", f"closing failed: {error!r}")
 
 
 def _watch_multiprocessing() -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(otel_audit.__file__).parent
 # From the bottom up: a module imports from its own layer and from those before it. A name stands for the module or
 # subpackage and all that is in it.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "notices"},
+    {"_version", "errors", "failures", "notices"},
     {"settings"},
     {"event", "attributes", "redaction"},
     {"derived", "event_fields", "draft"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Protocol
 
 from otel_audit.event import Outcome
+from otel_audit.failures import is_stop
 from otel_audit.integrations.asgi_types import Message
 
 __all__ = ["HttpProgress", "Progress", "SocketProgress", "outcome_of_status"]
@@ -60,13 +61,6 @@ def outcome_of_status(status_code: int) -> Outcome:
     if status_code == _CLIENT_CLOSED:
         return Outcome.CANCELLED
     return Outcome.FAILURE if status_code < _SERVER_ERROR else Outcome.ERROR
-
-
-def _is_stop(error: BaseException | None) -> bool:
-    """Whether work was ended from outside: a time-out, or a cancellation by whatever library, or a group of those."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_stop, error.exceptions))
-    return isinstance(error, TimeoutError) or not isinstance(error, Exception | SystemExit | None)
 
 
 class HttpProgress:
@@ -129,7 +123,7 @@ class HttpProgress:
         """See `Progress`. An answer that nobody waited for any more is `cancelled`."""
         if self.status_code is None and not self.is_gone and isinstance(error, Exception | None):
             self.status_code = _SERVER_ERROR  # what servers answer then
-        if self.is_gone or _is_stop(error):
+        if self.is_gone or is_stop(error):
             return Outcome.CANCELLED
         if not self._is_whole or self.status_code is None:
             return Outcome.ERROR
@@ -198,7 +192,7 @@ class SocketProgress:
         is_refused = self.status_code is None
         if is_refused and not self.is_gone and isinstance(error, Exception | None):
             self.status_code = _SERVER_ERROR  # what servers answer a handshake that nobody took
-        if self.is_gone or _is_stop(error):
+        if self.is_gone or is_stop(error):
             return Outcome.CANCELLED
         return Outcome.SUCCESS if error is None and not is_refused else Outcome.ERROR
 

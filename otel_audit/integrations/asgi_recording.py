@@ -10,10 +10,10 @@ from msgspec import UNSET
 from otel_audit.draft import Action, Source
 from otel_audit.draft import Exchange as ExchangeFacts
 from otel_audit.event import AuditAction, AuditPrincipal, AuditSource
+from otel_audit.failures import described
 from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
 from otel_audit.integrations.asgi_route import route_of
 from otel_audit.integrations.asgi_under_way import UnderWay
-from otel_audit.integrations.failures import described
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from otel_audit.errors import AuditError
 from otel_audit.event import AuditPrincipal
-from otel_audit.integrations.failures import described
+from otel_audit.failures import described
 from otel_audit.notices import Notices
 
 __all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of"]
