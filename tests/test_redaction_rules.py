@@ -19,8 +19,8 @@ from otel_audit.redaction.client_info import network_of, product_of
 from otel_audit.redaction.pseudonyms import PseudonymKey, Pseudonyms
 from otel_audit.redaction.secret_patterns import REDACTED
 from otel_audit.settings import ClientInfo, Settings
+from tests.cleaning import joined_texts_of
 from tests.recording import event_of, recorder
-from tests.test_redaction import joined_texts_of
 
 
 def cleaned(rules: Rules, **fields: Any) -> dict[str, Any]:
