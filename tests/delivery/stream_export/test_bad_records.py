@@ -1,0 +1,194 @@
+"""Only a record that is refused alone, while others are accepted, is set aside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from otel_audit.delivery.stream_export import Moved
+from otel_audit.journal.journal import Journal
+from otel_audit.journal.stream import Limits
+from tests.delivery.audited_server import AuditedServer
+from tests.delivery.stream_export.exporting import BAD_REQUEST, Clock, Open, refuses, run, write
+from tests.journal.writing import a_journal
+from tests.servers.otlp_server import Answer, partial_success
+
+
+def test_one_bad_record_among_a_thousand_is_the_only_one_set_aside(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("613")
+    write(journal, *range(1000))
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert server.accepted == ["header", *(str(number) for number in range(1000) if number != 613)]
+    progress = export.progress
+    assert (progress.exported, progress.quarantined, progress.system) == (999, 1, 1)
+    (entry,) = progress.quarantine
+    assert (entry.first_seq, entry.last_seq) == (615, 615)  # the header is number 1
+    assert entry.reason == "400 Bad Request: bad record"
+
+
+def test_a_partial_success_is_followed_to_the_record_that_was_rejected(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("3", answer=partial_success(1, "no such tenant"))
+    write(journal, *range(8))
+    export = exporting(journal)
+
+    run(export, clock)
+
+    (entry,) = export.progress.quarantine
+    assert (entry.first_seq, entry.last_seq) == (5, 5)
+    assert entry.reason == "1 of 1 records rejected: no such tenant"
+    assert export.progress.exported == 7
+
+
+def test_a_server_that_refuses_everything_quarantines_nothing(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: BAD_REQUEST
+    write(journal, *range(300))
+    export = exporting(journal)
+
+    for _ in range(20):
+        export.step()
+        clock.now += 120
+    assert export.progress.quarantined == 0
+    assert export.progress.position.seq == 0
+    assert export.blocked == "400 Bad Request: bad record"
+
+    server.judge = lambda names: None
+    run(export, clock)
+    assert export.progress.exported == 300
+    assert export.progress.quarantined == 0
+
+
+def test_a_short_stream_that_is_refused_as_a_whole_waits(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: BAD_REQUEST
+    write(journal, "a", "b")
+    export = exporting(journal)
+
+    for _ in range(10):
+        export.step()
+        clock.now += 120
+
+    assert (export.progress.quarantined, export.progress.position.seq) == (0, 0)
+    assert export.blocked
+
+
+@pytest.mark.parametrize("batch_count", [512, 40])
+def test_a_long_row_of_bad_records_does_not_stop_the_good_ones_behind_it(
+    batch_count: int, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    bad = [f"bad-{number}" for number in range(100)]
+    server.judge = refuses("header", *bad)
+    write(journal, *bad, "good")
+    export = exporting(journal, batch_count=batch_count)
+
+    run(export, clock)
+
+    assert set(server.accepted) == {"good"}
+    assert (export.progress.exported, export.progress.quarantined, export.progress.system) == (1, 100, 1)
+    (entry,) = export.progress.quarantine
+    assert (entry.first_seq, entry.last_seq) == (1, 101)
+
+
+def test_good_records_in_a_later_segment_are_found_behind_a_long_row_of_bad_ones(
+    tmp_path: Path, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    journal = a_journal(tmp_path, limits=Limits(segment_bytes=20_000))
+    bad = [f"bad-{number}" for number in range(100)]
+    server.judge = lambda names: BAD_REQUEST if set(names) != {"good"} else None
+    write(journal, *bad, *["good"] * 5)
+    export = exporting(journal, batch_count=40)
+
+    for _ in range(20):
+        export.step()
+        clock.now += 120
+
+    journal.close()
+    assert len(list(tmp_path.glob("*.jsonl"))) > 1
+    assert export.progress.quarantined == 100
+
+
+def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_cursor(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    def judge(names: Sequence[str]) -> Answer | None:
+        return None if set(names) == {"good"} else Answer(400, f"{names[0]} is too old".encode())
+
+    server.judge = judge
+    write(journal, *range(300), "good")
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert export.progress.quarantined == 300
+    ranges = export.progress.quarantine
+    assert [each.reason.removeprefix("400 Bad Request: ") for each in ranges[:2]] == [
+        "header is too old",
+        "0 is too old",
+    ]
+    assert len(ranges) == 100
+    assert (ranges[-1].first_seq, ranges[-1].last_seq) == (100, 301)
+
+
+def test_a_bad_record_at_the_very_end_waits_until_another_line_was_accepted(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("last")
+    write(journal, "a", "last")
+    export = exporting(journal)
+    for _ in range(10):
+        export.step()
+        clock.now += 120
+    assert (export.progress.exported, export.progress.quarantined) == (1, 0)
+    assert export.blocked
+
+    write(journal, "b")
+    run(export, clock)
+
+    assert (export.progress.exported, export.progress.quarantined) == (2, 1)
+    assert not export.blocked
+
+
+def test_a_bad_record_at_the_end_is_settled_by_what_another_stream_delivers(
+    tmp_path: Path, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("last")
+    write(journal, "last")
+    export = exporting(journal)
+    export.step()
+    other = a_journal(tmp_path / "other")
+    write(other, "b")
+    assert exporting(other).step() == Moved(full=False)
+
+    export.step()
+
+    assert (export.progress.exported, export.progress.quarantined) == (0, 1)
+    assert export.progress.position.seq == 2
+    other.close()
+
+
+def test_a_line_from_which_no_record_can_be_built_is_the_only_one_set_aside(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    write(journal, *range(10))
+    journal.append("odd", b'{"event_type":5}', time.time_ns(), time.time_ns())
+    write(journal, *range(10, 20))
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert server.accepted == ["header", *map(str, range(20))]
+    (entry,) = export.progress.quarantine
+    assert (entry.first_seq, entry.last_seq) == (12, 12)
+    assert "event_type" in entry.reason

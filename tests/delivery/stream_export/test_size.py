@@ -1,0 +1,68 @@
+"""A batch that is too large, or takes too long, is halved until it fits, and nothing of it is lost."""
+
+from __future__ import annotations
+
+from otel_audit.delivery.stream_export import Blocked, Halved
+from otel_audit.journal.journal import Journal
+from tests.delivery.audited_server import AuditedServer
+from tests.delivery.stream_export.exporting import Clock, Open, refuses, run, write
+from tests.servers.otlp_server import Answer
+
+
+def test_a_batch_that_is_too_large_is_halved_until_it_fits_and_loses_nothing(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: Answer(413) if len(names) > 5 else None
+    write(journal, *range(99))
+    export = exporting(journal, batch_count=64)
+
+    steps = run(export, clock)
+
+    assert server.accepted == ["header", *map(str, range(99))]
+    assert export.progress.quarantined == 0
+    assert [len(batch) for batch in server.batches][:6] == [64, 32, 16, 8, 4, 4]
+    # It does not try the size that was refused with every other batch.
+    assert sum(isinstance(step, Halved) for step in steps) <= 6
+
+
+def test_the_collectors_own_words_for_too_large_halve_as_well(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    too_large = Answer(
+        400, b'{"code":3,"message":"http: request body too large"}', (("Content-Type", "application/json"),)
+    )
+    server.judge = lambda names: too_large if len(names) > 10 else None
+    write(journal, *range(30))
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert server.accepted == ["header", *map(str, range(30))]
+    assert export.progress.quarantined == 0
+
+
+def test_batches_grow_again_after_one_line_alone_was_too_large(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("5", answer=Answer(413))
+    write(journal, *range(600))
+    export = exporting(journal, batch_count=16)
+
+    run(export, clock)
+
+    assert export.progress.quarantined == 1
+    assert set(server.accepted) == {"header", *map(str, range(600))} - {"5"}
+    assert max(len(batch) for batch in server.batches[-10:]) == 16
+
+
+def test_time_outs_that_repeat_halve_the_batch(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: Answer(delay_s=30) if len(names) > 3 else None
+    write(journal, *range(5))
+    export = exporting(journal, timeout_s=0.3)
+
+    steps = run(export, clock)
+
+    assert [type(step) for step in steps[:3]] == [Blocked, Blocked, Halved]
+    assert server.accepted == ["header", *map(str, range(5))]

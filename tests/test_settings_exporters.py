@@ -1,0 +1,114 @@
+"""Who exports, to which endpoint, and with which queue and retention, by what the service says to OTel."""
+
+from __future__ import annotations
+
+import pytest
+
+from otel_audit.settings import Durability, Settings
+from tests.setting_examples import HOME, refusal
+
+MEMORY = {**HOME, "OTEL_AUDIT_DURABILITY": "memory", "OTEL_AUDIT_EXPORT": "console"}
+
+
+@pytest.mark.parametrize("export", ["none", "ship", ""])
+def test_memory_without_an_exporter_is_refused_with_the_reason(export: str) -> None:
+    message = refusal({"OTEL_AUDIT_DURABILITY": "memory", "OTEL_AUDIT_EXPORT": export})
+
+    assert "expected an exporter beside durability=memory" in message
+    assert f"got '{export or 'none'}'" in message
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in message
+
+
+def test_memory_with_exporters_of_ones_own_needs_no_others() -> None:
+    settings = Settings.load({**HOME, "OTEL_AUDIT_DURABILITY": "memory"}, own_exporters=True)
+
+    assert settings.durability is Durability.MEMORY
+
+
+def test_the_queue_of_memory_mode_has_the_size_that_was_said_for_that_of_the_sdk() -> None:
+    environ = {**MEMORY, "OTEL_BLRP_MAX_QUEUE_SIZE": "77"}
+
+    assert Settings.load(MEMORY).queue_size == 2048
+    assert Settings.load(environ).queue_size == 77
+    assert Settings.load({**environ, "OTEL_AUDIT_QUEUE_SIZE": "9"}).queue_size == 9
+    assert Settings.load(environ).ignored == ()
+
+
+def test_the_size_of_the_sdks_queue_is_ignored_where_the_journal_is_on_disk() -> None:
+    settings = Settings.load({**HOME, "OTEL_BLRP_MAX_QUEUE_SIZE": "many"})
+
+    assert settings.queue_size == 2048
+    assert settings.ignored == ("OTEL_BLRP_MAX_QUEUE_SIZE",)
+    assert "OTEL_BLRP_MAX_QUEUE_SIZE: expected" in refusal({**MEMORY, "OTEL_BLRP_MAX_QUEUE_SIZE": "many"})
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["ftp://h:1/v1/logs?key=s3cret", "ftp://ann:s3cret@h/?a=s3cret#s3cret", "http://h:1/x?key=s3cret"]
+)
+def test_a_wrong_endpoint_is_shown_without_its_password_and_query(endpoint: str) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+    refused = refusal(environ)
+
+    assert "s3cret" not in refused
+    assert "h" in refused.partition("got '")[2].partition("?****'")[0]
+
+
+@pytest.mark.parametrize("words", ["otlp,otlp", "otlp,none", "ship,console", "otlp,", "stdout", ","])
+def test_exporters_are_named_once_and_none_and_ship_stand_alone(words: str) -> None:
+    assert "OTEL_AUDIT_EXPORT: expected a comma list of" in refusal({"OTEL_AUDIT_EXPORT": words})
+
+
+@pytest.mark.parametrize(
+    ("environ", "overrides", "export", "why"),
+    [
+        ({}, {}, "none", "default"),
+        ({"OTEL_LOGS_EXPORTER": "console,otlp"}, {}, "console,otlp", "environment OTEL_LOGS_EXPORTER"),
+        ({"OTEL_LOGS_EXPORTER": "None"}, {}, "none", "environment OTEL_LOGS_EXPORTER"),
+        ({"OTEL_LOGS_EXPORTER": "otel_audit"}, {}, "none", "default"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"}, {}, "otlp", "default, as an OTLP endpoint is set"),
+        ({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c:1"}, {}, "otlp", "default, as an OTLP endpoint is set"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:1"}, {}, "none", "default"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1", "OTEL_LOGS_EXPORTER": "none"},
+            {},
+            "none",
+            "environment OTEL_LOGS_EXPORTER",
+        ),
+        ({"OTEL_LOGS_EXPORTER": "none"}, {"endpoint": "http://c:1"}, "otlp", "default, as code sets an endpoint"),
+        (
+            {"OTEL_LOGS_EXPORTER": "none", "OTEL_AUDIT_EXPORT": "jsonl"},
+            {"endpoint": "http://c:1"},
+            "jsonl",
+            "environment OTEL_AUDIT_EXPORT",
+        ),
+    ],
+)
+def test_exporters_follow_from_what_the_service_says_to_otel(
+    environ: dict[str, str], overrides: dict[str, object], export: str, why: str
+) -> None:
+    settings = Settings.load({**HOME, **environ}, overrides)
+
+    assert ",".join(settings.export) == export
+    assert str(settings.sources["export"]) == why
+
+
+def test_a_word_of_otel_logs_exporter_that_we_do_not_know_stops_start_up_and_names_our_variable() -> None:
+    message = refusal({"OTEL_LOGS_EXPORTER": "otlp_proto_http"})
+
+    assert message.startswith("OTEL_LOGS_EXPORTER: expected a comma list of otlp, console, or none alone, got ")
+    assert message.endswith("set OTEL_AUDIT_EXPORT, which wins over it")
+
+
+def test_a_password_in_an_endpoint_is_not_in_the_message_about_it() -> None:
+    message = refusal({"OTEL_AUDIT_EXPORT": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://ann:p/w@c.example:4317"})
+
+    assert "got 'ftp://****@c.example:4317' (environment)" in message
+
+
+def test_what_has_another_copy_is_kept_a_month_and_the_only_one_for_more_than_a_year() -> None:
+    delivered = Settings.load({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"})
+    alone = Settings.load({"OTEL_AUDIT_EXPORT": "none"})
+    for_ever = Settings.load({"OTEL_AUDIT_EXPORT": "none", "OTEL_AUDIT_RETENTION_DAYS": "0"})
+
+    assert (delivered.retention_days, alone.retention_days, for_ever.retention_days) == (30, 400, 0)
