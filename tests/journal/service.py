@@ -56,7 +56,7 @@ class Service:
     def recover(self) -> None:
         """Log until an event is taken, as a service does that nobody looks after."""
         numbers = iter(range(10_000))
-        poll(lambda: self.log(f"again-{next(numbers)}"), timeout_s=10, what="an event on the disk again")
+        poll(lambda: self.log(f"again-{next(numbers)}"), what="an event on the disk again")
 
     def assert_accounted_for(self) -> None:
         """Nothing acknowledged is missing, and the losses stand in the trail and in the numbers."""

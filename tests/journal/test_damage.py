@@ -125,7 +125,7 @@ def test_a_file_that_somebody_took_away_is_put_back_within_a_second_or_two(
     touch(files.segment(1))
 
     # Nothing is logged meanwhile: the process might be killed before its next event.
-    poll(lambda: _gaps(files), until=bool, timeout_s=5, what="a gap in the trail")
+    poll(lambda: _gaps(files), until=bool, what="a gap in the trail")
     append(journal, "after")
     journal.close()
     assert [each["event_id"] for each in application_events(tmp_path)] == [*map(str, range(10)), "after"]
@@ -153,7 +153,7 @@ def test_a_directory_that_was_removed_is_made_again_for_the_next_event(tmp_path:
         append(journal, next(names))
         return directory.exists()
 
-    poll(log_one, timeout_s=5, what="the directory to be there again")
+    poll(log_one, what="the directory to be there again")
     journal.close()
     ids = [each["event_id"] for each in application_events(directory)]
     assert ids == ["before", *map(str, range(next(names)))]
@@ -168,7 +168,7 @@ def test_a_reader_that_is_at_a_file_loses_nothing_when_it_is_taken_away(tmp_path
 
     files.segment(1).unlink()
     append(journal, "meanwhile")
-    poll(lambda: _gaps(files), timeout_s=5, what="a gap in the trail")
+    poll(lambda: _gaps(files), what="a gap in the trail")
     append(journal, "after")
 
     rest: list[bytes] = []
@@ -219,7 +219,7 @@ def test_a_file_that_was_cut_is_left_within_a_second_or_two(tmp_path: Path, left
 
     os.truncate(files.segment(1), left)
 
-    poll(lambda: files.segment(2).exists(), timeout_s=5, what="a new segment")
+    poll(lambda: files.segment(2).exists(), what="a new segment")
     append(journal, "after")
     header, gap, after = map(json.loads, lines_of(StreamFiles(tmp_path, files.stream_id))[-3:])
     assert header["segment"]["damage"]["reason"] == "truncated by somebody else"

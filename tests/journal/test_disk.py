@@ -103,7 +103,7 @@ def test_a_stream_goes_on_after_its_file_system_broke_and_was_repaired(ext4_disk
             assert service.log(f"before-{number}")
         try:
             with broken_ext4(ext4_disk):
-                poll(lambda: not service.log("lost"), timeout_s=10, what="an event to be refused")
+                poll(lambda: not service.log("lost"), what="an event to be refused")
         except Unmountable as error:
             pytest.skip(f"an ext4 cannot be broken on purpose: {error}")
 
@@ -123,7 +123,7 @@ def test_a_directory_that_was_removed_and_cannot_be_made_again_costs_new_events_
         directory.write_bytes(b"in its place")
         numbers = iter(range(10_000))
         # What is logged before the next look at the file is in the one that is open, and is put back from there.
-        poll(lambda: not service.log(f"meanwhile-{next(numbers)}"), timeout_s=10, what="an event to be refused")
+        poll(lambda: not service.log(f"meanwhile-{next(numbers)}"), what="an event to be refused")
 
         directory.unlink()
         service.recover()

@@ -115,14 +115,12 @@ def test_full_segments_are_synced_and_closed_in_the_background(tmp_path: Path, s
     poll(
         lambda: open_segments(tmp_path),
         until=lambda names: names == [files.segment(numbers[-1]).name],
-        timeout_s=5,
         what="only the segment that is written to be open",
     )
 
     poll(
         lambda: set(syncs.synced),
         until=lambda synced: synced >= {files.segment(number).name for number in numbers},
-        timeout_s=5,
         what="every segment to be synced",
     )
     journal.close()
@@ -136,14 +134,13 @@ def test_the_name_of_each_segment_is_synced_in_the_background(tmp_path: Path, mo
     poll(
         lambda: list(disk.calls),
         until=lambda calls: tmp_path.name in calls,
-        timeout_s=5,
         what="a sync of the directory",
     )
     disk.calls.clear()
 
     append(journal, "b")
 
-    calls = poll(lambda: list(disk.calls), until=lambda calls: tmp_path.name in calls, timeout_s=5, what="the next one")
+    calls = poll(lambda: list(disk.calls), until=lambda calls: tmp_path.name in calls, what="the next one")
     assert the_stream(tmp_path).segment(2).name in calls
     journal.close()
 
@@ -156,14 +153,14 @@ def test_an_error_of_the_write_back_is_said_and_ends_the_segment(
     files = the_stream(tmp_path)
 
     syncs.fails = True
-    poll(lambda: capfd.readouterr().err, until=lambda err: "write-back failed" in err, timeout_s=5, what="a notice")
+    poll(lambda: capfd.readouterr().err, until=lambda err: "write-back failed" in err, what="a notice")
     syncs.fails = False
 
     def log_until_rotated() -> bool:
         append(journal, "after")
         return files.segment(2).exists()
 
-    poll(log_until_rotated, timeout_s=5, what="a new segment")
+    poll(log_until_rotated, what="a new segment")
     assert damage_named_by(files, 2)["reason"] == "write-back failed"
     journal.close()
     assert application_events(tmp_path)[0]["event_id"] == "before"
@@ -194,7 +191,7 @@ def test_a_journal_that_nobody_closed_leaves_no_descriptor_behind(tmp_path: Path
         gc.collect()
         return open_files(tmp_path)
 
-    poll(left, until=lambda names: not names, timeout_s=10, what="every file to be closed")
+    poll(left, until=lambda names: not names, what="every file to be closed")
 
 
 def test_an_old_segment_is_ended_unless_nothing_was_written_to_it(tmp_path: Path) -> None:
@@ -202,9 +199,9 @@ def test_an_old_segment_is_ended_unless_nothing_was_written_to_it(tmp_path: Path
     append(journal, "a")
     files = the_stream(tmp_path)
 
-    poll(lambda: files.segment(2).exists(), timeout_s=5, what="a new segment")
+    poll(lambda: files.segment(2).exists(), what="a new segment")
     header_only = files.segment(2).stat().st_size
-    poll(lambda: journal._end.tended_ns, until=_differs(journal), timeout_s=5, what="another look at an idle journal")
+    poll(lambda: journal._end.tended_ns, until=_differs(journal), what="another look at an idle journal")
 
     assert files.segments() == [1, 2]
     assert files.segment(2).stat().st_size == header_only

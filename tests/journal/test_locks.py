@@ -200,7 +200,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_lock_of_its_dead_parent(
     children: list[int] = []
     try:
         assert said(parent) == "ready"
-        children = poll(lambda: _children(parent.pid), timeout_s=10, what="a child")
+        children = poll(lambda: _children(parent.pid), what="a child")
         lock = the_stream(tmp_path).writer_lock
         assert FileLock.is_held(lock)
 
@@ -208,7 +208,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_lock_of_its_dead_parent(
         parent.wait(10)
 
         # The child closes its copy as soon as it runs, which on a busy machine may be after the end of its parent.
-        poll(lambda: not FileLock.is_held(lock), timeout_s=10, what="the lock to be free")
+        poll(lambda: not FileLock.is_held(lock), what="the lock to be free")
         assert all(Path(f"/proc/{child}").exists() for child in children)
     finally:
         os.close(let_go)
@@ -247,7 +247,7 @@ def test_a_writer_whose_lock_file_was_removed_makes_it_again(tmp_path: Path) -> 
 
     files.writer_lock.unlink()
 
-    poll(lambda: FileLock.is_held(files.writer_lock), timeout_s=5, what="the lock to be held again")
+    poll(lambda: FileLock.is_held(files.writer_lock), what="the lock to be held again")
     append(journal, "b")
     journal.close()
     assert [each["event_id"] for each in application_events(tmp_path)] == ["a", "b"]
@@ -263,7 +263,7 @@ def test_a_writer_whose_stream_was_taken_over_goes_on_in_a_new_one(tmp_path: Pat
     adopter = FileLock.acquire(files.writer_lock)
     assert adopter is not None
 
-    poll(lambda: len(streams_in(tmp_path)) == 2, timeout_s=5, what="a second stream")
+    poll(lambda: len(streams_in(tmp_path)) == 2, what="a second stream")
     append(journal, "b")
     journal.close()
     assert adopter.is_in_place()

@@ -83,7 +83,7 @@ def test_what_is_set_aside_is_not_taken_by_events(disk: Path) -> None:
     assert free_bytes(disk) > RESERVE_BYTES // 2
     assert len(gaps_in(disk)) == 1, "told again before a minute was over"
     (disk / "ballast").unlink()
-    poll(lambda: _taken(journal, "after"), timeout_s=10, what="an event on the disk again")
+    poll(lambda: _taken(journal, "after"), what="an event on the disk again")
     journal.close()
     gaps = gaps_in(disk)
     assert sum(gap["lines"] for gap in gaps) == journal.written.dropped
@@ -114,7 +114,7 @@ def test_a_segment_that_is_due_begins_on_a_full_disk(disk: Path) -> None:
     append(journal, "before")
     fill_up(journal, disk)
 
-    poll(lambda: the_stream(disk).segment(2).exists(), timeout_s=10, what="the next segment")
+    poll(lambda: the_stream(disk).segment(2).exists(), what="the next segment")
 
     journal.close()
     assert len(read_streams(disk)) == 1
@@ -127,7 +127,7 @@ def test_the_reserve_is_taken_again_when_there_is_room(disk: Path) -> None:
         fill_up(journal, disk)
         assert free_bytes(disk) > RESERVE_BYTES // 2
         (disk / "ballast").unlink()
-        poll(lambda: _taken(journal, f"after-{times}"), timeout_s=10, what="an event on the disk again")  # noqa: B023
+        poll(lambda: _taken(journal, f"after-{times}"), what="an event on the disk again")  # noqa: B023
         used = 4 * MIB - free_bytes(disk)
         assert used >= RESERVE_BYTES, "it was not taken again"
     journal.close()
@@ -222,7 +222,7 @@ def test_what_another_process_writes_counts(tmp_path: Path) -> None:
         assert service.log("first")
         (tmp_path / "other").write_bytes(b"\0" * MIB)
 
-        poll(lambda: not service.log("next"), timeout_s=15, what="an event to be refused")
+        poll(lambda: not service.log("next"), what="an event to be refused")
 
         (tmp_path / "other").unlink()
         service.recover()

@@ -137,5 +137,5 @@ def test_what_is_logged_in_the_thread_that_syncs_waits_for_nobody(
 
     assert outer.durable
     assert [each.durable for each in inner] == [False]
-    poll(lambda: written(tmp_path), until=lambda count: count == 3, timeout_s=10, what="the inner event in the file")
+    poll(lambda: written(tmp_path), until=lambda count: count == 3, what="the inner event in the file")
     assert {each["event_id"] for each in application_events(tmp_path)} == {"first", "outer", "inner"}

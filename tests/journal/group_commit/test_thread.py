@@ -36,7 +36,7 @@ def test_the_thread_ends_with_its_journal(tmp_path: Path, closes: bool) -> None:
         gc.collect()
         return commit_threads()
 
-    poll(left, until=lambda names: not names, timeout_s=10, what="the thread to end")
+    poll(left, until=lambda names: not names, what="the thread to end")
 
 
 def test_an_event_is_durable_although_its_journal_is_closed_before_its_caller_waits(tmp_path: Path) -> None:
