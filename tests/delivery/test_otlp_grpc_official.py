@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import gzip
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from types import TracebackType
-from typing import Self
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
@@ -25,6 +21,7 @@ from otel_audit import _version
 from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
 from otel_audit.delivery.outcomes import Accepted
 from otel_audit.settings import Settings
+from tests.delivery.relay import Relay
 from tests.servers.certificates import Authority
 from tests.servers.otlp_grpc_server import GrpcReceived, OtlpGrpcServer
 
@@ -38,53 +35,6 @@ def _only_the_environment_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith("OTEL_"):
             monkeypatch.delenv(name)
-
-
-class Tap:
-    """Passes connections on to a server, and keeps what the latest client sent."""
-
-    def __init__(self, port: int) -> None:
-        self.sent = bytearray()
-        self._upstream = ("127.0.0.1", port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._threads = [threading.Thread(target=self._accept)]
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self.sent = bytearray()  # a new one: the connection before may still say its last words
-            self._threads.append(threading.Thread(target=self._serve, args=(client, self.sent)))
-            self._threads[-1].start()
-
-    def _serve(self, client: socket.socket, sent: bytearray) -> None:
-        with client, socket.create_connection(self._upstream) as server:
-            back = threading.Thread(target=self._pump, args=(server, client, bytearray()))
-            back.start()
-            self._pump(client, server, sent)
-            back.join()
-
-    def _pump(self, source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
-        try:
-            while data := source.recv(65536):
-                kept += data
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # the other side went first
 
 
 def message_on_the_wire(sent: bytes) -> tuple[bool, bytes]:
@@ -141,15 +91,15 @@ def comparable(received: GrpcReceived) -> tuple[str, dict[str, str | bytes], byt
 def test_the_same_environment_makes_the_same_call(
     batch: Batch, variables: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with OtlpGrpcServer() as server, Tap(server.port) as tap:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": tap.endpoint, **variables}
+    with OtlpGrpcServer() as server, Relay(server.port) as relay:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": relay.endpoint, **variables}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
 
         assert sent_by_the_official_exporter(batch)
-        official, official_message = server.requests.pop(), message_on_the_wire(bytes(tap.sent))
+        official, official_message = server.requests.pop(), message_on_the_wire(bytes(relay.sent))
         assert sent_by_ours(batch, environment)
-        ours, our_message = server.requests.pop(), message_on_the_wire(bytes(tap.sent))
+        ours, our_message = server.requests.pop(), message_on_the_wire(bytes(relay.sent))
 
     assert comparable(ours) == comparable(official)
     assert our_message == official_message
