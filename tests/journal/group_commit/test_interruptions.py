@@ -4,54 +4,77 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import pytest
 
 from otel_audit.errors import AuditUnavailable
+from otel_audit.journal.commit import Commit
 from otel_audit.journal.journal import Journal, Receipt
 from tests.chain_check import application_events, read_streams
-from tests.journal.group_commit.waiting import Start, hold, written
+from tests.journal.group_commit.waiting import Start, hold, wait_for_written, written
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import append, open_files
 from tests.servers.polling import poll
 
+Arm = Callable[[Callable[[], object]], None]
+
 
 @pytest.fixture
-def on_alarm() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Has something done by a signal handler in a tenth of a second."""
-    before = signal.getsignal(signal.SIGALRM)
+def in_the_wait(disk: SlowDisk) -> Iterator[Arm]:
+    """Has something done by a signal handler of this thread, once it waits for a sync that is held."""
+    before = signal.getsignal(signal.SIGUSR1)
+    waiting = threading.main_thread().ident
+    assert waiting is not None
+    senders: list[threading.Thread] = []
+
+    def send() -> None:
+        disk.wait_until_entered()
+        poll(lambda: is_in(waiting, Commit.wait.__code__), what="a thread that waits for its sync")
+        signal.pthread_kill(waiting, signal.SIGUSR1)
 
     def arm(do: Callable[[], object]) -> None:
         def handle(signum: int, frame: FrameType | None) -> None:
             do()
 
-        signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        signal.signal(signal.SIGUSR1, handle)
+        senders.append(threading.Thread(target=send))
+        senders[-1].start()
 
     yield arm
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    for sender in senders:
+        sender.join()
+    signal.signal(signal.SIGUSR1, before)
 
 
-Arm = Callable[[Callable[[], object]], None]
+def is_in(thread_id: int, code: CodeType) -> bool:
+    """The thread is inside this function now."""
+    frame = sys._current_frames().get(thread_id)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
 
 
 def test_a_signal_handler_may_log_while_its_thread_waits_for_the_disk(
-    tmp_path: Path, journal: Journal, disk: SlowDisk, on_alarm: Arm
+    tmp_path: Path, journal: Journal, disk: SlowDisk, in_the_wait: Arm
 ) -> None:
     inner: list[Receipt] = []
     hold(disk)
 
+    def let_go() -> None:
+        wait_for_written(tmp_path, 3)
+        disk.gate.set()
+
     def handle() -> None:
-        threading.Timer(0.1, disk.gate.set).start()
+        threading.Thread(target=let_go).start()
         inner.append(append(journal, "inner"))
 
-    on_alarm(handle)
+    in_the_wait(handle)
     outer = append(journal, "outer")
 
     assert outer.durable
@@ -60,14 +83,14 @@ def test_a_signal_handler_may_log_while_its_thread_waits_for_the_disk(
 
 
 def test_a_caller_that_is_interrupted_while_it_waits_leaves_everything_in_order(
-    tmp_path: Path, journal: Journal, disk: SlowDisk, on_alarm: Arm
+    tmp_path: Path, journal: Journal, disk: SlowDisk, in_the_wait: Arm
 ) -> None:
     hold(disk)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    on_alarm(interrupt)
+    in_the_wait(interrupt)
     with pytest.raises(KeyboardInterrupt):
         append(journal, "interrupted")
     disk.gate.set()
@@ -77,19 +100,23 @@ def test_a_caller_that_is_interrupted_while_it_waits_leaves_everything_in_order(
 
 
 def test_a_fork_from_a_signal_handler_inside_the_wait_leaves_the_child_free(
-    tmp_path: Path, journal: Journal, disk: SlowDisk, on_alarm: Arm
+    tmp_path: Path, journal: Journal, disk: SlowDisk, in_the_wait: Arm
 ) -> None:
     hold(disk)
     children: list[int] = []
-    on_alarm(lambda: children.append(os.fork()))
 
-    threading.Timer(0.5, disk.gate.set).start()
+    def fork() -> None:
+        children.append(os.fork())
+        # Not the one that was forked with the thread that waits at it, which may have had its lock.
+        disk.gate = disk.gate if children[0] else threading.Event()
+        disk.gate.set()
+
+    in_the_wait(fork)
     try:
         receipt: Receipt | None = append(journal, "outer")
     except AuditUnavailable:
         receipt = None
     if children == [0]:  # the child: the line is its parent's, and it cannot know what becomes of it
-        disk.gate.set()
         os._exit(0 if receipt is None and append(journal, "child").durable else 1)
 
     assert receipt is not None
