@@ -10,17 +10,22 @@ __all__ = ["Keeping"]
 
 
 class Keeping:
-    """Keeps the ids of the application's events."""
+    """Keeps the lines, and names the application's events among them."""
 
     name = "keeping"
     delay_s = 0.05
 
     def __init__(self) -> None:
-        self.ids: list[str] = []
+        self.lines: list[bytes] = []
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the events."""
+        return ids_of(self.lines)
 
     def export(self, batch: Batch) -> ExportOutcome:
         """See `Exporter`."""
-        self.ids += ids_of([line.content for line in batch.lines])
+        self.lines += [line.content for line in batch.lines]
         return Accepted()
 
     def close(self) -> None:

@@ -14,13 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otel_audit.delivery.stream_export import Destination, Idle, StreamExport
 from otel_audit.errors import JournalFull
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.reader import StreamReader
+from otel_audit.journal.recovery import take
 from otel_audit.journal.stream import Limits
 from tests.chain_check import application_events, read_streams
+from tests.journal.keeping import Keeping
 from tests.journal.writing import a_journal, append, assert_chained, ids_of, lines_of, the_stream
 from tests.servers.polling import poll
 
@@ -39,6 +42,9 @@ def a_written_segment(lines: int) -> tuple[str, bytes]:
 STREAM_ID, SEGMENT = a_written_segment(12)
 LINES = SEGMENT.split(b"\n")[:-1]
 STARTS = [sum(len(line) + 1 for line in LINES[:index]) for index in range(len(LINES))]
+# How much damage takes away, and what it leaves in its place.
+LENGTHS = st.one_of(st.integers(0, 5), st.integers(0, len(SEGMENT)))
+INSTEAD = st.one_of(st.binary(max_size=700), st.sampled_from([b"\n", b"{", b"\0" * 4096, LINES[3][50:], b"}\n{"]))
 
 
 def test_a_last_line_torn_at_any_byte_costs_no_other_line(tmp_path: Path) -> None:
@@ -59,12 +65,8 @@ def test_a_torn_line_does_not_keep_the_next_segment_from_being_read(tmp_path: Pa
 
 
 @settings(deadline=None)  # files, on a busy machine
-@given(
-    start=st.integers(0, len(SEGMENT)),
-    length=st.one_of(st.integers(0, 5), st.integers(0, len(SEGMENT))),
-    instead=st.one_of(st.binary(max_size=700), st.sampled_from([b"\n", b"{", b"\0" * 4096, LINES[3][50:], b"}\n{"])),
-)
-def test_every_line_that_damage_did_not_touch_is_read(start: int, length: int, instead: bytes) -> None:
+@given(start=st.integers(0, len(SEGMENT)), length=LENGTHS, instead=INSTEAD)
+def test_every_line_that_damage_did_not_touch_is_read_and_exported(start: int, length: int, instead: bytes) -> None:
     stop = min(len(SEGMENT), start + length)
     damaged = SEGMENT[:start] + instead + SEGMENT[stop:]
     untouched = []
@@ -76,9 +78,41 @@ def test_every_line_that_damage_did_not_touch_is_read(start: int, length: int, i
     with TemporaryDirectory() as directory:
         files = StreamFiles(Path(directory), STREAM_ID)
         files.segment(1).write_bytes(damaged)
-        found = [line for line in lines_of(files) if line in LINES]
+        for found in (lines_of(files), exported(files)):
+            assert [line for line in found if line in untouched] == untouched
 
-    assert [line for line in found if line in untouched] == untouched
+
+def exported(files: StreamFiles) -> list[bytes]:
+    """What a destination gets of a stream, to its end."""
+    shipment = take(files)
+    assert shipment is not None
+    exporter = Keeping()
+    export = StreamExport(shipment, Destination(exporter), batch_count=5)
+    while export.step() != Idle():
+        pass
+    export.close()
+    shipment.release()
+    return exporter.lines
+
+
+@settings(deadline=None)
+@given(start=st.integers(0, len(SEGMENT)), length=LENGTHS, instead=INSTEAD)
+def test_damage_in_the_middle_of_the_open_file_costs_no_later_event(start: int, length: int, instead: bytes) -> None:
+    with TemporaryDirectory() as directory:
+        journal = a_journal(Path(directory))
+        for name in range(12):
+            append(journal, name)
+        files = the_stream(Path(directory))
+        whole = files.segment(1).read_bytes()
+        last = len(whole) - 1  # the end of the last line stays
+        start, stop = min(start, last), min(start + length, last)
+        files.segment(1).write_bytes(whole[:start] + instead + whole[stop:])
+
+        assert append(journal, "after").durable
+
+        journal.close()
+        for found in (lines_of(files), exported(files)):
+            assert len([line for line in found if b'"event_id": "after"' in line]) == 1
 
 
 def test_beside_a_damaged_stream_events_are_written_as_ever(tmp_path: Path) -> None:
