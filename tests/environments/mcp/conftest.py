@@ -43,6 +43,7 @@ class Service:
     name: str
     directory: Path
     connect: Connect
+    url: str = ""
     seen: int = 0
 
     def events(self, count: int) -> list[dict[str, Any]]:
@@ -100,6 +101,7 @@ def run_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
             log=directory.with_suffix(".log"),
             ready=lambda: _listens(port),
         )
+        url = f"http://{LOOPBACK}:{port}/mcp"
         process.start({**environment_of(directory), **(extra or {})})
         running.append(process)
 
@@ -109,10 +111,10 @@ def run_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         ) -> AsyncIterator[client.Session]:
             sent = {} if headers is None else headers  # read at each request: a test may change it
             given = {} if token is None else {"Authorization": f"Bearer {token}"}
-            async with client.over_http(f"http://{LOOPBACK}:{port}/mcp", lambda: {**given, **sent}, mode) as session:
+            async with client.over_http(url, lambda: {**given, **sent}, mode) as session:
                 yield session
 
-        return Service(name, directory, connect)
+        return Service(name, directory, connect, url)
 
     yield start
     for process in running:

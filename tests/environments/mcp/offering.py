@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tools import RESOURCE_URI, Tools
+from tools import NAMES, RESOURCE_URI, Tools
 
 __all__ = ["offer"]
 
@@ -20,8 +20,9 @@ def offer(server: Any, tools: Tools, context: Any) -> None:
 
     for tool in (wait, report):
         tool.__annotations__["ctx"] = context
-    for tool in (tools.add, tools.fail, tools.deny, tools.forbid, tools.lookup, tools.mark, wait, report):
-        server.tool()(tool)
+    own = {"wait": wait, "report": report}
+    for name in NAMES:
+        server.tool()(own.get(name) or getattr(tools, name))
 
     @server.resource(RESOURCE_URI)
     async def rows() -> str:

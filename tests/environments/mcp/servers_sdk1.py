@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.routing import Mount
-from tools import RESOURCE_URI, TOKENS, Tools
+from tools import NAMES, RESOURCE_URI, TOKENS, Tools
 
 __all__ = ["SERVERS", "asgi_app", "run_stdio"]
 
@@ -46,10 +46,7 @@ def low_level(tools: Tools) -> Server[Any, Any]:
 
     @server.list_tools()
     async def list_tools() -> list[types.Tool]:
-        return [
-            types.Tool(name=name, inputSchema={"type": "object"})
-            for name in ("add", "fail", "deny", "forbid", "lookup", "mark", "wait", "report")
-        ]
+        return [types.Tool(name=name, inputSchema={"type": "object"}) for name in NAMES]
 
     @server.call_tool()
     async def call_tool(name: str, arguments: dict[str, Any]) -> list[types.TextContent]:

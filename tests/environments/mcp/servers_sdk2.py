@@ -12,7 +12,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.stdio import stdio_server
 from offering import offer
 from pydantic import AnyHttpUrl
-from tools import RESOURCE_URI, TOKENS, Tools
+from tools import NAMES, RESOURCE_URI, TOKENS, Tools
 
 __all__ = ["SERVERS", "asgi_app", "run_stdio"]
 
@@ -51,8 +51,7 @@ def low_level(tools: Tools) -> Server[Any]:
         return types.CallToolResult(content=[types.TextContent(text=text)])
 
     async def list_tools(ctx: Any, params: Any) -> types.ListToolsResult:
-        names = ("add", "fail", "deny", "forbid", "lookup", "mark", "wait", "report")
-        return types.ListToolsResult(tools=[types.Tool(name=name, input_schema={"type": "object"}) for name in names])
+        return types.ListToolsResult(tools=[types.Tool(name=name, input_schema={"type": "object"}) for name in NAMES])
 
     async def read_resource(ctx: Any, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         if str(params.uri) != RESOURCE_URI:

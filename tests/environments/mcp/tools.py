@@ -16,7 +16,7 @@ from otel_audit.integrations.asgi import AuditMiddleware
 from otel_audit.integrations.mcp import current_event
 from otel_audit.integrations.parent import parent_id
 
-__all__ = ["RESOURCE_URI", "SECRET", "TOKENS", "Tools"]
+__all__ = ["NAMES", "RESOURCE_URI", "SECRET", "TOKENS", "Tools"]
 
 RESOURCE_URI = "features://driver_stats"
 SECRET = "the password is hunter2-f00ba4"
@@ -29,6 +29,7 @@ TOKENS: dict[str, dict[str, Any]] = {
     },
     "token-of-a-service": {"client_id": "batch-job", "scopes": ["features:read"]},
 }
+NAMES = ("add", "choke", "deny", "fail", "forbid", "lookup", "mark", "repeat", "report", "wait")
 
 Report = Callable[[float], Awaitable[None]]
 
@@ -46,6 +47,12 @@ class Tools:
 
     async def fail(self) -> str:
         raise ValueError(SECRET)
+
+    async def repeat(self, value: Any) -> str:
+        return repr(value)
+
+    async def choke(self, value: Any) -> str:
+        raise ValueError(repr(value))
 
     async def deny(self) -> str:
         event = current_event()
