@@ -126,6 +126,7 @@ class AuditMetrics:
     def watch(self, trail: Counted) -> None:
         """From now on the sums include this trail."""
         with self._own_lock():
+            self._let_go()  # or a process that nobody collects from would keep each trail that it ever had
             self._watched = [*self._watched, _Watched(trail)]
 
     def keep(self, trail: Counted) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from otel_audit.delivery.adoption import Adoption
 from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.closing import Closing
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
@@ -85,7 +86,7 @@ class BatchProcessor:
             notices=self._notices,
         )
         self._keeper: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._closing = Closing()
 
     @property
     def batch_count(self) -> int:
@@ -225,7 +226,7 @@ class BatchProcessor:
             self._retain(closing)
             for worker in self._workers:
                 worker.say_stuck()
-            if closing.wait(_ADOPT_INTERVAL_S):
+            if closing.is_set_within(_ADOPT_INTERVAL_S):
                 return
 
     def _look(self) -> None:
@@ -234,7 +235,7 @@ class BatchProcessor:
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
 
-    def _retain(self, closing: threading.Event) -> None:
+    def _retain(self, closing: Closing) -> None:
         if self._retention is None:
             return
         with self._lock:

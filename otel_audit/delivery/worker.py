@@ -47,7 +47,7 @@ class Worker:
         self._draining = False
         self._closes = False
         self._over = False
-        self._settled = threading.Condition()
+        self._waiting: set[SimpleQueue[None]] = set()
         self._thread = threading.Thread(target=self._run, name=f"otel-audit-{destination.exporter.name}", daemon=True)
 
     @property
@@ -115,8 +115,15 @@ class Worker:
 
         After its end there is nothing to wait for.
         """
-        with self._settled:
-            self._settled.wait_for(lambda: self._over or reached(), max(0.0, deadline - time.monotonic()))
+        # Not a Condition: an asynchronous exception could leave its lock to nobody, and the thread would stand still.
+        turns: SimpleQueue[None] = SimpleQueue()
+        self._waiting.add(turns)
+        try:
+            while not (self._over or reached()) and (left_s := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(Empty):
+                    turns.get(timeout=left_s)
+        finally:
+            self._waiting.discard(turns)
         return reached()
 
     def _run(self) -> None:
@@ -126,8 +133,8 @@ class Worker:
             self._forget_wakes()
             more = self._turn()
             self._over = draining and not more
-            with self._settled:
-                self._settled.notify_all()
+            for turns in self._waiting.copy():
+                turns.put(None)
             if self._over:
                 self._let_go()
                 return

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -22,52 +19,13 @@ from otel_audit.journal.stream import Limits
 from otel_audit.settings import Durability
 from tests.chain_check import application_events, read_streams
 from tests.journal.writing import a_journal, append, open_files
+from tests.stepping import Step, interrupted
 
 SEGMENT_BYTES = 3000
 
 
 Prepare = Callable[[Journal, Path], None]
 Do = Callable[[Journal], None]
-
-
-class Interrupt(BaseException):
-    """As KeyboardInterrupt, which pytest would take for its own."""
-
-
-@dataclass
-class Step:
-    """Where an operation was interrupted: at the first step of a function, or after a call of C code."""
-
-    function: str
-    called: str
-
-    @property
-    def lost_a_descriptor(self) -> bool:
-        """The kernel had given a descriptor, and nothing in Python had it yet."""
-        return self.called in {"open", "dup"}
-
-
-def interrupted(do: Do, journal: Journal, at: int) -> Step | None:
-    """Do it, and raise at this step; where that was, None if there are not so many."""
-    found: list[Step] = []
-    steps = itertools.count(1)
-
-    def look(frame: FrameType, event: str, arg: Any) -> None:
-        if event not in {"call", "c_return"} or frame.f_code.co_filename == __file__:
-            return
-        if next(steps) == at:
-            sys.setprofile(None)
-            found.append(Step(frame.f_code.co_name, arg.__name__ if event == "c_return" else ""))
-            raise Interrupt
-
-    sys.setprofile(look)
-    try:
-        do(journal)
-    except Interrupt:
-        pass
-    finally:
-        sys.setprofile(None)
-    return found[0] if found else None
 
 
 def nothing(journal: Journal, directory: Path) -> None:
@@ -134,7 +92,7 @@ def test_whatever_step_is_interrupted_the_journal_goes_on(
             on_open=opened.append,
         )
         prepare(journal, directory)
-        where = interrupted(do, journal, step)
+        where = interrupted(partial(do, journal), step)
         if where is None:
             journal.close()
             assert step > 10, "or nothing was shown"

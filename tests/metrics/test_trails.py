@@ -8,9 +8,15 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+from opentelemetry.metrics import NoOpMeterProvider
+
+from otel_audit.delivery import metrics as metrics_module
+from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.delivery.numbers import ExporterNumbers, Numbers
 from otel_audit.journal.cursor import Cursor, Position, Progress
 from otel_audit.journal.files import streams_in
+from otel_audit.settings import Settings
+from otel_audit.trail import Trail
 from tests.delivery.audited_server import AuditedServer
 from tests.metrics.reader import Reader, a_trail, emit, parts
 from tests.servers import poll
@@ -113,3 +119,19 @@ def test_a_trail_that_cannot_be_looked_at_keeps_what_was_seen(reader: Reader, tm
     assert parts(reader.values(), "ship") == (0, 1, 0, 0)
     files.cursor.rmdir()
     trail.close()
+
+
+def test_a_process_that_nobody_collects_from_keeps_nothing_of_its_former_trails(tmp_path: Path) -> None:
+    def kept() -> int:
+        return sum(isinstance(each, metrics_module._Watched) for each in gc.get_objects())
+
+    metrics, before = AuditMetrics(NoOpMeterProvider()), kept()
+    for number in range(50):
+        settings = Settings.load({}, {"directory": str(tmp_path / str(number)), "export": "none"})
+        trail = Trail(settings, metrics=metrics)
+        emit(trail, "event")
+        trail.close()
+        del trail
+        gc.collect()
+
+    assert kept() <= before + 1
