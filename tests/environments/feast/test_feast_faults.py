@@ -7,6 +7,7 @@ import contextlib
 import resource
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Store(FeatureStore):
     @contextmanager
     def held(self) -> Iterator[None]:
         """Inside, no answer comes."""
+        while self.entered.acquire(blocking=False):  # of the requests before
+            pass
         self.gate.clear()
         try:
             yield
@@ -175,7 +178,9 @@ def test_each_mcp_call_of_a_session_has_its_own_trace(feast: Feast) -> None:
 def test_a_request_whose_client_has_gone_is_cancelled(feast: Feast) -> None:
     with feast.store.held():
         with pytest.raises(httpx.ReadTimeout):
-            feast.ask(timeout=0.5)
+            feast.ask(timeout=0.3)
+        feast.store.wait_until_entered()
+        time.sleep(0.2)  # of a request that takes no 100 ms nobody asks whether its client is still there
         # On the same event loop, which has seen by now that the connection before has ended.
         assert httpx.get(f"{feast.server.url}/health", timeout=60, trust_env=False).status_code == 200
 
@@ -199,8 +204,6 @@ def test_a_request_that_is_cancelled_or_out_of_time_is_cancelled(feast: Feast) -
             async with asyncio.timeout(0.5):
                 await ask()
 
-    while feast.store.entered.acquire(blocking=False):
-        pass
     with feast.store.held():
         runner = asyncio.Runner()
         runner.run(work())
