@@ -8,6 +8,7 @@ from otel_audit.errors import (
     AuditUnavailable,
     ConfigError,
     JournalFull,
+    JournalUnreadable,
     JournalUnwritable,
 )
 from otel_audit.event import (
@@ -43,6 +44,7 @@ __all__ = [
     "FileAuditSink",
     "FlushReport",
     "JournalFull",
+    "JournalUnreadable",
     "JournalUnwritable",
     "LoggerAuditSink",
     "Operation",

@@ -2,6 +2,7 @@
 
 AuditError
 ├── ConfigError            a setting is wrong; nothing was started
+├── JournalUnreadable      a segment is of a format that this version does not know; nothing of it was read
 └── AuditUnavailable       the event is not known to be durable
     ├── JournalFull        nothing was written: there is no room
     └── JournalUnwritable  nothing was written: the directory or file does not accept writes
@@ -14,6 +15,7 @@ __all__ = [
     "AuditUnavailable",
     "ConfigError",
     "JournalFull",
+    "JournalUnreadable",
     "JournalUnwritable",
 ]
 
@@ -24,6 +26,10 @@ class AuditError(Exception):
 
 class ConfigError(AuditError, ValueError):
     """A setting has a value that is not allowed, or a name that does not exist. Nothing was started."""
+
+
+class JournalUnreadable(AuditError):
+    """A segment is of a format that this version does not know: nothing of it was read, sent or removed."""
 
 
 class AuditUnavailable(AuditError):

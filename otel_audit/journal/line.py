@@ -16,8 +16,19 @@ from typing import Any
 
 import uuid_utils
 
-__all__ = ["GAP", "SEGMENT", "Tail", "digest", "is_system", "seq_reader", "system_body", "system_event"]
+__all__ = [
+    "FORMAT_VERSION",
+    "GAP",
+    "SEGMENT",
+    "Tail",
+    "digest",
+    "is_system",
+    "seq_reader",
+    "system_body",
+    "system_event",
+]
 
+FORMAT_VERSION = 1  # of the lines of a segment, as its header says; raised when an older reader would get them wrong
 SEGMENT = "segment"
 GAP = "gap"
 

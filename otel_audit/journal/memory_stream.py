@@ -17,10 +17,9 @@ from typing import Any, Final, NamedTuple
 
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.line import SEGMENT, is_system, system_body
+from otel_audit.journal.line import FORMAT_VERSION, SEGMENT, is_system, system_body
 from otel_audit.journal.open_stream import Head
 from otel_audit.journal.reader import Chunk, Line
-from otel_audit.journal.stream import FORMAT_VERSION
 from otel_audit.settings import Durability
 
 __all__ = ["Dealt", "MemoryCursor", "MemoryReader", "MemoryShipment", "MemoryStream", "QueueLimits"]

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from otel_audit.errors import JournalUnreadable
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.line import is_system, seq_reader
+from otel_audit.journal.line import FORMAT_VERSION, is_system, seq_reader
 from otel_audit.journal.segment_file import is_at
 
 __all__ = ["Chunk", "Line", "StreamReader", "has_lines_after", "stream_header"]
@@ -60,6 +61,10 @@ class StreamReader:
 
         At least one line is read if there is one, however long. Damage is passed over and counted. A last piece
         without a newline is left alone: its writer may still be at it.
+
+        Raises:
+            OSError: the file cannot be read.
+            JournalUnreadable: its format is not known.
         """
         number = self._open(position.segment)
         if number is None:
@@ -159,10 +164,20 @@ class StreamReader:
                 lines.append(Line(content, seq, is_system(content), Position(segment, offset, seq)))
         if lines:
             self._line_bytes = 1 + (offset - position.offset) * 5 // (4 * len(pieces))
-            self._header = self._header or self._read_header()
+            self._header = self._header or self._known(self._read_header())
         # A reader that took the end of a segment for the end of the stream would rest once for each of a backlog.
         more = filled or rest != b"" or (data != b"" and self.files.segment(segment + 1).exists())
         return Chunk(self._header, tuple(lines), Position(segment, offset, seq), len(pieces) - len(lines), more)
+
+    def _known(self, header: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The header, if its format is known: what another version means by a line could be sent or counted wrong."""
+        written = header.get("format", FORMAT_VERSION)
+        if written != FORMAT_VERSION:
+            raise JournalUnreadable(
+                f"{self.files.segment(self._number)}: expected a segment of format {FORMAT_VERSION}, got {written!r}; "
+                "it was written by another version of otel-audit: use that one"
+            )
+        return header
 
     def _read_header(self) -> Mapping[str, Any]:
         """The header of the open segment; another one of the stream when that is damaged: they name one writer."""

@@ -20,7 +20,7 @@ from typing import Any
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.durable import Durable
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.line import GAP, SEGMENT, digest, system_body
+from otel_audit.journal.line import FORMAT_VERSION, GAP, SEGMENT, digest, system_body
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.open_stream import Head
@@ -29,8 +29,6 @@ from otel_audit.journal.segment_sync import SegmentSync
 from otel_audit.settings import Durability
 
 __all__ = ["Limits", "StreamWriter", "SyncFailed"]
-
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,6 +237,21 @@ def test_a_stream_of_another_host_is_left_unless_it_is_asked_for(tmp_path: Path,
     assert server.accepted == ["header", "a"]
 
 
+def test_a_stream_of_another_format_is_left_for_the_version_that_wrote_it(
+    tmp_path: Path, server: AuditedServer
+) -> None:
+    later, known = left_behind(tmp_path, "later"), left_behind(tmp_path, "known")
+    segment = later.segment(1)
+    segment.write_bytes(segment.read_bytes().replace(b'"format":1', b'"format":2', 1))
+
+    done = ship(tmp_path, server)
+
+    assert done.returncode == 1
+    assert f"{segment}: expected a segment of format 1, got 2" in done.stdout + done.stderr
+    assert [name for name in server.accepted if name != "header"] == ["known"]
+    assert (read_cursor(later.cursor)[1], read_cursor(known.cursor)[1]) == (False, True)
+
+
 def test_a_live_writer_that_delivers_itself_is_left_alone(tmp_path: Path, server: AuditedServer) -> None:
     journal = journal_of(tmp_path, "otlp")
     append(journal, "its own")
