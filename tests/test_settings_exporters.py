@@ -43,7 +43,15 @@ def test_the_size_of_the_sdks_queue_is_ignored_where_the_journal_is_on_disk() ->
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["ftp://h:1/v1/logs?key=s3cret", "ftp://ann:s3cret@h/?a=s3cret#s3cret", "http://h:1/x?key=s3cret"]
+    "endpoint",
+    [
+        "ftp://h:1/v1/logs?key=s3cret",
+        "ftp://ann:s3cret@h/?a=s3cret#s3cret",
+        "http://h:1/x?key=s3cret",
+        "https://ann:s3cret@host:99999",
+        "ann:s3cret@host:4318",
+        "ann:s3/cret@s3cret@host:4318",
+    ],
 )
 def test_a_wrong_endpoint_is_shown_without_its_password_and_query(endpoint: str) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}

@@ -15,7 +15,7 @@ T_co = TypeVar("T_co", covariant=True)
 _MASK = "****"
 _SHOWN_CHARS = 80
 # Up to the last `@`: a password with an unescaped `/` must not be shown either.
-_USERINFO = re.compile(r"(?<=://)\S*@")
+_USERINFO = re.compile(r"(?<=://)\S*@|(?<![^\s'\"])[^\s/'\"]+:(?!//)[^\s'\"]*@")  # also where the scheme was forgotten
 _QUERY = re.compile(r"(://[^\s?]*\?)\S+")  # some vendors take a token there
 
 
