@@ -44,6 +44,7 @@ class StdoutAuditSink(AuditSink):
     """
 
     def emit(self, event: JsonlEvent) -> None:
+        """See `AuditSink`."""
         line = event.to_jsonl()
         try:
             sys.stdout.write(line + "\n")
@@ -63,9 +64,11 @@ class FileAuditSink(AuditSink):
         self._file = open(file_path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - open until `close`
 
     def emit(self, event: JsonlEvent) -> None:
+        """See `AuditSink`."""
         self._file.write(event.to_jsonl() + "\n")
 
     def close(self) -> None:
+        """The file is closed."""
         self._file.close()
 
 
@@ -76,4 +79,5 @@ class LoggerAuditSink(AuditSink):
         self._logger = logging.getLogger(logger_name)
 
     def emit(self, event: JsonlEvent) -> None:
+        """See `AuditSink`."""
         self._logger.info(event.to_jsonl(), extra={OWN_LINE: True})

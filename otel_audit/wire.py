@@ -54,8 +54,8 @@ class Heads:
             elif kind is float:
                 encoded = _double(value)
                 place = (key, _DOUBLE)
-            elif kind is int and value >= 0:  # type: ignore[operator]
-                encoded = _varint(value)  # type: ignore[arg-type]
+            elif kind is int and value >= 0:  # type: ignore[operator]  # by its kind
+                encoded = _varint(value)  # type: ignore[arg-type]  # by its kind
                 place = (key, _DOUBLE - len(encoded))
             else:
                 append(attributes({key: value}))
@@ -169,12 +169,12 @@ def _set_value(to: AnyValue, value: AttributeValue) -> None:
     if kind is str:
         to.string_value = value  # type: ignore[assignment]  # by its kind
     elif kind is int:
-        to.int_value = value  # type: ignore[assignment]
+        to.int_value = value  # type: ignore[assignment]  # by its kind
     elif kind is float:
-        to.double_value = value  # type: ignore[assignment]
+        to.double_value = value  # type: ignore[assignment]  # by its kind
     elif kind is bool:
-        to.bool_value = value  # type: ignore[assignment]
+        to.bool_value = value  # type: ignore[assignment]  # by its kind
     else:
         to.array_value.SetInParent()
-        for item in value:  # type: ignore[union-attr]
+        for item in value:  # type: ignore[union-attr]  # a list is left
             _set_value(to.array_value.values.add(), item)

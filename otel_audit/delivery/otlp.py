@@ -33,6 +33,7 @@ class OtlpExporter:
         self._transport = _transport(settings)
 
     def export(self, batch: Batch) -> ExportOutcome:
+        """See `Exporter`."""
         try:
             request = encoded_request(batch.header, batch.contents)
         except UnreadableLine as error:
@@ -51,6 +52,7 @@ class OtlpExporter:
         return self._transport.export(request, records)
 
     def close(self) -> None:
+        """See `Exporter`."""
         self._transport.close()
 
 

@@ -62,6 +62,7 @@ class Worker:
             self._say(stuck)
 
     def start(self) -> None:
+        """The thread runs."""
         self._thread.start()
 
     def add(self, shipment: Exportable) -> None:

@@ -29,6 +29,7 @@ class AuditCapture(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Keep with the record who logged it; always true. Source: `logging.Filter.filter`."""
         if _CAPTURED not in record.__dict__:
             # A plain tuple: a class of ours could be read back from a pickle only where this package is installed.
             record.__dict__[_CAPTURED] = tuple(_here(record))

@@ -35,14 +35,17 @@ class StreamFiles:
 
     @property
     def writer_lock(self) -> Path:
+        """Held while the writer lives."""
         return self.directory / f"{self.stream_id}.writer.lock"
 
     @property
     def ship_lock(self) -> Path:
+        """Held by whoever exports the stream."""
         return self.directory / f"{self.stream_id}.ship.lock"
 
     @property
     def cursor(self) -> Path:
+        """How far each exporter has come."""
         return self.directory / f"{self.stream_id}.cursor"
 
     def segments(self) -> list[int]:

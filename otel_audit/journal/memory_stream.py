@@ -49,6 +49,7 @@ class Dealt(NamedTuple):
 
     @property
     def events(self) -> int:
+        """The events of the application among them."""
         return self.exported + self.refused
 
 

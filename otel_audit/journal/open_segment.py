@@ -32,6 +32,7 @@ class Damage:
     reason: str
 
     def content(self) -> dict[str, Any]:
+        """As the next header names it."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 

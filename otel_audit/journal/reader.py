@@ -99,6 +99,7 @@ class StreamReader:
             os.fdatasync(self._descriptor)
 
     def close(self) -> None:
+        """Let go of the file; a later read opens it again."""
         descriptor, self._descriptor, self._number = self._descriptor, -1, 0
         if descriptor >= 0:
             os.close(descriptor)

@@ -48,6 +48,7 @@ class RetentionLimits:
     bytes: int = 0
 
     def is_old(self, age_ns: int) -> bool:
+        """Whether a segment of this age in nanoseconds may go."""
         return self.days > 0 and age_ns >= self.days * _DAY_NS
 
 
