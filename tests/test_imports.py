@@ -56,7 +56,10 @@ ONLY: dict[str, set[str]] = {
     "journal": {"journal", "settings", "errors", "notices", "_version"},
 }
 
-# The journal knows no OTel.
+# Most have far fewer: what is longer holds two things.
+LINES_MAX = 500
+
+# The journal, for one, knows no OTel.
 NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "attributes", "redaction", "policy"}
 # Private modules of OTel break between releases: tests/delivery/test_otel_logs.py says what these need of them.
 PRIVATE_OTEL = {"delivery/otel_logs.py", "delivery/suppression.py"}
@@ -211,3 +214,11 @@ def circle_in(graph: dict[str, set[str]]) -> list[str] | None:
         if found := visit(name, []):
             return found
     return None
+
+
+def test_no_file_is_longer_than_can_be_read_at_one_go() -> None:
+    checkout = PACKAGE.parent
+    folders = [PACKAGE, checkout / "tests", checkout / "benchmarks", checkout / "examples"]
+    lines = {path: path.read_text().count("\n") for folder in folders for path in folder.rglob("*.py")}
+
+    assert {path: count for path, count in lines.items() if count > LINES_MAX} == {}

@@ -70,6 +70,21 @@ def test_every_public_class_and_function_has_a_docstring(module: ModuleType) -> 
     assert [one.__qualname__ for one in documented if one.__module__ == module.__name__ and not own_doc(one)] == []
 
 
+def test_every_public_method_of_a_public_class_has_a_docstring() -> None:
+    undocumented = [
+        f"{name}:{method.lineno} {cls.name}.{method.name}"
+        for name in MODULES
+        for cls in ast.walk(tree_of(name))
+        if isinstance(cls, ast.ClassDef) and not cls.name.startswith("_")
+        for method in cls.body
+        if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not method.name.startswith("_")
+        and not ast.get_docstring(method)
+    ]
+
+    assert undocumented == []
+
+
 def test_a_class_or_function_that_others_import_is_a_public_name(module: ModuleType) -> None:
     public = set(getattr(module, "__all__", []))
     missing = {

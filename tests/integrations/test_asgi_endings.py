@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from starlette.routing import Route
 from otel_audit import AuditMiddleware
 from otel_audit.settings import OnLoss
 from tests.chain_check import application_events
-from tests.integrations.serving import Call, Served, a_logger, an_app, ask_raw, audited, events_of, get, the_event
+from tests.integrations.serving import Served, a_logger, an_app, ask_raw, audited, events_of, get, the_event
 from tests.servers import poll
 
 
@@ -224,82 +222,6 @@ def test_what_fails_behind_the_last_byte_does_not_change_how_the_request_ended(
 
     assert (event["outcome"], event["status_code"]) == ("success" if status == 200 else "error", status)
     assert "error_type" not in event
-
-
-def leave_early(path: str, after_s: float) -> Call:
-    """A client that sends its request and leaves without an answer."""
-
-    def call(server: Served) -> None:
-        with socket.create_connection(server.address) as connection:
-            connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
-            time.sleep(after_s)
-
-    return call
-
-
-@pytest.mark.parametrize("http", ["h11", "httptools"])
-def test_a_client_that_leaves_is_a_cancelled_request_although_the_application_does_not_notice(
-    directory: Path, http: str
-) -> None:
-    async def slow(request: Request) -> Response:
-        await asyncio.sleep(0.6)
-        return PlainTextResponse("too late")
-
-    app = audited(an_app(Route("/slow", slow)), directory)
-
-    event = the_event(app, directory, leave_early("/slow", 0.2), http=http)
-
-    assert event["outcome"] == "cancelled"
-
-
-def test_a_client_that_leaves_is_noticed_through_middleware_outside_of_this_one(directory: Path) -> None:
-    async def slow(request: Request) -> Response:
-        await asyncio.sleep(0.6)
-        return PlainTextResponse("too late")
-
-    audit = a_logger(directory)
-    outside = [Middleware(BaseHTTPMiddleware, dispatch=pass_on), Middleware(AuditMiddleware, audit=audit)]
-
-    event = the_event(an_app(Route("/slow", slow), middleware=outside), directory, leave_early("/slow", 0.2))
-
-    assert event["outcome"] == "cancelled"
-
-
-def test_a_client_that_leaves_in_the_middle_of_a_stream_is_a_cancelled_request(directory: Path) -> None:
-    async def forever() -> AsyncIterator[bytes]:
-        while True:
-            yield b"more"
-            await asyncio.sleep(0.02)
-
-    async def stream(request: Request) -> Response:
-        return StreamingResponse(forever())
-
-    event = the_event(audited(an_app(Route("/stream", stream)), directory), directory, leave_early("/stream", 0.2))
-
-    assert (event["outcome"], event["status_code"]) == ("cancelled", 200)
-
-
-@pytest.mark.parametrize("http", ["h11", "httptools"])
-def test_a_client_that_leaves_in_the_middle_of_its_body_is_a_cancelled_request(directory: Path, http: str) -> None:
-    async def read(request: Request) -> Response:
-        return PlainTextResponse(str(len(await request.body())))
-
-    def call(server: Served) -> None:
-        with socket.create_connection(server.address) as connection:
-            connection.sendall(b"POST /read HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\nonly this")
-            poll(lambda: reached, what="the application to be reached")
-
-    reached: list[str] = []
-
-    async def reaching(scope: Any, receive: Any, send: Any) -> None:
-        reached.append(scope["type"])
-        await inner(scope, receive, send)
-
-    inner = an_app(Route("/read", read, methods=["POST"]))
-    event = the_event(audited(reaching, directory), directory, call, http=http, lifespan="off")
-
-    assert (event["outcome"], event["error_type"]) == ("cancelled", "ClientDisconnect")
-    assert event["action"]["method"] == "POST"
 
 
 def test_no_request_holds_up_the_loop_while_it_waits_for_the_disk(
