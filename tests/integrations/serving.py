@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware.base import RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -33,6 +34,7 @@ __all__ = [
     "fill",
     "get",
     "greet",
+    "pass_on",
     "served",
     "the_event",
 ]
@@ -165,3 +167,8 @@ async def _answer_with(request: Request) -> Response:
 def an_app(*more: Route | Mount, **options: Any) -> Starlette:
     """An application that greets at `/`, and answers `/status/N` with that status."""
     return Starlette(routes=[Route("/", greet), Route("/status/{status}", _answer_with), *more], **options)
+
+
+async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """A middleware that adds nothing."""
+    return await call_next(request)

@@ -15,14 +15,14 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from otel_audit import AuditMiddleware
 from otel_audit.settings import OnLoss
 from tests.chain_check import application_events
-from tests.integrations.serving import Served, a_logger, an_app, ask_raw, audited, events_of, get, the_event
+from tests.integrations.serving import Served, a_logger, an_app, ask_raw, audited, events_of, get, pass_on, the_event
 from tests.servers import poll
 
 
@@ -87,10 +87,6 @@ def test_an_answer_that_breaks_off_half_way_is_an_error_although_its_status_was_
     event = the_event(audited(an_app(Route("/stream", stream)), directory), directory, call)
 
     assert (event["outcome"], event["status_code"], event["error_type"]) == ("error", 200, "ConnectionError")
-
-
-async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    return await call_next(request)
 
 
 @pytest.mark.parametrize("layers", [1, 4])

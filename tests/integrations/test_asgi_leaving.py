@@ -12,22 +12,18 @@ from typing import Any
 import pytest
 from fastapi import Request
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from otel_audit import AuditMiddleware
-from tests.integrations.serving import Served, a_logger, an_app, audited, the_event
+from tests.integrations.serving import Served, a_logger, an_app, audited, pass_on, the_event
 from tests.servers import poll
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "audit"
-
-
-async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    return await call_next(request)
 
 
 class Leaver:

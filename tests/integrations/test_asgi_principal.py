@@ -13,14 +13,14 @@ from fastapi import Depends, FastAPI, Request
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser, SimpleUser
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from otel_audit import AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
-from tests.integrations.serving import a_logger, an_app, audited, events_of, get, the_event
+from tests.integrations.serving import a_logger, an_app, audited, events_of, get, pass_on, the_event
 
 SECRET = "a-secret-of-no-known-form"
 
@@ -91,10 +91,6 @@ def test_a_context_variable_that_is_set_further_inside_is_the_principal(director
     events = events_of(app, directory, lambda server: (get("/me")(server), get("/")(server)))
 
     assert [event["principal"]["username"] for event in events] == ["ann", ""]
-
-
-async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    return await call_next(request)
 
 
 def test_the_principal_is_seen_through_other_middleware_and_from_a_thread(directory: Path) -> None:
