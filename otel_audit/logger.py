@@ -38,6 +38,7 @@ R = TypeVar("R")
 _OVER_HTTP = Source("", "http")
 _OVER_MCP = Source("", "mcp-http")
 _NO_ACTION = Action("", "")
+_SINK_TIMEOUT_S = 5.0
 
 
 class AuditLogger:
@@ -314,10 +315,15 @@ class AuditLogger:
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver within the time in seconds, and let go of everything. What is left is in the journal."""
-        if self._trail is not None:
-            self._trail.close(timeout_s)
-        else:
+        if self._trail is None:
+            self._recorder.finish(_SINK_TIMEOUT_S)
             self._sink.close()
+            return
+        if timeout_s is None:
+            timeout_s = self._trail.settings.close_timeout_s
+        deadline = time.monotonic() + timeout_s
+        self._recorder.finish(timeout_s)
+        self._trail.close(max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +35,7 @@ __all__ = ["ModelLike", "Recorder"]
 
 _encode = msgspec.json.Encoder().encode
 _NONE, _METADATA, _REQUEST = Level.NONE, Level.METADATA, Level.REQUEST  # a member of an enum is slow to look up
+_WRITER = "otel-audit-alog"
 _FLOAT_AS_PYDANTIC = 1e16  # from here on msgspec and Pydantic write a float differently
 
 
@@ -75,9 +77,15 @@ class _Writer:
     @property
     def executor(self) -> ThreadPoolExecutor:
         if os.getpid() != self._pid:  # not begun, or forked: the thread is the parent's
-            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="otel-audit-alog")
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_WRITER)
             self._pid = os.getpid()
         return self._executor
+
+    def wait(self, timeout_s: float) -> None:
+        """What was begun is written, or the time in seconds is over."""
+        if os.getpid() == self._pid and not threading.current_thread().name.startswith(_WRITER):
+            with suppress(RuntimeError, TimeoutError):  # the interpreter ends, and has waited for the thread
+                self._executor.submit(int).result(timeout_s)
 
 
 class Recorder:
@@ -116,6 +124,10 @@ class Recorder:
     def filtered(self) -> int:
         """The events of this process that were not wanted."""
         return self._filtered.count
+
+    def finish(self, timeout_s: float) -> None:
+        """What `alog` has begun is with the sink, also of a cancelled task, or the time in seconds is over."""
+        self._writer.wait(timeout_s)
 
     @property
     def syncs(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,3 +197,27 @@ def test_a_forked_child_writes_on_a_thread_of_its_own(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
     assert {event["request_id"] for event in application_events(tmp_path)} == {"of the parent", "of the child"}
+
+
+def test_a_close_waits_for_what_a_cancelled_task_has_begun(tmp_path: Path) -> None:
+    held, gate = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        held.set()
+        assert gate.wait(30)
+        return time.time_ns()
+
+    async def begin_and_be_cancelled() -> None:
+        task = asyncio.create_task(logger.alog(an_event("begun")))
+        while not held.is_set():
+            await asyncio.sleep(0.005)
+        task.cancel()
+
+    logger = AuditLogger(a_trail(tmp_path), clock=clock)
+    asyncio.run(begin_and_be_cancelled())
+    threading.Timer(0.2, gate.set).start()
+
+    logger.close()
+
+    assert [event["request_id"] for event in application_events(tmp_path)] == ["begun"]
+    assert list(tmp_path.glob("*.lock")) == []  # its stream is over
