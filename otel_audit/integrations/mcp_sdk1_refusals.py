@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from otel_audit.failures import described
 from otel_audit.integrations.mcp_call import EVENT_TYPES, Call
 from otel_audit.integrations.mcp_caller import token_of_request
 from otel_audit.notices import Notices
@@ -54,11 +55,11 @@ class Refusals:
         try:
             await self._record(_call(request), answer.error)
         except Exception as failure:  # the client gets its answer all the same
-            self._notices.say("refusal", f"a refused call could not be recorded: {failure!r}")
+            self._notices.say("refusal", f"a refused call could not be recorded: {described(failure)}")
 
 
-class WatchedReading:
-    """The stream that a session reads from."""
+class _Watched:
+    """A stream of a session, with all that it can do."""
 
     def __init__(self, stream: Any, refusals: Refusals) -> None:
         self._stream = stream
@@ -67,7 +68,20 @@ class WatchedReading:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def __aiter__(self) -> WatchedReading:
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> Any:
+        return await self._stream.__aexit__(kind, error, at)
+
+
+class WatchedReading(_Watched):
+    """The stream that a session reads from."""
+
+    def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
@@ -75,39 +89,14 @@ class WatchedReading:
         self._refusals.came(item)
         return item
 
-    async def __aenter__(self) -> WatchedReading:
-        await self._stream.__aenter__()
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> Any:
-        return await self._stream.__aexit__(kind, error, at)
-
-
-class WatchedWriting:
+class WatchedWriting(_Watched):
     """The stream that a session writes to."""
-
-    def __init__(self, stream: Any, refusals: Refusals) -> None:
-        self._stream = stream
-        self._refusals = refusals
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
     async def send(self, item: Any) -> None:
         """The event of a refusal is recorded before the client has its answer."""
         await self._refusals.was_answered(item)
         await self._stream.send(item)
-
-    async def __aenter__(self) -> WatchedWriting:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> Any:
-        return await self._stream.__aexit__(kind, error, at)
 
 
 def _call(item: Any) -> Call:
