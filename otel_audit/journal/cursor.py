@@ -191,21 +191,17 @@ class Cursor:
             OSError: it is kept in memory only; after a crash the lines are sent again.
         """
         with self._lock:
-            self._state.exporters[exporter] = progress
-            self._store()
+            self._keep(replace(self._state, exporters={**self._state.exporters, exporter: progress}))
 
     def end(self) -> None:
         """Keep that the stream has ended and is delivered, so that nobody looks at it again."""
         with self._lock:
-            self._state.ended = True
-            self._store()
+            self._keep(replace(self._state, ended=True))
 
     def restart(self, exporter: str) -> None:
         """Keep that this exporter has none of the lines: all are pending again, and counted again as they go."""
         with self._lock:
-            self._state.ended = False
-            self._state.exporters[exporter] = self._origin
-            self._store()
+            self._keep(_State(self._state.generation, False, {**self._state.exporters, exporter: self._origin}))
 
     def close(self) -> None:
         """Nothing is stored any more; what comes later is kept in memory only."""
@@ -218,18 +214,24 @@ class Cursor:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def _store(self) -> None:
+    def _keep(self, state: _State) -> None:
+        try:
+            self._store(state)
+        finally:  # not before: what this process says is delivered is in the file, where others look for it
+            self._state = state
+
+    def _store(self, state: _State) -> None:
         if self._descriptor < 0:
             return
         # The generation moves when it is in the file: a slot whose write failed is written again, and not the other
         # one, which is the last that is known to be whole.
-        generation = self._state.generation + 1
-        slot = _slot(self._state, generation)
+        generation = state.generation + 1
+        slot = _slot(state, generation)
         if len(slot) > self._slot_bytes:
             self._grow(slot, generation)
         else:
             _write_at(self._descriptor, slot, generation % 2 * self._slot_bytes)
-        self._state.generation = generation
+        state.generation = generation
 
     def _grow(self, slot: bytes, generation: int) -> None:
         """A long quarantine does not fit any more: a larger file takes the place of this one."""

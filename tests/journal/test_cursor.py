@@ -200,3 +200,21 @@ def test_a_cursor_that_cannot_grow_on_a_full_disk_keeps_what_it_has(small_disk: 
     cursor.advance("otlp", a_long_quarantine(1000))
     assert read_cursor(path)[0]["otlp"] == a_long_quarantine(1000)
     cursor.close()
+
+
+def test_nothing_is_said_to_be_delivered_before_the_file_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor = Cursor(tmp_path / "cursor")
+    cursor.advance("otlp", at(1))
+    pwrite, said = os.pwrite, []
+
+    def slow_pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        said.append((cursor.progress("otlp"), exported(tmp_path / "cursor")))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow_pwrite)
+    cursor.advance("otlp", at(2))
+
+    assert said == [(at(1), 1)]
+    assert (cursor.progress("otlp"), exported(tmp_path / "cursor")) == (at(2), 2)
