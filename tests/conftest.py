@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.delivery.audited_server import AuditedServer
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport
 from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs
 
@@ -69,6 +70,13 @@ def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
 def collector(start_collector: StartCollector) -> Collector:
     """A running collector with the shipped agent.yaml. Its Loki is down."""
     return start_collector()
+
+
+@pytest.fixture
+def server() -> Iterator[AuditedServer]:
+    """A destination that answers as a test says, and knows what it accepted."""
+    with AuditedServer() as running:
+        yield running
 
 
 @pytest.fixture

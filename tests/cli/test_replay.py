@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,6 @@ from tests.servers import Collector, Record, StartCollector, poll
 from tests.servers.otlp_server import Answer
 
 COMMAND = Path(sys.executable).with_name("otel-audit")
-
-
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
 
 
 def environment(endpoint: str, state: Path, **more: str) -> dict[str, str]:

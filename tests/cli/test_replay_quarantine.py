@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,6 @@ from tests.servers import poll
 from tests.servers.otlp_server import Answer
 
 COMMAND = Path(sys.executable).with_name("otel-audit")
-
-
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
 
 
 def command(name: str, *arguments: str | Path, endpoint: str, **more: str) -> subprocess.CompletedProcess[str]:

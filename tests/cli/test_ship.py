@@ -28,12 +28,6 @@ from tests.servers.otlp_server import Answer, OtlpServer
 COMMAND = Path(sys.executable).with_name("otel-audit")
 
 
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
-
-
 def environment(server: OtlpServer, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     return {

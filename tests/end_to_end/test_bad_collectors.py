@@ -61,12 +61,6 @@ def configure(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Conf
         yield started
 
 
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
-
-
 def log(audit: AuditLogger, names: Sequence[str]) -> None:
     for name in names:
         receipt = audit.log(AuditEvent(event_type="test", outcome="success", event_id=name))

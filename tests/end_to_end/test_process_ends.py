@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,12 +35,6 @@ START = """
             log(f"event-{number}")
         print("logged", flush=True)
 """
-
-
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
 
 
 def start(directory: Path, server: OtlpServer, script: str, **more: str) -> subprocess.Popen[str]:

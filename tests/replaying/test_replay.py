@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,6 @@ from tests.servers.otlp_server import Answer
 
 AT_ONCE = Patience(give_up_after_s=0.0)
 SOME = Patience(give_up_after_s=30.0, backoff_cap_s=0.1)
-
-
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,19 +11,12 @@ import pytest
 from otel_audit.delivery.batch import Exporter
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.worker import BatchLimits
-from tests.delivery.audited_server import AuditedServer
 from tests.delivery.processor.delivered import DEFAULTS, NOBODY, Deliver, Delivered
 
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def server() -> Iterator[AuditedServer]:
-    with AuditedServer() as running:
-        yield running
 
 
 @pytest.fixture
