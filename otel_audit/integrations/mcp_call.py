@@ -145,6 +145,9 @@ class Call:
         token = None if span is None else otel_context.attach(set_span_in_context(span))
         try:
             yield
+        except GeneratorExit:
+            token = None  # thrown away with its event loop, in another context: OTel would log that it cannot go back
+            raise
         finally:
             if token is not None:
                 otel_context.detach(token)

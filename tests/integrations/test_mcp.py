@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import hashlib
 import json
@@ -294,3 +295,18 @@ def test_what_is_no_server_is_refused_with_what_is_expected(server: Any, tmp_pat
         pytest.raises(TypeError, match=rf"expected a server of the official MCP SDK .*\.{type(server).__name__};"),
     ):
         audit_server(server, audit)
+
+
+def test_a_call_that_is_thrown_away_with_its_loop_leaves_no_noise_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def call() -> None:
+        with Call(method="tools/call", target="x", meta={"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}).trace():
+            await asyncio.get_running_loop().create_future()
+
+    async def begun() -> Coroutine[Any, Any, None]:
+        running = call()
+        contextvars.Context().run(running.send, None)
+        return running
+
+    asyncio.run(begun()).close()
+
+    assert caplog.records == []
