@@ -68,7 +68,7 @@ class _Columns:
             return cls(time=24 if dated else 13, actor=16, target=50, result=13, trace=8, note=1, cut=False)
         if width < 100:
             return cls(time=8, actor=10, target=max(8, width - 65), result=10, trace=0, note=0)
-        time = 24 if dated and width >= 120 else 13
+        time = 24 if dated and width >= 140 else 13  # a date must not take the place of the note
         if width < 150:
             rest = max(0, width - time - 65)
             target = min(rest, max(20, rest // 2))

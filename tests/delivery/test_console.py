@@ -260,3 +260,13 @@ def test_a_closed_stream_is_unavailable() -> None:
 
 def test_the_console_has_its_own_short_delay() -> None:
     assert (ConsoleExporter().name, ConsoleExporter().delay_s) == ("console", 0.1)
+
+
+@pytest.mark.parametrize("dated", [False, True])
+def test_the_reason_of_a_denial_is_readable_in_120_columns_dated_or_not(dated: bool) -> None:
+    view = LineView(width=120, dated=dated).show(
+        line_of(A_DENIAL.model_copy(update={"detail": "needs the role admin"}))
+    )
+
+    assert view is not None
+    assert "no role allows it" in view.plain
