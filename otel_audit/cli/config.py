@@ -80,6 +80,7 @@ Different from the official exporters, on purpose:
 * `OTEL_BLRP_EXPORT_TIMEOUT`, which the SDK does not use, is the time-out when no `OTEL_EXPORTER_OTLP_*` one is set.
 * Over gRPC an empty variable counts as not set, compression `none` is known, and each certificate variable falls back
   to its general one on its own, as over HTTP.
+* A header that is set is sent: neither `.netrc` nor a user in the URL replaces an `authorization` header.
 * Headers given in code replace those of the environment; they are not merged.
 
 ## Variables of OTel that are honoured

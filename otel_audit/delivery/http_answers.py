@@ -40,6 +40,8 @@ __all__ = ["RETRY_AFTER_LIMIT_S", "HttpAnswer", "outcome_of", "outcome_of_respon
 # Longer waits are not obeyed: a wrong date or a typing error must not stop delivery for a day.
 RETRY_AFTER_LIMIT_S = 300.0
 _MESSAGE_LIMIT_CHARS = 200
+_LONGEST_SECRET_CHARS = 16 * 1024  # more than servers take as a header
+_LOOKED_AT_CHARS = 64 * 1024
 _PROTOBUF_TYPES = frozenset({"application/x-protobuf", "application/protobuf"})
 
 
@@ -203,12 +205,15 @@ def readable(text: str, secrets: Iterable[str] = ()) -> str:
 
     A server may say back what it was sent, or what it holds itself: the text goes to files, stderr and `status`.
     """
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    text = without_secrets(safe_text(text))
     # Format characters (Cf) go as well: they can turn the direction of a terminal's line.
-    visible = "".join(" " if unicodedata.category(char).startswith("C") else char for char in text)
-    line = " ".join(visible.split())
+    visible = "".join(
+        " " if unicodedata.category(char).startswith("C") else char for char in safe_text(text[:_LOOKED_AT_CHARS])
+    )
+    # A secret that begins on the line is looked for as a whole, and no more than that of a text of megabytes.
+    line = " ".join(visible.split())[: _MESSAGE_LIMIT_CHARS + _LONGEST_SECRET_CHARS]
+    for secret in secrets:
+        line = line.replace(secret, "***")
+    line = without_secrets(line)
     return line if len(line) <= _MESSAGE_LIMIT_CHARS else line[: _MESSAGE_LIMIT_CHARS - 1] + "…"
 
 

@@ -31,6 +31,8 @@ __all__ = ["BoundedSession", "Exchange", "exchange_within"]
 # A slow receiver is noticed at the deadline, not after the whole body: TLS writes 16 KiB at a time and would start
 # the time-out anew with each.
 _SENT_AT_ONCE_BYTES = 64 * 1024
+# All but 101, after which the connection is no longer HTTP. Source: RFC 9110, 15.2.
+_INTERIM = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
 
 @dataclass(slots=True)
@@ -111,12 +113,15 @@ class _BoundedResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._stream)
 
     def begin(self) -> None:
-        """Read the status and the headers.
+        """Read the final status and its headers. `http.client` takes a 103, which only comes before it, for the answer.
 
         Raises:
             IncompleteRead: they break off. To `http.client` that is their end, and a 200 cut short a success.
         """
         super().begin()
+        while self.status in _INTERIM and not self._stream.ended:
+            self.headers = None  # type: ignore[assignment]  # as before the first one: else `begin` does nothing
+            super().begin()
         if self._stream.ended:
             raise http.client.IncompleteRead(b"")
 

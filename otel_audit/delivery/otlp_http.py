@@ -1,8 +1,9 @@
 """Exports over OTLP/HTTP: one request, one answer, one outcome.
 
 Source: OTLP specification, "OTLP/HTTP". URL, headers, compression, TLS, proxies and `.netrc` are as in the official
-Python exporter, which stands on `requests` too, with two differences: a CA that is set for the exporter is used even
-when REQUESTS_CA_BUNDLE is set for the process, and cookies are sent back only while every answer is a success.
+Python exporter, which stands on `requests` too, with three differences: an `authorization` header that is set is sent,
+where `.netrc` or a user in the URL would replace it there; a CA that is set for the exporter is used even when
+REQUESTS_CA_BUNDLE is set for the process; and cookies are sent back only while every answer is a success.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from otel_audit.settings import Compression, OtlpSettings
 
 __all__ = ["OtlpHttpExporter"]
 
-# No answer of OTLP comes near it; more would be read only to be thrown away.
-_BODY_LIMIT_BYTES = 64 * 1024
+# A success is believed when all of its body is OTLP, however long its warning is; this is gRPC's limit for an answer.
+_SUCCESS_LIMIT_BYTES = 4 * 1024 * 1024
+# Of any other answer only a short message is kept; more would be read only to be thrown away.
+_FAILURE_LIMIT_BYTES = 64 * 1024
 _READ_AT_ONCE_BYTES = 4096  # what was read before a connection broke still tells the reason
 # Between speed and size: level 9 takes three times as long for a few per cent.
 _GZIP_LEVEL = 6
@@ -104,6 +107,7 @@ class OtlpHttpExporter:
                 timeout=exchange.remaining_s(),
                 allow_redirects=False,
                 stream=True,
+                auth=_as_given if "authorization" in self._headers else None,
                 verify=self._settings.certificate,
                 cert=_client_certificate(self._settings),
             ) as response:
@@ -116,9 +120,16 @@ class OtlpHttpExporter:
 
     def _read(self, response: requests.Response, exchange: Exchange) -> HttpAnswer:
         body, cut = bytearray(), None
+        is_success = 200 <= response.status_code < 300
+        limit = _SUCCESS_LIMIT_BYTES if is_success else _FAILURE_LIMIT_BYTES
         try:
-            for piece in _pieces(response):
+            for piece in _pieces(response, limit):
                 body += piece
+            if is_success and len(body) == limit and response.raw.read(1, decode_content=True):
+                cut = Unavailable(
+                    f"{response.status_code} with a body of more than {limit} bytes, which no answer of OTLP has",
+                    fault=Fault.NOT_OTLP,
+                )
         except _FAULTS as error:
             cut = _fault(error, exchange, self._settings)
         secrets = _secrets(response.request, self._headers)
@@ -198,9 +209,14 @@ def _client_certificate(settings: OtlpSettings) -> str | tuple[str, str] | None:
     return settings.client_certificate  # a file that holds the key as well
 
 
-def _pieces(response: requests.Response) -> Iterator[bytes]:
+def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep the headers: without credentials of a caller `requests` puts those of `.netrc` or the URL over ours."""
+    return request
+
+
+def _pieces(response: requests.Response, limit_bytes: int) -> Iterator[bytes]:
     response.raw.enforce_content_length = True  # off in urllib3 1: a body cut to nothing would look like an empty one
-    left = _BODY_LIMIT_BYTES
+    left = limit_bytes
     while left > 0 and (piece := response.raw.read(min(left, _READ_AT_ONCE_BYTES), decode_content=True)):
         yield piece[:left]
         left -= len(piece)

@@ -101,6 +101,38 @@ def test_a_partial_success_that_rejects_nothing_is_accepted_with_a_warning(serve
     assert outcome_of(server, answer) == Accepted(warning="use a newer protocol")
 
 
+@pytest.mark.parametrize("kind", [PROTOBUF, JSON])
+def test_a_success_is_believed_however_long_its_warning_is(server: OtlpServer, kind: tuple[str, str]) -> None:
+    warning = "w" * 3_000_000
+    body = partial_success(0, warning).body if kind is PROTOBUF else as_json(partialSuccess={"errorMessage": warning})
+
+    outcome = outcome_of(server, Answer(200, body, (kind,)))
+
+    assert isinstance(outcome, Accepted)
+    assert outcome.warning == "w" * 199 + "…"
+
+
+def test_a_success_longer_than_any_of_otlp_accepts_nothing(server: OtlpServer) -> None:
+    outcome = outcome_of(server, partial_success(0, "w" * 4 * 1024 * 1024))
+
+    assert outcome == Unavailable("200 with a body of more than 4194304 bytes, which no answer of OTLP has")
+
+
+@pytest.mark.parametrize("statuses", [[100], [102], [103], [199], [100, 103, 103]], ids=repr)
+def test_what_a_server_says_before_its_answer_is_passed_over(server: OtlpServer, statuses: list[int]) -> None:
+    before = b"".join(b"HTTP/1.1 %d Wait\r\nLink: </style.css>\r\n\r\n" % status for status in statuses)
+
+    assert outcome_of(server, Answer(raw=before + accepted().on_the_wire())) == Accepted()
+    assert outcome_of(server, Answer(raw=before + Answer(503).on_the_wire())) == Unavailable("503 Service Unavailable")
+
+
+def test_an_answer_that_ends_with_what_comes_before_it_accepts_nothing(server: OtlpServer) -> None:
+    outcome = outcome_of(server, Answer(raw=b"HTTP/1.1 103 Early Hints\r\n\r\n", keep_alive=False))
+
+    assert isinstance(outcome, Unavailable)
+    assert outcome.reason.endswith("connection closed within the answer")
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -149,6 +149,30 @@ def test_credentials_in_a_netrc_file_are_used_by_both(
     assert ours.header("authorization") == "Basic YXVkaXQ6aHVudGVyMg=="
 
 
+@pytest.mark.parametrize("place", ["netrc", "url"])
+def test_a_header_that_is_set_is_sent_whatever_other_credentials_there_are(
+    server: OtlpServer, batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login audit password hunter2\n" if place == "netrc" else "")
+    netrc.chmod(0o600)
+    base = server.base_url if place == "netrc" else server.base_url.replace("://", "://audit:hunter2@")
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": base,
+        "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20abc,x-tag=1%2C2",
+        "NETRC": str(netrc),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    official = sent_by_the_official_exporter(server, batch)
+    ours = sent_by_ours(server, batch, environment)
+
+    assert official.header("authorization") == "Basic YXVkaXQ6aHVudGVyMg=="  # a wrong one, which costs every record
+    assert ours.header("authorization") == "Bearer abc"
+    assert ours.header("x-tag") == "1,2"
+
+
 def test_a_cookie_that_pins_the_client_to_one_server_is_sent_back_by_both(
     server: OtlpServer, batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
