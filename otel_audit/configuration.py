@@ -19,6 +19,7 @@ from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.rules import Rules
 from otel_audit.settings import Settings
+from otel_audit.settings.settings import IGNORED_VARIABLES
 from otel_audit.sinks import AuditSink, FileAuditSink, LoggerAuditSink, StdoutAuditSink
 from otel_audit.trail import Trail
 
@@ -110,7 +111,7 @@ def _trail(
     policy_hash = policy.sha256 if policy is not None else None
     trail = Trail(settings, resource=resource, exporters=exporters, notices=notices, policy_hash=policy_hash)
     for name in settings.ignored:
-        notices.say(name, f"{name} is set and has no effect on audit events")
+        notices.say(name, f"{name} is set and has no effect on audit events: {IGNORED_VARIABLES[name]}")
     if settings.service_name.startswith("unknown_service") and resource is None:
         notices.say("service", "no service name: set OTEL_SERVICE_NAME, so that the events say who recorded them")
     close_at_end(trail)

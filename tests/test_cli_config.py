@@ -46,6 +46,19 @@ def test_each_setting_is_printed_with_value_unit_and_source(tmp_path: Path) -> N
     assert lines["ignored:"].startswith("OTEL_SDK_DISABLED")
 
 
+def test_config_says_whether_opentelemetry_instrument_changes_something(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("endpoint: http://c:4318\nprotocol: http/protobuf\n")
+    in_file = {"OTEL_AUDIT_CONFIG": f"{tmp_path}/a.yaml"}
+    kept = {**in_file, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+    says = [json.loads(run("--json", environ=each).stdout)["instrument"] for each in ({}, kept, in_file)]
+
+    assert says[0] == ["under opentelemetry-instrument export is none too"]
+    assert says[1] == ["under opentelemetry-instrument export is otlp too"]
+    assert says[2][0].startswith("under opentelemetry-instrument the protocol would be grpc: opentelemetry-distro sets")
+    assert run(environ=in_file).stdout.splitlines()[-1] == says[2][0]
+
+
 def test_json_has_typed_values_and_their_sources() -> None:
     printed = json.loads(run("--json").stdout)
 

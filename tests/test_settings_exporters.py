@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from otel_audit.settings import Durability, Settings
 from tests.setting_examples import HOME, refusal
 
+NO_ENDPOINT = "otlp in OTEL_LOGS_EXPORTER has no endpoint"
 MEMORY = {**HOME, "OTEL_AUDIT_DURABILITY": "memory", "OTEL_AUDIT_EXPORT": "console"}
 
 
@@ -71,7 +74,22 @@ def test_exporters_are_named_once_and_none_and_ship_stand_alone(words: str) -> N
     ("environ", "overrides", "export", "why"),
     [
         ({}, {}, "none", "default"),
-        ({"OTEL_LOGS_EXPORTER": "console,otlp"}, {}, "console,otlp", "environment OTEL_LOGS_EXPORTER"),
+        ({"OTEL_LOGS_EXPORTER": "console"}, {}, "console", "environment OTEL_LOGS_EXPORTER"),
+        ({"OTEL_LOGS_EXPORTER": "otlp"}, {}, "none", f"default, as {NO_ENDPOINT}"),
+        ({"OTEL_LOGS_EXPORTER": "console,otlp"}, {}, "console", f"default, as {NO_ENDPOINT}"),
+        (
+            {"OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:1"},
+            {},
+            "none",
+            f"default, as {NO_ENDPOINT}",
+        ),
+        (
+            {"OTEL_LOGS_EXPORTER": "console,otlp", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c:1"},
+            {},
+            "console,otlp",
+            "environment OTEL_LOGS_EXPORTER",
+        ),
+        ({"OTEL_AUDIT_EXPORT": "otlp", "OTEL_LOGS_EXPORTER": "otlp"}, {}, "otlp", "environment OTEL_AUDIT_EXPORT"),
         ({"OTEL_LOGS_EXPORTER": "None"}, {}, "none", "environment OTEL_LOGS_EXPORTER"),
         ({"OTEL_LOGS_EXPORTER": "otel_audit"}, {}, "none", "default"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"}, {}, "otlp", "default, as an OTLP endpoint is set"),
@@ -99,6 +117,27 @@ def test_exporters_follow_from_what_the_service_says_to_otel(
 
     assert ",".join(settings.export) == export
     assert str(settings.sources["export"]) == why
+
+
+def test_otlp_in_otel_logs_exporter_without_an_endpoint_is_ignored_and_said() -> None:
+    by_distro = {**HOME, "OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+
+    settings = Settings.load(by_distro)
+
+    assert settings.ignored == ("OTEL_LOGS_EXPORTER",)
+    assert settings.retention_days == 400  # the journal has the only copy
+    assert settings.otlp is None
+    assert Settings.load({**by_distro, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:1"}).ignored == ()
+    assert Settings.load({**by_distro, "OTEL_AUDIT_EXPORT": "otlp"}).ignored == ()
+    assert Settings.load(by_distro, {"endpoint": "http://c:1"}).ignored == ()
+
+
+def test_an_endpoint_in_the_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("endpoint: http://c:1\n")
+
+    settings = Settings.load({**HOME, "OTEL_LOGS_EXPORTER": "otlp", "OTEL_AUDIT_CONFIG": f"{tmp_path}/a.yaml"})
+
+    assert settings.export == ("otlp",)
 
 
 def test_a_word_of_otel_logs_exporter_that_we_do_not_know_stops_start_up_and_names_our_variable() -> None:

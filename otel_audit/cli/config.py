@@ -11,6 +11,7 @@ from typing import BinaryIO
 import click
 
 from otel_audit.cli.config_explain import event_of_json, explained
+from otel_audit.diagnosis import instrument_findings
 from otel_audit.errors import ConfigError
 from otel_audit.policy import read_policy
 from otel_audit.redaction import Rules
@@ -173,6 +174,7 @@ def _as_text(settings: Settings) -> str:
     value_width = min(48, max(len(value) for _, value, _ in rows))
     lines = [f"{name:<{name_width}}  {value:<{value_width}}  {source}" for name, value, source in rows]
     lines += [f"ignored: {name}: {IGNORED_VARIABLES[name]}" for name in settings.ignored]
+    lines += [finding.says for finding in instrument_findings(settings, os.environ)]
     return "\n".join(lines)
 
 
@@ -192,7 +194,13 @@ def _text_cells(settings: Settings, setting: Setting[object]) -> tuple[str, str]
 def _as_json(settings: Settings) -> str:
     rows = {setting.name: _json_row(settings, setting) for setting in CORE_TABLE + OTLP_TABLE}
     return json.dumps(
-        {"service_name": settings.service_name, "settings": rows, "ignored": list(settings.ignored)}, indent=2
+        {
+            "service_name": settings.service_name,
+            "settings": rows,
+            "ignored": list(settings.ignored),
+            "instrument": [finding.says for finding in instrument_findings(settings, os.environ)],
+        },
+        indent=2,
     )
 
 

@@ -21,6 +21,7 @@ from otel_audit.diagnosis import (
     destination_findings,
     directory_findings,
     identity_findings,
+    instrument_findings,
     probe_finding,
 )
 from otel_audit.errors import ConfigError
@@ -78,6 +79,7 @@ def _findings(settings: Settings, exporter: OtlpExporter | None) -> Iterator[Fin
     yield from identity_findings(settings)
     yield from directory_findings(settings)
     yield from destination_findings(settings)
+    yield from instrument_findings(settings, os.environ)
     if exporter is not None:
         yield probe_finding(settings, exporter)
         exporter.close()

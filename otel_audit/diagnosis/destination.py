@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
 
 from otel_audit.diagnosis.finding import Finding
+from otel_audit.errors import ConfigError
 from otel_audit.settings import ExporterName, Origin, OtlpProtocol, OtlpSettings, Settings
+from otel_audit.settings.settings import DISTRO_VARIABLES
 
-__all__ = ["destination_findings"]
+__all__ = ["destination_findings", "instrument_findings"]
 
 # Source: OTLP specification: 4317 is the port of OTLP/gRPC, 4318 that of OTLP/HTTP.
 _PORTS: Final = {OtlpProtocol.GRPC: 4317, OtlpProtocol.HTTP_PROTOBUF: 4318}
@@ -19,6 +23,32 @@ def destination_findings(settings: Settings) -> list[Finding]:
     if ExporterName.OTLP in settings.export and settings.otlp is not None:
         return [_endpoint(settings, settings.otlp), _protocol(settings.otlp)]
     return [_without_otlp(settings)]
+
+
+def instrument_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    """Return whether the service exports in the same way when `opentelemetry-instrument` starts it.
+
+    `settings` are those of `environ`. Empty where opentelemetry-distro, which changes variables, is not installed.
+    """
+    if find_spec("opentelemetry.distro") is None:
+        return []
+    try:
+        started = Settings.load({**DISTRO_VARIABLES, **environ}, {"directory": str(settings.directory)})
+    except ConfigError as error:
+        return [_otherwise(f"the service would not start: {error}")]
+    if (started.export, started.otlp) != (settings.export, settings.otlp):
+        return [_otherwise(f"the protocol would be {DISTRO_VARIABLES['OTEL_EXPORTER_OTLP_PROTOCOL']}")]
+    return [Finding("instrument", f"under opentelemetry-instrument export is {', '.join(started.export)} too")]
+
+
+def _otherwise(difference: str) -> Finding:
+    """Return the finding. Nothing else than a protocol in the file can lose against a variable of the distro."""
+    return Finding(
+        "instrument",
+        f"under opentelemetry-instrument {difference}: opentelemetry-distro sets OTEL_EXPORTER_OTLP_PROTOCOL, which "
+        "wins over the file",
+        "set OTEL_EXPORTER_OTLP_PROTOCOL in the environment of the service",
+    )
 
 
 def _without_otlp(settings: Settings) -> Finding:

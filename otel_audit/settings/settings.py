@@ -17,15 +17,22 @@ from otel_audit.settings.service import default_directory, service_name_of
 from otel_audit.settings.setting import Origin, Source
 from otel_audit.settings.table import Durability, ExporterName, OnLoss
 
-__all__ = ["IGNORED_VARIABLES", "Settings"]
+__all__ = ["DISTRO_VARIABLES", "IGNORED_VARIABLES", "Settings"]
 
 _DELIVERED_DAYS = 30
 _ONLY_COPY_DAYS = 400
 
+_LOGS_EXPORTER: Final = "OTEL_LOGS_EXPORTER"
+_NO_ENDPOINT: Final = Source(Origin.DEFAULT, f"otlp in {_LOGS_EXPORTER} has no endpoint")
 _QUEUE_VARIABLE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
+# What opentelemetry-distro sets in a service that `opentelemetry-instrument` starts, where the service does not.
+# Source: opentelemetry-distro 0.66b0, `OpenTelemetryDistro._configure`; those for traces and metrics are not read here.
+DISTRO_VARIABLES: Mapping[str, str] = MappingProxyType({_LOGS_EXPORTER: "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 # Variables of OTel that a user may expect to work here, and why they do not.
 IGNORED_VARIABLES: Mapping[str, str] = MappingProxyType(
     {
+        _LOGS_EXPORTER: "its otlp counts only with an OTLP endpoint, since opentelemetry-distro sets it everywhere; "
+        "without one the events stay in the journal",
         "OTEL_SDK_DISABLED": "an audit log that a variable switches off is none; only true is reported",
         "OTEL_ATTRIBUTE_COUNT_LIMIT": "would drop the keys that an audit record must have",
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "would cut hashes and ids; see text_chars",
@@ -146,7 +153,7 @@ class Settings:
             client_info=reader.value(privacy.CLIENT_INFO),
             pseudonym_keys=reader.value(privacy.PSEUDONYM_KEYS),
             otlp=_otlp(reader, export),
-            ignored=_ignored(environ, durability),
+            ignored=_ignored(reader, durability),
             sources=MappingProxyType(reader.sources),
         )
 
@@ -159,7 +166,11 @@ def _exporters(reader: Reader) -> tuple[ExporterName, ...]:
         reader.sources[table.EXPORT.name] = Source(Origin.DEFAULT, "code sets an endpoint")
         return (ExporterName.OTLP,)
     if (given := reader.value(table.EXPORT)) is not None:
-        return given
+        is_of_otel = reader.sources[table.EXPORT.name].where == _LOGS_EXPORTER
+        if not is_of_otel or ExporterName.OTLP not in given or reader.is_given(ENDPOINT, *Origin):
+            return given
+        reader.sources[table.EXPORT.name] = _NO_ENDPOINT
+        return tuple(name for name in given if name is not ExporterName.OTLP) or (ExporterName.NONE,)
     if reader.is_given(ENDPOINT, Origin.ENVIRONMENT, Origin.FILE):
         reader.sources[table.EXPORT.name] = Source(Origin.DEFAULT, "an OTLP endpoint is set")
         return (ExporterName.OTLP,)
@@ -194,13 +205,17 @@ def _refuse_memory_alone(reader: Reader, export: tuple[ExporterName, ...]) -> No
         raise reader.error(table.EXPORT, ",".join(export), expected, remedy)
 
 
-def _ignored(environ: Mapping[str, str], durability: Durability) -> tuple[str, ...]:
-    return tuple(
-        name for name in IGNORED_VARIABLES if environ.get(name) and _is_ignored(name, environ[name], durability)
-    )
+def _ignored(reader: Reader, durability: Durability) -> tuple[str, ...]:
+    return tuple(name for name in IGNORED_VARIABLES if _is_ignored(name, reader, durability))
 
 
-def _is_ignored(name: str, value: str, durability: Durability) -> bool:
-    if name == _QUEUE_VARIABLE:
-        return durability is not Durability.MEMORY
-    return name != "OTEL_SDK_DISABLED" or value.strip().lower() == "true"
+def _is_ignored(name: str, reader: Reader, durability: Durability) -> bool:
+    value = reader.environ.get(name, "")
+    match name:
+        case "OTEL_LOGS_EXPORTER":
+            return reader.sources[table.EXPORT.name] == _NO_ENDPOINT
+        case "OTEL_BLRP_MAX_QUEUE_SIZE":
+            return bool(value) and durability is not Durability.MEMORY
+        case "OTEL_SDK_DISABLED":
+            return value.strip().lower() == "true"
+    return bool(value)

@@ -122,7 +122,8 @@ EXPORT: Setting[tuple[ExporterName, ...] | None] = Setting(
     variables=(Variable("OTEL_AUDIT_EXPORT"),),
     kind=ExporterList(),
     default=None,
-    default_text="OTEL_LOGS_EXPORTER if set, else otlp when an OTLP endpoint is set, else none",
+    default_text="OTEL_LOGS_EXPORTER if set, whose otlp counts only with an OTLP endpoint; else otlp when an OTLP "
+    "endpoint is set, else none",
     doc="Where events go from the journal. none: nowhere, the journal is the destination. ship: another process, "
     "`otel-audit ship`, delivers.",
     reason="what the service says to OTel already holds here too; an endpoint in code counts before OTEL_LOGS_EXPORTER",

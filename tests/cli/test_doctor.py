@@ -233,6 +233,7 @@ def test_secrets_of_the_endpoint_and_the_headers_are_not_shown(tmp_path: Path) -
     ("variables", "ok", "words"),
     [
         ({}, False, "nothing says where events go"),
+        ({"OTEL_LOGS_EXPORTER": "otlp"}, False, "nothing says where events go"),
         ({"OTEL_AUDIT_EXPORT": "none"}, True, "by environment OTEL_AUDIT_EXPORT"),
         ({"OTEL_LOGS_EXPORTER": "none"}, True, "by environment OTEL_LOGS_EXPORTER"),
         ({"OTEL_AUDIT_EXPORT": "console,jsonl"}, True, "events go to console, jsonl"),
@@ -246,6 +247,17 @@ def test_where_events_go_must_be_said(variables: dict[str, str], ok: bool, words
     assert said["endpoint"]["ok"] is ok
     assert words in said["endpoint"]["says"]
     assert said.keys().isdisjoint({"protocol", "probe"})
+
+
+def test_a_protocol_that_opentelemetry_instrument_would_change_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("endpoint: http://127.0.0.1:9\nprotocol: http/protobuf\n")
+    in_file = {**NAMED, "OTEL_AUDIT_CONFIG": f"{tmp_path}/a.yaml"}
+
+    said = checks(tmp_path / "audit", **in_file)
+    mended = checks(tmp_path / "audit", **in_file, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+
+    assert said["instrument"]["remedy"] == "set OTEL_EXPORTER_OTLP_PROTOCOL in the environment of the service"
+    assert mended["instrument"]["ok"] is True
 
 
 def test_a_service_without_a_name_is_a_finding(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from opentelemetry.sdk import environment_variables
@@ -22,6 +23,15 @@ with trace.get_tracer("shop").start_as_current_span("order"):
     get_logger("shop", "1.0").emit(
         event_name="shop.sold", body={"item": 7}, attributes={"user.id": "alice"}, severity_number=SeverityNumber.INFO
     )
+"""
+
+# What it says about itself: where its events go, and what became of the one that it logged.
+AUDITED = """
+import otel_audit
+
+audit = otel_audit.configure()
+audit.log_authn(outcome="success")
+print(audit.settings.export[0].value, audit.flush(timeout_s=2).complete, audit.stats().pending)
 """
 
 CONFIGURATION = """
@@ -44,18 +54,30 @@ logger_provider:
 
 def run(collector: Collector, **variables: str) -> str:
     """What the service said on stderr."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    environment = {
-        **kept,
+    endpoint = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_SERVICE_NAME": "shop",
-        **variables,
     }
-    command = [str(INSTRUMENT), sys.executable, "-c", SERVICE]
+    return instrumented(SERVICE, {**endpoint, **variables}).stderr
+
+
+def instrumented(code: str, variables: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environment = {**kept, "OTEL_SERVICE_NAME": "shop", **variables}
+    command = [str(INSTRUMENT), sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stderr
+    return done
+
+
+def test_without_an_endpoint_the_journal_is_the_destination_and_one_notice_says_so(tmp_path: Path) -> None:
+    quiet = {"OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}
+
+    done = instrumented(AUDITED, {**quiet, "OTEL_AUDIT_DIR": str(tmp_path / "audit")})
+
+    assert done.stdout.split() == ["none", "True", "0"]
+    assert done.stderr.count("OTEL_LOGS_EXPORTER is set and has no effect on audit events") == 1
+    assert "blocked" not in done.stderr
 
 
 def assert_is_what_was_sold(records: list[Record]) -> None:
