@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-__all__ = ["ALNUM", "BASE64URL", "HEX", "SAMPLES", "Sample", "chars", "digits_in", "planted", "with_check_digit"]
+__all__ = [
+    "ALNUM",
+    "BASE64URL",
+    "HEX",
+    "SAMPLES",
+    "TOKENS",
+    "Sample",
+    "chars",
+    "digits_in",
+    "planted",
+    "with_check_digit",
+]
 
 ALNUM = string.ascii_letters + string.digits
 BASE64URL = ALNUM + "-_"
@@ -62,6 +73,151 @@ class Sample:
     after: str = ""
 
 
+LOWER = string.ascii_lowercase + string.digits
+
+
+def token(*parts: str | tuple[str, int], before: str = "", after: str = "") -> Sample:
+    """A token of words and of random characters: (alphabet, how many)."""
+    made = [st.just(part) if isinstance(part, str) else chars(*part) for part in parts]
+    return Sample(before, st.tuples(*made).map("".join), after)
+
+
+# One or more for each service of `otel_audit.redaction.formats.FORMATS`, by its name there.
+TOKENS: dict[str, list[Sample]] = {
+    "AWS": [token("AKIA", (UPPER, 16)), token("A3T", (UPPER, 17))],
+    "Amazon Bedrock": [token("ABSK", (ALNUM, 120), "==")],
+    "Amazon Bedrock, short-term": [token("bedrock-api-key-", (ALNUM, 80))],
+    "Alibaba Cloud": [token("LTAI", (ALNUM, 20))],
+    "Tencent Cloud": [token("AKID", (ALNUM, 32))],
+    "Google Cloud": [token("AIza", (BASE64URL, 35)), token("AQ.A", (BASE64URL, 48))],
+    "Google OAuth": [token("ya29.", (BASE64URL, 40)), token("GOCSPX-", (BASE64URL, 28))],
+    "Azure Storage": [token((ALNUM, 40), "%3D", before="?sv=2022-11-02&sig=", after="&se=2030")],
+    "Azure DevOps": [token((ALNUM, 76), "AZDO", "a1b2")],
+    "Yandex Cloud": [token("AQVN", (BASE64URL, 36)), token("t1.", (ALNUM, 20), ".", (BASE64URL, 86))],
+    "DigitalOcean": [token("dop_v1_", (HEX, 64))],
+    "Scalingo": [token("tk-us-", (BASE64URL, 48))],
+    "Heroku": [token("HRKU-AA", (BASE64URL, 58))],
+    "Fly.io": [token("fo1_", (BASE64URL, 43)), token("fm2_", (ALNUM + "+/", 100)), token("fm1r_", (ALNUM, 100))],
+    "OpenShift": [token("sha256~", (BASE64URL, 43))],
+    "Cloudflare Origin CA": [token("v1.0-", (HEX, 24), "-", (HEX, 146))],
+    "ClickHouse Cloud": [token("4b1d", (ALNUM, 38))],
+    "PlanetScale": [token("pscale_tkn_", (ALNUM, 43))],
+    "Neon": [token("napi_", (LOWER, 64))],
+    "Supabase": [token("sbp_", (HEX, 40)), token("sb_secret_", (BASE64URL, 31))],
+    "Databricks": [token("dapi", (HEX, 32)), token("dapi", (HEX, 32), "-2")],
+    "Aiven": [token("AVNS_", (ALNUM, 19))],
+    "GitHub": [token("ghp_", (ALNUM, 36)), token("github_pat_", (ALNUM + "_", 82))],
+    "GitLab": [
+        token("glpat-", (BASE64URL, 20)),
+        token("glrt-t3_", (BASE64URL, 30)),
+        token("GR1348941", (BASE64URL, 20)),
+    ],
+    "Atlassian": [token("ATCTT3xFfGN0", (BASE64URL, 180)), token("ATBB", (ALNUM, 32))],
+    "Sourcegraph": [
+        token("sgp_", (HEX, 40)),
+        token("sgp_local_", (HEX, 40)),
+        token("sgp_", (HEX, 16), "_", (HEX, 40)),
+    ],
+    "npm": [token("npm_", (ALNUM, 36))],
+    "PyPI": [token("pypi-", "AgE", (BASE64URL, 80))],
+    "RubyGems": [token("rubygems_", (HEX, 48))],
+    "NuGet": [token("oy2", (LOWER, 43))],
+    "crates.io": [token("cio", (ALNUM, 32))],
+    "Clojars": [token("CLOJARS_", (LOWER, 60))],
+    "JFrog": [token("AKCp", (ALNUM, 69)), token("cmVmdGtu", (ALNUM, 56))],
+    "Docker Hub": [token("dckr_pat_", (BASE64URL, 27))],
+    "Buildkite": [token("bkua_", (HEX, 40))],
+    "CircleCI": [token("CCIPAT_", (ALNUM, 22), "_", (HEX, 40))],
+    "SonarQube": [token("squ_", (HEX, 40))],
+    "Harness": [token("pat.", (BASE64URL, 22), ".", (ALNUM, 24), ".", (ALNUM, 20))],
+    "Octopus Deploy": [token("API-", (UPPER, 26))],
+    "Infracost": [token("ico-", (ALNUM, 32))],
+    "Prefect": [token("pnu_", (ALNUM, 36))],
+    "Postman": [token("PMAK-", (HEX, 24), "-", (HEX, 34))],
+    "ReadMe": [token("rdme_", (LOWER, 70))],
+    "Vercel": [token("vercel_blob_rw_", (ALNUM, 40))],
+    "Netlify": [token("nfp_", (ALNUM, 36))],
+    "Deno Deploy": [token("ddp_", (ALNUM, 36))],
+    "SettleMint": [token("sm_aat_", (ALNUM, 16))],
+    "HashiCorp Vault": [token("hvs.", (BASE64URL, 90)), token("hvb.", (BASE64URL, 138))],
+    "HCP Terraform": [token((ALNUM, 14), ".atlasv1.", (ALNUM, 67))],
+    "Pulumi": [token("pul-", (HEX, 40))],
+    "Doppler": [token("dp.pt.", (ALNUM, 43))],
+    "1Password": [
+        token("ops_eyJ", (ALNUM, 250), "=="),
+        token("A3-", (UPPER, 6), "-", (UPPER, 6), "-", (UPPER, 5), "-", (UPPER, 5), "-", (UPPER, 5), "-", (UPPER, 5)),
+        token("A3-", (UPPER, 6), "-", (UPPER, 11), "-", (UPPER, 5), "-", (UPPER, 5), "-", (UPPER, 5)),
+    ],
+    "age": [token("AGE-SECRET-KEY-1", (UPPER, 58))],
+    "Tailscale": [token("tskey-auth-", (ALNUM, 12), "CNTRL-", (ALNUM, 32))],
+    "Defined Networking": [token("dnkey-", (BASE64URL, 26), "-", (BASE64URL, 52))],
+    "Authress": [token("sc_", (ALNUM, 12), ".", (LOWER, 4), ".acc-", (LOWER, 16), ".", (BASE64URL, 64))],
+    "Adobe": [token("p8e-", (ALNUM, 32))],
+    "42 Intra": [token("s-s4t2ud-", (HEX, 64))],
+    "Grafana": [token("glsa_", (ALNUM, 32), "_0a1b2c3d"), token("eyJrIjoi", (ALNUM, 80), "==")],
+    "New Relic": [token("NRAK-", (UPPER, 27)), token("NRJS-", (HEX, 19)), token("NRII-", (BASE64URL, 32))],
+    "Sentry": [token("sntrys_", (ALNUM + "_", 60)), token("sntryu_", (HEX, 64))],
+    "Dynatrace": [token("dt0c01.", (UPPER, 24), ".", (UPPER, 64))],
+    "PostHog": [token("phx_", (ALNUM, 43))],
+    "MaxMind": [token((ALNUM, 6), "_", (ALNUM, 29), "_mmk")],
+    "Groq, Replicate": [token("gsk_", (ALNUM, 52)), token("r8_", (ALNUM, 37))],
+    "xAI": [token("xai-", (ALNUM, 80))],
+    "Perplexity": [token("pplx-", (ALNUM, 48))],
+    "LangSmith": [token("lsv2_pt_", (HEX, 32), "_", (HEX, 10))],
+    "Cerebras": [token("csk-", (LOWER, 48))],
+    "NVIDIA": [token("nvapi-", (BASE64URL, 64))],
+    "Tavily": [token("tvly-dev-", (ALNUM, 32))],
+    "Pinecone": [token("pcsk_", (ALNUM, 6), "_", (ALNUM, 63))],
+    "Together": [token("tgp_v1_", (BASE64URL, 43))],
+    "ElevenLabs": [token("sk_", (HEX, 48))],
+    "E2B": [token("e2b_", (HEX, 40))],
+    "Firecrawl": [token("fc-", (HEX, 32))],
+    "Jina": [token("jina_", (HEX, 32), (BASE64URL, 28))],
+    "LlamaCloud": [token("llx-", (ALNUM, 48))],
+    "Weights & Biases": [token("wandb_v1_", (ALNUM, 77))],
+    "Anyscale": [token("esecret_", (ALNUM, 32))],
+    "Fireworks": [token("fw_", (ALNUM, 24))],
+    "Hugging Face": [token("hf_", (string.ascii_letters, 34)), token("api_org_", (string.ascii_letters, 34))],
+    "Slack": [token("xoxb-", (ALNUM + "-", 40)), token("xapp-1-", (UPPER, 11), "-", (HEX, 64))],
+    "Slack webhooks": [
+        token("T0/B0/", (ALNUM, 24), before="https://hooks.slack.com/services/"),
+        token("T0/B0/", (ALNUM, 24), before="https://hooks.slack-gov.com/services/"),
+    ],
+    "Discord webhooks": [token((BASE64URL, 68), before="https://discord.com/api/webhooks/123456789012345678/")],
+    "Microsoft Teams webhooks": [token((ALNUM + "@-", 60), "/b/c", before="https://a.webhook.office.com/webhookb2/")],
+    "Telegram URLs": [token("123456789:", (BASE64URL, 35), before="https://api.telegram.org/bot", after="/send")],
+    "Twilio": [token("SK", (HEX, 32))],
+    "SendGrid": [token("SG.", (BASE64URL, 22), ".", (BASE64URL, 43))],
+    "Mailgun": [token("key-", (HEX, 32))],
+    "Mailchimp": [token((HEX, 32), "-us12")],
+    "MailerSend": [token("mlsn.", (HEX, 64))],
+    "Brevo": [token("xkeysib-", (HEX, 64), "-", (ALNUM, 16)), token("xsmtpsib-", (HEX, 64), "-", (ALNUM, 16))],
+    "Resend": [token("re_", (ALNUM, 8), "_", (ALNUM, 24))],
+    "Facebook": [token("EAAM", (ALNUM, 120)), token("EAAC", (ALNUM, 120))],
+    "Stripe": [token("sk_", "live_", (ALNUM, 24)), token("rk_", "prod_", (ALNUM, 24))],
+    "Square": [token("sq0atp-", (BASE64URL, 22)), token("EAAA", (ALNUM, 60))],
+    "Braintree": [token("access_token$production$", (LOWER, 16), "$", (HEX, 32))],
+    "Plaid": [token("access-production-", (HEX, 8), "-", (HEX, 4), "-", (HEX, 4), "-", (HEX, 4), "-", (HEX, 12))],
+    "EasyPost": [token("EZAK", (ALNUM, 54))],
+    "Flutterwave": [token("FLWSECK_TEST-", (LOWER, 32), "-X")],
+    "Duffel": [token("duffel_live_", (BASE64URL, 43))],
+    "Shippo": [token("shippo_live_", (HEX, 40))],
+    "Shopify": [token("shpat_", (HEX, 32))],
+    "Paddle": [token("pdl_live_apikey_", (LOWER, 26), "_", (ALNUM, 22), "_", (ALNUM, 3))],
+    "Linear": [token("lin_api_", (ALNUM, 40))],
+    "Notion": [token("ntn_", (ALNUM, 46)), token("secret_", (ALNUM, 43))],
+    "Figma": [token("figd_", (BASE64URL, 40))],
+    "Airtable": [token("pat", (ALNUM, 14), ".", (HEX, 64))],
+    "HubSpot": [token("pat-na1-", (HEX, 8), "-", (HEX, 4), "-", (HEX, 4), "-", (HEX, 4), "-", (HEX, 12))],
+    "Typeform": [token("tfp_", (BASE64URL, 59))],
+    "Mapbox": [token("sk.eyJ", (BASE64URL, 80))],
+    "Contentful": [token("CFPAT-", (BASE64URL, 43))],
+    "Dropbox": [token("sl.", (BASE64URL, 130))],
+    "Frame.io": [token("fio-u-", (BASE64URL, 64))],
+    "Apify": [token("apify_api_", (ALNUM, 36))],
+}
+
+
 # Built at run time, so that no scanner takes this file for a leak.
 SAMPLES: dict[str, list[Sample]] = {
     "private_key": [
@@ -92,41 +248,21 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample("AKIA" + "A1" * 8 + ",", chars(ALNUM + "+/", 40), "\n"),
         Sample("configure set aws_secret_access_key ", chars(ALNUM + "+/", 40)),
     ],
-    "aws_access_key_id": [Sample("", chars(UPPER, 16).map(lambda rest: "AKIA" + rest))],
-    "github": [
-        Sample("", chars(ALNUM, 36).map(lambda rest: "ghp_" + rest)),
-        Sample("", chars(ALNUM + "_", 82).map(lambda rest: "github_pat_" + rest)),
+    "service_token": [sample for samples in TOKENS.values() for sample in samples],
+    "facebook_app": [
+        token((ALNUM, 27), "7", before="1234567890123456|"),
+        token((ALNUM, 27), "7", before="access=123456789012345%7C"),
     ],
-    "gitlab": [Sample("", chars(BASE64URL, 20, 40).map(lambda rest: "glpat-" + rest))],
-    "slack": [Sample("", chars(ALNUM + "-", 20, 60).map(lambda rest: "xoxb-" + rest))],
-    "slack_webhook": [
-        Sample("https://hooks.slack.com/services/", chars(ALNUM, 24).map(lambda rest: f"T0/B0/{rest}")),
-        Sample("https://hooks.slack-gov.com/services/", chars(ALNUM, 24).map(lambda rest: f"T0/B0/{rest}")),
+    "old_vault": [token("s.", (ALNUM, 23), "7")],
+    "azure_client_secret": [
+        Sample("", chars(ALNUM, 31).map(lambda rest: "a1b8Q~" + rest)),
+        token("a1b3Q~", (ALNUM, 34)),
     ],
-    "google_api_key": [Sample("", chars(BASE64URL, 35).map(lambda rest: "AIza" + rest))],
-    "google_oauth": [Sample("", chars(BASE64URL, 40).map(lambda rest: "ya29." + rest))],
-    "azure_sas": [Sample("?sv=2022-11-02&sig=", chars(ALNUM, 40).map(lambda rest: rest + "%3D"), "&se=2030")],
-    "azure_client_secret": [Sample("", chars(ALNUM, 31).map(lambda rest: "a1b8Q~" + rest))],
-    "azure_key": [
-        Sample("", chars(ALNUM + "/", 76).map(lambda rest: f"{rest}+ASt" + "a1b2cQ==")),
-        Sample("", chars(ALNUM, 76).map(lambda rest: f"{rest}AZDO" + "a1b2")),
-    ],
-    "stripe": [Sample("", chars(ALNUM, 24).map(lambda rest: "sk_" + "live_" + rest))],
+    "azure_key": [Sample("", chars(ALNUM + "/", 76).map(lambda rest: f"{rest}+ASt" + "a1b2cQ=="))],
     "sk_key": [
         Sample("", chars(BASE64URL, 40).map(lambda rest: "sk-" + "ant-" + rest)),
         Sample("", chars(ALNUM, 48).map(lambda rest: "sk-" + rest)),
         Sample("", chars(BASE64URL, 22).map(lambda rest: f"sk-my_service-{rest}-aB3dE5")),
-    ],
-    "npm": [Sample("", chars(ALNUM, 36).map(lambda rest: "npm_" + rest))],
-    "pypi": [Sample("", chars(BASE64URL, 80).map(lambda rest: "pypi-" + "AgE" + rest))],
-    "hugging_face": [Sample("", chars(string.ascii_letters, 34).map(lambda rest: "hf_" + rest))],
-    "databricks": [Sample("", chars(HEX, 32).map(lambda rest: "dapi" + rest))],
-    "vault": [Sample("", chars(BASE64URL, 90).map(lambda rest: "hvs." + rest))],
-    "grafana": [Sample("", chars(ALNUM, 32).map(lambda rest: f"glsa_{rest}_0a1b2c3d"))],
-    "digitalocean": [Sample("", chars(HEX, 64).map(lambda rest: "dop_v1_" + rest))],
-    "docker": [Sample("", chars(BASE64URL, 27).map(lambda rest: "dckr_pat_" + rest))],
-    "sendgrid": [
-        Sample("", st.tuples(chars(BASE64URL, 22), chars(BASE64URL, 43)).map(lambda two: f"SG.{two[0]}.{two[1]}"))
     ],
     "url_password": [
         Sample("postgres://feast:", digits_in(chars(ALNUM + "!$%@^*()_+~.", 8, 20)), "@db.example.com:5432/feast"),
@@ -138,33 +274,6 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample("feast:", digits_in(chars(ALNUM + "!#$", 8, 20)), "@tcp(127.0.0.1:3306)/feast"),
     ],
     "telegram": [Sample("", chars(BASE64URL, 33).map(lambda rest: "123456789:AA" + rest))],
-    "chat_webhook": [
-        Sample("https://discord.com/api/webhooks/123456789012345678/", chars(BASE64URL, 68)),
-        Sample("https://a.webhook.office.com/webhookb2/", chars(ALNUM + "@-", 40, 80).map(lambda rest: f"{rest}/b/c")),
-        Sample("https://api.telegram.org/bot", chars(BASE64URL, 35).map(lambda rest: "123456789:" + rest), "/send"),
-    ],
-    "model_service": [
-        Sample("", chars(ALNUM, 52).map(lambda rest: "gsk_" + rest)),
-        Sample("", chars(ALNUM, 80).map(lambda rest: "xai-" + rest)),
-        Sample("", chars(ALNUM, 48).map(lambda rest: "pplx-" + rest)),
-        Sample("", chars(HEX, 42).map(lambda rest: f"lsv2_pt_{rest[:32]}_{rest[32:]}")),
-    ],
-    "developer_service": [
-        Sample("", chars(HEX, 32).map(lambda rest: "shpat_" + rest)),
-        Sample("", chars(HEX, 58).map(lambda rest: f"PMAK-{rest[:24]}-{rest[24:]}")),
-        Sample("", chars(ALNUM + "_", 60).map(lambda rest: "sntrys_" + rest)),
-        Sample("", chars(HEX, 40).map(lambda rest: "pul-" + rest)),
-        Sample("", chars(ALNUM, 43).map(lambda rest: "dp.pt." + rest)),
-        Sample("", chars(BASE64URL, 180).map(lambda rest: "ATCTT3xFfGN0" + rest)),
-        Sample("", chars(HEX, 64).map(lambda rest: "pat" + "A1" * 7 + f".{rest}")),
-    ],
-    "payment_service": [
-        Sample("", chars(BASE64URL, 22).map(lambda rest: "sq0atp-" + rest)),
-        Sample("", chars(HEX, 36).map(lambda rest: "access-production-" + rest)),
-    ],
-    "twilio": [Sample("", chars(HEX, 32).map(lambda rest: "SK" + rest))],
-    "mailgun": [Sample("", chars(HEX, 32).map(lambda rest: "key-" + rest))],
-    "age": [Sample("", chars(UPPER, 58).map(lambda rest: "AGE-SECRET-KEY-1" + rest))],
     "url_token": [
         Sample("https://", digits_in(chars(ALNUM, 30, 40)), "@git.example.com/a.git"),
         Sample("https://", digits_in(chars(HEX, 40)), ":x-oauth-basic@git.example.com/a.git"),

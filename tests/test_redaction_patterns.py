@@ -11,22 +11,45 @@ import re2
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from otel_audit.redaction.formats import FORMATS, TokenFormat
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import has_secret, without_secrets
 from otel_audit.redaction.secret_patterns import PATTERNS, REDACTED, SecretPattern
 from tests.cleaning import examples
-from tests.secret_samples import SAMPLES, Sample, planted
+from tests.secret_samples import SAMPLES, TOKENS, Sample, planted
 
 
 def test_every_pattern_has_samples() -> None:
     assert set(SAMPLES) == {pattern.name for pattern in PATTERNS}
 
 
+@pytest.mark.parametrize("row", FORMATS, ids=lambda row: row.service)
+@given(data=st.data())
+@examples(5)
+def test_each_row_of_the_table_of_formats_is_the_one_that_finds_its_samples(
+    row: TokenFormat, data: st.DataObject
+) -> None:
+    for sample in TOKENS[row.service]:
+        secret = data.draw(sample.secret)
+        match = re2.search(row.regex, f"{sample.before}{secret}{sample.after}")
+
+        assert match is not None
+        found = next((group for group in match.groups() if group), match[0])
+        assert found in secret  # of some the head says enough
+        assert secret not in without_secrets(f"got {sample.before}{secret}{sample.after}, and left")
+
+
+def test_every_row_of_the_table_of_formats_says_where_it_is_from() -> None:
+    assert list(TOKENS) == [row.service for row in FORMATS]
+    assert all(row.source for row in FORMATS)
+
+
 @pytest.mark.parametrize(
-    ("name", "sample"), [(name, sample) for name, samples in SAMPLES.items() for sample in samples], ids=str
+    ("name", "sample"),
+    [pytest.param(name, each, id=f"{name}-{at}") for name, all_of in SAMPLES.items() for at, each in enumerate(all_of)],
 )
 @given(data=st.data())
-@examples(25)
+@examples(10)
 def test_each_pattern_itself_finds_its_samples(name: str, sample: Sample, data: st.DataObject) -> None:
     pattern = next(pattern for pattern in PATTERNS if pattern.name == name)
     options = re2.Options()

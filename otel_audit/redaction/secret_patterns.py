@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from otel_audit.redaction.card_numbers import CARD_NUMBER, is_card_number
+from otel_audit.redaction.formats import SERVICE_TOKENS
 from otel_audit.redaction.secret_pattern import (
     REDACTED,
     SecretPattern,
@@ -17,7 +18,6 @@ from otel_audit.redaction.secret_pattern import (
     is_opaque,
     is_random,
 )
-from otel_audit.redaction.service_tokens import SERVICE_TOKENS
 
 __all__ = ["KEY_BEGIN", "KEY_END", "OPTION", "PATTERNS", "REDACTED", "SecretPattern"]
 
