@@ -23,9 +23,11 @@ from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.event import AuditEvent
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import streams_in
+from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import stream_header
 from otel_audit.settings import Settings
 from otel_audit.trail import Stats, Trail
+from tests.opening import opening
 from tests.servers import poll
 
 
@@ -289,6 +291,28 @@ class Telling(Resource):
         asked, self.asked = self.asked, lambda: None
         asked()
         return super().attributes
+
+
+def test_no_call_waits_for_the_search_for_what_dead_processes_left(tmp_path: Path) -> None:
+    for number in range(3):
+        with closing(a_trail(tmp_path, Taking(judge=away))) as dead:
+            log(dead, f"old-{number}")
+    left = {files.stream_id for files in streams_in(tmp_path)}
+
+    with opening(tmp_path, lambda thread, name: thread == "otel-audit-keep" and name.split(".")[0] in left) as search:
+        trail = a_trail(tmp_path, Taking())
+        trail.flush(0)
+        assert search.is_held.wait(30)
+
+        log(trail, "first")
+        assert trail.flush(30).complete
+        assert trail.stats() == Stats(1, 1, 0, 0, 0)
+        trail.close(0.1)
+
+        assert search.is_held.is_set()
+        assert {thread for thread, name in search.opened if name.split(".")[0] in left} == {"otel-audit-keep"}
+        search.may_go_on.set()
+        poll(lambda: not any(FileLock.is_held(files.ship_lock) for files in streams_in(tmp_path)), what="free streams")
 
 
 def test_a_flush_does_not_call_complete_what_was_logged_from_inside_of_log(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ class Adoption:
         file_mode: int,
         failed: Callable[[StreamFiles, Exception], None],
         stopped: Callable[[], bool] = lambda: False,
-    ) -> list[Shipment]:
-        """Take what may be taken now, beside the `held` ones. See `otel_audit.journal.recovery.adopt`."""
+    ) -> Iterator[Shipment]:
+        """Take what may be taken now, one by one, beside the `held` ones. See `otel_audit.journal.recovery.adopt`."""
         live = {} if self.live is None else {"live": self.live}
         return adopt(
             directory,

@@ -1,12 +1,13 @@
 """The streams that a process may export now: its own, and those that it took over.
 
-Whoever has them guards them by a lock of his own; `missing` alone may be asked without it.
+Streams of this process come in by `expect` and `take_waiting`, under one lock of the caller; those of others are taken
+over and let go under a second one, and `release` needs both. Nothing that only asks needs either.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from otel_audit.delivery.adoption import Adoption
@@ -59,23 +60,23 @@ class Holdings:
                 taken.append(shipment)
         return taken
 
-    def adopt(self, adoption: Adoption, stopped: Callable[[], bool]) -> list[Shipment]:
-        """Take over what may be taken over now."""
-        adopted = adoption.take(
+    def adopt(self, adoption: Adoption, stopped: Callable[[], bool]) -> Iterator[Shipment]:
+        """Take over what may be taken over now. Each is held before the next one is looked for."""
+        for shipment in adoption.take(
             self._directory,
             known=self._known,
             held=len(self._adopted),
             file_mode=self._file_mode,
             failed=self._not_taken,
             stopped=stopped,
-        )
-        self._known.update(shipment.stream_id for shipment in adopted)
-        self._adopted += adopted
-        return adopted
+        ):
+            self._known.add(shipment.stream_id)
+            self._adopted.append(shipment)
+            yield shipment
 
     def let_go(self) -> None:
         """Those that ended and are delivered are over. Own ones are kept for their numbers."""
-        for own in filter(self._is_over, self._own):
+        for own in filter(self._is_over, list(self._own)):
             self._conclude(own)
         for shipment in list(filter(self._is_over, self._adopted)):
             self._adopted.remove(shipment)
@@ -109,12 +110,12 @@ class Holdings:
         """By stream of this process, how far each exporter has come."""
         return {
             shipment.stream_id: {exporter: shipment.cursor.seen(exporter) for exporter in self._exporters}
-            for shipment in self._own
+            for shipment in list(self._own)
         }
 
     def missing(self, seqs: Mapping[str, int], exporter: str) -> int:
         """How many lines of streams of this process, up to the given ones, this exporter has not dealt with."""
-        done = {shipment.stream_id: shipment.cursor.progress(exporter) for shipment in self._own}
+        done = {shipment.stream_id: shipment.cursor.progress(exporter) for shipment in list(self._own)}
         return sum(
             max(0, seq - (done.get(stream_id) or self._elsewhere(stream_id, exporter)).position.seq)
             for stream_id, seq in seqs.items()

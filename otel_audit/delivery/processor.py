@@ -76,8 +76,12 @@ class BatchProcessor:
         self._begin()
 
     def _begin(self) -> None:
-        # Re-entrant: a signal handler that logs, flushes or closes must not wait for its own thread.
+        # Re-entrant: a signal handler that logs, flushes or closes must not wait for its own thread. The first `log()`
+        # takes the one for the streams of this process. Streams of others are looked for under the second, which may
+        # take as long as a directory of thousands of files does: whoever has both took the second first.
         self._lock = threading.RLock()
+        self._adopting = threading.RLock()
+        self._is_left = False
         self._workers: list[Worker] = []
         self._holdings = Holdings(
             self._directory,
@@ -110,9 +114,9 @@ class BatchProcessor:
         self._deliver(lambda: stream)
 
     def _deliver(self, taking: Callable[[], Exportable | None]) -> None:
-        if self._closing.is_set():
-            return  # opened after `close`: the next owner of the directory ships it, if there is one
         with self._lock:
+            if self._closing.is_set():
+                return  # opened after `close`: the next owner of the directory ships it, if there is one
             if self._exporters:
                 self._holdings.expect(taking)
             if self._ensure_threads():
@@ -148,28 +152,29 @@ class BatchProcessor:
 
     def progress(self) -> dict[str, dict[str, Progress]]:
         """By stream of this process, how far each exporter has come."""
-        with self._lock:
-            return self._holdings.progress()
+        return self._holdings.progress()
 
     def adopt(self) -> int:
         """Take over streams now; how many were found. Streams that ended and are delivered are let go."""
-        with self._lock:
-            if self._closing.is_set() or not self._ensure_threads():
-                return 0
-            self._assign(self._holdings.take_waiting())
+        adopted = 0
+        with self._adopting:
+            with self._lock:
+                if self._closing.is_set() or not self._ensure_threads():
+                    return 0
+                self._assign(self._holdings.take_waiting())
             self._holdings.let_go()
             if self._adoption is None:
                 return 0
-            adopted = self._holdings.adopt(self._adoption, self._closing.is_set)  # a close waits for this look
-            self._assign(adopted)
+            for shipment in self._holdings.adopt(self._adoption, self._closing.is_set):
+                self._assign([shipment])
+                adopted += 1
         if adopted:
             self.wake()
-        return len(adopted)
+        return adopted
 
     def drained(self) -> bool:
         """True when every line of every stream that is held was dealt with by every exporter."""
-        with self._lock:
-            return self._holdings.is_delivered()
+        return self._holdings.is_delivered()
 
     def close(self, *, timeout_s: float) -> bool:
         """Send what is there within the time, then let go of every stream. True when all was delivered.
@@ -185,8 +190,19 @@ class BatchProcessor:
         ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
         if self._keeper is not None:  # nothing is removed behind the back of who thinks that it is closed
             self._keeper.join(max(0.0, deadline - time.monotonic()))
-        with self._lock:
-            return self._holdings.release(deadline) and all(ended)
+        return self._release(deadline) and all(ended)
+
+    def _release(self, deadline: float) -> bool:
+        """Let go of every stream, or have the keeper do it that is still at them: its disk may answer never."""
+        if not self._adopting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self._is_left = True
+            if not self._adopting.acquire(blocking=False):  # it may have looked just before
+                return False
+        try:
+            with self._lock:
+                return self._holdings.release(deadline)
+        finally:
+            self._adopting.release()
 
     def forked(self) -> None:
         """In a forked child: the parent keeps its streams, threads and locks."""
@@ -227,7 +243,10 @@ class BatchProcessor:
             for worker in self._workers:
                 worker.say_stuck()
             if closing.is_set_within(_ADOPT_INTERVAL_S):
-                return
+                break
+        with self._adopting, self._lock:
+            if self._is_left:
+                self._holdings.release(time.monotonic())
 
     def _look(self) -> None:
         try:
@@ -238,10 +257,10 @@ class BatchProcessor:
     def _retain(self, closing: Closing) -> None:
         if self._retention is None:
             return
-        with self._lock:
+        with self._adopting:
             held = self._holdings.shipments
         try:
-            self._retention.look_if_due(held, self._lock, closing.is_set)
+            self._retention.look_if_due(held, self._adopting, closing.is_set)
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("retention", f"{self._directory}: old events cannot be removed: {error!r}")
 

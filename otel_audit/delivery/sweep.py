@@ -15,7 +15,7 @@ from otel_audit.delivery.batch import Exporter
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
-from otel_audit.journal.cursor import Position, Progress, read_cursor
+from otel_audit.journal.cursor import Position, Progress, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.host import is_of_this_host
 from otel_audit.journal.locks import FileLock
@@ -97,8 +97,10 @@ class Sweep:
         """
         looks = 0
         while looks < _LOOKS and not self._stopped():
-            taken = self._adoption.take(
-                self._directory, known=self._known, held=0, file_mode=self._file_mode, failed=self._unusable
+            taken = list(
+                self._adoption.take(
+                    self._directory, known=self._known, held=0, file_mode=self._file_mode, failed=self._unusable
+                )
             )
             looks = 0 if taken else looks + 1
             self._deliver(taken)
@@ -195,7 +197,7 @@ class Sweep:
         """Streams that were not taken: of a live writer that delivers itself, of another host, or not reached."""
         settled = {left.stream_id for left in self._report.left}
         for files in streams_in(self._directory):
-            if files.stream_id in settled or FileLock.is_held(files.ship_lock):
+            if files.stream_id in settled or is_over(files.cursor) or FileLock.is_held(files.ship_lock):
                 continue
             if not self._adoption.foreign and not is_of_this_host(stream_header(files)):
                 self._leave_if_behind(files, "written on another host, where its writer may live; see --adopt-foreign")

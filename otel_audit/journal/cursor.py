@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 from otel_audit.journal.files import open_with_mode
 from otel_audit.journal.released import Released, disjoint, read_released
 
-__all__ = ["Cursor", "Position", "Progress", "Quarantined", "read_cursor"]
+__all__ = ["Cursor", "Position", "Progress", "Quarantined", "is_over", "read_cursor"]
 
 _MAGIC = b"otaudcur"
 _HEAD = struct.Struct("<8sQII")  # magic, generation, length, CRC-32 of generation and payload
 _SLOT_BYTES = 8192
+# The cursor of a stream that ended is longer than its two slots by this: to open and read those of thousands of old
+# streams takes seconds. It is a hole, for which a full disk has room too, and no slot is looked for there.
+_OVER_BYTES = 1
 
 
 class Position(NamedTuple):
@@ -127,6 +130,18 @@ def read_cursor(path: Path) -> tuple[dict[str, Progress], bool]:
     return {name: _as_seen(path, name, progress) for name, progress in state.exporters.items()}, state.ended
 
 
+def is_over(path: Path) -> bool:
+    """Return True if the size of a cursor file says that its stream ended and is delivered. Nothing is opened.
+
+    False may also mean that it could not be noted there.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return False
+    return size > 2 * _SLOT_BYTES and size % (2 * _SLOT_BYTES) == _OVER_BYTES
+
+
 def _as_seen(path: Path, exporter: str, progress: Progress) -> Progress:
     if not progress.quarantine:
         return progress
@@ -196,11 +211,18 @@ class Cursor:
     def end(self) -> None:
         """Keep that the stream has ended and is delivered, so that nobody looks at it again."""
         with self._lock:
-            self._keep(replace(self._state, ended=True))
+            if not self._state.ended:
+                self._keep(replace(self._state, ended=True))
+            if self._descriptor >= 0:
+                # In this order: a loss of power must not leave a stream that nobody looks at and that has not ended.
+                os.fdatasync(self._descriptor)
+                os.ftruncate(self._descriptor, 2 * self._slot_bytes + _OVER_BYTES)
 
     def restart(self, exporter: str) -> None:
         """Keep that this exporter has none of the lines: all are pending again, and counted again as they go."""
         with self._lock:
+            if self._descriptor >= 0:
+                os.ftruncate(self._descriptor, 2 * self._slot_bytes)
             self._keep(_State(self._state.generation, False, {**self._state.exporters, exporter: self._origin}))
 
     def close(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otel_audit.journal.cursor import Cursor, Position
+from otel_audit.journal.cursor import Cursor, Position, is_over
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.host import is_of_this_host
 from otel_audit.journal.locks import FileLock
@@ -128,18 +129,18 @@ def adopt(
     file_mode: int = 0o600,
     failed: Callable[[StreamFiles, Exception], None] = _unheard,
     stopped: Callable[[], bool] = lambda: False,
-) -> list[Shipment]:
-    """Take streams that nobody exports and whose writer is gone, oldest first, at most `most`.
+) -> Iterator[Shipment]:
+    """Take streams that nobody exports and whose writer is gone, oldest first, one by one, at most `most`.
 
     `wanted` says by the header whether a stream concerns the caller. `known` are ids not to look at again; those that
     are found delivered, or not to be wanted, are added. `live` says by the header which to take although their writer
     lives. `foreign`: also those of another host, of whose writer a lock says nothing. A stream whose files cannot be
     used is told to `failed`, and the others are taken. `stopped` is asked before each.
     """
-    taken: list[Shipment] = []
+    taken = 0
     for files in streams_in(directory):
-        if len(taken) >= most or stopped():
-            break
+        if taken >= most or stopped():
+            return
         if files.stream_id in known:
             continue
         try:
@@ -148,8 +149,8 @@ def adopt(
             failed(files, error)
             continue
         if shipment is not None:
-            taken.append(shipment)
-    return taken
+            taken += 1
+            yield shipment
 
 
 def _taken(
@@ -161,6 +162,9 @@ def _taken(
     foreign: bool,
     file_mode: int,
 ) -> Shipment | None:
+    if is_over(files.cursor):
+        known.add(files.stream_id)
+        return None
     is_live = FileLock.is_held(files.writer_lock)
     if is_live and live is _nobody:
         return None  # the header of every live stream would be read at every look
@@ -174,6 +178,8 @@ def _taken(
     shipment = take(files, file_mode=file_mode)
     if shipment is not None and shipment.cursor.ended:
         known.add(files.stream_id)
+        with contextlib.suppress(OSError):  # it is opened once more, by the next process
+            shipment.cursor.end()
         shipment.release()
         return None
     return shipment

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_audit.journal.cursor import Cursor, Position, Progress, Quarantined, read_cursor
+from otel_audit.journal.cursor import Cursor, Position, Progress, Quarantined, is_over, read_cursor
 from tests.journal.writing import leave_no_room, open_files
 
 SLOT_BYTES = 8192
@@ -43,6 +43,27 @@ def test_what_was_stored_is_there_after_the_file_was_opened_again(tmp_path: Path
     assert again.exporters() == {"otlp": progress, "jsonl": at(4)}
     assert again.ended
     assert again.note is None
+
+
+@pytest.mark.parametrize("ranges", [0, 1000])
+def test_the_end_of_a_stream_stands_in_the_size_of_its_cursor_until_it_is_sent_again(
+    tmp_path: Path, ranges: int
+) -> None:
+    path = tmp_path / "cursor"
+    cursor = Cursor(path)
+    cursor.advance("otlp", a_long_quarantine(ranges))
+    assert path.stat().st_size > 2 * SLOT_BYTES or not ranges
+    assert not is_over(path)
+
+    cursor.end()
+
+    assert is_over(path)
+    assert Cursor(path).ended
+    assert Cursor(path).exporters() == cursor.exporters()
+    cursor.restart("otlp")
+    assert not is_over(path)
+    assert not Cursor(path).ended
+    assert not is_over(tmp_path / "missing")
 
 
 def test_a_cursor_that_stored_nothing_yet_is_no_damage(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from otel_audit.journal.journal import Journal
 from otel_audit.journal.recovery import Shipment, adopt, take
 from tests.chain_check import application_events
 from tests.journal.writing import a_journal, append, description, finish, ids_of, lines_of, said, start_script
+from tests.opening import opening
 
 A_WRITER = """
     import sys
@@ -62,7 +63,7 @@ def of(service: str) -> Any:
 
 
 def adopted(directory: Path, **options: Any) -> list[Shipment]:
-    return adopt(directory, **{"wanted": everything, "known": set(), **options})
+    return list(adopt(directory, **{"wanted": everything, "known": set(), **options}))
 
 
 def a_dead_stream(directory: Path, **changed: Any) -> StreamFiles:
@@ -154,6 +155,39 @@ def test_a_stream_that_was_delivered_is_not_taken_again(tmp_path: Path) -> None:
 
     assert adopted(tmp_path) == []
     assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_search_opens_no_file_of_a_stream_that_ended(tmp_path: Path) -> None:
+    for _ in range(20):
+        a_dead_stream(tmp_path)
+    for shipment in adopted(tmp_path):
+        assert shipment.ended
+        shipment.cursor.end()
+        shipment.release()
+    behind = a_dead_stream(tmp_path)
+
+    with opening(tmp_path) as opening_:
+        (shipment,) = adopted(tmp_path)
+
+    assert shipment.stream_id == behind.stream_id
+    assert {name.partition(".")[0] for _, name in opening_.opened} == {behind.stream_id}
+    shipment.release()
+
+
+def test_an_end_that_is_not_in_the_size_of_the_cursor_is_read_once_and_noted_there(tmp_path: Path) -> None:
+    files = a_dead_stream(tmp_path)
+    (shipment,) = adopted(tmp_path)
+    assert shipment.ended
+    shipment.cursor.end()
+    shipment.release()
+    with files.cursor.open("r+b") as cursor:
+        cursor.truncate(cursor.seek(0, 2) - 1)  # as on a disk that would not take it
+
+    assert adopted(tmp_path) == []
+
+    with opening(tmp_path) as opening_:
+        assert adopted(tmp_path) == []
+    assert opening_.opened == []
 
 
 def test_a_stream_that_was_let_go_before_its_end_is_taken_again(tmp_path: Path) -> None:
