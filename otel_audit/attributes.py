@@ -131,7 +131,12 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
         RECORD_ID, _STRING, "event_id", _DRAFT, "Mandatory Attributes", "`<stream_id>:<seq>` where the line has no id"
     ),
     Attribute(
-        ACTOR_ID, _STRING, "principal.username", _DRAFT, "Mandatory Attributes", "`anonymous` when nobody is named"
+        ACTOR_ID,
+        _STRING,
+        "principal.id",
+        _DRAFT,
+        "Mandatory Attributes",
+        "unset: `principal.username`, else `anonymous`",
     ),
     Attribute(
         ACTOR_TYPE,
@@ -139,7 +144,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
         "principal.kind",
         _DRAFT,
         "Mandatory Attributes",
-        "unset: `user` with a name, `system` without",
+        "unset: `user` with an id or a name, else `system`",
     ),
     Attribute(ACTION, _STRING, "action.verb", _DRAFT, "Mandatory Attributes", "unset: by event type, see above"),
     Attribute(OUTCOME, _STRING, "outcome", _DRAFT, "Mandatory Attributes", "`success`, `failure` or `unknown`"),
@@ -155,12 +160,17 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("audit.request.id", _STRING, "request_id", _OURS, "", direct=True),
     Attribute("audit.parent.id", _STRING, "parent_id", _OURS, "", "`audit.record.id` of the parent", direct=True),
     Attribute("audit.duration_ms", _DOUBLE, "duration_ms", _OURS, "", "milliseconds", direct=True),
+    Attribute("audit.actor.name", _STRING, "principal.username", _OURS, "", direct=True, repeats=True),
+    Attribute("audit.actor.issuer", _STRING, "principal.issuer", _OURS, "", direct=True, repeats=True),
+    Attribute("audit.actor.on_behalf_of", _STRING, "principal.on_behalf_of", _OURS, "", direct=True, repeats=True),
     Attribute("audit.actor.auth_type", _STRING, "principal.auth_type", _OURS, "", direct=True, repeats=True),
     Attribute("audit.source.transport", _STRING, "source.transport", _OURS, "", direct=True, repeats=True),
     Attribute("user.roles", _STRINGS, "principal.roles", _SEMCONV, "User", direct=True, repeats=True),
     Attribute("client.address", _STRING, "source.ip", _SEMCONV, "Client", direct=True),
     Attribute("user_agent.original", _STRING, "source.user_agent", _SEMCONV, "User agent", direct=True),
     Attribute("error.type", _STRING, "error_type", _SEMCONV, "Error", direct=True, repeats=True),
+    Attribute("audit.policy.id", _STRING, "policy_id", _OURS, "", direct=True),
+    Attribute("audit.reason", _STRING, "reason", _OURS, "", direct=True),
     Attribute(
         HTTP_METHOD,
         _STRING,

@@ -17,6 +17,7 @@ __all__ = [
     "HttpFacts",
     "Verdict",
     "action_of",
+    "actor_id_of",
     "actor_type_of",
     "http_facts_of",
     "part_of",
@@ -107,12 +108,19 @@ _ACTOR_KINDS: Final = frozenset(kind.value for kind in PrincipalKind)
 
 
 def actor_type_of(principal: Mapping[str, Any]) -> str:
-    """`audit.actor.type`: the principal's kind, else `user` with a name and `system` without."""
+    """`audit.actor.type`: the principal's kind, else `user` with an id or a name, else `system`."""
     kind = principal.get("kind")
     if type(kind) is str and kind in _ACTOR_KINDS:
         return kind
-    name = principal.get("username")
-    return "user" if name and type(name) is str else "system"
+    return "user" if actor_id_of(principal) else "system"
+
+
+def actor_id_of(principal: Mapping[str, Any]) -> str:
+    """Return what identifies the actor, else its name; empty when neither is known."""
+    identity, name = principal.get("id"), principal.get("username")
+    if identity and type(identity) is str:
+        return identity
+    return name if name and type(name) is str else ""
 
 
 class HttpFacts(NamedTuple):

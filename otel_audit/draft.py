@@ -50,6 +50,8 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     username: str
     roles: list[str]
     auth_type: str
+    id: Text = UNSET
+    issuer: Text = UNSET
     kind: Text = UNSET
     on_behalf_of: Text = UNSET
 
@@ -59,16 +61,22 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
         values = model.__dict__
         username, roles, auth_type = values["username"], values["roles"], values["auth_type"]
         texts += (username, auth_type, *roles)
-        kind, on_behalf_of = values.get("kind"), values.get("on_behalf_of")
-        if kind is None and on_behalf_of is None:
+        identity, issuer, kind = values.get("id"), values.get("issuer"), values.get("kind")
+        on_behalf_of = values.get("on_behalf_of")
+        if identity is None and issuer is None and kind is None and on_behalf_of is None:
             return cls(username, roles, auth_type)
-        texts += (kind or "", on_behalf_of or "")
-        return cls(username, roles, auth_type, _given(kind), _given(on_behalf_of))
+        texts += (identity or "", issuer or "", kind or "", on_behalf_of or "")
+        return cls(username, roles, auth_type, _given(identity), _given(issuer), _given(kind), _given(on_behalf_of))
 
     def renamed(self, pseudonym_of: Callable[[str], str]) -> Principal:
         """The same with pseudonyms for its names."""
-        on_behalf_of = self.on_behalf_of if self.on_behalf_of is UNSET else pseudonym_of(self.on_behalf_of)
-        return Principal(pseudonym_of(self.username), self.roles, self.auth_type, self.kind, on_behalf_of)
+
+        def renamed(name: Text) -> Text:
+            return name if name is UNSET else pseudonym_of(name)
+
+        return msgspec.structs.replace(
+            self, username=pseudonym_of(self.username), id=renamed(self.id), on_behalf_of=renamed(self.on_behalf_of)
+        )
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):

@@ -48,11 +48,16 @@ _OUTCOME_BY_WORD = {
 
 
 class AuditPrincipal(BaseModel):
-    """Who acted. `kind` and `on_behalf_of` are ours."""
+    """Who acted. Only `id` and `issuer` identify: a user may be free to choose the name that `username` shows.
+
+    The fields from `id` on are ours. Source: OpenID Connect Core 1.0, section 5.7: `sub` and `iss`.
+    """
 
     username: str = ""
     roles: list[str] = Field(default_factory=list)
     auth_type: str = ""
+    id: str | None = None
+    issuer: str | None = None
     kind: PrincipalKind | None = None
     on_behalf_of: str | None = None
 

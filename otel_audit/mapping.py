@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from otel_audit import attributes as keys
-from otel_audit.derived import HttpFacts, Verdict, action_of, actor_type_of, http_facts_of, part_of
+from otel_audit.derived import HttpFacts, Verdict, action_of, actor_id_of, actor_type_of, http_facts_of, part_of
 
 __all__ = [
     "SURELY_FITS_BYTES",
@@ -229,9 +229,8 @@ def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
 def repeating_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpFacts) -> dict[str, AttributeValue]:
     """The attributes that take few values in a service. They depend on `kind_of` the event and on nothing else."""
     principal, event_type = part_of(event, "principal"), event["event_type"]
-    name = principal.get("username")
     found: dict[str, AttributeValue] = {
-        keys.ACTOR_ID: name if name and type(name) is str else "anonymous",
+        keys.ACTOR_ID: actor_id_of(principal) or "anonymous",
         keys.ACTOR_TYPE: actor_type_of(principal),
         keys.ACTION: action_of(event, http.method),
         keys.OUTCOME: verdict.outcome,

@@ -259,7 +259,16 @@ class Recorder:
             quick = self._has_journal and not self._redactor.rewrites_more and self._redactor.is_clean("\n".join(texts))
             if self._decisions is not None:
                 level, on_loss = self._decisions.on(
-                    Facts(event_type, _route_of(action, exchange), action.mcp_tool, who.username, outcome, what.actions)
+                    Facts(
+                        event_type,
+                        _route_of(action, exchange),
+                        action.mcp_tool,
+                        who.username,
+                        outcome,
+                        what.actions,
+                        who.id or "",
+                        who.issuer or "",
+                    )
                 )
                 if level is _NONE:
                     self._filtered.add()

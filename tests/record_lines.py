@@ -39,7 +39,7 @@ def a_denied_http_request() -> bytes:
             event_type="http.request",
             timestamp="2026-09-21T14:13:20.123Z",
             request_id="0b3c1d2e-0000-4000-8000-000000000001",
-            principal=ALICE,
+            principal=ALICE.model_copy(update={"id": "248289761001", "issuer": "https://id.example.com"}),
             source=AuditSource(ip="203.0.113.9", transport="http", user_agent="curl/8.5.0"),
             action=AuditAction(path="/get-online-features"),
             resource=AuditResource(type="feature_view", name="driver_stats", actions=["READ_ONLINE"]),

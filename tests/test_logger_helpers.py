@@ -63,6 +63,8 @@ CALLS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
             username=words,
             roles=st.lists(words, max_size=3) | st.just(["r"] * 100),
             auth_type=words,
+            id=st.none() | words,
+            issuer=st.none() | words,
             kind=st.sampled_from([None, *PrincipalKind]),
             on_behalf_of=st.none() | words,
         )
@@ -145,6 +147,7 @@ rules:
   - {type: authn.*, outcome: failure, keep: false}
   - {type: http.request, outcome: success, level: metadata}
   - {tool: get_*, actor: "*a*", level: none}
+  - {issuer: "*b*", actor_id: "*", level: metadata}
   - {route: /a*, outcome: denied, level: metadata}
 """
 

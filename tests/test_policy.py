@@ -81,6 +81,29 @@ def test_an_event_meets_the_first_rule_whose_conditions_it_fulfils(
     assert asked.on(facts) == Decision(level, on_loss)
 
 
+@pytest.mark.parametrize(
+    ("facts", "actor", "actor_id", "issuer", "nobody"),
+    [
+        (Facts("a", actor="alice"), True, False, False, False),
+        (Facts("a", actor="bob", actor_id="alice", issuer="idp"), True, True, True, False),
+        (Facts("a", actor="alice", actor_id="00u1", issuer="idp"), True, False, True, False),
+        (Facts("a", actor_id="00u1"), False, False, False, False),
+        (Facts("a"), False, False, False, True),
+    ],
+)
+def test_actor_is_an_id_or_a_name_and_actor_id_only_what_identifies(
+    tmp_path: Path, facts: Facts, actor: bool, actor_id: bool, issuer: bool, nobody: bool
+) -> None:
+    for condition, is_met in (
+        ("actor: alice", actor),
+        ("actor_id: alice", actor_id),
+        ("issuer: i*p", issuer),
+        ('actor: ""', nobody),
+    ):
+        asked = decisions(tmp_path, f"rules: [{{{condition}}}]")
+        assert (asked.rule(facts) is not None) == is_met, condition
+
+
 def test_what_a_rule_does_not_say_is_what_the_setting_says(tmp_path: Path) -> None:
     asked = decisions(tmp_path, "rules: [{type: a}, {type: b, on_loss: open}]", on_loss=CLOSED)
 
@@ -108,10 +131,10 @@ def test_the_facts_are_those_of_the_event_and_odd_values_are_none() -> None:
     event = AuditEvent(
         event_type="http.request",
         action=AuditAction(mcp_tool="t", path="/a/7?token=x"),
-        principal=AuditPrincipal(username="ann"),
+        principal=AuditPrincipal(username="ann", id="0815", issuer="idp"),
         outcome="deny",
     )
-    assert Facts.of(event) == Facts("http.request", "/a/7", "t", "ann", "deny")
+    assert Facts.of(event) == Facts("http.request", "/a/7", "t", "ann", "deny", actor_id="0815", issuer="idp")
     assert Facts.of(event).derived == Outcome.DENIED
 
     event.attributes = {"http.route": "/a/{id}"}
@@ -126,7 +149,8 @@ def test_the_facts_are_those_of_the_event_and_odd_values_are_none() -> None:
 
     event.attributes = {"http.route": 7}
     event.principal.username = object()  # type: ignore[assignment]  # what an application may do to a model
-    assert Facts.of(event) == Facts("http.request", "/a/7", "t", "", "deny")
+    event.principal.issuer = 7  # type: ignore[assignment]  # as above
+    assert Facts.of(event) == Facts("http.request", "/a/7", "t", "", "deny", actor_id="0815")
 
     del event.action.path
     assert Facts.of(event) == Facts("http.request")
@@ -135,7 +159,7 @@ def test_the_facts_are_those_of_the_event_and_odd_values_are_none() -> None:
 words = st.sampled_from(["", "a", "b", "ab", "aab", "abb", "ba", "success", "deny", "denied", "x/y"])
 patterns = words | st.sampled_from(["*", "a*", "*b", "a*b", "*a*b*", "**", "a*b*b", "den*"])
 conditions = st.dictionaries(
-    st.sampled_from(["type", "route", "tool", "actor", "outcome"]),
+    st.sampled_from(["type", "route", "tool", "actor", "actor_id", "issuer", "outcome"]),
     st.lists(patterns, min_size=1, max_size=3).map(tuple),
     max_size=3,
 )
@@ -143,7 +167,7 @@ effects = st.tuples(st.sampled_from([None, *Level]), st.sampled_from([None, *OnL
 some_rules = st.lists(
     st.builds(lambda line, asks, says: Rule(line, 1, asks, *says), st.integers(1, 9), conditions, effects), max_size=8
 )
-some_facts = st.builds(Facts, words, words, words, words, words)
+some_facts = st.builds(Facts, words, words, words, words, words, actor_id=words, issuer=words)
 
 
 def matches_as_read(pattern: str, value: str) -> bool:
@@ -157,7 +181,11 @@ def matches_as_read(pattern: str, value: str) -> bool:
 
 def fulfils(facts: Facts, rule: Rule) -> bool:
     for name, wanted in rule.conditions.items():
-        values = [facts.outcome, Outcome.of(facts.outcome)] if name == "outcome" else [getattr(facts, name)]
+        values = [getattr(facts, name)]
+        if name == "outcome":
+            values.append(Outcome.of(facts.outcome))
+        if name == "actor" and facts.actor_id:
+            values = [value for value in (facts.actor, facts.actor_id) if value]
         if not any(matches_as_read(pattern, value) for pattern in wanted for value in values):
             return False
     return True
@@ -298,7 +326,10 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
         ("rules: []\nrules: []", "2:1: $.rules: expected each key once, got it a second time; remove one"),
         ("rules:", "1:7: $.rules: expected a list of rules, got nothing; begin each rule with `- `"),
         ("rules: {type: a}", "1:8: $.rules: expected a list of rules, got a mapping"),
-        ("rules:\n  - http.request", "2:5: $.rules[0]: expected the keys type, route, tool, actor, outcome, keep,"),
+        (
+            "rules:\n  - http.request",
+            "2:5: $.rules[0]: expected the keys type, route, tool, actor, actor_id, issuer, outcome,",
+        ),
         ("rules:\n  - keep: yes", "2:11: $.rules[0].keep: expected true or false, got 'yes'"),
         ("rules:\n  - keep: 'true'", "2:11: $.rules[0].keep: expected true or false, got 'true'"),
         (
@@ -307,7 +338,7 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
         ),
         ("rules: [{on_loss: maybe}]", "1:19: $.rules[0].on_loss: expected one of open, closed, got 'maybe'"),
         ("rules: [{on_loss: }]", "1:18: $.rules[0].on_loss: expected one of open, closed, got nothing"),
-        ("rules: [{paths: /a}]", "1:10: $.rules[0]: expected one of the keys type, route, tool, actor, outcome, keep"),
+        ("rules: [{paths: /a}]", "1:10: $.rules[0]: expected one of the keys type, route, tool, actor, actor_id,"),
         ("rules: [{type: a, type: b}]", "1:19: $.rules[0].type: expected each key once, got it a second time"),
         ("rules: [{type: }]", "1:15: $.rules[0].type: expected a word, in which * stands for anything, or a list"),
         ("rules: [{type: [a, {b: c}]}]", "1:20: $.rules[0].type[1]: expected a word"),
@@ -317,7 +348,10 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
         ("rules: [{keep: false, level: request}]", "1:30: $.rules[0].level: expected none with keep: false, got 're"),
         ("rules: [{level: none, on_loss: closed}]", "1:32: $.rules[0].on_loss: expected it for events that are kept"),
         ("rules: [{<<: {type: a}}]", "1:10: $.rules[0]: expected one of the keys"),
-        ("rules: [{[a]: b}]", "1:10: $.rules[0]: expected one of the keys type, route, tool, actor, outcome, keep,"),
+        (
+            "rules: [{[a]: b}]",
+            "1:10: $.rules[0]: expected one of the keys type, route, tool, actor, actor_id, issuer, outcome,",
+        ),
         ("rules:\n  - type: a\n   level: none", "3:4: expected YAML, got: "),
         ("rules: [\n", "2:1: expected YAML, got: "),
         ("rules: []\n---\nrules: []", "2:1: expected YAML, got: "),

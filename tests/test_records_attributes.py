@@ -83,6 +83,10 @@ def test_the_action_is_the_verb_or_follows_from_the_type(event: dict[str, Any], 
         ({"username": "", "kind": "user"}, ("anonymous", "user")),
         ({"username": "alice", "kind": "robot"}, ("alice", "user")),
         ({"username": ["alice"], "kind": {}}, ("anonymous", "system")),
+        ({"username": "alice", "id": "0815"}, ("0815", "user")),
+        ({"username": "", "id": "0815"}, ("0815", "user")),
+        ({"username": "alice", "id": ""}, ("alice", "user")),
+        ({"username": "alice", "id": 7}, ("alice", "user")),
         ("alice", ("anonymous", "system")),
     ],
 )
@@ -90,6 +94,19 @@ def test_there_is_always_an_actor(principal: object, actor: tuple[str, str]) -> 
     found = attributes_of(raw_line({"event_type": "x", "principal": principal}))
 
     assert (found[keys.ACTOR_ID], found[keys.ACTOR_TYPE]) == actor
+
+
+def test_the_name_and_the_issuer_of_an_actor_stand_beside_what_identifies_it() -> None:
+    principal = {"username": "alice", "id": "0815", "issuer": "https://idp.example", "on_behalf_of": "bob"}
+    event = {"event_type": "x", "principal": principal, "reason": "on call", "policy_id": "p7"}
+    found = attributes_of(raw_line(event))
+
+    assert found["audit.actor.id"] == "0815"
+    assert found["audit.actor.name"] == "alice"
+    assert found["audit.actor.issuer"] == "https://idp.example"
+    assert (found["audit.actor.on_behalf_of"], found["audit.reason"], found["audit.policy.id"]) == (
+        "bob", "on call", "p7",
+    )  # fmt: skip
 
 
 def http(event: dict[str, Any]) -> tuple[Any, Any, Any]:

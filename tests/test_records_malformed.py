@@ -50,6 +50,7 @@ def test_values_of_the_wrong_type_are_left_out_and_the_record_is_sent() -> None:
     line = raw_line(event)
 
     assert attributes_of(line).keys() - MANDATORY == {
+        "audit.actor.name",
         keys.RESULT, keys.SCHEMA, keys.SEQUENCE_STREAM_ID, keys.SEQUENCE_NUMBER, keys.SOURCE_ID, keys.SOURCE_TYPE, "ok",
     }  # fmt: skip
     assert record_of(line).dropped_attributes_count == 4

@@ -48,11 +48,19 @@ def test_after_a_rotation_the_older_keys_find_what_was_recorded_before(tmp_path:
 
 def test_principal_and_whom_they_act_for_are_pseudonyms_before_anything_is_written() -> None:
     keys = Pseudonyms((PseudonymKey.of(b"k" * 32),))
-    principal = {"username": "alice", "roles": ["admin"], "auth_type": "oidc", "on_behalf_of": "bob"}
+    principal = {
+        "username": "alice",
+        "roles": ["admin"],
+        "auth_type": "oidc",
+        "id": "0815",
+        "issuer": "idp",
+        "on_behalf_of": "bob",
+    }
 
     event = Redactor(rules=Rules(pseudonyms=keys)).clean({"event_type": "a", "principal": principal})
 
-    assert event["principal"] == {**principal, "username": keys.of("alice"), "on_behalf_of": keys.of("bob")}
+    names = {"username": keys.of("alice"), "id": keys.of("0815"), "on_behalf_of": keys.of("bob")}
+    assert event["principal"] == {**principal, **names}
     assert principal["username"] == "alice"
     assert "redacted" not in event  # a pseudonym says itself what it is
 

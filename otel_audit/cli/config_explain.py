@@ -79,7 +79,8 @@ class Explanation:
     def _event(self) -> str:
         facts = self.facts
         outcome = facts.outcome if facts.outcome == facts.derived else f"{facts.outcome!r}, which is {facts.derived}"
-        given = {"route": facts.route, "tool": facts.tool, "actor": facts.actor}
+        asked = ("route", "tool", "actor", "actor_id", "issuer")
+        given = {name: getattr(facts, name) for name in asked}
         return ", ".join(
             [
                 f"type {facts.type!r}",

@@ -56,9 +56,11 @@ _SAID: Final = {
     "trace_id": "Trace of the active span, 32 hex digits.",
     "span_id": "The active span, 16 hex digits.",
     "jsonrpc_id": "Id of the JSON-RPC request.",
-    "principal.username": "Who acted.",
+    "principal.username": "The actor's name, as people read it.",
     "principal.roles": "The actor's roles.",
     "principal.auth_type": "How the actor was authenticated.",
+    "principal.id": "What identifies the actor, with `principal.issuer`: `sub` of OpenID Connect.",
+    "principal.issuer": "Who gave that id: `iss` of OpenID Connect.",
     "principal.kind": "`user`, `service` or `system`.",
     "principal.on_behalf_of": "For whom the actor acted.",
     "source.ip": "Address of the client.",
@@ -327,8 +329,7 @@ value that no attribute can hold (null, an object, an integer beyond 64 bits) st
 `dropped_attributes_count`. Where all is too large, `audit.detail` goes next; the mandatory ones always fit. The body
 always has everything.
 
-Only in the body: `principal.on_behalf_of`, `action.arguments_digest`, `reason`, `policy_id`, `redacted`, `truncated`,
-`prev_hash`, and the objects of system lines.
+Only in the body: `action.arguments_digest`, `redacted`, `truncated`, `prev_hash`, and the objects of system lines.
 
 ## Conformance with the OTel audit draft
 

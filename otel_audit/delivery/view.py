@@ -188,9 +188,10 @@ def _gap(event: Mapping[str, Any]) -> str:
 
 def _actor(event: Mapping[str, Any]) -> str:
     principal = part_of(event, "principal")
-    name = _value(principal.get("username")) or "anonymous"
+    name, identity = _value(principal.get("username")), _value(principal.get("id"))
+    who = f"{name} ({identity})" if name and identity and name != identity else name or identity or "anonymous"
     behalf = _value(principal.get("on_behalf_of"))
-    return f"{name} for {behalf}" if behalf else name
+    return f"{who} for {behalf}" if behalf else who
 
 
 def _target(event: Mapping[str, Any], http: HttpFacts) -> str:

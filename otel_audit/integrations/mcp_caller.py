@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from otel_audit.event import AuditPrincipal, AuditSource, PrincipalKind
+from otel_audit.integrations.principals import principal_of as claimed
 
 __all__ = ["asserted_by", "principal_of", "source_of", "token_attributes", "token_of_request"]
 
@@ -35,17 +36,20 @@ def token_of_request(request: Any) -> Any:
 
 
 def principal_of(token: Any) -> AuditPrincipal | None:
-    """The subject of a verified token, else its client; None without a token.
+    """The subject of a verified token, else its client, with the name that its claims give; None without a token.
 
     A subject that is not the client is a user, all else is a service.
     """
     if token is None:
         return None
-    client, subject = _text(token.client_id), _subject_of(token)
-    is_user = bool(subject) and subject != client
+    client, subject, claims = _text(token.client_id), _subject_of(token), _claims_of(token)
+    named = claimed(claims) or AuditPrincipal()
+    is_user = bool(subject) and subject != client and named.kind is None
     return AuditPrincipal(
-        username=subject or client,
+        username=named.username or subject or client,
         auth_type="bearer",
+        id=subject or client or None,
+        issuer=named.issuer or _text(claims.get("iss")) or None,
         kind=PrincipalKind.USER if is_user else PrincipalKind.SERVICE,
     )
 

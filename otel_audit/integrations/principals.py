@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 from uuid import UUID
 
 from otel_audit.errors import AuditError
-from otel_audit.event import AuditPrincipal
+from otel_audit.event import AuditPrincipal, PrincipalKind
 from otel_audit.failures import described
 from otel_audit.notices import Notices
 
@@ -20,10 +23,26 @@ PrincipalSource = Callable[[MutableMapping[str, Any]], object] | ContextVar[Any]
 """Where an application says who its user is: a plain function of the ASGI scope, or a ContextVar."""
 
 _STATE_KEYS: Final = ("principal", "user", "current_user")
-_NAMES: Final = ("username", "preferred_username", "identity", "display_name", "sub", "name", "email", "id")
+# What identifies: the others a user may be free to choose. Source: OpenID Connect Core 1.0, section 5.7.
+_IDS: Final = ("sub", "id", "identity")
+_ISSUERS: Final = ("iss", "issuer")
+_NAMES: Final = ("username", "preferred_username", "display_name", "name", "email")
 _ROLES: Final = ("roles", "scopes")
-_CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. As an attribute it is something else
+# Source: RFC 8693, section 4.2; `scp` is Entra's. As an attribute of an object they are something else.
+_CLAIMED_ROLES: Final = (*_ROLES, "scope", "scp")
+_CLIENTS: Final = ("client_id", "clientId", "azp")
 _TEXTS: Final = (str, int, UUID)
+# Those of Python itself. Any other may load a field from a database when it is read.
+_PLAIN_DESCRIPTORS: Final = (
+    property,
+    functools.cached_property,
+    FunctionType,
+    classmethod,
+    staticmethod,
+    MemberDescriptorType,  # of `__slots__`
+    GetSetDescriptorType,
+    type(namedtuple("_Pair", "field").field),  # type: ignore[attr-defined]  # the descriptor of a field, on the class
+)
 
 
 class NotAwaited(AuditError, TypeError):
@@ -102,15 +121,53 @@ def principal_of(value: object) -> AuditPrincipal | None:
     if inspect.iscoroutine(value):
         value.close()  # or Python warns of it wherever it is collected
         raise NotAwaited(f"expected a principal, got the coroutine {value.__qualname__}; await it")
-    read, role_keys = (value.get, _CLAIMED_ROLES) if isinstance(value, Mapping) else (_attributes_of(value), _ROLES)
+    if isinstance(value, Mapping):
+        return None if value.get("is_authenticated") is False else _principal_in(value.get, _CLAIMED_ROLES)
+    stored = getattr(value, "__dict__", {})
+    if _is_mapped(type(value)):  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
+        return None if stored.get("is_authenticated") is False else _principal_in(stored.get, _ROLES)
+    read = _attributes_of(value)
     if read("is_authenticated") is False:
         return None
-    name = _first_name(read)
+    return _principal_in(stored.get, _ROLES) or _principal_in(read, _ROLES)
+
+
+def _principal_in(read: Callable[[str], object], role_keys: Sequence[str]) -> AuditPrincipal | None:
+    """The principal that these claims or fields name, None if they have neither an id nor a name."""
+    identity = _first(read, _IDS)
+    name = _first(read, _NAMES) or identity
     if not name:
         return None
     roles = next((found for key in role_keys if (found := _words(read(key)))), [])
     auth_type = read("auth_type")
-    return AuditPrincipal(username=name, roles=roles, auth_type=auth_type if isinstance(auth_type, str) else "")
+    return AuditPrincipal(
+        username=name,
+        roles=roles,
+        auth_type=auth_type if isinstance(auth_type, str) else "",
+        id=identity or None,
+        issuer=_first(read, _ISSUERS) or None,
+        kind=PrincipalKind.SERVICE if _is_service(read, identity) else None,
+    )
+
+
+def _is_service(read: Callable[[str], object], identity: str) -> bool:
+    """Whether a token was given to a client on its own behalf, and not on that of a user."""
+    if read("idtyp") == "app" or read("gty") == "client-credentials":  # Source: Entra ID, optional claims; Auth0
+        return True
+    name = read("preferred_username")
+    clients = (_first(read, (key,)) for key in _CLIENTS)
+    # Source: RFC 9068, section 2.2: `sub` is the client then. Keycloak gives the client a user of its own instead.
+    return any(client and (client == identity or name == f"service-account-{client}") for client in clients)
+
+
+@functools.lru_cache(maxsize=256)
+def _is_mapped(kind: type) -> bool:
+    """Whether reading a field of this class may ask a database: some field is a descriptor that is not Python's own."""
+    for key in (*_IDS, *_NAMES, *_ROLES):
+        field = inspect.getattr_static(kind, key, None)
+        if hasattr(type(field), "__get__") and not isinstance(field, _PLAIN_DESCRIPTORS):
+            return True
+    return False
 
 
 def _attributes_of(value: object) -> Callable[[str], object]:
@@ -123,8 +180,8 @@ def _attributes_of(value: object) -> Callable[[str], object]:
     return read
 
 
-def _first_name(read: Callable[[str], object]) -> str:
-    for key in _NAMES:
+def _first(read: Callable[[str], object], keys: Sequence[str]) -> str:
+    for key in keys:
         found = read(key)
         if isinstance(found, _TEXTS) and not isinstance(found, bool) and found != "":
             return str(found)

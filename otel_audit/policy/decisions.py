@@ -112,7 +112,7 @@ class _RulesOfType:
         for name, column in self._before:
             if not met:
                 break
-            met = column.met_by((getattr(facts, name),), met)
+            met = column.met_by(values_of(facts, name), met)
         return met
 
 

@@ -21,8 +21,9 @@ _READ_ACTIONS: Final = frozenset({"READ_ONLINE", "READ_OFFLINE"})
 class Facts(NamedTuple):
     """What an event says of itself, as texts; empty where it says nothing.
 
-    `route`: the route template, else the path without its query. `actor`: the name of the principal. `outcome`: the
-    stored word. `actions`: what was done to the resource, for the rule about reads.
+    `route`: the route template, else the path without its query. `actor`: the name of the principal; `actor_id` and
+    `issuer`: what identifies it. `outcome`: the stored word. `actions`: what was done to the resource, for the rule
+    about reads.
     """
 
     type: str
@@ -31,6 +32,8 @@ class Facts(NamedTuple):
     actor: str = ""
     outcome: str = ""
     actions: Sequence[str] = ()
+    actor_id: str = ""
+    issuer: str = ""
 
     @classmethod
     def of(cls, event: AuditEvent) -> Facts:
@@ -51,6 +54,8 @@ class Facts(NamedTuple):
             _text(event.principal.username),
             _text(event.outcome),
             tuple(map(_text, event.resource.actions)),
+            _text(event.principal.id),
+            _text(event.principal.issuer),
         )
 
     @property

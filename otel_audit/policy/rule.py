@@ -12,7 +12,7 @@ from otel_audit.settings import OnLoss
 __all__ = ["CONDITIONS", "Glob", "Rule", "values_of"]
 
 # What a rule may ask for; each is a field of `Facts`.
-CONDITIONS: Final = ("type", "route", "tool", "actor", "outcome")
+CONDITIONS: Final = ("type", "route", "tool", "actor", "actor_id", "issuer", "outcome")
 
 
 class Glob:
@@ -61,7 +61,9 @@ class Rule:
 
 
 def values_of(facts: Facts, condition: str) -> tuple[str, ...]:
-    """The values of an event of which one must match: the outcome has two, its word and what that stands for."""
+    """Return the values of which one must match: word and meaning of an outcome, id and name of an actor."""
     if condition == "outcome":
         return facts.outcome, facts.derived
+    if condition == "actor" and facts.actor_id:  # or `actor: ""`, which is nobody, would match whoever has no name
+        return (facts.actor_id, facts.actor) if facts.actor else (facts.actor_id,)
     return (getattr(facts, condition),)

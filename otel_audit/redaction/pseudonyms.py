@@ -25,7 +25,7 @@ __all__ = ["PseudonymKey", "Pseudonyms", "read_keyring"]
 _KEY_HEX_DIGITS: Final = 64
 _KEY_LINE: Final = re.compile(rb"([0-9A-Fa-f]{64})(?:\s+#.*)?")
 _KEY_ID_DOMAIN: Final = b"otel-audit pseudonym key"
-_NAMES: Final = ("username", "on_behalf_of")
+_NAMES: Final = ("username", "id", "on_behalf_of")
 _MAKE_ONE: Final = "make one with `openssl rand -hex 32`"
 
 

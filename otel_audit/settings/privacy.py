@@ -145,8 +145,8 @@ PSEUDONYM_KEYS: Final[Setting[Path | None]] = Setting(
     variables=(Variable("OTEL_AUDIT_PSEUDONYM_KEYS"),),
     kind=AnyPath(),
     default=None,
-    doc="File of keys, one of 64 hex digits a line, the newest first. With it, principal.username and on_behalf_of are "
-    "recorded as HMAC-SHA-256 under the first key: docs/privacy.md.",
+    doc="File of keys, one of 64 hex digits a line, the newest first. With it, principal.username, id and on_behalf_of "
+    "are recorded as HMAC-SHA-256 under the first key: docs/privacy.md.",
     reason="an audit trail that does not say who is worth little to most",
 )
 

@@ -117,9 +117,10 @@ def test_the_parser_does_refuse_what_is_no_query() -> None:
 
 
 def test_every_label_that_a_logql_query_names_is_one_that_is_written() -> None:
-    named = chain.from_iterable(parsed.nodes.get("Identifier", []) for parsed in _parsed("loki", "logql"))
+    for parsed in _parsed("loki", "logql"):
+        made = set(re.findall(r"label_format (\w+)=", parsed.text))
 
-    assert set(named) - _labels_in_loki() == set()
+        assert set(parsed.nodes.get("Identifier", [])) - made - _labels_in_loki() == set()
 
 
 def test_every_field_that_a_line_shows_is_one_that_is_written() -> None:
@@ -129,6 +130,14 @@ def test_every_field_that_a_line_shows_is_one_that_is_written() -> None:
 
     assert shown >= {"audit_actor_id", "audit_action", "audit_result", "audit_target_id"}
     assert shown - _labels_in_loki() == set()
+
+
+def test_the_filter_by_actor_finds_an_id_and_a_name() -> None:
+    filtered = [query["expr"] for query in queries("loki") if "$actor" in query["expr"]]
+
+    assert len(filtered) >= 10
+    both = '| (audit_actor_id=~".*($actor).*" or audit_actor_name=~".*($actor).*")'
+    assert [text for text in filtered if both not in text] == []
 
 
 def test_every_legend_shows_labels_that_its_query_keeps() -> None:

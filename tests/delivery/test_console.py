@@ -81,6 +81,16 @@ def test_an_event_is_one_line_with_who_what_how_it_ended_and_how_long() -> None:
     assert " ".join(line.split()) == "14:13:20.123Z success http.request alice POST /push 204 12.3ms 0af76519 -"
 
 
+def test_what_identifies_an_actor_stands_behind_a_name_that_it_may_have_chosen() -> None:
+    chosen = AuditPrincipal(username="alice", id="00u-mallory")
+    the_same = AuditPrincipal(username="0815", id="0815")
+    only_an_id = AuditPrincipal(id="0815")
+
+    assert "  alice (00u-mallory) " in shown(line_of(A_REQUEST.model_copy(update={"principal": chosen})))
+    for principal in (the_same, only_an_id):
+        assert "  0815  " in shown(line_of(A_REQUEST.model_copy(update={"principal": principal})))
+
+
 def test_the_reason_of_a_denial_and_what_it_was_about_are_shown() -> None:
     line = shown(line_of(A_DENIAL))
 

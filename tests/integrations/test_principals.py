@@ -6,7 +6,7 @@ import functools
 from collections import defaultdict
 from enum import Enum, StrEnum
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit import AuditPrincipal
+from otel_audit.event import PrincipalKind
 from otel_audit.integrations.principals import Principals, principal_of
 from otel_audit.notices import Notices
 
@@ -38,6 +39,7 @@ class Plain(Enum):
         (SimpleNamespace(is_authenticated=True, username="ann", roles=("a", "b")), "ann", ["a", "b"]),
         (SimpleNamespace(id=UUID(int=17)), "00000000-0000-0000-0000-000000000011", []),
         ({"sub": "ann", "scope": "read write"}, "ann", ["read", "write"]),
+        ({"sub": "ann", "scp": "access_as_user"}, "ann", ["access_as_user"]),
         (SimpleNamespace(username="ann", scope={"type": "http"}), "ann", []),
         (SimpleNamespace(username="ann", roles=[Role.WRITER, Plain.READER]), "ann", ["writer", "reader"]),
     ],
@@ -48,6 +50,248 @@ def test_a_value_names_its_user_and_roles(value: object, username: str, roles: l
 
     assert found is not None
     assert (found.username, found.roles) == (username, roles)
+
+
+@pytest.mark.parametrize(
+    ("value", "identity", "issuer", "username"),
+    [
+        ("ann", None, None, "ann"),
+        ({"username": "ann"}, None, None, "ann"),
+        ({"iss": "https://i", "sub": "00u-eve", "preferred_username": "alice"}, "00u-eve", "https://i", "alice"),
+        ({"sub": "00u-mallory", "name": "alice", "email": "alice@example.org"}, "00u-mallory", None, "alice"),
+        ({"sub": "0815", "id": "17"}, "0815", None, "0815"),
+        (SimpleNamespace(id=17, email="ann@example.org"), "17", None, "ann@example.org"),
+        (SimpleNamespace(identity="0815", display_name="Ann"), "0815", None, "Ann"),
+        (SimpleNamespace(id=17, issuer="https://idp"), "17", "https://idp", "17"),
+        (SimpleNamespace(id=True, username="ann"), None, None, "ann"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_only_what_identifies_becomes_the_id(
+    value: object, identity: str | None, issuer: str | None, username: str
+) -> None:
+    found = principal_of(value)
+
+    assert found is not None
+    assert (found.id, found.issuer, found.username) == (identity, issuer, username)
+
+
+# Claims as these services document them, shortened to what says who it is.
+ENTRA = "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0"
+KEYCLOAK = "https://sso.example.org/realms/shop"
+TOKENS: dict[str, tuple[dict[str, Any], AuditPrincipal]] = {
+    "entra, a user": (
+        {
+            "iss": ENTRA,
+            "sub": "AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ",
+            "oid": "690222be-ff1a-4d56-abd1-7e4f7d38e474",
+            "tid": "72f988bf-86f1-41af-91ab-2d7cd011db47",
+            "preferred_username": "abeli@example.org",
+            "name": "Abe Lincoln",
+            "azp": "6731de76-14a6-49ae-97bc-6eba6914391e",
+            "scp": "access_as_user",
+        },
+        AuditPrincipal(
+            username="abeli@example.org",
+            id="AAAAAAAAAAAAAAAAAAAAAIkzqFVrSaSaFHy782bbtaQ",
+            issuer=ENTRA,
+            roles=["access_as_user"],
+        ),
+    ),
+    "entra, an application": (
+        {
+            "iss": ENTRA,
+            "sub": "f2fd0b1a-0e2a-4c0c-a8a5-3f6c3ba4b1ab",
+            "oid": "f2fd0b1a-0e2a-4c0c-a8a5-3f6c3ba4b1ab",
+            "azp": "6731de76-14a6-49ae-97bc-6eba6914391e",
+            "idtyp": "app",
+            "roles": ["Orders.Read.All"],
+        },
+        AuditPrincipal(
+            username="f2fd0b1a-0e2a-4c0c-a8a5-3f6c3ba4b1ab",
+            id="f2fd0b1a-0e2a-4c0c-a8a5-3f6c3ba4b1ab",
+            issuer=ENTRA,
+            roles=["Orders.Read.All"],
+            kind=PrincipalKind.SERVICE,
+        ),
+    ),
+    "keycloak, a user": (
+        {
+            "iss": KEYCLOAK,
+            "sub": "c4af3ef1-0d5b-4d77-8d2f-6a9d0ae0a4fe",
+            "azp": "web-shop",
+            "scope": "profile email",
+            "preferred_username": "ann",
+            "name": "Ann Other",
+            "email": "ann@example.org",
+        },
+        AuditPrincipal(
+            username="ann",
+            id="c4af3ef1-0d5b-4d77-8d2f-6a9d0ae0a4fe",
+            issuer=KEYCLOAK,
+            roles=["profile", "email"],
+        ),
+    ),
+    "keycloak, the account of a service": (
+        {
+            "iss": KEYCLOAK,
+            "sub": "9d7a5cd8-93a5-4b5d-a6a6-0a64a1b4c2f7",
+            "azp": "stock-sync",
+            "client_id": "stock-sync",
+            "preferred_username": "service-account-stock-sync",
+        },
+        AuditPrincipal(
+            username="service-account-stock-sync",
+            id="9d7a5cd8-93a5-4b5d-a6a6-0a64a1b4c2f7",
+            issuer=KEYCLOAK,
+            kind=PrincipalKind.SERVICE,
+        ),
+    ),
+    "keycloak, a user who chose such a name": (
+        {
+            "iss": KEYCLOAK,
+            "sub": "0d3c1b3f-2f5c-4a8e-9c0e-1b6f7f6d2a11",
+            "azp": "web-shop",
+            "preferred_username": "service-account-stock-sync",
+        },
+        AuditPrincipal(
+            username="service-account-stock-sync", id="0d3c1b3f-2f5c-4a8e-9c0e-1b6f7f6d2a11", issuer=KEYCLOAK
+        ),
+    ),
+    "google": (
+        {
+            "iss": "https://accounts.google.com",
+            "azp": "1234987819200.apps.googleusercontent.com",
+            "sub": "110169484474386276334",
+            "email": "jsmith@example.com",
+            "email_verified": True,
+            "name": "Jan Smith",
+        },
+        AuditPrincipal(username="Jan Smith", id="110169484474386276334", issuer="https://accounts.google.com"),
+    ),
+    "auth0, a user": (
+        {
+            "iss": "https://shop.eu.auth0.com/",
+            "sub": "auth0|507f1f77bcf86cd799439020",
+            "azp": "my_client_id",
+            "scope": "openid read:orders",
+        },
+        AuditPrincipal(
+            username="auth0|507f1f77bcf86cd799439020",
+            id="auth0|507f1f77bcf86cd799439020",
+            issuer="https://shop.eu.auth0.com/",
+            roles=["openid", "read:orders"],
+        ),
+    ),
+    "auth0, a machine": (
+        {
+            "iss": "https://shop.eu.auth0.com/",
+            "sub": "my_client_id@clients",
+            "azp": "my_client_id",
+            "gty": "client-credentials",
+        },
+        AuditPrincipal(
+            username="my_client_id@clients",
+            id="my_client_id@clients",
+            issuer="https://shop.eu.auth0.com/",
+            kind=PrincipalKind.SERVICE,
+        ),
+    ),
+    "RFC 9068, a client for itself": (
+        {"iss": "https://as.example.org", "sub": "s6BhdRkqt3", "client_id": "s6BhdRkqt3"},
+        AuditPrincipal(
+            username="s6BhdRkqt3", id="s6BhdRkqt3", issuer="https://as.example.org", kind=PrincipalKind.SERVICE
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("who", TOKENS)
+def test_the_claims_of_a_token_say_who_it_is_and_whether_that_is_a_service(who: str) -> None:
+    claims, expected = TOKENS[who]
+
+    assert principal_of(claims) == expected
+    assert principal_of(SimpleNamespace(**{key: value for key, value in claims.items() if key != "scp"})) == (
+        expected.model_copy(update={"roles": claims.get("roles", [])})  # `scope` of an object is something else
+    )
+
+
+class Column:
+    """A field of an object that a database maps: to read it there is to ask the database."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, row: object, kind: type) -> object:
+        if row is None:
+            return self
+        try:
+            return row.__dict__[self._name]
+        except KeyError:
+            raise AssertionError(f"{self._name} was asked of the database") from None
+
+
+class Row:
+    id, username, email, name, roles = map(Column, ("id", "username", "email", "name", "roles"))
+
+    def __init__(self, **loaded: object) -> None:
+        self.__dict__.update(loaded)
+
+    @property
+    def display_name(self) -> object:
+        return self.name
+
+    @property
+    def is_authenticated(self) -> object:
+        return self.name
+
+
+def test_no_field_of_a_row_is_loaded_to_name_its_user() -> None:
+    loaded = principal_of(Row(id=17, email="ann@example.org"))
+
+    assert loaded == AuditPrincipal(username="ann@example.org", id="17")
+    assert principal_of(Row(id=17)) == AuditPrincipal(username="17", id="17")
+    assert principal_of(Row()) is None  # as after a commit
+    assert principal_of(Row(username="ann", is_authenticated=False)) is None
+
+
+def test_what_an_object_holds_comes_before_what_it_would_compute() -> None:
+    class User:
+        def __init__(self) -> None:
+            self.id = 17
+
+        @property
+        def username(self) -> str:
+            raise AssertionError("it has an id")
+
+    assert principal_of(User()) == AuditPrincipal(username="17", id="17")
+
+
+class Slotted:
+    __slots__ = ("id", "name")
+
+    def __init__(self) -> None:
+        self.id, self.name = 17, "ann"
+
+
+class Pair(NamedTuple):
+    id: int
+    name: str
+
+
+class Computed:
+    @property
+    def id(self) -> int:
+        return 17
+
+    @functools.cached_property
+    def name(self) -> str:
+        return "ann"
+
+
+@pytest.mark.parametrize("value", [Slotted(), Pair(17, "ann"), Computed()], ids=lambda value: type(value).__name__)
+def test_an_object_that_keeps_its_user_elsewhere_is_asked(value: object) -> None:
+    assert principal_of(value) == AuditPrincipal(username="ann", id="17")
 
 
 def test_a_coroutine_function_is_refused_at_once() -> None:

@@ -45,7 +45,14 @@ def test_a_tool_call_says_who_did_what_and_how_it_ended(service: Service, mode: 
     assert event["outcome"] == "success"
     assert event["jsonrpc_id"].isdecimal()
     assert event["duration_ms"] > 0
-    assert event["principal"] == {"username": "alice", "roles": [], "auth_type": "bearer", "kind": "user"}
+    assert event["principal"] == {
+        "username": "alice",
+        "roles": [],
+        "auth_type": "bearer",
+        "id": "alice",
+        "issuer": "https://issuer.example",
+        "kind": "user",
+    }
     assert event["source"]["ip"] == "127.0.0.1"
     assert event["source"]["transport"] == "mcp-http"
     assert event["action"]["path"].rstrip("/") == "/mcp"

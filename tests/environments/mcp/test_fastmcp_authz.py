@@ -118,7 +118,8 @@ def test_a_call_that_is_allowed_leaves_who_it_was_and_why(tmp_path: Path) -> Non
 
     assert (decision["outcome"], decision["policy_id"]) == ("allow", "features.drop")
     assert decision["reason"] == "needs features:write"
-    assert decision["principal"] == {"username": "alice", "roles": [], "auth_type": "bearer", "kind": "user"}
+    assert (decision["principal"]["id"], decision["principal"]["kind"]) == ("alice", "user")
+    assert decision["principal"]["issuer"] == call["principal"]["issuer"] == "https://issuer.example"
     assert decision["attributes"]["mcp.auth.scopes"] == ["features:read", "features:write"]
     assert (decision["resource"]["type"], decision["resource"]["name"]) == ("mcp.tool", "drop")
     assert decision["parent_id"] == call["event_id"]
