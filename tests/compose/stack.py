@@ -16,6 +16,7 @@ from tests.compose.toolchain import compose_loader
 
 __all__ = [
     "COMPOSE_FILE",
+    "DEBUG_FILE",
     "GRAFANA",
     "ROOT",
     "bind_mounts",
@@ -37,6 +38,7 @@ __all__ = [
 
 ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker-compose.yml"
+DEBUG_FILE = ROOT / "docker-compose.debug.yml"
 CONFIGS = ROOT / "collector-config"
 GRAFANA = CONFIGS / "grafana"
 
@@ -46,10 +48,10 @@ def load_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def compose_config(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """What Docker Compose makes of the file with these variables: JSON on stdout, or its complaint on stderr."""
+def compose_config(environ: dict[str, str], *overrides: Path) -> subprocess.CompletedProcess[str]:
+    """What Docker Compose makes of the files with these variables: JSON on stdout, or its complaint on stderr."""
     return subprocess.run(
-        [compose_loader(), COMPOSE_FILE],
+        [compose_loader(), COMPOSE_FILE, *overrides],
         env={"PATH": os.environ["PATH"], **environ},
         capture_output=True,
         text=True,
@@ -59,9 +61,9 @@ def compose_config(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 
 @cache
-def project() -> dict[str, Any]:
+def project(*overrides: Path) -> dict[str, Any]:
     """The compose project with nothing set but what has to be set."""
-    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "chosen by the user"})
+    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "chosen by the user"}, *overrides)
     assert loaded.returncode == 0, loaded.stderr
     read: dict[str, Any] = json.loads(loaded.stdout)
     return read

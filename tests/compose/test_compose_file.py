@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.compose.stack import (
+    DEBUG_FILE,
     ROOT,
     bind_mounts,
     collector_builder,
     compose_config,
     port_of,
     ports_listened_on,
+    project,
     services,
     volume_mounts,
 )
@@ -57,12 +60,37 @@ def test_the_collector_is_the_release_that_the_tests_run() -> None:
     assert image == f"otel/opentelemetry-collector-contrib:{builder['dist']['version']}"
 
 
-def test_ports_are_published_on_loopback_only() -> None:
-    published = [port for service in services().values() for port in service.get("ports", [])]
+def _published(*overrides: Path) -> dict[str, list[dict[str, Any]]]:
+    """The published ports of each service that has any."""
+    found = project(*overrides)["services"]
+    return {name: service["ports"] for name, service in found.items() if service.get("ports")}
 
-    assert published
-    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
-    assert len({port["published"] for port in published}) == len(published)
+
+def test_no_port_is_published_at_which_nobody_asks_who_is_there() -> None:
+    # Loki's API reads, writes and deletes, Tempo's and Prometheus' read: none of them knows a password.
+    assert set(_published()) == {"collector", "grafana"}
+
+
+def test_a_service_that_writes_events_cannot_reach_the_stores() -> None:
+    networks = {name: set(service["networks"]) for name, service in services().items() if "networks" in service}
+
+    assert networks["demo-service"] & networks["collector"]
+    assert not networks["demo-service"] & (networks["loki"] | networks["prometheus"] | networks["grafana"])
+    assert networks["grafana"] & networks["loki"] & networks["tempo"] & networks["prometheus"]
+
+
+def test_the_ports_of_the_stores_are_published_for_debugging() -> None:
+    opened = {name for name in _published(DEBUG_FILE) if name not in _published()}
+
+    assert opened == {"loki", "tempo", "prometheus"}
+
+
+@pytest.mark.parametrize("overrides", [(), (DEBUG_FILE,)], ids=["as it is", "for debugging"])
+def test_ports_are_published_on_loopback_only(overrides: tuple[Path, ...]) -> None:
+    ports = [port for published in _published(*overrides).values() for port in published]
+
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+    assert len({port["published"] for port in ports}) == len(ports)
 
 
 def test_every_published_port_can_be_moved_when_it_is_taken() -> None:
@@ -70,12 +98,13 @@ def test_every_published_port_can_be_moved_when_it_is_taken() -> None:
         "OTLP_GRPC_PORT": "41001",
         "OTLP_HTTP_PORT": "41002",
         "LOKI_PORT": "41003",
-        "TEMPO_OTLP_HTTP_PORT": "41004",
-        "PROMETHEUS_PORT": "41005",
-        "GRAFANA_PORT": "41006",
+        "TEMPO_PORT": "41004",
+        "TEMPO_OTLP_HTTP_PORT": "41005",
+        "PROMETHEUS_PORT": "41006",
+        "GRAFANA_PORT": "41007",
     }
 
-    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "x", **moved})
+    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "x", **moved}, DEBUG_FILE)
 
     assert set(re.findall(r'"published":\s*"(\d+)"', loaded.stdout)) == set(moved.values())
 
@@ -83,7 +112,7 @@ def test_every_published_port_can_be_moved_when_it_is_taken() -> None:
 def test_something_listens_at_every_published_port() -> None:
     listened = ports_listened_on()
 
-    published = {(name, port["target"]) for name, service in services().items() for port in service.get("ports", [])}
+    published = {(name, port["target"]) for name, ports in _published(DEBUG_FILE).items() for port in ports}
 
     assert {(name, port) for name, port in published if port not in listened[name]} == set()
 

@@ -66,6 +66,21 @@ def test_loki_answers_queries_over_more_than_a_month() -> None:
     assert _limits()["max_query_length"] == "0s"  # no limit; its default is 30 days
 
 
+def test_loki_deletes_nothing_on_request() -> None:
+    assert _limits()["deletion_mode"] == "disabled"  # by default anybody who reaches the port can hide events
+
+
+def test_loki_passes_on_as_many_events_as_one_query_may_return() -> None:
+    # Tried with Loki itself: with the default of 4 MiB a query over some 1 500 events is not answered.
+    server = loki()["server"]
+
+    assert server["grpc_server_max_recv_msg_size"] == server["grpc_server_max_send_msg_size"] == 64 << 20
+
+
+def test_loki_counts_by_person_for_more_than_its_default_of_500() -> None:
+    assert _limits()["max_query_series"] == 20_000
+
+
 @pytest.mark.parametrize("name", ["loki", "tempo"])
 def test_a_store_writes_to_its_volume_only(name: str) -> None:
     [kept] = volume_mounts(name)
