@@ -9,7 +9,7 @@ import nox
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2"]
+nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2", "spans"]
 
 # The lowest release that pyproject.toml allows: a user may be held back by another package.
 OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
@@ -48,6 +48,16 @@ OTEL_DISTRO = "opentelemetry-distro>=0.61b0"
 # The official MCP SDK in both of its major releases, which no environment can have at once. docs/integrations.md too.
 MCP1 = ("mcp==1.29.1",)
 MCP2 = ("mcp==2.3.0", "fastmcp==4.2.3")
+# The instrumentations of web frameworks, each of which goes with one release of the SDK.
+SPANS = (
+    "opentelemetry-sdk==1.45.1",
+    "opentelemetry-distro==0.66b1",
+    "opentelemetry-instrumentation-asgi==0.66b1",
+    "opentelemetry-instrumentation-fastapi==0.66b1",
+    "opentelemetry-instrumentation-starlette==0.66b1",
+    "fastapi==0.165.0",
+    "starlette==1.10.0",
+)
 
 
 @nox.session
@@ -83,6 +93,13 @@ def mcp2(session: nox.Session) -> None:
     """What holds for servers of the official MCP SDK 2.x, and of FastMCP."""
     session.install("-e", ".", *MCP2, "httpx", "opentelemetry-instrumentation", "pytest", "uvicorn")
     session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
+
+
+@nox.session
+def spans(session: nox.Session) -> None:
+    """What holds beside OpenTelemetry's own instrumentations. Its own settings are in tests/environments/spans."""
+    session.install("-e", ".", *SPANS, "httpx", "pytest", "uvicorn", "websockets")
+    session.run("python", "-m", "pytest", "tests/environments/spans", *session.posargs)
 
 
 @nox.session

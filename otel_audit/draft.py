@@ -11,7 +11,7 @@ import msgspec
 import uuid_utils
 from msgspec import UNSET, UnsetType
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, get_current_span
+from opentelemetry.trace import INVALID_SPAN, SpanContext, get_current_span
 
 from otel_audit.event import AuditPrincipal, AuditResource, AuditSource
 from otel_audit.redaction.json_values import INT64_MAX, INT64_MIN, JsonValues
@@ -187,9 +187,11 @@ class SpanIds(msgspec.Struct, frozen=True, gc=False):
     def active(cls, context: Context | None) -> SpanIds:
         """Of the active span, or that of `context`, whether it is sampled or not; unset when there is none."""
         span = get_current_span(context)
-        if span is INVALID_SPAN:
-            return _NO_SPAN
-        ids = span.get_span_context()
+        return _NO_SPAN if span is INVALID_SPAN else cls.of(span.get_span_context())
+
+    @classmethod
+    def of(cls, ids: SpanContext) -> SpanIds:
+        """Of these ids; unset when they are of no span."""
         if not ids.is_valid:
             return _NO_SPAN
         return cls(f"{ids.trace_id:032x}", f"{ids.span_id:016x}", int(ids.trace_flags))

@@ -12,6 +12,7 @@ from otel_audit.integrations.asgi_inbox import Inbox
 from otel_audit.integrations.asgi_lifespan import Lifespan
 from otel_audit.integrations.asgi_outbox import Outbox
 from otel_audit.integrations.asgi_recording import Recording, SwiftRecording
+from otel_audit.integrations.asgi_span import watch_opentelemetry
 from otel_audit.integrations.asgi_types import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.asgi_under_way import UnderWay
 from otel_audit.integrations.client_address import TrustedProxies
@@ -92,6 +93,7 @@ class AuditMiddleware:
             leave_out(scope)
             await self.app(scope, receive, send)
         else:
+            watch_opentelemetry()
             await self._record(Exchange(scope, self._proxies), receive, send)
 
     def _is_excluded(self, path: str) -> bool:
@@ -113,7 +115,7 @@ class AuditMiddleware:
             self._under_way.ends(recording)
             exchange.forget()
             raise
-        inbox = Inbox(receive, exchange.progress, recording.end)
+        inbox = Inbox(receive, exchange, recording.end)
         outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
         token = _current.set((exchange, self._principals))
         try:

@@ -7,12 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec import UNSET
-
 from otel_audit import draft
-from otel_audit.draft import SpanIds
 from otel_audit.event import AuditPrincipal, Outcome
 from otel_audit.integrations.asgi_progress import HttpProgress, Progress, SocketProgress
+from otel_audit.integrations.asgi_span import ServerSpan
 from otel_audit.integrations.asgi_types import Scope
 from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import parent_id
@@ -38,7 +36,6 @@ class Exchange:
 
     __slots__ = (
         "_ended_ns",
-        "_span",
         "_started_ns",
         "event_id",
         "event_type",
@@ -50,6 +47,7 @@ class Exchange:
         "progress",
         "request_id",
         "scope",
+        "span",
         "told",
         "transport",
         "user_agent",
@@ -67,7 +65,7 @@ class Exchange:
         self.path = path_in(scope)
         self.event_id = self.own_id = str(draft.new_id())
         self.parent_id = parent_id()
-        self._span = SpanIds.active(None)
+        self.span = ServerSpan.of(scope)
         self.told: AuditPrincipal | None = None
         self._read_headers(proxies)
         scope[_KEY] = self
@@ -101,15 +99,11 @@ class Exchange:
     def forget(self) -> None:
         """It does not refer to its scope any more, which refers to it: both are free at once, without a collection."""
         self.scope.pop(_KEY, None)
+        ServerSpan.forget(self.scope)
 
     def is_over(self) -> None:
         """The server has the last byte."""
         self._ended_ns = time.perf_counter_ns()
-
-    @property
-    def span(self) -> SpanIds:
-        """The span that was active when it began, else the one that is active now."""
-        return SpanIds.active(None) if self._span.trace_id is UNSET else self._span
 
     def detail(self, outcome: Outcome) -> str:
         """Method, path and status, as Feast writes them; the outcome where there is no status."""

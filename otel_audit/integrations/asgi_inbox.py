@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from otel_audit.integrations.asgi_progress import Progress
+from otel_audit.integrations.asgi_exchange import Exchange
 from otel_audit.integrations.asgi_types import Message, Receive, Scope
 
 __all__ = ["Inbox"]
@@ -18,11 +18,12 @@ _TURNS: Final = 8  # of the event loop, until an answer has come through middlew
 class Inbox:
     """The `receive` of one request or connection. `end` is awaited when a message of the client ends it."""
 
-    __slots__ = ("_end", "_has_all", "_kept", "_progress", "_receive", "_waiting")
+    __slots__ = ("_end", "_has_all", "_kept", "_progress", "_receive", "_span", "_waiting")
 
-    def __init__(self, receive: Receive, progress: Progress, end: Callable[[None], Awaitable[None]]) -> None:
+    def __init__(self, receive: Receive, exchange: Exchange, end: Callable[[None], Awaitable[None]]) -> None:
         self._receive = receive
-        self._progress = progress
+        self._progress = exchange.progress
+        self._span = exchange.span
         self._end = end
         self._kept: deque[Message] = deque()
         self._waiting = 0
@@ -30,6 +31,7 @@ class Inbox:
 
     async def __call__(self) -> Message:
         """The next message, for the application."""
+        self._span.look()
         if self._kept:
             return self._kept.popleft()
         self._waiting += 1

@@ -35,6 +35,7 @@ class Outbox:
         """The server has the message. After the last one the end is recorded."""
         exchange = self._exchange
         progress = exchange.progress
+        exchange.span.look()
         if self._names_event and message["type"] in _BEGINNINGS:
             message = _with_id(message, exchange.event_id)
         if is_last := progress.is_last(message):

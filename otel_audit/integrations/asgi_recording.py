@@ -103,7 +103,7 @@ class Recording:
         self._set_span()
 
     def _set_span(self) -> None:
-        event, span = self._operation.event, self._exchange.span
+        event, span = self._operation.event, self._exchange.span.ids
         if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
             event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
 
@@ -161,7 +161,7 @@ class SwiftRecording:
             exchange.detail(outcome),
             ExchangeFacts(
                 exchange.event_id,
-                exchange.span,
+                exchange.span.ids,
                 UNSET if status_code is None else status_code,
                 UNSET if error is None else type(error).__qualname__,
                 exchange.parent_id or UNSET,
