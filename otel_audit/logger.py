@@ -299,6 +299,14 @@ class AuditLogger:
         """
         return await self._recorder.alog(event, context)
 
+    def start(self) -> None:
+        """Begin to deliver in this process, also what dead processes left; the first event or `flush` does so too.
+
+        For a server at its start-up, behind its last fork. The integrations call it. A second call changes nothing.
+        """
+        if self._trail is not None:
+            self._trail.start()
+
     def flush(self, timeout_s: float = 5.0) -> FlushReport:
         """Wait until what was logged before this call is delivered, or until the time in seconds is over.
 

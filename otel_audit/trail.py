@@ -95,7 +95,6 @@ class Trail(AuditSink):
         )
         self._elsewhere = Elsewhere(settings.directory, self.notices)
         self._tally = self._counting()
-        self._processor.start()
         self._metrics.watch(self)
 
     def _file_journal(self) -> Journal:
@@ -158,9 +157,15 @@ class Trail(AuditSink):
         event_id = fields.setdefault("event_id", str(uuid_utils.uuid7()))
         self.journal.append(event_id, pydantic_core.to_json(fields, inf_nan_mode="null"), now_ns, now_ns)
 
+    def start(self) -> None:
+        """Deliver in this process from now on, also what dead processes left, as with the first event or `flush`."""
+        self.journal.leave_to_parent()
+        self._processor.start()
+
     def flush(self, timeout_s: float = 5.0) -> FlushReport:
         """Wait until every exporter has what was logged before this call, or until the time in seconds is over."""
         deadline = time.monotonic() + timeout_s
+        self.start()
         self.journal.tend()
         seqs = self._seqs(deadline)
         if self._memory is not None and self._memory.is_over:
@@ -201,10 +206,12 @@ class Trail(AuditSink):
 
     def stats(self) -> Stats:
         """The numbers of this process now."""
+        self.journal.leave_to_parent()
         return self._tally.stats()
 
     def numbers(self) -> Numbers:
         """The numbers of this process now, for each exporter."""
+        self.journal.leave_to_parent()
         return self._tally.numbers()
 
     def close(self, timeout_s: float | None = None) -> None:

@@ -42,6 +42,11 @@ class Holdings:
         """A stream of this process, to be taken as soon as it can be."""
         self._waiting.append(taking)
 
+    @property
+    def is_expecting(self) -> bool:
+        """True while a stream of this process waits to be taken."""
+        return bool(self._waiting)
+
     def take_waiting(self) -> list[Exportable]:
         """Take the streams of this process that wait for it: the disk was full, or another process ships them."""
         taken: list[Exportable] = []

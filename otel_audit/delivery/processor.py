@@ -9,10 +9,12 @@ is the dropping of records when a queue is full.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from otel_audit.delivery.adoption import Adoption
@@ -50,7 +52,8 @@ class FlushReport:
 class BatchProcessor:
     """Delivers the journal of a directory: the streams of this process, and those it may adopt. Any thread.
 
-    Nothing runs until `start` or the first `ship`.
+    No thread runs until `start` or the first `ship`: a server may fork in C code, which runs no hooks, and a thread
+    that held a lock or the interpreter at that moment would leave a dead worker.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class BatchProcessor:
         self._directory = directory
         self._metrics = metrics
         self._retention = retention
+        self._is_child = False
         self._exporters = exporters
         self._adoption = adoption
         self._limits = limits or BatchLimits()
@@ -154,7 +158,7 @@ class BatchProcessor:
         """By stream of this process, how far each exporter has come."""
         return self._holdings.progress()
 
-    def adopt(self) -> int:
+    def adopt(self, *, deadline: float = math.inf) -> int:
         """Take over streams now; how many were found. Streams that ended and are delivered are let go."""
         adopted = 0
         with self._adopting:
@@ -165,12 +169,15 @@ class BatchProcessor:
             self._holdings.let_go()
             if self._adoption is None:
                 return 0
-            for shipment in self._holdings.adopt(self._adoption, self._closing.is_set):
+            for shipment in self._holdings.adopt(self._adoption, partial(self._is_over, deadline)):
                 self._assign([shipment])
                 adopted += 1
         if adopted:
             self.wake()
         return adopted
+
+    def _is_over(self, deadline: float) -> bool:
+        return self._closing.is_set() or time.monotonic() >= deadline
 
     def drained(self) -> bool:
         """True when every line of every stream that is held was dealt with by every exporter."""
@@ -179,11 +186,14 @@ class BatchProcessor:
     def close(self, *, timeout_s: float) -> bool:
         """Send what is there within the time, then let go of every stream. True when all was delivered.
 
-        Who delivers for writers that live looks once more for what they began since the last look.
+        Who delivers for writers that live looks once more for what they began since the last look; who has not begun
+        looks now for what dead processes left, but for a forked child, which has nothing of its own to end.
         """
         deadline = time.monotonic() + timeout_s
-        if self._adoption is not None and self._adoption.live is not None:
-            self._look()
+        if self._adoption is not None and (
+            self._adoption.live is not None or (self._keeper is None and not self._is_child)
+        ):
+            self._look(deadline)
         self._closing.set()
         for worker in self._workers:
             worker.finish()
@@ -211,6 +221,7 @@ class BatchProcessor:
         self._holdings.abandon()
         if self._retention is not None:
             self._retention.forked()
+        self._is_child = True
         self._begin()
 
     def _ensure_threads(self) -> bool:
@@ -230,7 +241,8 @@ class BatchProcessor:
         except RuntimeError as error:  # the interpreter is going down, or there are too many threads
             for worker in started:
                 worker.drain()
-            self._notices.say("threads", f"events wait in the journal, no thread can be started: {error}")
+            if self._holdings.is_expecting:
+                self._notices.say("threads", f"events wait in the journal, no thread can be started: {error}")
             return False
         self._workers, self._keeper = workers, keeper
         return bool(workers)
@@ -248,9 +260,9 @@ class BatchProcessor:
             if self._is_left:
                 self._holdings.release(time.monotonic())
 
-    def _look(self) -> None:
+    def _look(self, deadline: float = math.inf) -> None:
         try:
-            self.adopt()
+            self.adopt(deadline=deadline)
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
 

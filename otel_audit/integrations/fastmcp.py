@@ -44,6 +44,7 @@ class CallRecorder:
 
     async def __call__(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """One message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
+        self._audit.start()
         if context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
         if recorded_by_outer_server() is self._audit:

@@ -20,6 +20,7 @@ class Lease:
     def __init__(self, audit: AuditLogger) -> None:
         self._audit = audit
         self._is_held = True
+        audit.start()
         with _lock:
             _leases[audit] = _leases.get(audit, 0) + 1
 

@@ -56,6 +56,7 @@ async def run_watched(
     """A session of this server, in which what is refused before any handler is recorded too."""
     handlers = server.request_handlers
     if isinstance(handlers, AuditedHandlers) and not isinstance(read_stream, WatchedReading):
+        handlers.audit.start()
         refusals = Refusals(handlers.record_refusal)
         with set_meanwhile(refusals_of_session, refusals):
             reading, writing = WatchedReading(read_stream, refusals), WatchedWriting(write_stream, refusals)
@@ -80,7 +81,7 @@ class AuditedHandlers(UserDict[Any, Handler]):
     ) -> None:
         self.data = handlers  # type: ignore[assignment]  # not copied, as `super().__init__` does
         self.is_on = is_on
-        self._audit = audit
+        self.audit = audit
         self._find_principal = find
 
     def __getitem__(self, kind: Any) -> Handler:
@@ -95,7 +96,7 @@ class AuditedHandlers(UserDict[Any, Handler]):
 
         if self.is_on():
             with contextlib.suppress(Exception):  # that error, or what `principal=` raised: by then it is recorded
-                await recorded(self._audit, call, refused, refusal=_refusal, find_principal=self._find_principal)
+                await recorded(self.audit, call, refused, refusal=_refusal, find_principal=self._find_principal)
 
     def _recording(self, kind: Any, handler: Handler) -> Handler:
         method = kind.model_fields["method"].default if hasattr(kind, "model_fields") else None
@@ -123,7 +124,7 @@ class AuditedHandlers(UserDict[Any, Handler]):
             return getattr(answer, "root", answer)  # what says how it went is inside
 
         await recorded(
-            self._audit,
+            self.audit,
             _call(method, request.params, context),
             run,
             refusal=_refusal,

@@ -34,6 +34,7 @@ class AuditMiddleware:
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
         """One request or notification, as the SDK gives it."""
+        self._audit.start()
         if ctx.request_id is None or ctx.method not in EVENT_TYPES:
             return await call_next(ctx)
         return await recorded(

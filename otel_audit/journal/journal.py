@@ -36,6 +36,8 @@ _DEFERRED_MAX = 1000
 _getpid = os.getpid
 _get_ident = threading.get_ident
 
+_leaving: dict[int, threading.RLock] = {}  # by the process that leaves what it was given at its fork
+
 
 class Journal:
     """Append-only, hash-chained lines in a directory. Any thread; fork-safe.
@@ -138,7 +140,7 @@ class Journal:
         """
         body = b'%b,"time_ns":%d,"observed_ns":%d' % (event[:-1], time_ns, observed_ns)
         if _getpid() != self._pid:
-            self.forked()  # by C code, which runs no fork hooks
+            self.leave_to_parent()
         me = _get_ident()
         if me in self._inside:
             return self._defer(event_id, body, observed_ns), None
@@ -244,7 +246,7 @@ class Journal:
         open, and its lock goes with the process.
         """
         if _getpid() != self._pid:
-            self.forked()
+            self.leave_to_parent()
             return
         me = _get_ident()
         if me in self._inside:
@@ -302,6 +304,14 @@ class Journal:
         """See `Forkable`."""
         if self._deferred:
             self.tend()
+
+    def leave_to_parent(self) -> None:
+        """In a child that C code has forked, which runs no hooks: as `forked`. Else nothing happens."""
+        pid = _getpid()
+        if pid != self._pid:
+            with _leaving.setdefault(pid, threading.RLock()):  # the first two requests may come to two threads at once
+                if pid != self._pid:
+                    self.forked()
 
     def forked(self) -> None:
         """In a forked child: the parent keeps its stream, its locks and its waiting events."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from pipes import conversation
 
 import pytest
-from conftest import Service
+from conftest import SERVICE, Service, client, environment_of
 from sdk import MODES, SERVERS
+
+from tests.servers.polling import poll
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -51,3 +55,19 @@ def test_stdout_carries_the_protocol_and_nothing_else(name: str, tmp_path: Path)
 
     assert [answer["id"] for answer in answers] == [1, 2, 3]
     assert "mcp.tools.call" in spoken  # the console exporter speaks on stderr
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_delivers_what_a_dead_process_left_before_its_first_call(name: str, tmp_path: Path) -> None:
+    environment = {**environment_of(tmp_path), "OTEL_AUDIT_EXPORT": "jsonl"}
+    dying = "import os, otel_audit; otel_audit.configure().log_authn(outcome='success'); os._exit(0)"
+    subprocess.run([sys.executable, "-c", dying], env={**environment, "OTEL_AUDIT_EXPORT": "ship"}, check=True)
+    export = tmp_path / "export.jsonl"
+
+    async def work() -> None:
+        async with client.over_stdio([sys.executable, str(SERVICE), name, "stdio"], environment, MODES[0]):
+            await asyncio.to_thread(poll, export.exists, what="what was left")
+
+    asyncio.run(work())
+
+    assert export.read_text().count("authn.success") == 1
