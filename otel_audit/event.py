@@ -6,9 +6,16 @@ that its code and its log files work unchanged. All others are optional and left
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, Field
+import msgspec
+from pydantic import BaseModel, Field, ValidationError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["AuditAction", "AuditEvent", "AuditPrincipal", "AuditResource", "AuditSource", "Outcome", "PrincipalKind"]
 
@@ -47,11 +54,113 @@ _OUTCOME_BY_WORD = {
 }
 
 
-class AuditPrincipal(BaseModel):
+_DEPTH: Final = 6
+_ITEMS: Final = 1024
+
+
+class _Lenient(BaseModel):
+    """A model that takes any value: an audit event must not fail the application that it is about.
+
+    A value of the wrong type becomes its text where a text is wanted, and is left to its default elsewhere. What is no
+    mapping stands for the main field: `principal="ann"`.
+    """
+
+    _main_field: ClassVar[str] = ""
+
+    if not TYPE_CHECKING:  # for which the parameters are the fields
+
+        def __init__(self, /, **given: Any) -> None:
+            build = self.__pydantic_validator__.validate_python  # what `super().__init__` calls, without its frame
+            try:
+                build(given, self_instance=self)
+                return
+            except ValidationError as error:
+                fields = self._mended(given, error)
+            except Exception:  # of a value's own methods; as one of JSON it has none that may fail
+                fields = {name: _plain(value) for name, value in given.items()}
+            try:
+                build(fields, self_instance=self)
+            except ValidationError as error:
+                build(self._mended(fields, error), self_instance=self)
+
+    @classmethod
+    def _mended(cls, given: dict[str, Any], error: ValidationError) -> dict[str, Any]:
+        """Return the fields as the model takes them, or raise the error if one is missing."""
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        if any(problem["type"] == "missing" for problem in problems):
+            raise error
+        fields = dict(given)
+        for name, problem in {str(problem["loc"][0]): problem for problem in problems}.items():
+            value = cls._fitting(name, fields.pop(name), problem)
+            if value is None and cls.model_fields[name].is_required():
+                value = "unknown"
+            if value is not None:
+                fields[name] = value
+        return fields
+
+    @classmethod
+    def _fitting(cls, name: str, value: Any, problem: ErrorDetails) -> Any:
+        """Return a value of the wrong type as one that fits, or None where only the default does."""
+        kind = problem["type"]
+        if name == "attributes":
+            return _flat(value)
+        if value is None:
+            return None
+        if kind == "model_type":
+            part: Any = cls.model_fields[name].annotation
+            return part._of(value)
+        if len(problem["loc"]) > 1:  # an item of a list
+            return [_text(item) for item in value]
+        if kind == "list_type":
+            return [_text(value)]
+        return _text(value) if kind.startswith("string") else None
+
+    @classmethod
+    def _of(cls, value: Any) -> Self:
+        """Return the part that a mapping, a model of another library or a text stands for."""
+        with suppress(Exception):  # the object is the caller's, and may fail in any way
+            return cls(**(value if isinstance(value, Mapping) else value.model_dump()))
+        return cls(**{cls._main_field: _text(value)})
+
+
+def _flat(attributes: Any) -> dict[str, Any] | None:
+    plain = _plain(attributes)
+    if plain is None:
+        return None
+    flat = plain if type(plain) is dict else {"value": plain}
+    return {
+        key: [_scalar(item) for item in value] if type(value) is list else _scalar(value)
+        for key, value in flat.items()
+        if value is not None
+    }
+
+
+def _scalar(value: Any) -> Any:
+    return _json(value) if value is None or type(value) in (list, dict) else value
+
+
+def _text(value: Any) -> str:
+    plain = _plain(value)
+    return plain if type(plain) is str else _json(plain)
+
+
+def _plain(value: Any) -> Any:
+    from otel_audit.redaction.json_values import JsonValues  # redaction stands on this module
+
+    return JsonValues(depth=_DEPTH, items=_ITEMS).of_field(value)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+class AuditPrincipal(_Lenient):
     """Who acted. Only `id` and `issuer` identify: a user may be free to choose the name that `username` shows.
 
     The fields from `id` on are ours. Source: OpenID Connect Core 1.0, section 5.7: `sub` and `iss`.
     """
+
+    _main_field = "username"
 
     username: str = ""
     roles: list[str] = Field(default_factory=list)
@@ -62,16 +171,20 @@ class AuditPrincipal(BaseModel):
     on_behalf_of: str | None = None
 
 
-class AuditSource(BaseModel):
+class AuditSource(_Lenient):
     """Where the request came from. `user_agent` is ours."""
+
+    _main_field = "ip"
 
     ip: str = ""
     transport: str = ""
     user_agent: str | None = None
 
 
-class AuditAction(BaseModel):
+class AuditAction(_Lenient):
     """What was asked for. `verb` (READ, CREATE, ...), `method` and `arguments_digest` (hex SHA-256) are ours."""
+
+    _main_field = "path"
 
     mcp_tool: str = ""
     path: str = ""
@@ -80,15 +193,17 @@ class AuditAction(BaseModel):
     arguments_digest: str | None = None
 
 
-class AuditResource(BaseModel):
+class AuditResource(_Lenient):
     """What it was done to."""
+
+    _main_field = "name"
 
     type: str = ""
     name: str = ""
     actions: list[str] = Field(default_factory=list)
 
 
-class AuditEvent(BaseModel):
+class AuditEvent(_Lenient):
     """One audit event: who did what, when, and how it ended.
 
     Mutable, and unknown fields are ignored, as in Feast. `event_type` and `outcome` are free words, stored as given.

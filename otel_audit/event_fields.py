@@ -7,17 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.redaction.json_values import JsonValues
 
 __all__ = ["as_event", "fields_of"]
 
-Address = tuple[int | str, ...]
-
-# Where a text goes that stands in the place of a whole part: `principal="ann"`.
-_MAIN_FIELD: Final = {"principal": "username", "source": "ip", "action": "path", "resource": "name"}
 _DEPTH, _ITEMS = 6, 64
 _UNREAD: Final = "the event's fields could not be read"
 
@@ -99,44 +95,10 @@ def _plain(part: Any) -> Any:
 
 
 def _validated(fields: dict[str, Any]) -> AuditEvent:
-    try:
-        return AuditEvent.model_validate(fields)
-    except ValidationError as error:
-        return _mended(fields, error)
-
-
-def _mended(fields: dict[str, Any], error: ValidationError) -> AuditEvent:
-    """The event with each wrong value made a text where a text is wanted, and left to its default elsewhere."""
-    attributes = None
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        path, kind = problem["loc"], problem["type"]
-        if path[0] == "attributes":
-            attributes = fields.pop("attributes", attributes)
-        elif kind == "model_type" and path[0] in _MAIN_FIELD:
-            fields[path[0]] = {_MAIN_FIELD[str(path[0])]: _text(fields[path[0]])}
-        else:
-            fields = _replaced(fields, path, kind)
-    fields.setdefault("event_type", "unknown")
-    event = AuditEvent.model_validate(fields)
-    if attributes is not None:
-        event.attributes = attributes
+    """The event, with its attributes as they were given: the redactor knows names in what is not flat yet."""
+    event = AuditEvent.model_validate({"event_type": "unknown", **fields, "attributes": None})
+    event.attributes = fields.get("attributes")
     return event
-
-
-def _replaced(value: Any, path: Address, kind: str) -> Any:
-    """A copy of a dict or list in which the value at the path is what its model takes."""
-    step, rest = path[0], path[1:]
-    copy: Any = dict(value) if isinstance(value, Mapping) else list(value)
-    if rest:
-        copy[step] = _replaced(copy[step], rest, kind)
-    elif kind == "list_type" and isinstance(copy[step], str):
-        copy[step] = [copy[step]]
-    elif kind == "string_type" and (copy[step] is not None or isinstance(step, int)):
-        copy[step] = _text(copy[step])
-    else:
-        with contextlib.suppress(LookupError):  # what is missing
-            del copy[step]
-    return copy
 
 
 def _text(value: Any) -> str:
