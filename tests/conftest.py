@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
 
 from tests.delivery.audited_server import AuditedServer
+from tests.journal.disks import Unmountable, ext4
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport
 from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs
 
@@ -39,6 +41,26 @@ def _without_the_variables_of_the_tests() -> Iterator[None]:
         for name in OWN_VARIABLES:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture
+def ext4_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real ext4 of 4 MiB.
+
+    Skipped where the kernel has no loop devices, as in many containers: nothing can be installed for that.
+    """
+    try:
+        with ext4(tmp_path / "disk", 4096) as mounted:
+            yield mounted
+    except Unmountable as error:
+        pytest.skip(f"a small ext4 cannot be mounted (needs root and loop devices): {error}")
+
+
+@pytest.fixture
+def memory_disk() -> Iterator[Path]:
+    """A directory on a file system that is not that of a local disk, on every machine."""
+    with TemporaryDirectory(dir="/dev/shm", prefix="otel-audit-test-") as made:
+        yield Path(made)
 
 
 @pytest.fixture

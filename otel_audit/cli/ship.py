@@ -39,7 +39,7 @@ _DESCRIPTORS_FOR_THE_REST: Final = 64
 @directory_argument
 @click.option("--once", is_flag=True, help="Deliver what is there now, then end.")
 @click.option("--again", is_flag=True, help="Send everything once more, from the oldest line that is kept.")
-@click.option("--adopt-foreign", is_flag=True, help="Also streams of other hosts: be sure they are gone.")
+@click.option("--adopt-foreign", is_flag=True, help="Also streams of hosts of which no lock says that they are gone.")
 @click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
 def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json: bool) -> None:
     """Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write.

@@ -19,8 +19,6 @@ from otel_audit.cli.directory import directory_argument, say_if_empty, unreadabl
 from otel_audit.delivery.view import escaped
 from otel_audit.journal.census import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
-from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.locks import FileLock
 
 __all__ = ["status"]
 
@@ -38,7 +36,7 @@ def status(directory: Path, as_json: bool) -> None:
     """Count what became of the events.
 
     emitted = exported + pending + quarantined + dropped.
-    Exit code 1 when events wait for a blocked exporter, are quarantined, or were dropped.
+    Exit code 1 when events wait for a blocked exporter or in streams of another host, are quarantined, or were dropped.
     """
     try:
         counted = census(directory)
@@ -58,16 +56,17 @@ def _as_json(counted: Census) -> Mapping[str, Any]:
         "time": _time(counted),
         **_numbers(counted.totals),
         "removed": _numbers(counted.removed),
-        "streams": [_stream_json(counted.directory, stream) for stream in counted.streams],
+        "streams": [_stream_json(stream) for stream in counted.streams],
     }
 
 
-def _stream_json(directory: Path, stream: StreamCensus) -> Mapping[str, Any]:
+def _stream_json(stream: StreamCensus) -> Mapping[str, Any]:
     return {
         "stream_id": stream.stream_id,
         "service_name": stream.service_name,
         "state": _STATES[stream.live],
-        "unattended": _is_unattended(directory, stream),
+        "unattended": stream.is_unattended,
+        "foreign": stream.is_foreign,
         **_numbers(stream.counts),
         "exporters": {name: _progress_json(progress) for name, progress in stream.exporters.items()},
     }
@@ -127,23 +126,15 @@ def _print(counted: Census) -> None:
     _print_unattended(console, counted)
 
 
-def _is_unattended(directory: Path, stream: StreamCensus) -> bool:
-    """Events wait, their writer is gone, and nobody is there who delivers them. False where that may not be seen."""
-    if stream.live is not False or not stream.counts.pending:
-        return False
-    try:
-        return not FileLock.is_held(StreamFiles(directory, stream.stream_id).ship_lock)
-    except OSError:
-        return False
-
-
 def _print_unattended(console: Console, counted: Census) -> None:
-    waiting = [stream for stream in counted.streams if _is_unattended(counted.directory, stream)]
+    waiting = [stream for stream in counted.streams if stream.is_unattended and not stream.is_foreign]
     if waiting:
         events = sum(stream.counts.pending for stream in waiting)
         text = f"nobody delivers {events} events of {len(waiting)} ended streams: start their service, or run "
         where = shlex.quote(escaped(str(counted.directory)))
         console.print(Text(f"{text}otel-audit ship {where}", "yellow"), soft_wrap=True)
+    if (foreign := counted.foreign).streams:
+        console.print(Text(escaped(f"{foreign.says}: {foreign.remedy}"), "bold red"), soft_wrap=True)
 
 
 def _worth_a_look(streams: Sequence[StreamCensus]) -> list[StreamCensus]:

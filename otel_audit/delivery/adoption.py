@@ -19,8 +19,8 @@ _STREAMS_AT_ONCE = 64
 class Adoption:
     """Which streams of other processes are taken over: those whose header is `wanted` and whose writer is gone.
 
-    `live`: of those whose writer lives, which. `foreign`: also those of other hosts. `at_once`: how many are held at
-    most; each takes about five descriptors.
+    `live`: of those whose writer lives, which. `foreign`: also those whose writer may live on another host. `at_once`:
+    how many are held at most; each takes about five descriptors.
     """
 
     wanted: Callable[[Mapping[str, Any]], bool]
@@ -36,6 +36,7 @@ class Adoption:
         held: int,
         file_mode: int,
         failed: Callable[[StreamFiles, Exception], None],
+        left: Callable[[StreamFiles], None] = lambda files: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[Shipment]:
         """Take what may be taken now, one by one, beside the `held` ones. See `otel_audit.journal.recovery.adopt`."""
@@ -48,6 +49,7 @@ class Adoption:
             most=self.at_once - held,
             file_mode=file_mode,
             failed=failed,
+            left=left,
             stopped=stopped,
             **live,
         )

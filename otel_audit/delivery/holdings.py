@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from otel_audit.delivery.adoption import Adoption
+from otel_audit.journal.census import Foreign, stream_counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.exportable import Exportable
 from otel_audit.journal.files import StreamFiles
@@ -32,6 +33,7 @@ class Holdings:
         self._own: list[Exportable] = []
         self._adopted: list[Shipment] = []
         self._known: set[str] = set()
+        self._foreign: list[StreamFiles] = []
 
     @property
     def shipments(self) -> dict[str, Shipment]:
@@ -73,11 +75,20 @@ class Holdings:
             held=len(self._adopted),
             file_mode=self._file_mode,
             failed=self._not_taken,
+            left=self._foreign.append,
             stopped=stopped,
         ):
             self._known.add(shipment.stream_id)
             self._adopted.append(shipment)
             yield shipment
+
+    def say_foreign(self, stopped: Callable[[], bool]) -> None:
+        """Say how many events of other hosts were passed over, once for each stream. Reads all that waits in them."""
+        left, self._foreign = self._foreign, []
+        pending = [stream_counts(files, files.segments()).pending for files in left if not stopped()]
+        if events := sum(pending):
+            foreign = Foreign(self._directory, events, sum(map(bool, pending)))
+            self._notices.say("foreign", f"{self._directory}: {foreign.says}; {foreign.remedy}")
 
     def let_go(self) -> None:
         """Those that ended and are delivered are over. Own ones are kept for their numbers."""

@@ -251,6 +251,7 @@ class BatchProcessor:
         closing = self._closing
         while True:
             self._look()
+            self._say_foreign(closing)
             self._retain(closing)
             for worker in self._workers:
                 worker.say_stuck()
@@ -265,6 +266,12 @@ class BatchProcessor:
             self.adopt(deadline=deadline)
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
+
+    def _say_foreign(self, closing: Closing) -> None:
+        try:
+            self._holdings.say_foreign(closing.is_set)
+        except OSError as error:
+            self._notices.say("foreign", f"{self._directory}: streams of another host cannot be read: {error}")
 
     def _retain(self, closing: Closing) -> None:
         if self._retention is None:

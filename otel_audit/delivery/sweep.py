@@ -17,7 +17,7 @@ from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Stre
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.journal.cursor import Position, Progress, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
-from otel_audit.journal.host import is_of_this_host
+from otel_audit.journal.host import may_live_elsewhere
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import has_lines_after, stream_header
 from otel_audit.journal.recovery import Shipment, take
@@ -199,7 +199,7 @@ class Sweep:
         for files in streams_in(self._directory):
             if files.stream_id in settled or is_over(files.cursor) or FileLock.is_held(files.ship_lock):
                 continue
-            if not self._adoption.foreign and not is_of_this_host(stream_header(files)):
+            if not self._adoption.foreign and may_live_elsewhere(self._directory, stream_header(files)):
                 self._leave_if_behind(files, "written on another host, where its writer may live; see --adopt-foreign")
             elif files.stream_id not in self._known and self._stopped():
                 self._leave_if_behind(files, "stopped")
@@ -226,7 +226,7 @@ def restart(directory: Path, exporter: str, adoption: Adoption, *, file_mode: in
     finish_removal(directory, file_mode=file_mode)
     for files in streams_in(directory):
         header = stream_header(files)
-        if not adoption.wanted(header) or not (adoption.foreign or is_of_this_host(header)):
+        if not adoption.wanted(header) or (not adoption.foreign and may_live_elsewhere(directory, header)):
             continue
         shipment = take(files, file_mode=file_mode)
         if shipment is None:

@@ -10,18 +10,21 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from otel_audit.diagnosis.finding import Finding
-from otel_audit.diagnosis.mounts import UNFIT, mount_of, mounts_of_this_process
 from otel_audit.errors import JournalUnwritable
+from otel_audit.journal.census import census
+from otel_audit.journal.host import mount_of
 from otel_audit.journal.locks import prove_locks
 from otel_audit.settings import Durability, ExporterName, Settings
 
-__all__ = ["directory_findings"]
+__all__ = ["UNFIT", "directory_findings"]
 
 _GIB: Final = 1024**3
 # Below that a burst, or an hour without a collector, may fill the disk before anybody looks.
@@ -32,6 +35,45 @@ _FREE_FILES: Final = 1000
 # Kernels stamp files by a clock that is milliseconds behind, some file systems by full seconds; more is another clock.
 _SKEW_S: Final = 5.0
 _EARLIEST: Final = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Why a journal should not be on a file system of some kind, and what to do."""
+
+    why: str
+    remedy: str
+
+
+_NFS: Final = Unfit(
+    "NFS turns the locks of the journal into ones that a process loses as soon as it closes any descriptor of the file",
+    "put OTEL_AUDIT_DIR on a local disk",
+)
+_SMB: Final = Unfit(
+    "locks and syncs there are as good as the server and the connection: two processes could write one stream",
+    "put OTEL_AUDIT_DIR on a local disk",
+)
+_MEMORY: Final = Unfit(
+    "it is memory: events that were acknowledged are gone when the machine or the container ends",
+    "put OTEL_AUDIT_DIR on a disk",
+)
+_CONTAINER: Final = Unfit(
+    "it is the container's own layer: events that were acknowledged are removed with the container",
+    "mount a volume at OTEL_AUDIT_DIR",
+)
+
+UNFIT: Final[Mapping[str, Unfit]] = MappingProxyType(
+    {
+        "nfs": _NFS,
+        "nfs4": _NFS,
+        "cifs": _SMB,
+        "smb3": _SMB,
+        "smbfs": _SMB,
+        "tmpfs": _MEMORY,
+        "ramfs": _MEMORY,
+        "overlay": _CONTAINER,
+    }
+)
 
 
 def directory_findings(settings: Settings, *, time_ns: Callable[[], int] = time.time_ns) -> list[Finding]:
@@ -67,6 +109,7 @@ def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
             _space(place, settings.segment_bytes),
             _file_system(place),
             _locks(Path(made)),
+            *([_other_hosts(directory)] if place == directory else []),
             _clock(Path(made), time_ns),
         ]
 
@@ -153,7 +196,7 @@ def _size(count: int) -> str:
 
 def _file_system(place: Path) -> Finding:
     try:
-        mount = mount_of(place.resolve(), mounts_of_this_process())
+        mount = mount_of(place.resolve())
     except OSError:
         mount = None
     if mount is None:
@@ -171,6 +214,16 @@ def _locks(made: Path) -> Finding:
         says, _, remedy = str(error).rpartition("; ")
         return Finding("locks", says, remedy)
     return Finding("locks", "a second process is kept out")
+
+
+def _other_hosts(directory: Path) -> Finding:
+    try:
+        foreign = census(directory).foreign
+    except OSError as error:
+        return Finding("other hosts", f"expected to read the streams, got {error}", "run this check as their user")
+    if foreign.events:
+        return Finding("other hosts", foreign.says, foreign.remedy)
+    return Finding("other hosts", "none of their events wait here")
 
 
 def _clock(made: Path, time_ns: Callable[[], int]) -> Finding:

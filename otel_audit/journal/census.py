@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,13 @@ from typing import Any, Final
 
 from otel_audit.journal.cursor import Position, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.host import may_live_elsewhere
 from otel_audit.journal.ledger import RETAIN, Entry, latest
 from otel_audit.journal.line import Tail, is_system
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.segments import pieces
 
-__all__ = ["Census", "Counts", "StreamCensus", "census", "removed_counts", "segment_counts", "stream_counts"]
+__all__ = ["Census", "Counts", "Foreign", "StreamCensus", "census", "removed_counts", "segment_counts", "stream_counts"]
 
 NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
 ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
@@ -63,18 +65,46 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class StreamCensus:
-    """One stream. `live`: its writer holds its lock; None where that may not be looked at."""
+    """One stream. `live`: its writer holds its lock; None where that may not be looked at.
+
+    `is_unattended`: events wait, their writer is gone, and nobody is there who delivers them; False where that may not
+    be looked at. `is_foreign`: nobody will, without being told to, since the writer may live on another machine.
+    """
 
     stream_id: str
     service_name: str
     live: bool | None
     counts: Counts
     exporters: Mapping[str, Progress]
+    is_unattended: bool = False
+    is_foreign: bool = False
 
     @property
     def blocked(self) -> dict[str, str]:
         """Why nothing moves, by exporter."""
         return {name: progress.blocked for name, progress in self.exporters.items() if progress.blocked}
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Events that wait in streams of other hosts, which nobody takes over without being told to."""
+
+    directory: Path
+    events: int
+    streams: int
+
+    @property
+    def says(self) -> str:
+        """How many they are, and why nobody delivers them."""
+        return (
+            f"{self.events} events of {self.streams} streams wait that were written on another host; on this file "
+            "system no lock says whether their writers are gone"
+        )
+
+    @property
+    def remedy(self) -> str:
+        """The command that delivers them."""
+        return f"be sure that they are, then run otel-audit ship --adopt-foreign {shlex.quote(str(self.directory))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +127,22 @@ class Census:
         object.__setattr__(self, "totals", totals)
 
     @property
+    def foreign(self) -> Foreign:
+        """Those of the events that wait for somebody to say that their host is gone."""
+        waiting = [stream for stream in self.streams if stream.is_unattended and stream.is_foreign]
+        return Foreign(self.directory, sum(stream.counts.pending for stream in waiting), len(waiting))
+
+    @property
     def is_stuck(self) -> bool:
-        """Something needs a person: events wait for an exporter that is blocked, were set aside, or were lost."""
+        """Something needs a person: events wait for an exporter that is blocked or for a word that another host is
+        gone, were set aside, or were lost.
+        """
         is_blocked = any(stream.counts.pending and stream.blocked for stream in self.streams)
-        return is_blocked or any(stream.counts.quarantined or stream.counts.dropped for stream in self.streams)
+        return (
+            is_blocked
+            or self.foreign.streams > 0
+            or any(stream.counts.quarantined or stream.counts.dropped for stream in self.streams)
+        )
 
 
 def census(directory: Path) -> Census:
@@ -113,7 +155,7 @@ def census(directory: Path) -> Census:
         time_ns = time.time_ns()
         last = latest(directory, RETAIN)
         kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last)]
-        streams = [_stream_census(files, numbers, _is_live(files)) for files, numbers in kept]
+        streams = [_stream_census(files, numbers, _is_held(files.writer_lock)) for files, numbers in kept]
         if latest(directory, RETAIN) == last:
             break  # else something was removed meanwhile, and may be counted twice
     return Census(directory, time_ns, streams, removed_counts(last))
@@ -172,7 +214,16 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None
             dropped=slowest.dropped + behind.dropped,
             system=slowest.system + behind.system,
         )
-    return StreamCensus(files.stream_id, _service_name(header), live, counts, exporters)
+    is_unattended = live is False and counts.pending > 0 and _is_held(files.ship_lock) is False
+    return StreamCensus(
+        files.stream_id,
+        _service_name(header),
+        live,
+        counts,
+        exporters,
+        is_unattended,
+        is_unattended and may_live_elsewhere(files.directory, header),
+    )
 
 
 @dataclass(slots=True)
@@ -249,9 +300,9 @@ def _lost_events(line: bytes) -> int:
         return 0
 
 
-def _is_live(files: StreamFiles) -> bool | None:
+def _is_held(lock: Path) -> bool | None:
     try:
-        return FileLock.is_held(files.writer_lock)
+        return FileLock.is_held(lock)
     except OSError:
         return None  # a reader who may not open the lock file, or a read-only file system
 

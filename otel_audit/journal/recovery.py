@@ -10,7 +10,7 @@ from typing import Any
 
 from otel_audit.journal.cursor import Cursor, Position, is_over
 from otel_audit.journal.files import StreamFiles, streams_in
-from otel_audit.journal.host import is_of_this_host
+from otel_audit.journal.host import may_live_elsewhere
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import StreamReader, has_lines_after, stream_header
 from otel_audit.journal.removal import origin_of
@@ -114,8 +114,8 @@ def _nobody(header: Mapping[str, Any]) -> bool:
     return False
 
 
-def _unheard(files: StreamFiles, error: Exception) -> None:
-    """A stream that cannot be used is left for the next look."""
+def _unheard(files: StreamFiles, error: Exception | None = None) -> None:
+    """A stream that cannot be used is left for the next look, and one of another host for good."""
 
 
 def adopt(
@@ -128,14 +128,15 @@ def adopt(
     most: int = 64,
     file_mode: int = 0o600,
     failed: Callable[[StreamFiles, Exception], None] = _unheard,
+    left: Callable[[StreamFiles], None] = _unheard,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Shipment]:
     """Take streams that nobody exports and whose writer is gone, oldest first, one by one, at most `most`.
 
     `wanted` says by the header whether a stream concerns the caller. `known` are ids not to look at again; those that
     are found delivered, or not to be wanted, are added. `live` says by the header which to take although their writer
-    lives. `foreign`: also those of another host, of whose writer a lock says nothing. A stream whose files cannot be
-    used is told to `failed`, and the others are taken. `stopped` is asked before each.
+    lives. `foreign`: also those whose writer may live on another host; else `left` is told of each that is wanted. A
+    stream whose files cannot be used is told to `failed`, and the others are taken. `stopped` is asked before each.
     """
     taken = 0
     for files in streams_in(directory):
@@ -144,7 +145,9 @@ def adopt(
         if files.stream_id in known:
             continue
         try:
-            shipment = _taken(files, wanted=wanted, known=known, live=live, foreign=foreign, file_mode=file_mode)
+            shipment = _taken(
+                files, wanted=wanted, known=known, live=live, foreign=foreign, left=left, file_mode=file_mode
+            )
         except Exception as error:  # of the files, or of `wanted` on a header that was damaged
             failed(files, error)
             continue
@@ -160,6 +163,7 @@ def _taken(
     known: set[str],
     live: Callable[[Mapping[str, Any]], bool],
     foreign: bool,
+    left: Callable[[StreamFiles], None],
     file_mode: int,
 ) -> Shipment | None:
     if is_over(files.cursor):
@@ -169,9 +173,12 @@ def _taken(
     if is_live and live is _nobody:
         return None  # the header of every live stream would be read at every look
     header = stream_header(files)
-    ours = foreign or is_of_this_host(header)
-    if not ours or not wanted(header):
+    if not wanted(header):
         known.add(files.stream_id)
+        return None
+    if not foreign and may_live_elsewhere(directory=files.directory, header=header):
+        known.add(files.stream_id)
+        left(files)
         return None
     if is_live and not live(header):
         return None

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from otel_audit.journal.age import STATE_NAME, Ages, Moment, now
 from otel_audit.journal.files import StreamFiles, segments_in
-from otel_audit.journal.host import is_of_this_host
+from otel_audit.journal.host import may_live_elsewhere
 from otel_audit.journal.ledger import Ledger, has_room
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import stream_header
@@ -64,7 +64,7 @@ class Retention:
     """Keeps a directory within its limits. For one thread at a time; any number of processes may share the directory.
 
     `wanted` says by the header which streams are the caller's. `exporters` are those that the caller runs: what is not
-    yet theirs stays. `foreign`: also streams of other hosts, where a lock says nothing of a writer. `failed` is told of
+    yet theirs stays. `foreign`: also streams whose writer may live on another host. `failed` is told of
     a stream that cannot be looked at or removed; the others are.
     """
 
@@ -217,8 +217,7 @@ class Retention:
 
     def _ready(self, files: StreamFiles, numbers: Sequence[int], *, is_held: bool) -> list[int]:
         header = stream_header(files, numbers)
-        is_ours = self._foreign or is_of_this_host(header)
-        if not is_ours or not self._wanted(header):
+        if not self._wanted(header) or not (self._foreign or not may_live_elsewhere(self._directory, header)):
             return []
         return ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held)
 

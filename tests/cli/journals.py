@@ -20,7 +20,12 @@ __all__ = ["Inbox", "a_journal", "deliver", "record"]
 
 
 def a_journal(
-    directory: Path, *, export: Sequence[str] = ("otlp",), service: str = "shop", segment_bytes: int = 1 << 20
+    directory: Path,
+    *,
+    export: Sequence[str] = ("otlp",),
+    service: str = "shop",
+    segment_bytes: int = 1 << 20,
+    host: str | None = None,
 ) -> Journal:
     """An open journal whose segment headers name these exporters."""
     return Journal(
@@ -29,7 +34,7 @@ def a_journal(
             "resource": {"service.name": service},
             "scope": {"name": "otel_audit", "version": "0"},
             "export": list(export),
-            "host_id": host_id(),
+            "host_id": host or host_id(),
         },
         limits=Limits(segment_bytes=segment_bytes),
     )

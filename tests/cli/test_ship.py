@@ -217,16 +217,16 @@ def test_a_bad_record_that_nothing_settles_is_left(tmp_path: Path, server: Audit
     assert totals(tmp_path) == {"emitted": 2, "exported": 1, "pending": 1, "quarantined": 0}
 
 
-def test_a_stream_of_another_host_is_left_unless_it_is_asked_for(tmp_path: Path, server: AuditedServer) -> None:
-    files = left_behind(tmp_path, "a", host_id="another")
+def test_a_stream_of_another_host_is_left_unless_it_is_asked_for(memory_disk: Path, server: AuditedServer) -> None:
+    files = left_behind(memory_disk, "a", host_id="another")
 
-    done = ship(tmp_path, server)
+    done = ship(memory_disk, server)
     assert done.returncode == 1
     assert f"{files.stream_id}: left: written on another host" in done.stderr
     assert "--adopt-foreign" in done.stderr
     assert server.requests == []
 
-    done = ship(tmp_path, server, "--adopt-foreign")
+    done = ship(memory_disk, server, "--adopt-foreign")
     assert done.returncode == 0
     assert server.accepted == ["header", "a"]
 

@@ -311,6 +311,33 @@ def test_events_that_nobody_delivers_are_told_from_those_that_somebody_will(tmp_
     assert "nobody delivers" not in run(tmp_path).stdout
 
 
+def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(memory_disk: Path) -> None:
+    journal = a_journal(memory_disk, host="f" * 32)
+    files = record(journal, "a", "b")
+    assert not status_of(memory_disk)[0]["streams"][0]["foreign"]
+    journal.close()
+
+    told, code = status_of(memory_disk)
+    shown = run(memory_disk)
+
+    assert (told["streams"][0]["foreign"], code, shown.exit_code) == (True, 1, 1)
+    assert "2 events of 1 streams wait that were written on another host" in shown.stdout
+    assert f"otel-audit ship --adopt-foreign {memory_disk}" in shown.stdout
+    assert "nobody delivers" not in shown.stdout
+    deliver(files, Inbox())
+    assert run(memory_disk).exit_code == 0
+
+
+def test_on_a_local_disk_events_of_another_host_wait_for_nothing_but_an_owner(ext4_disk: Path) -> None:
+    journal = a_journal(ext4_disk, host="f" * 32)
+    record(journal, "a")
+    journal.close()
+
+    told, code = status_of(ext4_disk)
+
+    assert (told["streams"][0]["unattended"], told["streams"][0]["foreign"], code) == (True, False, 0)
+
+
 def test_an_empty_directory_has_no_events(tmp_path: Path) -> None:
     assert numbers_of(tmp_path) == (0, 0, 0, 0, 0, 0)
     assert run(tmp_path).exit_code == 0

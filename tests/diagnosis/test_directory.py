@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit.diagnosis import Finding, directory_findings
+from otel_audit.diagnosis.directory import UNFIT
 from otel_audit.settings import Settings
 from tests.cli.journals import a_journal, record
 from tests.journal.writing import leave_no_room
@@ -48,8 +49,10 @@ def test_the_directory_of_a_live_journal_is_left_as_it_was(tmp_path: Path) -> No
     findings = found(tmp_path)
 
     assert tree(tmp_path) == before
-    assert list(findings) == ["directory", "permissions", "space", "file system", "locks", "clock"]
-    assert [name for name in ("directory", "permissions", "locks", "clock") if not findings[name].ok] == []
+    assert list(findings) == ["directory", "permissions", "space", "file system", "locks", "other hosts", "clock"]
+    assert [
+        name for name in ("directory", "permissions", "locks", "clock", "other hosts") if not findings[name].ok
+    ] == []
     journal.close()
 
 
@@ -192,3 +195,26 @@ def test_in_memory_the_file_of_the_jsonl_exporter_needs_its_directory(tmp_path: 
 
     assert not findings["jsonl"].ok
     assert "OTEL_AUDIT_JSONL_PATH" in findings["jsonl"].remedy
+
+
+def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(memory_disk: Path) -> None:
+    journal = a_journal(memory_disk, host="f" * 32)
+    record(journal, "a", "b")
+    assert found(memory_disk)["other hosts"].ok  # it lives
+    journal.close()
+
+    finding = found(memory_disk)["other hosts"]
+
+    assert finding.says.startswith("2 events of 1 streams wait that were written on another host")
+    assert finding.remedy.endswith(f"otel-audit ship --adopt-foreign {memory_disk}")
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "overlay", "tmpfs"])
+def test_what_is_unfit_for_a_journal_says_why_and_what_to_do(kind: str) -> None:
+    assert UNFIT[kind].why
+    assert "OTEL_AUDIT_DIR" in UNFIT[kind].remedy
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "f2fs"])
+def test_a_local_disk_is_fit_for_a_journal(kind: str) -> None:
+    assert kind not in UNFIT

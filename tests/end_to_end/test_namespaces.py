@@ -122,8 +122,11 @@ def _namespaces() -> None:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "audit"
+def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """On the disk that the test names by its fixture, if it does."""
+    disk = getattr(request, "param", "tmp_path")
+    place: Path = request.getfixturevalue(disk)
+    return place / "audit"
 
 
 @pytest.fixture
@@ -219,6 +222,28 @@ def test_a_container_delivers_for_a_killed_neighbour_and_never_for_one_that_live
     assert_archived_once(agent, directory, acknowledged)
 
 
+@pytest.mark.parametrize("directory", ["ext4_disk"], indirect=True)
+def test_a_container_made_anew_delivers_what_its_predecessor_left_on_their_volume(
+    start: StartContainer, run_agent: RunAgent, agent: Collector, directory: Path
+) -> None:
+    former = start("pod-1")
+    former.log(*names("former"))
+    neighbour = start("pod-2")
+    neighbour.log(*names("neighbour"))
+    former.kill()
+    latter = start("pod-3")
+    latter.log(*names("latter"))
+
+    run_agent(latter)
+
+    wait_for(agent, [*names("former"), *names("latter")])
+    assert is_live(directory, neighbour)
+    assert is_shipped(directory, neighbour)
+    latter.end()
+    assert events_in_archive(agent) == dict.fromkeys([*names("former"), *names("latter")], 1)
+
+
+@pytest.mark.parametrize("directory", ["memory_disk"], indirect=True)
 def test_streams_of_another_host_are_left_until_somebody_says_that_it_is_gone(
     start: StartContainer, run_agent: RunAgent, agent: Collector, collector: Collector, directory: Path
 ) -> None:

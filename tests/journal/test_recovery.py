@@ -115,14 +115,30 @@ def test_a_live_stream_is_left_alone_unless_it_is_asked_for(tmp_path: Path) -> N
     assert not list(tmp_path.glob("*.lock"))
 
 
-def test_a_stream_of_another_host_is_taken_only_when_that_is_asked_for(tmp_path: Path) -> None:
-    files = a_dead_stream(tmp_path, host_id="f" * 32)
+def test_a_stream_whose_writer_may_live_on_another_host_is_taken_only_when_that_is_asked_for(memory_disk: Path) -> None:
+    files = a_dead_stream(memory_disk, host_id="f" * 32)
+    a_dead_stream(memory_disk, host_id="f" * 32, resource={"service.name": "bank"})
+    left: list[StreamFiles] = []
 
-    assert adopted(tmp_path) == []
-    shipments = adopted(tmp_path, foreign=True)
+    assert adopted(memory_disk, wanted=of("shop"), left=left.append) == []
+    shipments = adopted(memory_disk, wanted=of("shop"), foreign=True)
 
+    assert left == [files]
     assert ids(shipments) == [files.stream_id]
     release(shipments)
+
+
+def test_on_a_local_disk_a_free_lock_says_that_the_writer_is_gone_whatever_host_it_was_on(ext4_disk: Path) -> None:
+    moved = a_dead_stream(ext4_disk, host_id="f" * 32)
+    a_dead_stream(ext4_disk, host_id="f" * 32, resource={"service.name": "bank"})
+    live = Journal(ext4_disk, describe=lambda: {**description(), "host_id": "f" * 32})
+    append(live, "a")
+
+    shipments = adopted(ext4_disk, wanted=of("shop"))
+
+    assert ids(shipments) == [moved.stream_id]
+    release(shipments)
+    live.close()
 
 
 def test_a_stream_of_an_earlier_boot_is_taken(tmp_path: Path) -> None:

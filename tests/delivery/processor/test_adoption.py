@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from otel_audit.delivery.jsonl import JsonlExporter
+from otel_audit.delivery.processor import BatchProcessor
 from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.recovery import Shipment, take
 from tests.delivery.audited_server import AuditedServer, exporter_to
@@ -28,6 +31,22 @@ def test_the_stream_of_a_dead_process_is_delivered_to_its_end_and_let_go(
     assert not files.ship_lock.exists()
     assert not files.writer_lock.exists()
     assert not other.cursor.exists()
+
+
+def test_a_notice_says_how_many_events_wait_for_a_word_that_another_host_is_gone(
+    memory_disk: Path, server: AuditedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left_behind(memory_disk, ["a", "b"], lambda: {**description(), "host_id": "f" * 32})
+    left_behind(memory_disk, ["c"])
+    processor = BatchProcessor(memory_disk, [exporter_to(server)], adoption=SHOP)
+
+    processor.start()
+
+    said = poll(lambda: capsys.readouterr().err, what="the notice")
+    assert f"{memory_disk}: 2 events of 1 streams wait that were written on another host" in said
+    assert f"otel-audit ship --adopt-foreign {memory_disk}" in said
+    assert processor.close(timeout_s=20)
+    assert server.accepted == ["header", "c"]
 
 
 def test_a_live_stream_is_left_to_its_own_process(tmp_path: Path, server: AuditedServer, deliver: Deliver) -> None:
