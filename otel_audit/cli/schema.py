@@ -41,12 +41,11 @@ _JOURNAL_KEYS: Final[dict[str, dict[str, Any]]] = {
 }
 _SYSTEM_KEYS: Final[dict[str, dict[str, Any]]] = {
     "system": {
-        "enum": ["segment", "gap", "checkpoint"],
+        "enum": ["segment", "gap"],
         "description": "Only on lines that the journal makes itself: their facts are in an object of this name.",
     },
     "segment": {"type": "object", "description": "Header of a segment: resource, scope, host, format."},
     "gap": {"type": "object", "description": "What was lost before this line: counts, reasons, times."},
-    "checkpoint": {"type": "object", "description": "A signature over an earlier line."},
 }
 
 _SAID: Final = {
@@ -244,12 +243,12 @@ _CONFORMANCE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "`audit.sequence.end` on the last record of a closed stream",
         "not set",
-        "reserved for an `audit.checkpoint` event of its own, which this version does not write yet",
+        "a stream may end with the death of its process, and no line says so",
     ),
     (
         "`audit.integrity.*`: a signature on each record",
         "not set",
-        "the hash chain binds every line; signed checkpoints of it are not in this version yet",
+        "the hash chain binds every line; nothing is signed in this version",
     ),
     (
         "own endpoint `/v1/audit`, a receipt from the sink for each record",

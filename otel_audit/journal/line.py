@@ -85,7 +85,7 @@ def digest(line: bytes) -> str:
 
 
 def is_system(line: bytes) -> bool:
-    """True for a line that the journal made itself: a segment header, a gap, a checkpoint."""
+    """True for a line that the journal made itself: a segment header or a gap."""
     return line.startswith(_SYSTEM_PREFIX)
 
 
