@@ -119,6 +119,8 @@ HTTP_METHOD_ORIGINAL: Final = "http.request.method_original"
 HTTP_STATUS_CODE: Final = "http.response.status_code"
 HTTP_ROUTE: Final = "http.route"
 URL_PATH: Final = "url.path"
+CLAIMED_REQUEST_ID: Final = "audit.request.claimed_id"
+TRACEPARENT: Final = "audit.request.traceparent"
 MCP_METHOD: Final = "mcp.method.name"
 MCP_RESOURCE_URI: Final = "mcp.resource.uri"
 PROMPT_NAME: Final = "gen_ai.prompt.name"
@@ -158,6 +160,22 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("audit.target.type", _STRING, "resource.type", _DRAFT, "Target Attributes", direct=True, repeats=True),
     Attribute("audit.target.actions", _STRINGS, "resource.actions", _OURS, "", direct=True, repeats=True),
     Attribute("audit.request.id", _STRING, "request_id", _OURS, "", direct=True),
+    Attribute(
+        CLAIMED_REQUEST_ID,
+        _STRING,
+        f"attributes['{CLAIMED_REQUEST_ID}']",
+        _OURS,
+        "",
+        "the `X-Request-Id` of a peer that is no trusted proxy",
+    ),
+    Attribute(
+        TRACEPARENT,
+        _STRING,
+        f"attributes['{TRACEPARENT}']",
+        _OURS,
+        "",
+        "of a request without a server span: kept as it came, not believed",
+    ),
     Attribute("audit.parent.id", _STRING, "parent_id", _OURS, "", "`audit.record.id` of the parent", direct=True),
     Attribute("audit.duration_ms", _DOUBLE, "duration_ms", _OURS, "", "milliseconds", direct=True),
     Attribute("audit.actor.name", _STRING, "principal.username", _OURS, "", direct=True, repeats=True),

@@ -94,6 +94,8 @@ _REPEATING_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=True)
 _REPEATING_LISTS: Final = _direct(keys.ValueType.STRINGS, repeats=True)
 _OWN_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=False)
 _DURATION: Final = "audit.duration_ms"
+_KEPT: Final = (keys.HTTP_ROUTE, keys.CLAIMED_REQUEST_ID, keys.TRACEPARENT)
+"""Keys of the table that an event has among its own `attributes`."""
 _MANDATORY: Final = (keys.RECORD_ID, keys.ACTOR_ID, keys.ACTOR_TYPE, keys.ACTION, keys.OUTCOME)
 
 
@@ -157,7 +159,7 @@ class SegmentMapping:
         taken: set[str] = set()
         left_out = 0
         for name, value in given.items():
-            if name == keys.HTTP_ROUTE and keys.HTTP_ROUTE in own:
+            if name in _KEPT and name in own:
                 continue
             held = attribute_value(value)
             key = self._key_for(name, taken)
@@ -274,8 +276,10 @@ def _own_attributes(event: Mapping[str, Any], http: HttpFacts) -> dict[str, Attr
     if type(duration) is float or (type(duration) is int and abs(duration) <= 2**53):
         own[_DURATION] = float(duration)
     given = event.get("attributes")
-    if type(given) is dict and type(route := given.get(keys.HTTP_ROUTE)) is str and route:
-        own[keys.HTTP_ROUTE] = route
+    if type(given) is dict:
+        for key in _KEPT:
+            if key in given and type(value := given[key]) is str and value:
+                own[key] = value
     _add_texts(own, event, _OWN_TEXTS)
     return own
 

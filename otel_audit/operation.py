@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from opentelemetry.context import Context
+
 from otel_audit import draft
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, Outcome
@@ -35,7 +37,7 @@ class Operation:
     inside is kept; without one it is `success` after a normal end, `cancelled` after a time-out or cancellation,
     `denied` after a `PermissionError`, else `error`. Of an exception only the class is recorded: its message may hold
     anything. With `exception_message` the message is too, as the attribute `exception.message`, redacted and cut like
-    any other.
+    any other. The span comes from `context`, else from the one that is active.
 
     Where the operation is required, or its loss rule is `closed`, an event with the outcome `unknown` is recorded
     before the block runs (`begun` is its receipt), and the one at the end has its id as `parent_id`. If the first
@@ -48,12 +50,19 @@ class Operation:
     """
 
     def __init__(
-        self, recorder: Recorder, event: AuditEvent, *, is_required: bool = False, exception_message: bool = False
+        self,
+        recorder: Recorder,
+        event: AuditEvent,
+        *,
+        context: Context | None = None,
+        is_required: bool = False,
+        exception_message: bool = False,
     ) -> None:
         self.event = event
         self.begun: Receipt | None = None
         self.receipt: Receipt | None = None
         self._recorder = recorder
+        self._context = context
         self._is_required = is_required
         self._with_message = exception_message
         self._started_ns = 0
@@ -62,18 +71,18 @@ class Operation:
     def __enter__(self) -> Operation:
         decision = self._decision_before()
         if decision is not None:
-            self._has_begun(self._recorder.log(self._begin(), decision=decision))
+            self._has_begun(self._recorder.log(self._begin(), self._context, decision))
         self._started_ns = time.perf_counter_ns()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         ended = self._ended(kind, error)
-        self.receipt = self._recorder.log(ended, decision=self._decision_at_end(ended, kind))
+        self.receipt = self._recorder.log(ended, self._context, self._decision_at_end(ended, kind))
 
     async def __aenter__(self) -> Operation:
         decision = self._decision_before()
         if decision is not None:
-            self._has_begun(await self._recorder.alog(self._begin(), decision=decision))
+            self._has_begun(await self._recorder.alog(self._begin(), self._context, decision))
         self._started_ns = time.perf_counter_ns()
         return self
 
@@ -85,7 +94,7 @@ class Operation:
             self.__exit__(kind, error, at)
             return
         ended = self._ended(kind, error)
-        self.receipt = await self._recorder.alog(ended, decision=self._decision_at_end(ended, kind))
+        self.receipt = await self._recorder.alog(ended, self._context, self._decision_at_end(ended, kind))
 
     def _decision_before(self) -> Decision | None:
         """How the begin is recorded; None where there is none."""

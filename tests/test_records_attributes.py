@@ -165,6 +165,15 @@ def test_a_line_without_an_id_is_known_by_its_place() -> None:
     assert attributes_of(raw_line({"event_type": "x"}, seq=9))[keys.RECORD_ID] == f"{STREAM_ID}:9"
 
 
+def test_what_a_client_claims_of_its_request_has_the_keys_that_are_made_for_it() -> None:
+    claims = {"audit.request.claimed_id": "r-17", "audit.request.traceparent": "00-1-2-01"}
+
+    found = attributes_of(raw_line({"event_type": "x", "attributes": claims}))
+
+    assert claims.items() <= found.items()
+    assert not [key for key in found if key.startswith("audit.attribute.")]
+
+
 def test_own_attributes_keep_their_name_unless_it_would_pose_as_another_fact() -> None:
     given = {
         "tenant": "blue",

@@ -81,6 +81,7 @@ class AuditMiddleware:
         self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
         self._under_way = UnderWay()
         self._names_event = audit_id_header
+        self._has_seen_claim = False
         self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,7 +95,21 @@ class AuditMiddleware:
             await self.app(scope, receive, send)
         else:
             watch_opentelemetry()
-            await self._record(Exchange(scope, self._proxies), receive, send)
+            exchange = Exchange(scope, self._proxies)
+            if exchange.claimed_id is not None and not self._has_seen_claim:
+                self._say_claim(exchange)
+            await self._record(exchange, receive, send)
+
+    def _say_claim(self, exchange: Exchange) -> None:
+        """Once. Where there are trusted proxies the setting is known, and others may well send the header."""
+        self._has_seen_claim = True
+        if not self._proxies:
+            self._notices.say(
+                "claimed request id",
+                f"the X-Request-Id of a request from {exchange.ip or 'a Unix socket'} is recorded as "
+                "audit.request.claimed_id, since only that of a trusted proxy is believed; if it was your proxy, name "
+                "its address or network in OTEL_AUDIT_TRUSTED_PROXIES",
+            )
 
     def _is_excluded(self, path: str) -> bool:
         return path in self._excluded or any(glob.matches(path) for glob in self._excluded_globs)

@@ -7,7 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
+from msgspec import UNSET
+
 from otel_audit import draft
+from otel_audit.attributes import CLAIMED_REQUEST_ID, TRACEPARENT
 from otel_audit.event import AuditPrincipal, Outcome
 from otel_audit.integrations.asgi_progress import HttpProgress, Progress, SocketProgress
 from otel_audit.integrations.asgi_span import ServerSpan
@@ -26,17 +29,22 @@ _KEY: Final = "otel_audit.exchange"
 _LEFT_OUT: Final = "otel_audit.left_out"
 # What proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
 _SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
+# Source: W3C Trace Context, section 3.2; of later versions too, without what they may append.
+_TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_NO_CLAIMS: Final[dict[str, str]] = {}
 
 
 class Exchange:
     """The state of one request or connection. `told`: the principal that the application named by `set_principal`.
 
-    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end.
+    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end. `claimed_id`: the
+    `X-Request-Id` of a peer that is no trusted proxy.
     """
 
     __slots__ = (
         "_ended_ns",
         "_started_ns",
+        "claimed_id",
         "event_id",
         "event_type",
         "ip",
@@ -81,10 +89,27 @@ class Exchange:
             elif name == header:
                 forwarded = [*(forwarded or ()), value]
         self.user_agent = None if user_agent is None else user_agent.decode("utf-8", "replace")
-        self.request_id: str = mcp_audit_request_id.get() or _sane_id(request_id) or AuditLogger.new_request_id()
         client = self.scope.get("client")
         peer = client[0] if client else ""
         self.ip: str = peer if forwarded is None else proxies.client(peer, forwarded)
+        given = _sane_id(request_id)
+        believed = given if given is not None and proxies.trusts(peer) else None
+        self.claimed_id = given if believed is None else None
+        self.request_id: str = mcp_audit_request_id.get() or believed or AuditLogger.new_request_id()
+
+    @property
+    def claims(self) -> dict[str, str]:
+        """Attributes: the ids that a client gave the request, kept apart from those that are known."""
+        traceparent = self._traceparent() if self.span.ids.trace_id is UNSET else None
+        if self.claimed_id is None and traceparent is None:
+            return _NO_CLAIMS
+        claims = {} if self.claimed_id is None else {CLAIMED_REQUEST_ID: self.claimed_id}
+        return claims if traceparent is None else {**claims, TRACEPARENT: traceparent}
+
+    def _traceparent(self) -> str | None:
+        """What the client says of its trace. Source: W3C Trace Context, section 3.2: two headers are none."""
+        given = [value for name, value in self.scope["headers"] if name == b"traceparent"]
+        return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
 
     @property
     def duration_ms(self) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from msgspec import UNSET
+from opentelemetry.context import Context
 
 from otel_audit.draft import Action, Source
 from otel_audit.draft import Exchange as ExchangeFacts
-from otel_audit.event import AuditAction, AuditPrincipal, AuditSource
+from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditSource
 from otel_audit.failures import described
 from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
 from otel_audit.integrations.asgi_route import route_of
@@ -17,9 +18,12 @@ from otel_audit.integrations.asgi_under_way import UnderWay
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
+from otel_audit.operation import Operation
 from otel_audit.policy.facts import ROUTE_ATTRIBUTE
 
 __all__ = ["Recording", "SwiftRecording"]
+
+_NO_SPAN: Final = Context()  # the exchange knows its span, or knows that there is none
 
 
 class Recording:
@@ -39,12 +43,14 @@ class Recording:
         self._notices = notices
         self._under_way = under_way
         self.is_over = False
-        self._operation = audit.operation(
-            exchange.event_type,
+        event = AuditEvent(
+            event_type=exchange.event_type,
+            request_id=exchange.request_id,
+            parent_id=exchange.parent_id,
             source=AuditSource(ip=exchange.ip, transport=exchange.transport, user_agent=exchange.user_agent),
             action=AuditAction(path=exchange.path, method=exchange.method),
-            request_id=exchange.request_id,
         )
+        self._operation = Operation(audit.recorder, event, context=_NO_SPAN)
 
     async def begin(self) -> None:
         """Where the loss rule is `closed`, the begin is in the trail.
@@ -54,7 +60,7 @@ class Recording:
             CancelledError: it may be; that the exchange has not taken place is.
         """
         event = self._operation.event
-        event.parent_id = self._exchange.parent_id
+        event.attributes = {**self._exchange.claims} or None
         self._set_span()
         try:
             await self._operation.__aenter__()
@@ -85,7 +91,7 @@ class Recording:
         try:
             self._fill(error)
             event.error_type, event.duration_ms = type(error).__qualname__, self._exchange.duration_ms
-            await self._audit.alog(event)
+            await self._audit.alog(event, context=_NO_SPAN)
         except Exception as failure:
             _say_lost(self._notices, failure)
         finally:
@@ -99,7 +105,7 @@ class Recording:
         event.outcome = outcome.value
         event.status_code = exchange.progress.status_code
         event.detail = exchange.detail(outcome)
-        event.attributes = {**exchange.progress.facts, **_route_of(exchange)} or None
+        event.attributes = {**exchange.progress.facts, **_attributes_of(exchange)} or None
         self._set_span()
 
     def _set_span(self) -> None:
@@ -145,7 +151,6 @@ class SwiftRecording:
         exchange = self._exchange
         outcome = exchange.progress.outcome(error)
         status_code = exchange.progress.status_code
-        route = _route_of(exchange)
         self._audit.recorder.log_call(
             HTTP_REQUEST,
             exchange.request_id,
@@ -165,17 +170,14 @@ class SwiftRecording:
                 UNSET if status_code is None else status_code,
                 UNSET if error is None else type(error).__qualname__,
                 exchange.parent_id or UNSET,
-                route or UNSET,
+                _attributes_of(exchange) or UNSET,
             ),
         )
 
 
-_NO_ROUTE: Final[dict[str, Any]] = {}
-
-
-def _route_of(exchange: Exchange) -> dict[str, Any]:
-    route = route_of(exchange.scope)
-    return {ROUTE_ATTRIBUTE: route} if route else _NO_ROUTE
+def _attributes_of(exchange: Exchange) -> dict[str, str]:
+    route, claims = route_of(exchange.scope), exchange.claims
+    return {ROUTE_ATTRIBUTE: route, **claims} if route else claims
 
 
 def _principal(exchange: Exchange, principals: Principals) -> AuditPrincipal | None:

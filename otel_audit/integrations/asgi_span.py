@@ -29,7 +29,8 @@ class ServerSpan:
     """The ids of the server span of one request, as far as they are known.
 
     OpenTelemetry's middleware has the last word, of several the outermost. Without it the server span is the one that
-    is active around the audit middleware, else the first one that is seen inside of it.
+    is active around the audit middleware, else the first one that is seen inside of it. Never one of another process:
+    where nothing is traced here, the span that the client named may be the active one.
     """
 
     __slots__ = ("_is_noted", "ids")
@@ -43,7 +44,9 @@ class ServerSpan:
         """Return the one of this scope, from where it is reached until `forget`."""
         found: ServerSpan | None = scope.get(_KEY)
         if found is None:
-            found = scope[_KEY] = cls(SpanIds.active(None), is_noted=False)
+            span = get_current_span()
+            ids = _NO_SPAN if span is INVALID_SPAN else _own(span.get_span_context())
+            found = scope[_KEY] = cls(ids, is_noted=False)
         return found
 
     @staticmethod
@@ -51,9 +54,9 @@ class ServerSpan:
         """OpenTelemetry's middleware has begun this span for the request, outside of ours or inside."""
         found: ServerSpan | None = scope.get(_KEY)
         if found is None:
-            scope[_KEY] = ServerSpan(SpanIds.of(span), is_noted=True)
+            scope[_KEY] = ServerSpan(_own(span), is_noted=True)
         elif not found._is_noted:
-            found.ids, found._is_noted = SpanIds.of(span), True
+            found.ids, found._is_noted = _own(span), True
 
     @staticmethod
     def forget(scope: Scope) -> None:
@@ -63,7 +66,14 @@ class ServerSpan:
     def look(self) -> None:
         """Where nothing is known yet, it is the span that is active here, inside the application, or its parent."""
         if self.ids.trace_id is UNSET and (span := get_current_span()) is not INVALID_SPAN:
-            self.ids = SpanIds.of(_of_request(span))
+            self.ids = _own(_of_request(span))
+
+
+_NO_SPAN: Final = SpanIds()
+
+
+def _own(span: SpanContext) -> SpanIds:
+    return _NO_SPAN if span.is_remote else SpanIds.of(span)
 
 
 def _of_request(span: Span) -> SpanContext:

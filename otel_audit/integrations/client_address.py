@@ -43,6 +43,10 @@ class TrustedProxies:
     def __bool__(self) -> bool:
         return self._with_unix or bool(self._networks)
 
+    def trusts(self, peer: str) -> bool:
+        """Return True if the peer of a connection is one of them. `peer`: empty on a Unix socket."""
+        return self._trusts_peer(peer)
+
     def client(self, peer: str, values: Sequence[bytes]) -> str:
         """The address that a request came from. `peer`: of the connection, empty on a Unix socket.
 

@@ -62,8 +62,9 @@ TRUSTED_PROXIES: Final[Setting[tuple[str, ...]]] = Setting(
     kind=ProxyList(),
     default=(),
     default_text="none",
-    doc="Proxies whose word counts for the address of a client: addresses, networks, and unix for peers on a Unix "
-    "socket. The header is read from its end: the first address that is no trusted proxy's is the client's.",
+    doc="Proxies whose word counts for the address of a client and the id of a request (X-Request-Id): addresses, "
+    "networks, and unix for peers on a Unix socket. The header of addresses is read from its end: the first address "
+    "that is no trusted proxy's is the client's.",
     reason="a header that nobody vouches for is the client's own invention",
 )
 FORWARDED_HEADER: Final[Setting[ForwardedHeader]] = Setting(

@@ -22,6 +22,8 @@ from otel_audit import AuditMiddleware, AuditPrincipal
 from otel_audit.settings import OnLoss
 from tests.integrations.serving import Served, a_logger, an_app, audited, events_of, get, the_event
 
+PROXY = ["127.0.0.1"]
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
@@ -29,7 +31,12 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_an_event_says_who_asked_for_what_from_where_and_how_it_ended(directory: Path) -> None:
-    app = audited(an_app(), directory, principal=lambda scope: AuditPrincipal(username="ann", auth_type="oidc"))
+    app = audited(
+        an_app(),
+        directory,
+        principal=lambda scope: AuditPrincipal(username="ann", auth_type="oidc"),
+        trusted_proxies=PROXY,
+    )
 
     event = the_event(
         app, directory, get("/status/200?token=hunter2", headers={"user-agent": "curl/8", "x-request-id": "r-17"})
@@ -76,7 +83,7 @@ def test_the_end_of_a_request_is_the_same_however_it_is_written(
     directory: Path, durability: str, on_loss: OnLoss
 ) -> None:
     audit = a_logger(directory, settings={"durability": durability}, on_loss=on_loss)
-    app = AuditMiddleware(an_app(), audit=audit, principal=lambda scope: "ann")
+    app = AuditMiddleware(an_app(), audit=audit, principal=lambda scope: "ann", trusted_proxies=PROXY)
 
     events = events_of(app, directory, get("/status/403", headers={"user-agent": "curl/8", "x-request-id": "r-17"}))
 
@@ -127,16 +134,43 @@ def test_a_question_mark_in_a_path_does_not_hide_what_follows_it(directory: Path
 def test_a_request_id_that_is_not_sane_is_replaced(directory: Path, given: str) -> None:
     call = get(headers=[(b"x-request-id", given.encode())])
 
-    event = the_event(audited(an_app(), directory), directory, call)
+    event = the_event(audited(an_app(), directory, trusted_proxies=PROXY), directory, call)
 
     assert len(event["request_id"]) == 36
-    assert given == "" or given not in event["request_id"]
+    assert given == "" or given not in json.dumps(event, ensure_ascii=False)
 
 
 def test_two_request_ids_are_none(directory: Path) -> None:
     call = get(headers=[("x-request-id", "one"), ("x-request-id", "two")])
 
-    assert the_event(audited(an_app(), directory), directory, call)["request_id"] not in ("one", "two", "one,two")
+    event = the_event(audited(an_app(), directory, trusted_proxies=PROXY), directory, call)
+
+    assert event["request_id"] not in ("one", "two", "one,two")
+
+
+def test_a_request_id_is_believed_from_a_trusted_proxy_only(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = get(headers={"x-request-id": "r-17"})
+
+    events = events_of(audited(an_app(), directory), directory, lambda server: (call(server), call(server)))
+
+    assert [event["attributes"]["audit.request.claimed_id"] for event in events] == ["r-17", "r-17"]
+    assert {len(event["request_id"]) for event in events} == {36}
+    (notice,) = [line for line in capsys.readouterr().err.splitlines() if "X-Request-Id" in line]
+    assert "127.0.0.1" in notice
+    assert "OTEL_AUDIT_TRUSTED_PROXIES" in notice
+
+
+def test_beside_a_trusted_proxy_nobody_else_names_a_request_and_nothing_is_said_of_it(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = audited(an_app(), directory, trusted_proxies=["192.0.2.1"])
+
+    event = the_event(app, directory, get(headers={"x-request-id": "r-17"}))
+
+    assert (event["attributes"]["audit.request.claimed_id"], event["request_id"] == "r-17") == ("r-17", False)
+    assert "X-Request-Id" not in capsys.readouterr().err
 
 
 def test_excluded_paths_leave_no_event_and_work(directory: Path) -> None:

@@ -373,7 +373,8 @@ def test_a_request_that_is_cancelled_while_its_begin_is_recorded_leaves_that_it_
     scope = a_scope(headers=[(b"x-request-id", b"r-17")])
 
     async def cancelled() -> None:
-        task = asyncio.ensure_future(AuditMiddleware(unreachable, audit=audit)(scope, nothing_more, into_nothing))
+        app = AuditMiddleware(unreachable, audit=audit, trusted_proxies=["203.0.113.7"])
+        task = asyncio.ensure_future(app(scope, nothing_more, into_nothing))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

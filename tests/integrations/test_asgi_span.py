@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
-from opentelemetry.trace import SpanKind, Tracer, get_current_span
+from opentelemetry.trace import NoOpTracer, SpanKind, Tracer, get_current_span
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from otel_audit import AuditMiddleware
+from otel_audit.settings import OnLoss
 from tests.chain_check import application_events
 from tests.integrations.serving import a_logger, pass_on
 
@@ -122,3 +125,59 @@ def test_the_span_around_the_middleware_counts_before_one_inside_of_it(directory
 
     assert event["span_id"] == f"{span.get_span_context().span_id:016x}"
     assert not get_current_span().get_span_context().is_valid
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ([REMOTE], REMOTE.decode()),
+        ([REMOTE, REMOTE], None),
+        ([REMOTE.upper()], None),
+        ([REMOTE + b"-more"], None),
+        ([b"00-" + b"0" * 32 + REMOTE[35:]], None),
+        ([b"\xff" * 55], None),
+        ([], None),
+    ],
+    ids=["one", "two", "upper case", "longer", "no trace", "bytes", "none"],
+)
+def test_the_traceparent_of_a_request_without_a_span_is_kept_and_not_believed(
+    directory: Path, headers: list[bytes], kept: str | None
+) -> None:
+    app = answering_inside("send", NoOpTracer())  # without the SDK, which an instrumentation may lack too
+
+    (event,) = events_of_call(app, directory, *((b"traceparent", each) for each in headers))
+
+    assert (event.get("attributes") or {}).get("audit.request.traceparent") == kept
+    assert not {"trace_id", "span_id", "trace_flags"} & event.keys()
+
+
+def test_the_traceparent_of_a_request_with_a_span_is_not_repeated(directory: Path) -> None:
+    tracer = a_tracer()
+
+    begin, end = events_of_call(
+        Traced(answering_inside("send", tracer), tracer), directory, (b"traceparent", REMOTE), on_loss=OnLoss.CLOSED
+    )
+
+    assert (begin["attributes"], "span_id" in begin) == ({"audit.request.traceparent": REMOTE.decode()}, False)
+    assert ("attributes" in end, "span_id" in end) == (False, True)
+
+
+@pytest.mark.parametrize("on_loss", list(OnLoss))
+@pytest.mark.parametrize("place", ["around", "inside"])
+def test_the_span_that_a_client_names_is_never_taken_for_that_of_its_request(
+    directory: Path, place: str, on_loss: OnLoss
+) -> None:
+    context = extract({"traceparent": REMOTE.decode()}, Context())
+
+    async def traced(scope: Any, receive: Any, send: Any) -> None:
+        with NoOpTracer().start_as_current_span("request", context):  # as an instrumentation does without the SDK
+            assert get_current_span().get_span_context().is_valid
+            await answering_inside("send", NoOpTracer())(scope, receive, send)
+
+    token = attach(context if place == "around" else Context())
+    events = events_of_call(traced, directory, (b"traceparent", REMOTE), on_loss=on_loss)
+    detach(token)
+
+    for event in events:
+        assert event["attributes"] == {"audit.request.traceparent": REMOTE.decode()}
+        assert not {"trace_id", "span_id", "trace_flags"} & event.keys()

@@ -79,7 +79,9 @@ def delete(headers: dict[str, str], status: int) -> Callable[[Served], None]:
 def test_a_request_that_is_let_in_leaves_who_it_was_why_and_what_became_of_it(
     audit: AuditLogger, directory: Path
 ) -> None:
-    authn, authz, request = events_of(an_app(audit), directory, delete(ANN | {"x-request-id": "r-17"}, 200))
+    app = an_app(audit, trusted_proxies=["127.0.0.1"])
+
+    authn, authz, request = events_of(app, directory, delete(ANN | {"x-request-id": "r-17"}, 200))
 
     assert (authn["event_type"], authn["outcome"]) == ("authn.success", "success")
     assert authn["principal"] == {"username": "ann", "roles": ["writer"], "auth_type": "bearer"}
