@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import requests
 import yaml
 from opentelemetry._logs import LogRecord, SeverityNumber
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
@@ -32,7 +31,10 @@ VARIABLES = {
     "AUDIT_HEALTH_ENDPOINT": "127.0.0.1:13133",
     "AUDIT_METRICS_HOST": "127.0.0.1",
     "AUDIT_METRICS_PORT": "8888",
-    "AUDIT_DATA_DIR": "/var/lib/otel-audit-collector",
+    "AUDIT_QUEUE_DIR": "/var/lib/otel-audit-collector/queue",
+    "AUDIT_QUEUE_BYTES": "8589934592",
+    "AUDIT_ARCHIVE_DIR": "/var/lib/otel-audit-collector/archive",
+    "AUDIT_ARCHIVE_FILES": "100",
     "LOKI_OTLP_ENDPOINT": "http://127.0.0.1:3100/otlp",
 }
 
@@ -42,7 +44,10 @@ OTHER_VALUES = {
     "AUDIT_HEALTH_ENDPOINT": "127.0.0.2:23133",
     "AUDIT_METRICS_HOST": "127.0.0.2",
     "AUDIT_METRICS_PORT": "28888",
-    "AUDIT_DATA_DIR": "/srv/elsewhere",
+    "AUDIT_QUEUE_DIR": "/srv/elsewhere",
+    "AUDIT_QUEUE_BYTES": "1000000",
+    "AUDIT_ARCHIVE_DIR": "/mnt/and/elsewhere",
+    "AUDIT_ARCHIVE_FILES": "0",
     "LOKI_OTLP_ENDPOINT": "http://127.0.0.2:23100/otlp",
 }
 
@@ -132,6 +137,7 @@ def effective_config(environment: Mapping[str, str]) -> ConfigTree:
 def configured_values(config: ConfigTree) -> dict[str, list[Any]]:
     """Where each variable ends up in the effective configuration."""
     storage, archive = config["extensions"]["file_storage/queue"], config["exporters"]["file/archive"]
+    to_loki = config["exporters"]["otlp_http/loki"]
     prometheus = config["service"]["telemetry"]["metrics"]["readers"][0]["pull"]["exporter"]["prometheus"]
     protocols = config["receivers"]["otlp"]["protocols"]
     return {
@@ -140,12 +146,11 @@ def configured_values(config: ConfigTree) -> dict[str, list[Any]]:
         "AUDIT_HEALTH_ENDPOINT": [config["extensions"]["health_check"]["endpoint"]],
         "AUDIT_METRICS_HOST": [prometheus["host"]],
         "AUDIT_METRICS_PORT": [str(prometheus["port"])],
-        "AUDIT_DATA_DIR": [
-            storage["directory"].removesuffix("/queue"),
-            storage["compaction"]["directory"].removesuffix("/queue"),
-            archive["path"].removesuffix("/archive/audit.jsonl"),
-        ],
-        "LOKI_OTLP_ENDPOINT": [config["exporters"]["otlp_http/loki"]["endpoint"]],
+        "AUDIT_QUEUE_DIR": [storage["directory"], storage["compaction"]["directory"]],
+        "AUDIT_QUEUE_BYTES": [str(to_loki["sending_queue"]["queue_size"])],
+        "AUDIT_ARCHIVE_DIR": [archive["path"].removesuffix("/audit.jsonl")],
+        "AUDIT_ARCHIVE_FILES": [str(archive["rotation"]["max_backups"])],
+        "LOKI_OTLP_ENDPOINT": [to_loki["endpoint"]],
     }
 
 
@@ -226,15 +231,28 @@ def test_the_archive_keeps_every_acknowledged_record_over_kills(collector: Colle
     assert bodies_of(collector.archive()) == numbered(300)
 
 
-def test_the_archive_is_rotated_and_no_file_of_it_is_removed(start_collector: StartCollector) -> None:
-    collector = start_collector(overrides=["exporters::file/archive::rotation::max_megabytes: 1"])
-    filler = "x" * 100_000
-    bodies = [f"{number} {filler}" for number in range(40)]
+def test_the_archive_keeps_so_many_closed_files_those_that_are_compressed_too(start_collector: StartCollector) -> None:
+    rotation = "exporters::file/archive::rotation"
+    collector = start_collector(overrides=[f"{rotation}::max_megabytes: 1", f"{rotation}::max_backups: 3"])
+    bodies = [f"{number} {'x' * 100_000}" for number in range(50)]  # ten to a file
+    directory = collector.archive_path.parent
 
-    send(collector, bodies, batch=1)
+    send(collector, bodies[:40], batch=1)
 
-    assert len(list(collector.archive_path.parent.iterdir())) >= 4
-    assert bodies_of(collector.archive()) == bodies
+    closed = sorted(directory.glob("audit-*.jsonl"))
+    assert len(closed) == 3
+    assert bodies_of(collector.archive()) == bodies[:40]
+    subprocess.run(["gzip", *closed], check=True)
+
+    send(collector, bodies[40:], batch=1)
+
+    kept = poll(
+        lambda: sorted(path.name for path in directory.glob("audit-*")),
+        until=lambda names: len(names) == 3,
+        what="the oldest closed file to be removed",
+    )
+    assert kept[:2] == [f"{path.name}.gz" for path in closed[1:]]
+    assert bodies_of(collector.archive()) == bodies[30:]
 
 
 def test_data_is_readable_by_its_owner_only(collector: Collector) -> None:
@@ -321,27 +339,6 @@ def test_a_store_that_comes_back_gets_what_it_missed_without_a_restart_of_the_co
 
     stored = victorialogs.wait_for("*", 50)
     assert sorted(row["_msg"] for row in stored) == sorted(numbered(50))
-
-
-def test_a_full_queue_refuses_with_a_retryable_answer(start_collector: StartCollector) -> None:
-    full = "exporters::otlp_http/loki::sending_queue::queue_size: 1000000"
-    agent = start_collector(overrides=[full])
-
-    answers = list(posted_until_refused(agent.logs_url))
-
-    assert answers[-1] == 503
-    assert set(answers[:-1]) == {200}
-
-
-def posted_until_refused(url: str) -> Iterator[int]:
-    """The status of each request, of some 100 KB, until one is not 200 or there were fifty."""
-    record = {"body": {"stringValue": "x" * 100_000}}
-    request = {"resourceLogs": [{"scopeLogs": [{"logRecords": [record]}]}]}
-    for _ in range(50):
-        with requests.post(url, json=request, timeout=10) as answer:
-            yield answer.status_code
-            if answer.status_code != 200:
-                return
 
 
 def test_the_collector_tells_its_own_queue_under_the_documented_name(collector: Collector) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pytest
 
@@ -149,8 +149,10 @@ def test_the_collector_is_given_exactly_the_variables_that_its_configuration_rea
     assert set(services()["collector"]["environment"]) == read
 
 
-def test_the_collector_keeps_its_queue_and_its_archive_on_a_volume() -> None:
-    assert services()["collector"]["environment"]["AUDIT_DATA_DIR"] in volume_mounts("collector")
+def test_the_queue_and_the_archive_of_the_collector_have_a_volume_each() -> None:
+    environment, volumes = services()["collector"]["environment"], volume_mounts("collector")
+
+    assert volumes == {environment["AUDIT_QUEUE_DIR"]: "queue", environment["AUDIT_ARCHIVE_DIR"]: "archive"}
 
 
 def test_the_collector_delivers_to_the_otlp_endpoint_of_loki() -> None:
@@ -165,7 +167,7 @@ def test_the_collector_delivers_to_the_otlp_endpoint_of_loki() -> None:
 def test_an_image_without_a_shell_is_asked_for_its_health_by_a_side_car(name: str) -> None:
     probe = services()[f"{name}-probe"]
 
-    asked = urlsplit(probe["healthcheck"]["test"][-1])
+    asked = _asked_by(name)[0]
 
     assert "healthcheck" not in services()[name]
     assert probe["image"].startswith("busybox:")
@@ -173,10 +175,24 @@ def test_an_image_without_a_shell_is_asked_for_its_health_by_a_side_car(name: st
     assert asked.port in ports_listened_on()[name]
 
 
-def test_the_collectors_health_is_asked_at_its_health_endpoint() -> None:
-    asked = urlsplit(services()["collector-probe"]["healthcheck"]["test"][-1])
+def _asked_by(name: str) -> list[SplitResult]:
+    """The addresses that the side-car of a service asks."""
+    return [urlsplit(part) for part in services()[f"{name}-probe"]["healthcheck"]["test"] if "://" in part]
 
-    assert asked.port == port_of(services()["collector"]["environment"]["AUDIT_HEALTH_ENDPOINT"])
+
+def test_the_health_of_the_collector_is_that_of_its_disks_too() -> None:
+    environment = services()["collector"]["environment"]
+    health, metrics = _asked_by("collector")
+    [script] = bind_mounts("collector-probe")
+
+    _, shell, run, *_, queue, archive = services()["collector-probe"]["healthcheck"]["test"]
+
+    assert health.port == port_of(environment["AUDIT_HEALTH_ENDPOINT"])
+    assert (metrics.hostname, metrics.port) == ("collector", int(environment["AUDIT_METRICS_PORT"]))
+    assert (shell, run) == ("sh", script)
+    assert volume_mounts("collector-probe") == {queue: "queue", archive: "archive"}
+    mounts = services()["collector-probe"]["volumes"]
+    assert all(mount["read_only"] for mount in mounts)
 
 
 @pytest.mark.parametrize("name", ["prometheus", "grafana"])
@@ -197,14 +213,14 @@ def test_every_volume_belongs_to_the_user_that_writes_to_it() -> None:
     owners = _owners_given_by(services()["volumes"])
 
     for name, service in services().items():
-        if name != "volumes":
+        if name not in ("volumes", "collector-probe"):  # which only reads
             for volume in volume_mounts(name).values():
                 assert owners[volume] == service["user"], f"{name} writes to {volume} as {service['user']}"
 
 
 def test_nobody_writes_to_a_volume_before_it_is_handed_over() -> None:
     for name in services():
-        if name != "volumes" and volume_mounts(name):
+        if name not in ("volumes", "collector-probe") and volume_mounts(name):
             assert services()[name]["depends_on"]["volumes"]["condition"] == "service_completed_successfully"
 
 

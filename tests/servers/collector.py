@@ -89,14 +89,15 @@ class Collector:
         return self._process.pid
 
     def environment(self) -> Mapping[str, str]:
-        """Every variable of the shipped configuration, with the value this collector is started with."""
+        """The variables of the shipped configuration that have another value than its default."""
         return {
             "AUDIT_GRPC_ENDPOINT": f"{LOOPBACK}:{self._grpc}",
             "AUDIT_HTTP_ENDPOINT": f"{LOOPBACK}:{self._http}",
             "AUDIT_HEALTH_ENDPOINT": f"{LOOPBACK}:{self._health}",
             "AUDIT_METRICS_HOST": LOOPBACK,
             "AUDIT_METRICS_PORT": str(self._metrics),
-            "AUDIT_DATA_DIR": str(self.data_dir),
+            "AUDIT_QUEUE_DIR": str(self.data_dir / "queue"),
+            "AUDIT_ARCHIVE_DIR": str(self.archive_path.parent),
             "LOKI_OTLP_ENDPOINT": self.loki_endpoint,
         }
 
