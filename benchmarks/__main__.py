@@ -15,6 +15,7 @@ from rich.console import Console
 from benchmarks.call_cost import call_cost
 from benchmarks.delivery import delivery
 from benchmarks.durability import durability
+from benchmarks.hostile import hostile
 from benchmarks.machine import machine
 from benchmarks.middleware import middleware
 from benchmarks.receiver import receiver
@@ -58,6 +59,7 @@ def _measured(options: dict[str, int], tell: Callable[[str], None]) -> Report:
             options=options,
             calls=call_cost(one_call, options["rounds"], sink, directory, tell),
             middleware=middleware(options["call_events"], options["rounds"], directory, tell),
+            hostile=hostile(options["rounds"], directory, tell),
             delivery=delivery(delivered, options["rounds"], sink, directory, tell),
             durability=durability(one_call, options["rounds"], directory, tell),
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import call_cost, delivery, durability, middleware
+from benchmarks import call_cost, delivery, durability, hostile, middleware
 from benchmarks.contenders import FEAST, STRUCTLOG, missing
 from benchmarks.measurement import Series
 
@@ -32,6 +32,7 @@ class Report:
     options: Mapping[str, Any]
     calls: Numbers
     middleware: Numbers
+    hostile: Numbers
     delivery: Numbers
     durability: Numbers
 
@@ -39,6 +40,7 @@ class Report:
         """Print the tables."""
         console.print(_calls_table(self.calls))
         console.print(_middleware_table(self.middleware))
+        console.print(_hostile_table(self.hostile))
         console.print(_delivery_table(self.delivery))
         console.print(_durability_table(self.durability))
         for name, value in {**self.options, **self.machine}.items():
@@ -52,6 +54,7 @@ class Report:
             "options": dict(self.options),
             "call": {row: _json_of(numbers) for row, numbers in self.calls.items()},
             "middleware": {row: _json_of(numbers) for row, numbers in self.middleware.items()},
+            "hostile": {row: _json_of(numbers) for row, numbers in self.hostile.items()},
             "delivery": {row: _json_of(numbers) for row, numbers in self.delivery.items()},
             "durability": {row: _json_of(numbers) for row, numbers in self.durability.items()},
             "missing": {row: remedy for package, (row, remedy) in _HOW_TO_GET.items() if missing(package)},
@@ -86,6 +89,16 @@ def _middleware_table(found: Numbers) -> Table:
         took = numbers[middleware.US]
         table.add_row(row, f"{took.median:.1f}", f"{took.least:.1f}", _spread(took), f"{took.median / bare:.2f}")
     table.caption = "ratio: how many times the same event, logged by hand · log_http_request has fewer facts"
+    return table
+
+
+def _hostile_table(found: Numbers) -> Table:
+    title = "A request with a hostile text, in milliseconds of CPU, that of the same request with `a` taken off"
+    table = _table(title, "median", "min", "spread")
+    for row, numbers in found.items():
+        took = numbers[hostile.CPU_MS]
+        table.add_row(row, f"{took.median:.2f}", f"{took.least:.2f}", _spread(took))
+    table.caption = "of some twenty texts, the one that takes most"
     return table
 
 

@@ -39,6 +39,7 @@ def test_the_benchmark_prints_every_contender_its_ratio_and_the_machine() -> Non
         "otel_audit",
         "fsync",
         "AuditMiddleware",
+        "hostile",
         "ratio",
         "lost",
         "cpus",

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditEvent
-from otel_audit.redaction.caps import JOURNAL_BYTES, SHORTEST_CUT, Caps, cut_key, cut_text, split_marker
+from otel_audit.redaction.caps import JOURNAL_BYTES, SHORTEST_CUT, Caps, cut_key, cut_text, marker_of, split_marker
+from otel_audit.redaction.event_texts import MARGIN_CHARS
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.secret_patterns import REDACTED
 
@@ -47,6 +48,33 @@ def test_a_text_above_its_cap_ends_in_a_marker_that_identifies_the_whole() -> No
     assert len(cleaned["reason"]) == Caps().text_chars
     assert cleaned["truncated"] == ["$.detail", "$.reason"]
     assert "redacted" not in cleaned
+
+
+def test_the_digest_of_a_cut_text_is_without_the_secrets_that_were_found_and_of_all_that_is_behind_the_cut() -> None:
+    head, rest = "the password=hunter2 " + "was tried. " * 1000, "and " * 100_000
+    left = (head + rest).replace("hunter2", REDACTED)
+
+    detail = Redactor().clean({"event_type": "a", "detail": head + rest})["detail"]
+
+    assert detail.startswith("the password=[REDACTED] was tried. ")
+    assert split_marker(detail)[1] == marker_of(left)
+
+
+@pytest.mark.parametrize(
+    "secret", ["ghp_" + "a1" * 18, "eyJ" + "a1" * 600, "password=" + "a1" * 600, "://u:" + "a1" * 600]
+)
+@given(st.integers(-60, 700))
+@examples(60)
+def test_a_secret_over_the_border_of_what_is_looked_at_shows_no_part_of_itself(secret: str, before_end: int) -> None:
+    caps = Caps()
+    text = (
+        ("of nine letters " * 400)[: caps.detail_chars + MARGIN_CHARS - before_end] + " " + secret + " and more" * 5000
+    )
+
+    detail = Redactor().clean({"event_type": "a", "detail": text})["detail"]
+
+    assert "a1a1" not in split_marker(detail)[0]
+    assert len(detail) > caps.detail_chars - MARGIN_CHARS - 120
 
 
 @given(st.text(max_size=300), st.integers(SHORTEST_CUT, 300))

@@ -11,7 +11,16 @@ import re2
 from otel_audit.errors import ConfigError
 from otel_audit.redaction.secret_pattern import REDACTED
 
-__all__ = ["JOURNAL_BYTES", "SHORTEST_CUT", "Caps", "cut_key", "cut_text", "split_marker"]
+__all__ = [
+    "JOURNAL_BYTES",
+    "SHORTEST_CUT",
+    "Caps",
+    "beginning_of",
+    "cut_key",
+    "cut_text",
+    "marker_of",
+    "split_marker",
+]
 
 JOURNAL_BYTES: Final = 512  # of a line, kept free for the keys that the journal adds: ids, hash, times, seq
 SHORTEST_CUT: Final = 112  # characters: the marker and a few of the text
@@ -64,26 +73,43 @@ _MARKER = re2.compile(r"…\[truncated, [0-9]{1,12} chars, sha256:[0-9a-f]{64}\]
 _MARKER_CHARS: Final = 112  # no marker is longer
 
 
-def cut_text(text: str, chars: int) -> str:
+def marker_of(text: str, rest: str = "") -> str:
+    """The end of a cut text: the length of the text and its rest in characters, and their SHA-256 in UTF-8, in hex."""
+    digest = hashlib.sha256(text.encode())
+    digest.update(rest.encode())
+    return f"…[truncated, {len(text) + len(rest)} chars, sha256:{digest.hexdigest()}]"
+
+
+def cut_text(text: str, chars: int, marker: str = "") -> str:
     """The text with at most `chars` characters (112 or more), the last of them the marker when something was cut.
 
-    The marker has the length in characters and the SHA-256 of the whole text in UTF-8, in hex: an original that is kept
-    elsewhere can be proved by it, and no other can be made to fit. No `[REDACTED]` is cut in two.
+    `marker`: that of the whole, where the text is only its beginning. No `[REDACTED]` is cut in two.
     """
+    if not marker:
+        if len(text) <= chars:
+            return text
+        marker = marker_of(text)
+    return beginning_of(text, chars - len(marker)) + marker
+
+
+def cut_key(key: str, chars: int, marker: str = "") -> str:
+    """The key with at most `chars` characters; two long keys that differ are still different.
+
+    `marker`: that of the whole, where the key is only its beginning.
+    """
+    if len(key) <= chars and not marker:
+        return key
+    digest = (marker or marker_of(key))[-65:-1]
+    tail = f"…{digest[:16]}"
+    return key[: chars - len(tail)] + tail
+
+
+def beginning_of(text: str, chars: int) -> str:
+    """The first characters, without a `[REDACTED]` that does not fit."""
     if len(text) <= chars:
         return text
-    marker = f"…[truncated, {len(text)} chars, sha256:{_digest(text).hex()}]"
-    keep = chars - len(marker)
-    before = text.rfind(REDACTED, max(0, keep - len(REDACTED) + 1), keep + len(REDACTED) - 1)
-    return text[: keep if before < 0 else before] + marker
-
-
-def cut_key(key: str, chars: int) -> str:
-    """The key with at most `chars` characters; two long keys that differ are still different."""
-    if len(key) <= chars:
-        return key
-    tail = f"…{_digest(key).hex()[:16]}"
-    return key[: chars - len(tail)] + tail
+    before = text.rfind(REDACTED, max(0, chars - len(REDACTED) + 1), chars + len(REDACTED) - 1)
+    return text[: chars if before < 0 else before]
 
 
 def split_marker(text: str) -> tuple[str, str]:
@@ -96,7 +122,3 @@ def split_marker(text: str) -> tuple[str, str]:
         return text, ""
     marker = tail[found.start() :]
     return text[: len(text) - len(marker)], marker
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

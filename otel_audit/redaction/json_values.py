@@ -9,7 +9,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Set
 from typing import Any
 
-__all__ = ["INT64_MAX", "INT64_MIN", "JsonValues", "free_key", "safe_text"]
+__all__ = ["INT64_MAX", "INT64_MIN", "TOO_MANY", "JsonValues", "free_key", "safe_text"]
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1  # what OTLP and the stores hold; Source: OTLP AnyValue.int_value
 TOO_DEEP, TOO_MANY = "[too deep]", "[too many values]"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from otel_audit.redaction.caps import SHORTEST_CUT, Caps
+from otel_audit.redaction.caps import SHORTEST_CUT, Caps, cut_text, split_marker
 
 __all__ = ["Address", "Findings", "fit_line", "json_text", "path_of"]
 
@@ -36,7 +36,8 @@ class Findings:
     most_paths: int
     redacted: set[Address] = field(default_factory=set)
     truncated: set[Address] = field(default_factory=set)
-    whole: dict[Address, str] = field(default_factory=dict)  # texts without secrets, as they were before the cut
+    # Of texts that were cut: what is at hand of them, without secrets, and the marker of the whole.
+    whole: dict[Address, tuple[str, str]] = field(default_factory=dict)
     before: dict[str, list[str]] = field(default_factory=dict)  # the lists that the event came with
 
     def lists(self) -> dict[str, list[str]]:
@@ -104,31 +105,26 @@ class _Fit:
 
         If not, they are as short as they get.
         """
-        whole = {at: self._findings.whole.get(at, self._at(at)) for at in texts}
         current = {at: self._at(at) for at in texts}
+        whole = {at: self._findings.whole.get(at) or split_marker(text) for at, text in current.items()}
         truncated = set(self._findings.truncated)
 
-        def fits_with(chars: int) -> bool:
-            self._findings.truncated = truncated | self._cut_to(chars, whole, current)
+        def fits_with(chars: int, cut: Cut) -> bool:
+            longer = {at for at, text in current.items() if len(text) > chars}
+            for at, text in current.items():
+                self._put(at, cut(cut_text(whole[at][0], chars, whole[at][1]), chars) if at in longer else text)
+            self._findings.truncated = truncated | longer
             return self.fits()
 
         shortest, longest = SHORTEST_CUT, max(map(len, current.values()), default=SHORTEST_CUT)
-        if not fits_with(shortest):
-            return False
         while longest - shortest > 1:
             middle = (shortest + longest) // 2
-            if fits_with(middle):
+            if fits_with(middle, _as_it_is):
                 shortest = middle
             else:
                 longest = middle
-        return fits_with(shortest)
-
-    def _cut_to(self, chars: int, whole: dict[Address, str], current: dict[Address, str]) -> set[Address]:
-        """The addresses of the texts that had to be cut."""
-        longer = {at for at, text in current.items() if len(text) > chars}
-        for at, text in current.items():
-            self._put(at, self._findings.cut(whole[at], chars) if at in longer else text)
-        return longer
+        # Only now is looked at what the cut has left: a secret of two letters in it grows by the mark.
+        return any(fits_with(chars, self._findings.cut) for chars in (shortest, SHORTEST_CUT))
 
     def drop_attributes(self) -> None:
         findings = self._findings
@@ -162,6 +158,10 @@ class _Fit:
     def _put(self, at: Address, text: str) -> None:
         holder = self._at(at[:-1])
         holder[at[-1]] = text
+
+
+def _as_it_is(text: str, chars: int) -> str:
+    return text
 
 
 def _texts(value: Any, at: Address) -> Iterator[Address]:

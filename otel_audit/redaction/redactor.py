@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import re2
 
 from otel_audit.event import AuditEvent
-from otel_audit.redaction.caps import Caps, cut_key, cut_text, split_marker
+from otel_audit.redaction.caps import Caps, cut_key
 from otel_audit.redaction.card_numbers import is_card_integer
-from otel_audit.redaction.json_values import INT64_MAX, INT64_MIN, JsonValues, free_key
+from otel_audit.redaction.event_texts import EventTexts, Settled
+from otel_audit.redaction.json_values import INT64_MAX, INT64_MIN, TOO_MANY, JsonValues, free_key
 from otel_audit.redaction.line_fit import Address, Findings, fit_line, json_text, path_of
 from otel_audit.redaction.rewriting import rewritten_event, rewritten_field
 from otel_audit.redaction.rules import Rules
@@ -29,6 +30,7 @@ __all__ = ["Redactor"]
 
 MODEL_FIELDS: Final = frozenset(AuditEvent.model_fields)
 _LISTS: Final = ("redacted", "truncated")
+_PARTS: Final = MODEL_FIELDS - {"attributes"}  # of a bounded shape
 _PLAIN_FIELDS: Final = MODEL_FIELDS.difference(_LISTS)
 _NUMBERS: Final = frozenset({"duration_ms", "status_code", "trace_flags"})
 _NUMBER_TYPES: Final = (int, float, type(None))
@@ -36,11 +38,11 @@ _NUMBER_TYPES: Final = (int, float, type(None))
 _GENERATED: Final = frozenset(
     [("event_id",), ("timestamp",), ("trace_id",), ("span_id",), ("action", "arguments_digest")]
 )
-_GENERATED_SHAPE: Final = re2.compile(r"[0-9a-fA-FTZ:.+-]{0,64}")
+_GENERATED_SHAPE: Final = re2.compile(r"[0-9a-fA-FTZ:.+-]*")
+_GENERATED_CHARS: Final = 64
 
 _ESCAPED_BYTES: Final = 6  # the longest form of a character in JSON: \u0000
 _FRAME_BYTES: Final = 16 * 1024  # names, punctuation, numbers and generated values of an event that is not screened
-_MAX_SETTLING: Final = 4
 _PART_FIELDS: Final = 8  # more than a part of the model has: the cap on attributes must not cost the principal's roles
 _MAX_PLAIN_VALUES: Final = 256
 _LARGE: Final = 10**12  # no smaller number is a card's
@@ -147,7 +149,7 @@ class _Cleaning:
     def __init__(self, caps: Caps, rules: Rules, screen: Screen, is_secret_name: Callable[[str], bool]) -> None:
         self._caps = caps
         self._rules = rules
-        self._without_secrets = screen.without_secrets
+        self._texts = EventTexts(screen, caps)
         self._is_secret_name = is_secret_name
         self._json = JsonValues(depth=caps.depth, items=max(caps.list_items, caps.attributes))
         self._found = Findings(cut=self._short_text, most_paths=caps.list_items)
@@ -202,7 +204,7 @@ class _Cleaning:
         if len(attributes) > max(self._caps.list_items, self._caps.attributes):
             self._found.truncated.add(("attributes",))  # there were more, and one of them may be to be kept
         left_out = [key for key in attributes if not self._rules.keeps_attribute(key)]
-        self._found.redacted |= {("attributes", self._short_key(key).text) for key in left_out}
+        self._found.redacted |= {("attributes", self._texts.key(key).text) for key in left_out}
         return {key: value for key, value in attributes.items() if key not in left_out}
 
     def _attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +222,9 @@ class _Cleaning:
         return self._text(json_text(value), at) if value is None or type(value) in (list, dict) else value
 
     def _value(self, value: Any, at: Address) -> Any:
+        if self._texts.are_too_many and at[0] not in _PARTS:
+            self._found.truncated.add(at)
+            return TOO_MANY
         if type(value) is str:
             return self._text(value, at)
         if type(value) is list:
@@ -272,58 +277,29 @@ class _Cleaning:
         return True
 
     def _key(self, raw: str, at: Address, taken: Mapping[str, Any]) -> str:
-        settled = self._short_key(raw)
+        settled = self._texts.key(raw)
         key = cut_key(free_key(settled.text, taken), self._caps.key_chars)
         self._note(settled, (*at, key))
         return key
 
-    def _short_key(self, raw: str) -> _Settled:
-        return self._settled(raw, lambda text: cut_key(text, self._caps.key_chars))
-
     def _text(self, text: str, at: Address) -> str:
-        if at in _GENERATED and _GENERATED_SHAPE.fullmatch(text):
+        if at in _GENERATED and len(text) <= _GENERATED_CHARS and _GENERATED_SHAPE.fullmatch(text):
             return text
         chars = self._caps.detail_chars if at == ("detail",) else self._caps.text_chars
-        settled = self._settled(text, lambda whole: cut_text(whole, chars))
+        settled = self._texts.text(text, chars)
         self._note(settled, at)
-        if settled.cut:
-            self._found.whole[at] = self._without_secrets(text)
+        if settled.marker:
+            self._found.whole[at] = (settled.head, settled.marker)
         return settled.text
 
-    def _note(self, settled: _Settled, at: Address) -> None:
+    def _note(self, settled: Settled, at: Address) -> None:
         if settled.removed:
             self._found.redacted.add(at)
-        if settled.cut:
+        if settled.marker:
             self._found.truncated.add(at)
 
     def _short_text(self, text: str, chars: int) -> str:
-        return self._settled(text, lambda whole: cut_text(whole, chars)).text
-
-    def _settled(self, text: str, cut: Callable[[str], str]) -> _Settled:
-        """Secrets go first: a cut through a secret would leave a part that no pattern knows.
-
-        A cut can make a match that was none before (the end of a text is the end of a word), so both are repeated until
-        nothing changes; a text that does not come to rest is removed.
-        """
-        removed = was_cut = False
-        for _ in range(_MAX_SETTLING):
-            body, marker = split_marker(text)
-            screened = self._without_secrets(body) + marker
-            short = cut(screened)
-            removed |= screened != text
-            was_cut |= short != screened
-            if short == text:
-                return _Settled(text, removed, was_cut)
-            text = short
-        return _Settled(REDACTED, True, was_cut)
-
-
-class _Settled(NamedTuple):
-    """A text in which nothing is left to remove or to cut."""
-
-    text: str
-    removed: bool
-    cut: bool
+        return self._texts.text(text, chars).text
 
 
 def _is_model_field(key: object) -> bool:

@@ -1,8 +1,8 @@
 """Finds the secrets in a text, and replaces them.
 
-The look (`has_secret`) and the replacement (`without_secrets`) are made from the same patterns, so that nothing is seen
-by one and not by the other. Everything runs on RE2, whose time is linear in the text: a hostile text costs no more
-than any other of its length.
+The quick look (`has_secret`) and the replacement (`without_secrets`) are made from the same patterns, so that nothing
+is seen by one and not by the other. Everything runs on RE2, whose time is linear in the text, and a text is searched a
+bounded number of times: a hostile text costs no more than any other of its length, but for a constant.
 """
 
 from __future__ import annotations
@@ -12,21 +12,35 @@ from typing import Final
 
 import re2
 
+from otel_audit.redaction.reading import UNSEEN, Reading
 from otel_audit.redaction.secret_pattern import REDACTED, SecretPattern
 from otel_audit.redaction.secret_patterns import PATTERNS
 
-__all__ = ["SCREEN", "Screen", "has_secret", "without_secrets"]
+__all__ = ["MOST_PARTS", "SCREEN", "Screen", "Work", "has_secret", "without_secrets"]
+
+MOST_PARTS: Final = 32
+"""How many parts of one text may look like secrets. From there on the text is removed."""
 
 _REDACTED = REDACTED.encode()
-_MAX_ROUNDS: Final = 8
-# Parts that look like secrets and are none are looked at again from their second character on. A text that is made of
-# little else ("pass=pass=pass=...") would take the square of its length: from here on, what looks like one is one.
-_PATIENCE: Final = 8
-_PATIENCE_BYTES: Final = 4096
+_MAX_ROUNDS: Final = 4
+# Parts that look like secrets and are none are looked at again from their second character on. Where they are long and
+# lie in each other ("authorization: digest a=authorization: digest a=...") that would take the square of the text's
+# length: from here on, what looks like a secret is one.
+_PATIENCE: Final = 2
+_PATIENCE_BYTES: Final = 1024
+_GROUPS: Final = 4
+_SHORT_BYTES: Final = 512
 
-# Characters that are not seen: a secret copied from a page may hold one, and is the same secret to a reader. Soft
-# hyphen; zero-width spaces, joiners and marks of direction; word joiner and other invisible operators; BOM.
-_INVISIBLE: Final = rb"\xc2\xad|\xe2\x80[\x8b-\x8f\xaa-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf"
+
+class Work:
+    """Counts the searches that the texts of one event may still cost. Where none are left, a text with a hit is removed
+    as a whole: an event of thousands of texts must not hold up the thread that logs it.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, searches: int) -> None:
+        self.left = searches
 
 
 class Screen:
@@ -52,86 +66,121 @@ class Screen:
     def _find(self, text: bytes) -> list[int] | None:
         return next((found for patterns in self._sets if (found := patterns.find(text)) is not None), None)
 
-    def without_secrets(self, text: str) -> str:
-        """The text with the secret part of every match replaced by `[REDACTED]`; the same text when there is none.
+    def without_secrets(self, text: str, most_parts: int = MOST_PARTS, work: Work | None = None) -> str:
+        """Return the text with the secret part of every match replaced by `[REDACTED]`; the same text if there is none.
 
         The result is screened again, until nothing more is found; a text that does not settle is replaced as a whole.
-        A secret with invisible characters in it is found too; all of them go with it.
+        A secret is found too as a reader would see it: with the invisible characters in it left out.
 
         Raises:
             UnicodeEncodeError: the text holds a lone surrogate.
         """
         data = text.encode()
-        if not self.has_secret(data):
+        if not any(patterns.has_any(data) for patterns in self._sets):
             return text
-        return self._settled_as_seen(data).decode()
-
-    def _settled_as_seen(self, data: bytes) -> bytes:
-        """The settled text; where its invisible characters hide a secret, the text without them."""
-        settled, visible = self._settled(data), _INVISIBLE_REGEX.sub(b"", data)
-        if visible == data:
-            return settled
-        seen = self._settled(visible)
-        if seen == visible:
-            return settled
-        if settled == data:
-            return seen
-        # A secret that ends at such a character and goes on behind it would leave its second half: two readings of
-        # one text that do not agree leave nothing.
-        return settled if _INVISIBLE_REGEX.sub(b"", settled) == seen else _REDACTED
-
-    def _settled(self, data: bytes) -> bytes:
+        work = work or Work(_MAX_ROUNDS * 2 * (most_parts + _SEARCHES))
         for _ in range(_MAX_ROUNDS):
-            before = data
-            for patterns in self._sets:
-                data = patterns.replaced(data)
-            if data == before:
-                return data
-        return _REDACTED
+            if work.left <= 0:
+                break
+            found = self._secret_spans(data, most_parts, work)
+            reading = Reading(data)
+            if reading.data != data:
+                found += reading.spans_in_original(self._secret_spans(reading.data, most_parts, work))
+            left = _without(data, found)
+            if left == data:
+                return data.decode()
+            data = left
+        return REDACTED
+
+    def _secret_spans(self, data: bytes, most_parts: int, work: Work) -> list[tuple[int, int]]:
+        look = _Look(data, most_parts)
+        for patterns in self._sets:
+            patterns.look(look)
+        work.left -= look.searches
+        return look.found
+
+
+class _Look:
+    """One look at one text: the secret parts that were found in it, as far as it may be looked at."""
+
+    __slots__ = ("_end", "_most_parts", "data", "found", "searches")
+
+    def __init__(self, data: bytes, most_parts: int) -> None:
+        self.data = data
+        self.found: list[tuple[int, int]] = []
+        self.searches = 0
+        self._most_parts = most_parts
+        self._end = len(data)
+
+    def search(self, pattern: SecretPattern, regex: re2._Regexp) -> None:
+        """Add the parts that this pattern finds. Behind the last part that may be looked at, all is one secret part."""
+        data, end = self.data, self._end
+        groups = range(1, regex.groups + 1)
+        position = doubted_bytes = 0
+        patience_bytes = _PATIENCE * end + _PATIENCE_BYTES
+        self.searches += 1
+        while position <= end and (match := regex.search(data, position, end)) is not None:
+            start, stop = _secret_span(match, groups)
+            if not self._most_parts:
+                self.found.append((start, len(data)))
+                self._end = start
+                return
+            self._most_parts -= 1
+            self.searches += 1
+            if doubted_bytes > patience_bytes or pattern.is_secret(data[start:stop]):
+                self.found.append((start, stop))
+                position = max(stop, position + 1)
+            else:
+                # On from the part, not from behind it: it may itself begin a match ("token: Bearer ...").
+                position = max(start, position + 1)
+                doubted_bytes += stop - start
 
 
 class _PatternSet:
-    """Patterns, each by itself and all at once."""
+    """Patterns, each by itself, all at once, and in a few groups.
 
-    __slots__ = ("_patterns", "_regexes", "find")
+    The states of a set are the products of those of its patterns. A hostile text makes new ones with every letter,
+    which takes long; in groups there are few. An ordinary text is short, and meets the same few states in either.
+    """
+
+    __slots__ = ("_groups", "_patterns", "_regexes", "find")
 
     def __init__(self, patterns: tuple[SecretPattern, ...], encoding: re2.Options.Encoding) -> None:
         self._patterns = patterns
         self._regexes = tuple(re2.compile(pattern.regex.encode(), _options(encoding)) for pattern in patterns)
-        options = _options(encoding)
-        options.max_mem = 64 << 20  # a set that runs out of memory finds nothing, silently; this is an upper bound only
-        every = re2.Set.SearchSet(options)
-        for pattern in patterns:
-            every.Add((pattern.sign or pattern.regex).encode())
+        signs = [(pattern.sign or pattern.regex).encode() for pattern in patterns]
         if encoding == re2.Options.Encoding.LATIN1:
-            every.Add(_INVISIBLE)
-        every.Compile()
-        self.find: Callable[[bytes], list[int] | None] = every.Match
+            signs.append(UNSEEN)
+        self.find: Callable[[bytes], list[int] | None] = _set_of(signs, encoding, 64).Match
+        self._groups = tuple(_set_of(signs[first::_GROUPS], encoding, 8) for first in range(min(_GROUPS, len(signs))))
 
-    def replaced(self, data: bytes) -> bytes:
-        """All secret parts that are found, replaced, pattern by pattern in their order."""
-        for index in sorted(self.find(data) or ()):
+    def look(self, look: _Look) -> None:
+        """Add what these patterns find, in their order."""
+        for index in self._found_in(look.data):
             if index < len(self._patterns):
-                data = self._replaced_by(index, data)
-        return data
+                look.search(self._patterns[index], self._regexes[index])
 
-    def _replaced_by(self, index: int, data: bytes) -> bytes:
-        regex, is_secret = self._regexes[index], self._patterns[index].is_secret
-        groups = range(1, regex.groups + 1)  # counted once: a hostile text has a match in every few bytes
-        pieces: list[bytes] = []
-        done = position = doubted = 0
-        patience = _PATIENCE * len(data) + _PATIENCE_BYTES
-        while position <= len(data) and (match := regex.search(data, position)) is not None:
-            start, end = _secret_span(match, groups)
-            if doubted > patience or is_secret(data[start:end]):
-                pieces += (data[done:start], _REDACTED)
-                done = position = end
-            else:
-                # On from the part, not from behind it: it may itself begin a match ("token: Bearer ...").
-                position = max(start, position + 1)
-                doubted += end - start
-        pieces.append(data[done:])
-        return b"".join(pieces)
+    def has_any(self, data: bytes) -> bool:
+        """Whether `find` finds something."""
+        if len(data) <= _SHORT_BYTES:
+            return self.find(data) is not None
+        return any(group.Match(data) is not None for group in self._groups)
+
+    def _found_in(self, data: bytes) -> list[int]:
+        if len(data) <= _SHORT_BYTES:
+            return sorted(self.find(data) or ())
+        groups = enumerate(self._groups)
+        return sorted(_GROUPS * index + first for first, group in groups for index in group.Match(data) or ())
+
+
+def _set_of(patterns: list[bytes], encoding: re2.Options.Encoding, most_mib: int) -> re2.Set:
+    options = _options(encoding)
+    options.max_mem = most_mib << 20  # an upper bound only; a set that cannot do with it finds nothing, silently
+    every = re2.Set.SearchSet(options)
+    for pattern in patterns:
+        every.Add(pattern)
+    every.Compile()
+    return every
 
 
 def _options(encoding: re2.Options.Encoding) -> re2.Options:
@@ -149,8 +198,20 @@ def _secret_span(match: re2._Match, groups: Iterable[int]) -> tuple[int, int]:
     return whole
 
 
-_INVISIBLE_REGEX: Final = re2.compile(_INVISIBLE, _options(re2.Options.Encoding.LATIN1))
+def _without(data: bytes, spans: list[tuple[int, int]]) -> bytes:
+    """The text with each span, or spans that overlap, replaced."""
+    pieces: list[bytes] = []
+    done = 0
+    for start, stop in sorted(spans):
+        if start >= done:
+            pieces += (data[done:start], _REDACTED)
+        done = max(done, stop)
+    pieces.append(data[done:])
+    return b"".join(pieces)
+
+
 _TABLE: Final = _PatternSet(PATTERNS, re2.Options.Encoding.LATIN1)
+_SEARCHES: Final = 2 * len(PATTERNS)
 
 SCREEN: Final = Screen()
 has_secret = SCREEN.has_secret

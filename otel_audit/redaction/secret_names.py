@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
-
-import re2
 
 __all__ = ["SecretNames", "is_secret_name"]
 
@@ -47,10 +46,11 @@ _SECRET_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _PAIRS.split
 _HARMLESS_ENDS: Final = frozenset(_ABOUT_A_SECRET.split())
 _HARMLESS_END_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _ABOUT_A_SECRET_IN_TWO_WORDS.split())
 
-_LOWER_UPPER = re2.compile(r"([a-z0-9])([A-Z])")
-_ACRONYM_WORD = re2.compile(r"([A-Z])([A-Z][a-z])")
-_NOT_A_WORD = re2.compile(r"[^a-z]+")
-_CACHED_NAME_CHARS = 128
+_LOWER_UPPER = re.compile("([a-z0-9])([A-Z])")
+_ACRONYM_WORD = re.compile("([A-Z])([A-Z][a-z])")
+_NOT_A_WORD = re.compile("[^a-z]+")
+_CACHED_NAME_CHARS: Final = 128
+_END_CHARS: Final = 256
 
 
 class SecretNames:
@@ -72,7 +72,7 @@ class SecretNames:
         Compared by whole words, so that `input_tokens`, `token_count`, `author` and `tokenizer` are not.
         """
         # Only short names are remembered: the cache must not hold what a hostile caller sends.
-        return self._cached(name) if len(name) <= _CACHED_NAME_CHARS else self._is_secret(name)
+        return self._cached(name) if len(name) <= _CACHED_NAME_CHARS else self._is_secret(_ends_of(name))
 
     def _is_secret(self, name: str) -> bool:
         if self._own or self._harmless:
@@ -82,6 +82,11 @@ class SecretNames:
             if any(_stands_in(own, words) for own in self._own):
                 return True
         return _is_secret_by_words(_words(name))
+
+
+def _ends_of(name: str) -> str:
+    """What is looked at of a name that is longer than any that a program has."""
+    return name if len(name) <= 2 * _END_CHARS else f"{name[:_END_CHARS]} {name[-_END_CHARS:]}"
 
 
 def _is_secret_by_words(words: list[str]) -> bool:

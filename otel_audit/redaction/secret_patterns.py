@@ -19,7 +19,7 @@ from otel_audit.redaction.secret_pattern import (
     is_random,
 )
 
-__all__ = ["KEY_BEGIN", "KEY_END", "OPTION", "PATTERNS", "REDACTED", "SecretPattern"]
+__all__ = ["KEY_BEGIN", "KEY_END", "OPEN_AT_THE_END", "OPTION", "PATTERNS", "REDACTED", "SecretPattern"]
 
 # A quoted value runs to its closing quote, or to the end of the text when there is none. The first form is JSON inside
 # a JSON string. No left-over of a password that holds the other quote or an escaped one may remain.
@@ -64,6 +64,12 @@ OPTION: Final = (
     r"|(?:access|account|auth|encryption|master|private|secret|session|signing|storage)[_-]?key)"
 )
 """An option of a command line whose value is a secret."""
+
+OPEN_AT_THE_END: Final = (
+    rf"{_JSON_IN_BASE64}{_KEY_TEXT}{{400,}}={{0,2}}\z"
+    r"""|://(?:[^\s/?#:@"'<>]*:[^\s@"'<>]{400,}|[A-Za-z0-9_.~-]{400,})\z"""
+)
+"""The beginning of a JWT, or of an address with a password, that goes on behind the end of what is looked at."""
 
 PATTERNS: tuple[SecretPattern, ...] = (
     SecretPattern(
@@ -157,7 +163,10 @@ PATTERNS: tuple[SecretPattern, ...] = (
         sign=r":[ \t]+[|>][-+0-9]{0,2}[ \t]*\r?\n[ \t]",
     ),
     SecretPattern(
-        "assignment", _assigned(_NAMES), "ours: query strings (RFC 6749), headers, JSON, YAML, connection strings"
+        "assignment",
+        _assigned(_NAMES),
+        "ours: query strings (RFC 6749), headers, JSON, YAML, connection strings",
+        sign=rf"(?i)(?:{_NAMES}){_EQUALS}",  # with the value, the states of the set of all patterns are multiplied
     ),
     SecretPattern(
         "pair",

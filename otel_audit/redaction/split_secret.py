@@ -13,6 +13,7 @@ __all__ = ["SplitSecret"]
 _OPTION: Final = re2.compile(f"(?i){OPTION}")
 _KEY_BEGIN: Final = re2.compile(KEY_BEGIN)
 _KEY_END: Final = re2.compile(KEY_END)
+_END_CHARS: Final = 256
 
 
 class SplitSecret:
@@ -26,7 +27,7 @@ class SplitSecret:
 
     def takes(self, item: Any) -> bool:
         """Whether the item belongs to a secret that began in one before it. To be asked for each, in their order."""
-        text = item if type(item) is str else ""
+        text = _ends_of(item) if type(item) is str else ""
         if self._in_key:
             self._in_key = _KEY_END.search(text) is None
             return True
@@ -34,3 +35,8 @@ class SplitSecret:
         self._is_after_option = _OPTION.fullmatch(text) is not None
         self._in_key = len(_KEY_BEGIN.findall(text)) > len(_KEY_END.findall(text))
         return is_value
+
+
+def _ends_of(text: str) -> str:
+    """What is looked at of an item: a key may begin at its end, and end at its beginning."""
+    return text if len(text) <= 2 * _END_CHARS else f"{text[:_END_CHARS]}\n{text[-_END_CHARS:]}"

@@ -36,6 +36,9 @@ QUERY_SECRET = "hunter2-in-a-query"
 BODY_SECRET = "hunter2-in-a-body"
 BYTES = [bytes([number]) for number in range(256) if number not in b"\r\n"]
 PRINTABLE = BYTES[32 - 2 : 127 - 2]
+# Texts that look like many secrets at once, or as if something was hidden in them.
+LARGE = (b"\xe2\x80\x8b", b"token: ", b"password=a,", b"authorization: digest a=", b"a\xe2\x80\x8bpass=a1 ", b"x")
+LARGEST = (50_000, 400_000)  # h11 refuses the second
 HEADERS = (
     *(b"user-agent", b"x-request-id", b"authorization", b"cookie", b"x-user"),
     *(b"x-forwarded-for", b"forwarded", b"x-break", b"traceparent", b"expect"),
@@ -80,7 +83,7 @@ class Counted:
 
 def a_request(draw: random.Random) -> bytes:
     """One request, mostly of HTTP, with something wrong or odd in it."""
-    body = BODY_SECRET.encode() * draw.randrange(3)
+    body = BODY_SECRET.encode() * draw.choice((0, 1, 2, 5_000))
     lines = [b" ".join((a_method(draw), a_target(draw), draw.choice((b"HTTP/1.1",) * 9 + (b"HTTP/1.0", b"HTTP/3"))))]
     lines += [b"host: x", b"connection: close", *(a_header(draw) for _ in range(draw.randrange(8)))]
     if draw.random() < 0.3:
@@ -109,7 +112,7 @@ def a_target(draw: random.Random) -> bytes:
             b"/items/%00%0a%0d%1b[31m",
             b"/items/%ff%fe%ed%a0%80",
             b"/items/%F0%9F%92%A9%E2%80%AE",
-            b"/" + b"x" * draw.choice((10, 5_000, 30_000)),
+            b"/" + large(draw, 30_000).translate(None, b" "),
             b"http://evil.example/items/1",
             b"*",
             noise(draw, 10),
@@ -127,11 +130,16 @@ def a_header(draw: random.Random) -> bytes:
             b'for="6.6.6.6", 6.6.6.6, unknown',
             b"00-00000000000000000000000000000000-0000000000000000-01",
             b"100-continue",
-            b"x" * draw.choice((0, 200, 5_000)),
+            large(draw, draw.choice((200, 5_000, *LARGEST))),
             noise(draw, 40),
         )
     )
     return name + b": " + value
+
+
+def large(draw: random.Random, most: int) -> bytes:
+    """As many bytes of one of `LARGE`, or fewer."""
+    return (draw.choice(LARGE) * most)[: draw.choice((10, most // 10, most))]
 
 
 def noise(draw: random.Random, most: int) -> bytes:
@@ -151,7 +159,7 @@ def hostile(address: tuple[str, int], app: Counted, draw: random.Random) -> None
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(65536):
                         pass
-            except (ConnectionError, TimeoutError):
+            except OSError:
                 continue  # it was hostile enough to be thrown out
 
 
