@@ -8,7 +8,6 @@ server error is sent once more then: the error may have been over.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from otel_audit.delivery.newest import newest_of
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.exportable import Exportable
+from otel_audit.journal.losses import lost_events
 from otel_audit.journal.reader import Line
 
 __all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
@@ -314,10 +314,10 @@ def _with_exported(progress: Progress, lines: Sequence[Line]) -> Progress:
     system = sum(line.system for line in lines)
     return replace(
         progress,
-        position=max(progress.position, lines[-1].end),
+        position=_further(progress.position, lines[-1].end),
         exported=progress.exported + len(lines) - system,
         system=progress.system + system,
-        dropped=progress.dropped + sum(_dropped(line) for line in lines if line.system),
+        dropped=progress.dropped + sum(lost_events(line.content) for line in lines if line.system),
         blocked="",
     )
 
@@ -328,7 +328,8 @@ def _with_quarantined(progress: Progress, suspect: _Suspect) -> Progress:
         progress,
         quarantined=progress.quarantined + (not line.system),
         system=progress.system + line.system,
-        position=max(progress.position, line.end),
+        dropped=progress.dropped + lost_events(line.content),
+        position=_further(progress.position, line.end),
         blocked="",
     )
     known = progress.quarantine
@@ -337,10 +338,6 @@ def _with_quarantined(progress: Progress, suspect: _Suspect) -> Progress:
     return counted.with_quarantined(line.seq, suspect.reason)
 
 
-def _dropped(line: Line) -> int:
-    """How many events a gap line says were lost."""
-    try:
-        gap = json.loads(line.content).get("gap", {})
-        return int(gap.get("lines", 0))
-    except (ValueError, AttributeError, TypeError):
-        return 0
+def _further(one: Position, other: Position) -> Position:
+    # By the number of the line: in a file that somebody cut, a later line has a lower offset.
+    return one if one.seq >= other.seq else other

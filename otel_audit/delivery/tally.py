@@ -7,6 +7,7 @@ what was emitted since is pending.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from otel_audit.delivery.elsewhere import Elsewhere, blocked_elsewhere
 from otel_audit.delivery.numbers import ExporterNumbers, Numbers, Stats
@@ -17,6 +18,8 @@ from otel_audit.journal.memory_journal import MemoryJournal
 from otel_audit.settings import ExporterName
 
 __all__ = ["MemoryTally", "Tally"]
+
+_MISSING: Final = "lines missing"  # a reason to be dropped: gone from the journal before an exporter had read them
 
 
 class Tally:
@@ -48,17 +51,19 @@ class Tally:
         streams = self._progress()
         written = self._journal.written
         if not self._exporters and not self._is_shipped:
-            return Stats(written.emitted, written.emitted - written.dropped, 0, 0, written.dropped)
+            lost = written.dropped + written.gone
+            return Stats(written.emitted, written.emitted - lost, 0, 0, lost)
         shares = [_shared_by_all(by_exporter.values()) for by_exporter in streams if by_exporter]
-        exported = sum(exported for exported, _ in shares)
-        quarantined = sum(quarantined for _, quarantined in shares)
+        exported = sum(share.exported for share in shares)
+        quarantined = sum(share.quarantined for share in shares)
         in_journal = _at_least(exported + quarantined, written)
+        missing = min(sum(share.missing for share in shares), in_journal - exported - quarantined)
         return Stats(
             emitted=in_journal + written.dropped,
             exported=exported,
-            pending=in_journal - exported - quarantined,
+            pending=in_journal - exported - quarantined - missing,
             quarantined=quarantined,
-            dropped=written.dropped,
+            dropped=written.dropped + missing,
             blocked=blocked_elsewhere(streams) if self._is_shipped else self._processor.blocked(),
         )
 
@@ -69,13 +74,18 @@ class Tally:
         written = self._journal.written
         dealt_with = [sum(each.exported + each.quarantined for each in streams) for streams in by_exporter.values()]
         in_journal = _at_least(max(dealt_with, default=0), written)
+        if not by_exporter:
+            exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal - written.gone)}
+            return Numbers(in_journal + written.dropped, _dropped(written, written.gone), exporters)
+        missing = max(
+            min(sum(each.missing for each in streams), in_journal - done)
+            for streams, done in zip(by_exporter.values(), dealt_with, strict=True)
+        )
         exporters = {
-            name: _numbers(streams, in_journal, warnings.get(name, 0), name in blocked)
+            name: _numbers(streams, in_journal - missing, warnings.get(name, 0), name in blocked)
             for name, streams in by_exporter.items()
         }
-        if not exporters:
-            exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal)}
-        return Numbers(in_journal + written.dropped, written.by_reason, exporters)
+        return Numbers(in_journal + written.dropped, _dropped(written, missing), exporters)
 
     def _progress(self) -> list[Mapping[str, Progress]]:
         """For each stream of this process, how far each exporter has come."""
@@ -92,7 +102,7 @@ class Tally:
     def _by_exporter(self, streams: Sequence[Mapping[str, Progress]]) -> dict[str, list[Progress]]:
         """For each exporter, how far it has come in each stream. What is shipped counts once all have it."""
         if self._is_shipped:
-            behind = [min(each.values(), key=lambda one: one.position) for each in streams if each]
+            behind = [min(each.values(), key=lambda one: one.rank) for each in streams if each]
             return {str(ExporterName.SHIP): behind}
         return {name: [each.get(name, Progress()) for each in streams] for name in self._exporters}
 
@@ -138,23 +148,35 @@ def _at_least(dealt_with: int, written: Written) -> int:
     return max(dealt_with, written.emitted - written.dropped)
 
 
-def _numbers(streams: Sequence[Progress], in_journal: int, warnings: int, is_blocked: bool) -> ExporterNumbers:
-    exported = sum(each.exported for each in streams)
+def _dropped(written: Written, missing: int) -> Mapping[str, int]:
+    return {**written.by_reason, _MISSING: missing} if missing else written.by_reason
+
+
+def _numbers(streams: Sequence[Progress], there: int, warnings: int, is_blocked: bool) -> ExporterNumbers:
+    """`there`: the events that are not missing. What another exporter lacks for good is missing for this one too."""
     quarantined = sum(each.quarantined for each in streams)
+    exported = min(sum(each.exported for each in streams), there - quarantined)
     blocked = is_blocked or any(each.blocked for each in streams)  # as another process says that ships the streams
-    return ExporterNumbers(exported, in_journal - exported - quarantined, quarantined, warnings, blocked)
+    return ExporterNumbers(exported, there - exported - quarantined, quarantined, warnings, blocked)
 
 
-def _shared_by_all(progress: Collection[Progress]) -> tuple[int, int]:
-    """How many events of a stream every exporter has, and how many one of them set aside, as far as the last has come.
+class _Share(NamedTuple):
+    exported: int
+    quarantined: int
+    missing: int
 
-    What an exporter that is ahead set aside is not what every exporter has, although the one behind has it.
+
+def _shared_by_all(progress: Collection[Progress]) -> _Share:
+    """How many events of a stream every exporter has, how many one of them set aside, and how many one of them lacks.
+
+    As far as the last one has come. What another one set aside or lacks is not what every exporter has.
     """
-    behind = min(progress, key=lambda one: one.position)
+    behind = min(progress, key=lambda one: one.rank)
     seq = behind.position.seq
     by_any = _lines_in([entry for one in progress for entry in one.quarantine], seq)
     by_others = min(by_any - _lines_in(behind.quarantine, seq), sum(one.quarantined for one in progress))
-    return behind.exported - by_others, behind.quarantined + by_others
+    lacked = behind.lacked_by(progress)
+    return _Share(behind.exported - by_others - lacked, behind.quarantined + by_others, behind.missing + lacked)
 
 
 def _lines_in(ranges: Iterable[Quarantined], last_seq: int) -> int:

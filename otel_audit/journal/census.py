@@ -2,7 +2,8 @@
 
 `emitted = exported + pending + quarantined + dropped` holds for each stream and for the directory. Application events
 only; lines that the journal makes itself are counted apart, as `system`. What retention removed is counted on, from the
-ledger.
+ledger. Each line has a number, so that those are counted too which somebody took away before an exporter had them: as
+`dropped`.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Final
 
 from otel_audit.journal.cursor import Position, Progress, read_cursor
-from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
 from otel_audit.journal.host import may_live_elsewhere
-from otel_audit.journal.ledger import RETAIN, Entry, latest
+from otel_audit.journal.ledger import RETAIN, Entry, entries, latest
 from otel_audit.journal.line import Tail, is_system
 from otel_audit.journal.locks import FileLock
+from otel_audit.journal.losses import lost_events
+from otel_audit.journal.reader import place_of
 from otel_audit.journal.segments import pieces
 
 __all__ = ["Census", "Counts", "Foreign", "StreamCensus", "census", "removed_counts", "segment_counts", "stream_counts"]
 
 NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
 ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
-_GAP_PREFIX: Final = b'{"system":"gap"'
 _LOOKS: Final = 5
 _TAIL_BYTES: Final = 260  # more than the longest tail of a line
 
@@ -69,6 +72,8 @@ class StreamCensus:
 
     `is_unattended`: events wait, their writer is gone, and nobody is there who delivers them; False where that may not
     be looked at. `is_foreign`: nobody will, without being told to, since the writer may live on another machine.
+    `missing` are events that somebody took away before every exporter had them, `missing_segments` those whose files
+    were removed, but not by retention.
     """
 
     stream_id: str
@@ -78,6 +83,8 @@ class StreamCensus:
     exporters: Mapping[str, Progress]
     is_unattended: bool = False
     is_foreign: bool = False
+    missing: int = 0
+    missing_segments: Sequence[int] = ()
 
     @property
     def blocked(self) -> dict[str, str]:
@@ -135,13 +142,14 @@ class Census:
     @property
     def is_stuck(self) -> bool:
         """Something needs a person: events wait for an exporter that is blocked or for a word that another host is
-        gone, were set aside, or were lost.
+        gone, were set aside, or were lost; or somebody removed files.
         """
-        is_blocked = any(stream.counts.pending and stream.blocked for stream in self.streams)
-        return (
-            is_blocked
-            or self.foreign.streams > 0
-            or any(stream.counts.quarantined or stream.counts.dropped for stream in self.streams)
+        return self.foreign.streams > 0 or any(
+            (stream.counts.pending and stream.blocked)
+            or stream.counts.quarantined
+            or stream.counts.dropped
+            or stream.missing_segments
+            for stream in self.streams
         )
 
 
@@ -154,8 +162,9 @@ def census(directory: Path) -> Census:
     for _ in range(_LOOKS):
         time_ns = time.time_ns()
         last = latest(directory, RETAIN)
-        kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last)]
-        streams = [_stream_census(files, numbers, _is_held(files.writer_lock)) for files, numbers in kept]
+        retained = _Retained(directory)
+        kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last, retained)]
+        streams = [_stream_census(files, numbers, _is_held(files.writer_lock), retained) for files, numbers in kept]
         if latest(directory, RETAIN) == last:
             break  # else something was removed meanwhile, and may be counted twice
     return Census(directory, time_ns, streams, removed_counts(last))
@@ -166,13 +175,22 @@ def removed_counts(last: Entry | None) -> Counts:
     return Counts() if last is None else Counts.of(last.content.get("totals"))
 
 
-def _kept(directory: Path, last: Entry | None) -> Iterator[tuple[str, list[int]]]:
-    """Streams and segments without one that is as good as removed: a crash came between its entry and its end."""
+def _kept(directory: Path, last: Entry | None, retained: _Retained) -> Iterator[tuple[str, list[int]]]:
+    """Streams and segments without one that is as good as removed: a crash came between its entry and its end.
+
+    Also streams of which somebody removed all but the cursor.
+    """
     gone = None if last is None else (last.content.get("stream_id"), last.content.get("segment"))
-    for stream_id, numbers in segments_in(directory).items():
+    cursors = {stream_id: list[int]() for stream_id in cursors_in(directory)}  # listed first: a stream may be new
+    for stream_id, numbers in sorted({**cursors, **segments_in(directory)}.items()):
         kept = [number for number in numbers if (stream_id, number) != gone]
-        if kept:
+        if kept or (not numbers and _is_left_over(StreamFiles(directory, stream_id), retained)):
             yield stream_id, kept
+
+
+def _is_left_over(files: StreamFiles, retained: _Retained) -> bool:
+    """True for a cursor that says of a delivery, and whose stream is gone, but not by retention."""
+    return bool(read_cursor(files.cursor)[0]) and not retained.is_whole(files.stream_id)
 
 
 def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:
@@ -181,7 +199,7 @@ def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:
     Raises:
         OSError: a file cannot be read.
     """
-    return _stream_census(files, numbers, None).counts
+    return _stream_census(files, numbers, None, _Retained(files.directory)).counts
 
 
 def segment_counts(files: StreamFiles, number: int) -> Counts:
@@ -194,24 +212,56 @@ def segment_counts(files: StreamFiles, number: int) -> Counts:
     return Counts(exported=counted.events, dropped=counted.dropped, system=counted.system)
 
 
-def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None) -> StreamCensus:
+class _Retained:
+    """What retention removed of each stream, by the ledger, which is read when somebody asks for the first time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @cached_property
+    def _told(self) -> Mapping[object, Sequence[Mapping[str, Any]]]:
+        told: dict[object, list[Mapping[str, Any]]] = {}
+        for entry in entries(self._directory):
+            if entry.kind == RETAIN:
+                told.setdefault(entry.content.get("stream_id"), []).append(entry.content)
+        return told
+
+    def segments(self, stream_id: str) -> set[object]:
+        """The numbers of the segments."""
+        return {told.get("segment") for told in self._told.get(stream_id, ())}
+
+    def is_whole(self, stream_id: str) -> bool:
+        """True if the stream went as a whole."""
+        return any(told.get("whole") is True for told in self._told.get(stream_id, ()))
+
+    def counted(self, stream_id: str) -> Counts:
+        """What no cursor counts, but the totals of the ledger."""
+        told = [each for each in self._told.get(stream_id, ()) if each.get("counts")]
+        return reduce(Counts.plus, (Counts.of({**each, "exported": each.get("events", 0)}) for each in told), Counts())
+
+
+def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None, retained: _Retained) -> StreamCensus:
     header = _header(files, numbers)
     known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
     words = [word for word in header.get("export", ()) if isinstance(word, str)]
     named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
     # An exporter that the writer has and the cursor does not name has not come to its first batch yet.
     exporters = {**dict.fromkeys(named, Progress()), **known}
-    slowest = min(exporters.values(), key=lambda progress: progress.position, default=Progress())
+    slowest = min(exporters.values(), key=lambda progress: progress.rank, default=Progress())
     behind = _count(_lines(files, numbers, slowest.position))
+    gone = _missing_segments(files, numbers, exporters.values(), retained)
+    missing = _missing(files, numbers, slowest, behind, gone, retained)
     if not exporters and ELSEWHERE not in words:
-        counts = Counts(behind.events, 0, 0, behind.dropped, behind.system)
+        counts = Counts(behind.events, 0, 0, behind.dropped + missing, behind.system)
     else:
         quarantined = _quarantined(files, numbers, list(exporters.values()), slowest)
+        lacked = slowest.lacked_by(exporters.values())
+        missing += lacked
         counts = Counts(
-            exported=slowest.exported + slowest.quarantined - quarantined,
+            exported=slowest.exported + slowest.quarantined - quarantined - lacked,
             pending=behind.events,
             quarantined=quarantined,
-            dropped=slowest.dropped + behind.dropped,
+            dropped=slowest.dropped + behind.dropped + missing,
             system=slowest.system + behind.system,
         )
     is_unattended = live is False and counts.pending > 0 and _is_held(files.ship_lock) is False
@@ -223,7 +273,49 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None
         exporters,
         is_unattended,
         is_unattended and may_live_elsewhere(files.directory, header),
+        missing,
+        gone,
     )
+
+
+def _missing_segments(
+    files: StreamFiles, numbers: Sequence[int], exporters: Iterable[Progress], retained: _Retained
+) -> Sequence[int]:
+    """The segments whose files are not there and that retention did not remove."""
+    last = max([*numbers, *(progress.position.segment for progress in exporters)], default=0)
+    absent = sorted({*range(1, last + 1)}.difference(numbers))
+    removed = retained.segments(files.stream_id) if absent else set()
+    return tuple(number for number in absent if number not in removed)
+
+
+def _missing(
+    files: StreamFiles,
+    numbers: Sequence[int],
+    slowest: Progress,
+    behind: _Counted,
+    gone: Sequence[int],
+    retained: _Retained,
+) -> int:
+    """How many events have a number, and are neither in a file nor counted by the exporter that is furthest behind."""
+    tail = Tail.of(behind.last)
+    last_seq = slowest.position.seq if tail is None else tail.seq
+    system = slowest.system + behind.system
+    lines = last_seq - slowest.exported - slowest.quarantined - behind.events - system
+    if lines <= 0:
+        return 0
+    elsewhere = retained.counted(files.stream_id)
+    written = _system_lines(files, numbers)
+    lost_system = len(gone) if written is None else written - system - elsewhere.system  # at least their headers
+    return max(0, lines - elsewhere.exported - elsewhere.system - max(0, lost_system))
+
+
+def _system_lines(files: StreamFiles, numbers: Sequence[int]) -> int | None:
+    """How many lines of a stream are the journal's own, wherever they are now, by its newest header."""
+    for number in reversed(numbers):
+        before = _header(files, [number]).get("system_lines")
+        if isinstance(before, int):
+            return before + _count(_lines(files, [number], Position())).system
+    return None
 
 
 @dataclass(slots=True)
@@ -231,17 +323,19 @@ class _Counted:
     events: int = 0
     system: int = 0
     dropped: int = 0
+    last: bytes = b""
 
 
 def _count(lines: Iterable[bytes]) -> _Counted:
     counted = _Counted()
+    line = b""
     for line in lines:
         if not is_system(line):
             counted.events += 1
             continue
         counted.system += 1
-        if line.startswith(_GAP_PREFIX):
-            counted.dropped += _lost_events(line)
+        counted.dropped += lost_events(line)
+    counted.last = line
     return counted
 
 
@@ -252,7 +346,8 @@ def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> It
         if number < position.segment:
             continue
         try:
-            for content, _ in pieces(files.segment(number), position.offset if number == position.segment else 0):
+            offset = place_of(files, position).offset if number == position.segment else 0
+            for content, _ in pieces(files.segment(number), offset):
                 if content[:1] == b"{" and content[-1:] == b"}" and tag in content[-_TAIL_BYTES:]:
                     yield content
         except FileNotFoundError:
@@ -290,14 +385,6 @@ def _union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 def _system_lines_in(ranges: Sequence[tuple[int, int]], lines: Iterable[bytes]) -> int:
     tails = (Tail.of(line) for line in lines if is_system(line))
     return sum(any(first <= tail.seq <= last for first, last in ranges) for tail in tails if tail is not None)
-
-
-def _lost_events(line: bytes) -> int:
-    """How many events a gap line says were lost."""
-    try:
-        return int(json.loads(line)["gap"]["lines"])
-    except (ValueError, KeyError, TypeError):
-        return 0
 
 
 def _is_held(lock: Path) -> bool | None:

@@ -60,6 +60,22 @@ class Progress:
     quarantine: tuple[Quarantined, ...] = ()
     blocked: str = ""  # why nothing moves now
 
+    @property
+    def missing(self) -> int:
+        """How many lines before the position were gone before they could be read: nothing else counts them."""
+        return max(0, self.position.seq - self.exported - self.system - self.quarantined)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """What orders exporters of one stream: the lowest is furthest behind, and of those as far as it has least."""
+        return self.position.seq, self.exported + self.quarantined
+
+    def lacked_by(self, others: Iterable[Progress]) -> int:
+        """How many of its lines one of the others is known to lack, which have come further."""
+        ahead = (one for one in others if one.position.seq > self.position.seq)
+        known = (one.missing - (one.position.seq - self.position.seq) for one in ahead)
+        return max(0, max(known, default=0) - self.missing)
+
     def with_quarantined(self, seq: int, reason: str) -> Progress:
         """With one more line in quarantine; neighbours with the same reason become one range."""
         last = self.quarantine[-1] if self.quarantine else None

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from otel_audit.errors import JournalUnwritable
 
-__all__ = ["StreamFiles", "make_directory", "open_with_mode", "segments_in", "streams_in"]
+__all__ = ["StreamFiles", "cursors_in", "make_directory", "open_with_mode", "segments_in", "streams_in"]
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 
 
@@ -76,6 +77,11 @@ def segments_in(directory: Path) -> dict[str, list[int]]:
         if match is not None:
             found.setdefault(match["stream"], []).append(int(match["number"]))
     return found
+
+
+def cursors_in(directory: Path) -> list[str]:
+    """The ids of the streams that have a cursor in the directory."""
+    return [match["stream"] for match in map(_CURSOR.match, _names_in(directory)) if match is not None]
 
 
 def _names_in(directory: Path) -> list[str]:

@@ -112,7 +112,7 @@ class Journal:
         appended = self._end.events
         dropped = self._end.losses.total
         count = sum(dropped.values())
-        return Written(appended + len(self._deferred) + count, count, dropped)
+        return Written(appended + len(self._deferred) + count, count, dropped, self._end.gone)
 
     def append(self, event_id: str, event: bytes, time_ns: int, observed_ns: int) -> Receipt:
         """Return once the line survives the death of this process, or of the machine with `fsync`.
@@ -199,7 +199,10 @@ class Journal:
         )
 
     def tend(self) -> None:
-        """Write what waits: deferred events, a gap, a new segment that is due. Nothing happens on an idle journal."""
+        """Look after the stream, and write what waits: deferred events, a gap, a new segment that is due.
+
+        Nothing happens where no stream is open and nothing waits.
+        """
         self._tend(opens=True)
 
     def _look_after(self) -> None:
@@ -215,10 +218,10 @@ class Journal:
         try:
             self._inside.add(me)
             with self._lock:
-                if self._end.stream is None and not (opens and (self._deferred or self._end.losses)):
+                waits = opens and (self._deferred or self._end.losses)
+                if not waits and (self._end.stream is None or self._is_gone()):
                     return
-                if not opens and self._is_gone():
-                    return
+                self._end.look_now()
                 stream = self._end.ready(now_ns)
                 self._end.write_waiting(self._deferred, stream)
                 self._ask_for_sync(stream)

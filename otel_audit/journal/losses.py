@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from otel_audit.journal.room import Limited
 
-__all__ = ["Losses", "is_full", "reason_of"]
+__all__ = ["TRUNCATED", "Losses", "is_full", "lost_events", "reason_of"]
 
+TRUNCATED: Final = "segment truncated"  # of lines that have a number: what lacks in the row of numbers counts them
+
+_GAP_PREFIX: Final = b'{"system":"gap"'
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOBUFS})
 _WORDS: Final = {errno.ENOBUFS: "queue full", errno.ESHUTDOWN: "closed"}
 
@@ -27,6 +31,17 @@ def reason_of(error: OSError) -> str:
     if error.errno in _WORDS:
         return _WORDS[error.errno]
     return "disk full" if is_full(error) else errno.errorcode.get(error.errno or 0, "write failed")
+
+
+def lost_events(line: bytes) -> int:
+    """How many events a system line says were lost before they had a number; 0 if it is no gap line."""
+    if not line.startswith(_GAP_PREFIX):
+        return 0
+    try:
+        gap = json.loads(line)["gap"]
+        return 0 if gap.get("reason") == TRUNCATED else int(gap["lines"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return 0
 
 
 @dataclass(slots=True)

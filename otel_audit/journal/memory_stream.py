@@ -60,6 +60,8 @@ class MemoryStream:
     names of those that must have had a line before it is freed.
     """
 
+    gone: Final = 0  # nobody else can touch it
+
     def __init__(
         self, files: StreamFiles, description: Mapping[str, Any], *, limits: QueueLimits, exporters: Sequence[str]
     ) -> None:

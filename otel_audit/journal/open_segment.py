@@ -19,6 +19,8 @@ from otel_audit.journal.segment_file import copy_bytes, is_at, open_segment, syn
 __all__ = ["Damage", "OpenSegment"]
 
 _LOOK_BACK_BYTES: Final = 1 << 20  # more than the longest line
+_CUT: Final = "truncated by somebody else"
+_WRITTEN_TO: Final = "written by somebody else"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class OpenSegment:
         if size == head.offset or self.is_over:
             return
         if not self._is_whole_until(head):  # to cut here could cut lines that were acknowledged
-            self.seal(_tampered(size, head.offset), head.offset)
+            self.seal(_touched(size, head.offset), head.offset)
             return
         try:
             os.ftruncate(self.descriptor, head.offset)
@@ -135,19 +137,32 @@ class OpenSegment:
             rest = os.pread(self.descriptor, size - offset, offset)
         self.damage = Damage(self.number, offset, len(rest), sha256(rest).hexdigest(), reason)
 
-    def seal_if_tampered(self, end: int) -> dict[str, Any] | None:
-        """Seal it if somebody else has written or cut it; what a gap line says of that.
+    def is_touched(self, end: int) -> bool:
+        """True when somebody else has cut the file or written to it: its last line should end at this offset.
+
+        Raises:
+            OSError: that could not be found out.
+        """
+        return not self.is_over and self.size != end
+
+    def seal_if_touched(self, end: int) -> None:
+        """No more lines here if somebody else has cut the file or written to it.
 
         Raises:
             OSError: as `seal`.
         """
-        size = self.size
-        if size == end or self.is_over:
-            return None
-        reason = _tampered(size, end)
-        self.seal(reason, end)
-        # How many of the missing lines were exported before is not known here, so none is counted as lost.
-        return {"reason": reason, "segment": self.number, "lines": 0, "missing_bytes": max(0, end - size)}
+        if self.is_touched(end):
+            self.seal(_touched(self.size, end), end)
+
+    @property
+    def is_cut(self) -> bool:
+        """True when it was sealed because somebody else had cut it."""
+        return self.damage is not None and self.damage.reason == _CUT
+
+    @property
+    def is_written_to(self) -> bool:
+        """True when it was sealed because somebody else had written to it."""
+        return self.damage is not None and self.damage.reason == _WRITTEN_TO
 
     def is_linked(self) -> bool:
         """True while the open file is the one that others find."""
@@ -192,5 +207,5 @@ class OpenSegment:
             self.close()
 
 
-def _tampered(size: int, end: int) -> str:
-    return "truncated by somebody else" if size < end else "written by somebody else"
+def _touched(size: int, end: int) -> str:
+    return _CUT if size < end else _WRITTEN_TO

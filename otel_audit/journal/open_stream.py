@@ -36,6 +36,10 @@ class OpenStream(Protocol):
         """The end of the chain. Any thread."""
 
     @property
+    def gone(self) -> int:
+        """The events that nobody can read any more, of those that no exporter had. Any thread."""
+
+    @property
     def durable(self) -> Position | None:
         """How far it may be exported; None: as far as it is written. Any thread."""
 

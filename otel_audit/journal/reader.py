@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,11 +15,14 @@ from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import FORMAT_VERSION, is_system, seq_reader
 from otel_audit.journal.segment_file import is_at
+from otel_audit.journal.segments import pieces
 
-__all__ = ["Chunk", "Line", "StreamReader", "has_lines_after", "stream_header"]
+__all__ = ["Chunk", "Line", "StreamReader", "has_lines_after", "lines_behind", "place_of", "stream_header"]
 
 _HEADER_MAX_BYTES = 1 << 20
 _LINE_BYTES = 1024  # what a line is taken for before one was read
+_TAIL_BYTES = 260  # more than the longest tail of a line
+_BEGINNING = re.compile(rb'\{"(?:event_type|system)":')
 
 
 class Line(NamedTuple):
@@ -44,6 +48,13 @@ class Chunk:
     damaged: int = 0
     more: bool = False
 
+    def up_to(self, seq: int, begin: Position) -> Chunk:
+        """The part that ends with the line of this number; `begin` is where the whole began."""
+        if not self.lines or self.lines[-1].seq <= seq:
+            return self
+        lines = tuple(line for line in self.lines if line.seq <= seq)
+        return Chunk(self.header, lines, lines[-1].end if lines else begin)
+
 
 class StreamReader:
     """Reads whole lines of one stream from any position on. For one thread at a time; writers are not disturbed."""
@@ -55,6 +66,7 @@ class StreamReader:
         self._header: Mapping[str, Any] = {}
         self._seq_of = seq_reader(files.stream_id)
         self._line_bytes = _LINE_BYTES
+        self._found: tuple[Position | None, int] = (None, 0)  # where to go on in a file that was cut, at this size
 
     def read(self, position: Position, *, max_lines: int, max_bytes: int, until: Position | None = None) -> Chunk:
         """The next lines; none when there is nothing more to read now, or nothing before `until`.
@@ -73,12 +85,16 @@ class StreamReader:
             position = Position(number, 0, position.seq)
         if until is not None and until.segment < number:
             return Chunk({}, (), position)
+        place = self._place_of(position)
+        is_cut = place is not None or not position.offset
+        position = place or position
         left = until.offset - position.offset if until is not None and until.segment == number else None
         # No more than these lines will take: what is read beyond them would be read again the next time.
         wanted = min(max_bytes, max_lines * self._line_bytes)
         data, filled = self._whole_lines(position.offset, wanted, left)
         if not data and self._is_replaced():
-            return self.read(self._reopen(position), max_lines=max_lines, max_bytes=max_bytes, until=until)
+            self.close()
+            return self.read(place_of(self.files, position), max_lines=max_lines, max_bytes=max_bytes, until=until)
         closed = None
         if not data and left is None and (closed := self.files.segment_from(number + 1)) is not None:
             # Read again now that a later segment is known: only what is read after that is all there is. Looked for
@@ -87,7 +103,11 @@ class StreamReader:
         if not data and closed is not None:
             torn = os.fstat(self._descriptor).st_size > position.offset
             return Chunk(self._header, (), Position(closed, 0, position.seq), int(torn))
-        return self._parse(data, filled, position, max_lines)
+        chunk = self._parse(data, filled, position, max_lines, is_cut=is_cut)
+        if left is not None and until is not None and os.fstat(self._descriptor).st_size < until.offset:
+            # In a file that was cut the writer's offset says nothing of what is durable, but the number does.
+            return chunk.up_to(until.seq, position)
+        return chunk
 
     def sync(self) -> None:
         """What was read of the open segment is durable.
@@ -125,17 +145,15 @@ class StreamReader:
         path = self.files.segment(self._number)
         return path.exists() and not is_at(path, self._descriptor)
 
-    def _reopen(self, position: Position) -> Position:
-        """Read from the file that is there now: where the last line ended, or all of it again if it is not there."""
-        self.close()
-        if self._open(position.segment) == position.segment and not self._ends_a_line(position):
-            return Position(position.segment, 0, position.seq)
-        return position
-
-    def _ends_a_line(self, position: Position) -> bool:
-        start = max(0, position.offset - _HEADER_MAX_BYTES)
-        before = os.pread(self._descriptor, position.offset - start, start)
-        return before.endswith(b"\n") and self._seq_of(before[:-1].rpartition(b"\n")[2]) == position.seq
+    def _place_of(self, position: Position) -> Position | None:
+        """Where to go on in a file that somebody has cut since the position was reached; None if nobody has."""
+        size = os.fstat(self._descriptor).st_size
+        is_known = not position.offset or _ends_line(self._descriptor, self.files.stream_id, position)
+        if is_known or (not position.seq and position.offset <= size):
+            return None
+        if (position, size) != self._found:  # else the file would be read again at every look
+            self._found = (place_of(self.files, position), size)
+        return self._found[0]
 
     def _whole_lines(self, offset: int, max_bytes: int, left: int | None) -> tuple[bytes, bool]:
         """Bytes from the offset to the last newline within `max_bytes`, or to the first one if that is further.
@@ -153,7 +171,7 @@ class StreamReader:
             end = data.find(b"\n") + 1
         return data[:end], len(data) == max_bytes
 
-    def _parse(self, data: bytes, filled: bool, position: Position, max_lines: int) -> Chunk:
+    def _parse(self, data: bytes, filled: bool, position: Position, max_lines: int, *, is_cut: bool) -> Chunk:
         *pieces, rest = data.split(b"\n", max_lines)
         segment, offset, seq = position
         lines: list[Line] = []
@@ -161,6 +179,8 @@ class StreamReader:
             offset += len(content) + 1
             found = self._seq_of(content)
             if found is not None:
+                if found != seq + 1 or (is_cut and not lines):
+                    content = _whole(content)
                 seq = found
                 lines.append(Line(content, seq, is_system(content), Position(segment, offset, seq)))
         if lines:
@@ -185,6 +205,47 @@ class StreamReader:
         return _header(os.pread(self._descriptor, _HEADER_MAX_BYTES, 0)) or stream_header(self.files)
 
 
+def _whole(content: bytes) -> bytes:
+    """The line behind what was left of one that somebody cut off: the writer has appended to it."""
+    for beginning in _BEGINNING.finditer(content):
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(content[beginning.start() :])
+            return content[beginning.start() :]
+    return content
+
+
+def place_of(files: StreamFiles, position: Position) -> Position:
+    """Where the lines behind a position begin: there, or elsewhere in a segment that somebody cut.
+
+    Raises:
+        OSError: the segment cannot be read.
+    """
+    path = files.segment(position.segment)
+    if not position.offset:
+        return position
+    with path.open("rb", buffering=0) as segment:
+        if _ends_line(segment.fileno(), files.stream_id, position):
+            return position
+    seq_of, end = seq_reader(files.stream_id), 0
+    for content, end in pieces(path):  # the last one is used behind the loop
+        if (seq_of(content) or 0) > position.seq:
+            return Position(position.segment, end - len(_whole(content)) - 1, position.seq)
+    return Position(position.segment, end, position.seq)
+
+
+def _ends_line(descriptor: int, stream_id: str, position: Position) -> bool:
+    """True if the line of this number still ends here."""
+    start = max(0, position.offset - _TAIL_BYTES)
+    before = os.pread(descriptor, position.offset - start, start)
+    tail = before[:-1].rpartition(b"\n")[2]
+    own = b',"stream_id":"%b","seq":%d' % (stream_id.encode(), position.seq)
+    return (
+        start + len(before) == position.offset
+        and before.endswith(b"\n")
+        and (own + b"," in tail or tail.endswith(own + b"}"))
+    )
+
+
 def has_lines_after(files: StreamFiles, position: Position) -> bool:
     """True when a whole line of the stream stands behind this position."""
     number = files.segment_from(position.segment)
@@ -192,12 +253,30 @@ def has_lines_after(files: StreamFiles, position: Position) -> bool:
         return False
     if number != position.segment or files.segment_from(number + 1) is not None:
         return True
+    offset = place_of(files, position).offset
     with files.segment(number).open("rb") as segment:
-        segment.seek(position.offset)
+        segment.seek(offset)
         while block := segment.read(1 << 16):
             if b"\n" in block:
                 return True
     return False
+
+
+def lines_behind(files: StreamFiles, position: Position) -> Iterator[Line]:
+    """The lines that stand behind a position in its segment.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    reader = StreamReader(files)
+    try:
+        while position.segment == (chunk := reader.read(position, max_lines=1 << 16, max_bytes=1 << 20)).end.segment:
+            yield from chunk.lines
+            if chunk.end == position:
+                return
+            position = chunk.end
+    finally:
+        reader.close()
 
 
 def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> Mapping[str, Any]:

@@ -24,8 +24,12 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Events of the application that this process handed to the journal."""
+    """Events of the application that this process handed to the journal.
+
+    `dropped` were not written. `gone` were written, and somebody took them away before any exporter had them.
+    """
 
     emitted: int
     dropped: int
     by_reason: Mapping[str, int] = field(default_factory=dict)
+    gone: int = 0

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from otel_audit.journal.cursor import Position
+from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.durable import Durable
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import FORMAT_VERSION, GAP, SEGMENT, digest, system_body
 from otel_audit.journal.locks import FileLock
+from otel_audit.journal.losses import TRUNCATED
 from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.open_stream import Head
+from otel_audit.journal.reader import lines_behind
 from otel_audit.journal.segment_file import sync_directory, write_whole
 from otel_audit.journal.segment_sync import SegmentSync
 from otel_audit.settings import Durability
@@ -73,6 +75,9 @@ class StreamWriter:
         self._tag = b',"stream_id":"%b","seq":' % files.stream_id.encode()
         self._head = Head(0, b"", 0, 0)
         self._dirty = False
+        self._own: list[int] = []  # the numbers of the journal's own lines in the open segment
+        self._owed: list[Mapping[str, Any]] = []  # gap lines to be written
+        self.gone = 0  # events that nobody can read any more, of those that no exporter had; any thread
         self._durable = Durable()
         lock = FileLock.acquire(files.writer_lock, mode=limits.file_mode)
         if lock is None:
@@ -88,7 +93,7 @@ class StreamWriter:
             lock.release(remove=True)
             raise
         self._segment, self._head = segment, head
-        self._first_seq, self._started_ns = head.seq, now_ns
+        self._first_seq, self._started_ns, self._own = head.seq, now_ns, [head.seq]
         self._durable.reached(self._end())
 
     @property
@@ -158,7 +163,7 @@ class StreamWriter:
         Raises:
             OSError: nothing of the line is left in the chain.
         """
-        self.write(system_body(kind, content, observed_ns), observed_ns, system=True)
+        self._own.append(self.write(system_body(kind, content, observed_ns), observed_ns, system=True))
 
     def begin_sync(self) -> SegmentSync | None:
         """A sync of what is written now, to be run without the journal's lock; None when there is nothing to sync.
@@ -204,16 +209,14 @@ class StreamWriter:
         if not self._segment.is_linked():
             self._restore(observed_ns)
         segment = self._segment
-        if (gap := segment.seal_if_tampered(self._head.offset)) is not None:
-            self.write_system(GAP, gap, observed_ns)
-            segment = self._segment
         if segment.is_distrusted and not segment.is_over:
             segment.seal("write-back failed", self._head.offset)
-        if segment.is_broken:
+        if segment.is_broken or segment.is_touched(self._head.offset):
             self._start_segment(observed_ns)  # what is not known to be durable is exported behind its header
         if self._is_old(observed_ns):
             self._segment.is_over = True  # no line may follow here, even if the next segment cannot be made now
             self._start_segment(observed_ns)
+        self._tell_owed(observed_ns)
 
     def keeps_its_lock(self) -> bool:
         """False when another process has taken the stream over, since somebody removed the lock file.
@@ -274,17 +277,51 @@ class StreamWriter:
             self._put_back(observed_ns)
         if self._fsync:
             self._sync_open()  # or a loss of power could leave a header whose chain begins in lines that are gone
+        former.seal_if_touched(self._head.offset)
+        lost = self._lost_in(former) if former.is_cut else 0
+        gaps = [*([_removed(former)] if was_removed else []), *self._touched(former, lost)]
         segment, head = self._next_segment(former.number + 1, former, observed_ns)
         # No call from here on, so that an asynchronous exception finds all of it moved, or nothing.
         self._segment = segment
         self._head = head
         self._first_seq = head.seq
         self._started_ns = observed_ns
+        self._own = [head.seq]
+        self._owed += gaps
+        self.gone += lost
         # What is not come to any more does no harm: the next sync covers the header, and the former file is closed.
         self._durable.reached(self._end())
         self._retire(former)
-        if was_removed:
-            self._tell_removed(former, observed_ns)
+        self._tell_owed(observed_ns)
+
+    def _touched(self, segment: OpenSegment, lost: int) -> list[Mapping[str, Any]]:
+        """The gap line that says what somebody else did to a segment that is left, if it was touched."""
+        if segment.is_cut:
+            missing_bytes = max(0, self._head.offset - segment.size)
+            return [{"reason": TRUNCATED, "segment": segment.number, "lines": lost, "missing_bytes": missing_bytes}]
+        if segment.is_written_to:
+            return [{"reason": "written by somebody else", "segment": segment.number, "lines": 0}]
+        return []
+
+    def _lost_in(self, segment: OpenSegment) -> int:
+        """How many events of a segment that was cut can be read no more, of those that no exporter had."""
+        # Reads what is left behind the furthest exporter under the journal's lock: a second's lines, or a backlog.
+        furthest = Position(segment.number, 0, self._first_seq - 1)
+        with contextlib.suppress(OSError):
+            reached = (progress.position for progress in read_cursor(self.files.cursor)[0].values())
+            furthest = max([furthest, *reached], key=lambda position: position.seq)
+        lost = self._head.seq - furthest.seq
+        lost -= sum(seq > furthest.seq for seq in self._own)
+        return max(0, lost - sum(not line.system for line in lines_behind(self.files, furthest)))
+
+    def _tell_owed(self, observed_ns: int) -> None:
+        while self._owed:
+            gap = self._owed.pop(0)  # before it is written, which may start another segment and come here again
+            try:
+                self.write_system(GAP, gap, observed_ns)
+            except OSError:
+                self._owed.insert(0, gap)
+                raise
 
     def _next_segment(self, number: int, former: OpenSegment | None, observed_ns: int) -> tuple[OpenSegment, Head]:
         """A segment that begins behind the head, and the head behind its header.
@@ -313,6 +350,7 @@ class StreamWriter:
             "number": number,
             **self._description,
             **({"durability": str(Durability.FSYNC)} if self._fsync else {}),
+            "system_lines": self._head.system,
             **({"damage": damage.content()} if damage else {}),
         }
         chained = b',"prev_hash":"%b"' % self._head.hash if self._head.hash else b""
@@ -320,14 +358,15 @@ class StreamWriter:
 
     def _restore(self, observed_ns: int) -> None:
         """The segment was removed, renamed or replaced while it was written: put it back from the open descriptor."""
-        segment = self._segment
         self._put_back(observed_ns)
-        self._tell_removed(segment, observed_ns)
+        self._owed.append(_removed(self._segment))
+        self._tell_owed(observed_ns)
 
     def _put_back(self, observed_ns: int) -> None:
         if self._fsync:
             self._sync_open()  # what is under way is of the file that is gone
         self._segment.put_back(self._head.offset, observed_ns, syncs_name=self._fsync)
 
-    def _tell_removed(self, segment: OpenSegment, observed_ns: int) -> None:
-        self.write_system(GAP, {"reason": "file removed", "segment": segment.number, "lines": 0}, observed_ns)
+
+def _removed(segment: OpenSegment) -> Mapping[str, Any]:
+    return {"reason": "file removed", "segment": segment.number, "lines": 0}

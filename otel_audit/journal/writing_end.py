@@ -64,7 +64,7 @@ class WritingEnd:
         self._inside = inside
         self._look_after = look_after
         self.background = self._new_background()
-        self._appended_before = 0  # events in streams that have ended
+        self._appended_before = self._gone_before = 0  # events in streams that have ended
         self._is_ending = False
         self._tended_ns = 0
         self._told_ns = 0
@@ -82,6 +82,12 @@ class WritingEnd:
         """How many events of the application were written. Any thread."""
         stream = self.stream
         return self._appended_before + (_events(stream) if stream else 0)
+
+    @property
+    def gone(self) -> int:
+        """How many of them nobody can read any more, of those that no exporter had. Any thread."""
+        stream = self.stream
+        return self._gone_before + (stream.gone if stream else 0)
 
     @property
     def tended_ns(self) -> int:
@@ -141,6 +147,10 @@ class WritingEnd:
             self._tell_losses(stream, observed_ns)
         return stream
 
+    def look_now(self) -> None:
+        """The stream is looked after with the next call, however short a time ago that was done."""
+        self._tended_ns = 0
+
     def tell_now(self) -> None:
         """What is untold is told with the next look, however short a time ago that was done."""
         self._told_ns = 0
@@ -155,9 +165,10 @@ class WritingEnd:
         self.room.close()
         background = self._new_background()
         appended = self._appended_before + _events(stream)
+        gone = self.gone
         # No call from here on, so that nobody counts the events twice, or not at all.
         self.background = background
-        self._appended_before = appended
+        self._appended_before, self._gone_before = appended, gone
         self.stream = None
         self._is_ending = False
 
