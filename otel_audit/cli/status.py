@@ -17,6 +17,7 @@ from rich.text import Text
 
 from otel_audit.cli.directory import directory_argument, say_if_empty, unreadable
 from otel_audit.delivery.view import escaped
+from otel_audit.diagnosis import missing_words
 from otel_audit.journal.census import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
 
@@ -36,7 +37,8 @@ def status(directory: Path, as_json: bool) -> None:
     """Count what became of the events.
 
     emitted = exported + pending + quarantined + dropped.
-    Exit code 1 when events wait for a blocked exporter or in streams of another host, are quarantined, or were dropped.
+    Exit code 1 when events wait for a blocked exporter or in streams of another host, are quarantined, or were dropped,
+    and when files of the journal were removed that retention did not remove.
     """
     try:
         counted = census(directory)
@@ -68,6 +70,8 @@ def _stream_json(stream: StreamCensus) -> Mapping[str, Any]:
         "unattended": stream.is_unattended,
         "foreign": stream.is_foreign,
         **_numbers(stream.counts),
+        "missing": stream.missing,
+        "missing_segments": list(stream.missing_segments),
         "exporters": {name: _progress_json(progress) for name, progress in stream.exporters.items()},
     }
 
@@ -121,6 +125,8 @@ def _print(counted: Census) -> None:
     if len(shown) < len(counted.streams):
         console.print(Text(f"and {len(counted.streams) - len(shown)} more streams: see --json", "dim"))
     for stream in shown:
+        if said := missing_words(stream):
+            console.print(Text(f"{stream.stream_id}: {said}", "bold red"), soft_wrap=True)
         for name, progress in stream.exporters.items():
             _print_troubles(console, stream.stream_id, name, progress)
     _print_unattended(console, counted)
@@ -144,7 +150,7 @@ def _worth_a_look(streams: Sequence[StreamCensus]) -> list[StreamCensus]:
 
 
 def _is_delivered(stream: StreamCensus) -> bool:
-    return stream.counts.emitted == stream.counts.exported
+    return stream.counts.emitted == stream.counts.exported and not stream.missing_segments
 
 
 def _age_order(stream: StreamCensus) -> int:

@@ -1,7 +1,7 @@
 """Can events be recorded and delivered, as the process is configured and where it runs."""
 
 from otel_audit.diagnosis.destination import destination_findings, instrument_findings
-from otel_audit.diagnosis.directory import directory_findings
+from otel_audit.diagnosis.directory import directory_findings, missing_words
 from otel_audit.diagnosis.finding import Finding
 from otel_audit.diagnosis.identity import identity_findings
 from otel_audit.diagnosis.probe import probe_finding
@@ -12,5 +12,6 @@ __all__ = [
     "directory_findings",
     "identity_findings",
     "instrument_findings",
+    "missing_words",
     "probe_finding",
 ]

@@ -19,12 +19,12 @@ from typing import Final
 
 from otel_audit.diagnosis.finding import Finding
 from otel_audit.errors import JournalUnwritable
-from otel_audit.journal.census import census
+from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.host import mount_of
 from otel_audit.journal.locks import prove_locks
 from otel_audit.settings import Durability, ExporterName, Settings
 
-__all__ = ["UNFIT", "directory_findings"]
+__all__ = ["UNFIT", "directory_findings", "missing_words"]
 
 _GIB: Final = 1024**3
 # Below that a burst, or an hour without a collector, may fill the disk before anybody looks.
@@ -32,6 +32,7 @@ _FREE_BYTES: Final = _GIB
 _FREE_SEGMENTS: Final = 10
 # A stream is four files; a service that restarts makes a few a day.
 _FREE_FILES: Final = 1000
+_SEGMENTS_SHOWN: Final = 10
 # Kernels stamp files by a clock that is milliseconds behind, some file systems by full seconds; more is another clock.
 _SKEW_S: Final = 5.0
 _EARLIEST: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -109,7 +110,7 @@ def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
             _space(place, settings.segment_bytes),
             _file_system(place),
             _locks(Path(made)),
-            *([_other_hosts(directory)] if place == directory else []),
+            *(_streams(directory) if place == directory else []),
             _clock(Path(made), time_ns),
         ]
 
@@ -216,11 +217,40 @@ def _locks(made: Path) -> Finding:
     return Finding("locks", "a second process is kept out")
 
 
-def _other_hosts(directory: Path) -> Finding:
+def _streams(directory: Path) -> list[Finding]:
     try:
-        foreign = census(directory).foreign
+        counted = census(directory)
     except OSError as error:
-        return Finding("other hosts", f"expected to read the streams, got {error}", "run this check as their user")
+        return [Finding("journal", f"expected to read the streams, got {error}", "run this check as their user")]
+    return [_whole(counted), _other_hosts(counted)]
+
+
+def _whole(counted: Census) -> Finding:
+    """Every line has a number, so that the journal itself shows what somebody took out of it."""
+    told = [f"{each.stream_id}: {said}" for each in counted.streams if (said := missing_words(each))]
+    if not told:
+        return Finding("journal", "no line is missing, as far as the numbers show")
+    return Finding(
+        "journal",
+        "; ".join(told),
+        "restore the files from a backup, and find out who removes or truncates files there: leave the directory out "
+        "of logrotate, and set OTEL_AUDIT_RETENTION_DAYS or OTEL_AUDIT_RETENTION_BYTES instead",
+    )
+
+
+def missing_words(stream: StreamCensus) -> str:
+    """What somebody took out of a stream; empty if all of it is there, or was removed by retention."""
+    words = []
+    if stream.missing:
+        words.append(f"{stream.missing} events were taken out of the journal before every exporter had them")
+    if numbers := stream.missing_segments:
+        shown = ", ".join(map(str, numbers[:_SEGMENTS_SHOWN])) + ("..." if len(numbers) > _SEGMENTS_SHOWN else "")
+        words.append(f"somebody removed its segment{'s' * (len(numbers) > 1)} {shown}")
+    return ", and ".join(words)
+
+
+def _other_hosts(counted: Census) -> Finding:
+    foreign = counted.foreign
     if foreign.events:
         return Finding("other hosts", foreign.says, foreign.remedy)
     return Finding("other hosts", "none of their events wait here")
