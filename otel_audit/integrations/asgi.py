@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar, Token
 from typing import Final
@@ -83,6 +84,10 @@ class AuditMiddleware:
         self._names_event = audit_id_header
         self._has_seen_claim = False
         self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
+        if "fastapi" in sys.modules:
+            from otel_audit.integrations.fastapi_security import watch_dependencies
+
+            watch_dependencies(self._notices)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Source: ASGI specification 3.0."""

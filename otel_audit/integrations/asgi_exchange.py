@@ -37,16 +37,19 @@ _NO_CLAIMS: Final[dict[str, str]] = {}
 class Exchange:
     """The state of one request or connection. `told`: the principal that the application named by `set_principal`.
 
-    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end. `claimed_id`: the
-    `X-Request-Id` of a peer that is no trusted proxy.
+    `found`: the one that a dependency of FastAPI returned. `claimed`: a user name that the client gave with a password,
+    and that no dependency has refused. `claimed_id`: the `X-Request-Id` of a peer that is no trusted proxy.
+    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end.
     """
 
     __slots__ = (
         "_ended_ns",
         "_started_ns",
+        "claimed",
         "claimed_id",
         "event_id",
         "event_type",
+        "found",
         "ip",
         "method",
         "own_id",
@@ -75,6 +78,8 @@ class Exchange:
         self.parent_id = parent_id()
         self.span = ServerSpan.of(scope)
         self.told: AuditPrincipal | None = None
+        self.found: AuditPrincipal | None = None
+        self.claimed: AuditPrincipal | None = None
         self._read_headers(proxies)
         scope[_KEY] = self
 

@@ -181,7 +181,12 @@ def _attributes_of(exchange: Exchange) -> dict[str, str]:
 
 
 def _principal(exchange: Exchange, principals: Principals) -> AuditPrincipal | None:
-    return exchange.told or principals.of(exchange.scope)
+    status_code = exchange.progress.status_code
+    principal = exchange.told or principals.of(exchange.scope, exchange.found)
+    if principal is None and status_code != 401:  # with 401 the application itself has refused whom the client claims
+        principal = exchange.claimed
+    principals.note(exchange.scope, principal, status_code)
+    return principal
 
 
 def _of_exchange(error: BaseException | None, exchange: Exchange) -> BaseException | None:

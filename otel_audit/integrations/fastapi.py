@@ -205,8 +205,9 @@ _any_scope = Principals(None, Notices())
 def _principal(connection: HTTPConnection) -> AuditPrincipal | None:
     """As far as it is known by now."""
     exchange = exchange_of(connection.scope)
-    told: AuditPrincipal | None = connection.scope.get(_PRINCIPAL) if exchange is None else exchange.told
-    return told or _any_scope.of(connection.scope)
+    if exchange is None:
+        return connection.scope.get(_PRINCIPAL) or _any_scope.of(connection.scope)
+    return exchange.told or _any_scope.of(connection.scope, exchange.found)
 
 
 def _make_known(connection: HTTPConnection, principal: AuditPrincipal) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
@@ -32,6 +33,14 @@ _ROLES: Final = ("roles", "scopes")
 _CLAIMED_ROLES: Final = (*_ROLES, "scope", "scp")
 _CLIENTS: Final = ("client_id", "clientId", "azp")
 _TEXTS: Final = (str, int, UUID)
+_CREDENTIALS: Final = (b"authorization", b"cookie")
+_REFUSALS: Final = (401, 403)
+_UNNAMED_S: Final = 60.0
+_NOBODY_IS_NAMED: Final = (
+    "for a minute requests have come with an Authorization header or a cookie, and no event says whose they are: let "
+    "the dependency that returns the user stand on a scheme of fastapi.security, call otel_audit.integrations.asgi."
+    "set_principal(user) where a user is authenticated, or pass AuditMiddleware(..., principal=...)"
+)
 # Those of Python itself. Any other may load a field from a database when it is read.
 _PLAIN_DESCRIPTORS: Final = (
     property,
@@ -52,15 +61,17 @@ class NotAwaited(AuditError, TypeError):
 class Principals:
     """Finds the principal of a request.
 
-    Looked at in this order: `source`, `scope["user"]` with `scope["auth"]` as Starlette's AuthenticationMiddleware
-    sets them, and `principal`, `user` or `current_user` in `request.state`. Nothing that a client merely claims counts:
-    no header is read.
+    Looked at in this order: `source`, the user that a dependency of FastAPI returned (`found`), `scope["user"]` with
+    `scope["auth"]` as Starlette's AuthenticationMiddleware sets them, and `principal`, `user` or `current_user` in
+    `request.state`. Nothing that a client merely claims counts: no header is read. `clock`: seconds.
 
     Raises:
         TypeError: `source` is a coroutine function.
     """
 
-    def __init__(self, source: PrincipalSource | None, notices: Notices) -> None:
+    def __init__(
+        self, source: PrincipalSource | None, notices: Notices, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         if inspect.iscoroutinefunction(source) or inspect.iscoroutinefunction(getattr(source, "__call__", None)):  # noqa: B004
             raise TypeError(
                 f"principal: expected a plain function or ContextVar, got the coroutine function {source!r}; "
@@ -68,47 +79,66 @@ class Principals:
             )
         self._source = source
         self._notices = notices
+        self._clock = clock
+        self._unnamed_since: float | None = None
+        self._is_settled = False
 
-    def of(self, scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
+    def of(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None = None) -> AuditPrincipal | None:
         """The principal, None if nobody is named. Never raises."""
-        if self._source is None and "user" not in scope and "state" not in scope:
-            return None
+        if self._source is None and (found is not None or ("user" not in scope and "state" not in scope)):
+            return found
         try:
-            return self._found(scope)
+            return self._found(scope, found)
         except Exception as error:  # of the application's own objects: the request is recorded all the same
             self._say(error)
             return None
 
-    def named(self, value: object) -> AuditPrincipal | None:
-        """The principal that a value names, None if it names nobody. Never raises."""
+    def named(self, value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
+        """The principal that a value names, None if it names nobody. Never raises. `unless`: see `principal_of`."""
         try:
-            return principal_of(value)
+            return principal_of(value, unless=unless)
         except Exception as error:  # as above
             self._say(error)
             return None
 
+    def note(self, scope: MutableMapping[str, Any], principal: AuditPrincipal | None, status_code: int | None) -> None:
+        """Note whom a request was by. Where requests come with credentials for a minute and none has a user, say it."""
+        if self._is_settled:
+            return
+        if principal is not None:
+            self._is_settled = True
+        elif status_code not in _REFUSALS and any(name in _CREDENTIALS for name, _ in scope["headers"]):
+            now = self._clock()
+            self._unnamed_since = now if self._unnamed_since is None else self._unnamed_since
+            if now - self._unnamed_since >= _UNNAMED_S:
+                self._is_settled = True
+                self._notices.say("unnamed", _NOBODY_IS_NAMED)
+
     def _say(self, error: Exception) -> None:
         self._notices.say("principal", f"who makes a request could not be found out: {described(error)}")
 
-    def _found(self, scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
+    def _found(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None) -> AuditPrincipal | None:
         if self._source is not None:
             value = self._source.get(None) if isinstance(self._source, ContextVar) else self._source(scope)
-            if (found := principal_of(value)) is not None:
-                return found
-        if (user := scope.get("user")) is not None and (found := principal_of(user)) is not None:
-            return found if found.roles else _with_roles(found, scope.get("auth"))
+            if (asked := principal_of(value)) is not None:
+                return asked
+        if found is not None:
+            return found
+        if (user := scope.get("user")) is not None and (named := principal_of(user)) is not None:
+            return named if named.roles else _with_roles(named, scope.get("auth"))
         state = scope.get("state")
         if isinstance(state, dict):
             for key in _STATE_KEYS:
-                if key in state and (found := principal_of(state[key])) is not None:
-                    return found
+                if key in state and (named := principal_of(state[key])) is not None:
+                    return named
         return None
 
 
-def principal_of(value: object) -> AuditPrincipal | None:
-    """The principal that a value names: a principal, a name, claims of a token, or an object of a user.
+def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
+    """The principal that a value names: a principal, a name, a UUID, claims of a token, or a user.
 
-    None where it names nobody, and for a user who is not authenticated.
+    None where it names nobody, and for a user who is not authenticated. `unless`: says that a text must not be taken
+    for an id or a name, since it is a secret.
 
     Raises:
         NotAwaited: it is a coroutine.
@@ -117,25 +147,29 @@ def principal_of(value: object) -> AuditPrincipal | None:
     if value is None or isinstance(value, AuditPrincipal):
         return value
     if isinstance(value, str):
-        return AuditPrincipal(username=value) if value else None
+        return AuditPrincipal(username=value) if value and not (unless and unless(value)) else None
+    if isinstance(value, UUID):
+        return AuditPrincipal(username=str(value), id=str(value))
     if inspect.iscoroutine(value):
         value.close()  # or Python warns of it wherever it is collected
         raise NotAwaited(f"expected a principal, got the coroutine {value.__qualname__}; await it")
     if isinstance(value, Mapping):
-        return None if value.get("is_authenticated") is False else _principal_in(value.get, _CLAIMED_ROLES)
+        return None if value.get("is_authenticated") is False else _principal_in(value.get, _CLAIMED_ROLES, unless)
     stored = getattr(value, "__dict__", {})
     if _is_mapped(type(value)):  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
-        return None if stored.get("is_authenticated") is False else _principal_in(stored.get, _ROLES)
+        return None if stored.get("is_authenticated") is False else _principal_in(stored.get, _ROLES, unless)
     read = _attributes_of(value)
     if read("is_authenticated") is False:
         return None
-    return _principal_in(stored.get, _ROLES) or _principal_in(read, _ROLES)
+    return _principal_in(stored.get, _ROLES, unless) or _principal_in(read, _ROLES, unless)
 
 
-def _principal_in(read: Callable[[str], object], role_keys: Sequence[str]) -> AuditPrincipal | None:
+def _principal_in(
+    read: Callable[[str], object], role_keys: Sequence[str], unless: Callable[[str], bool] | None
+) -> AuditPrincipal | None:
     """The principal that these claims or fields name, None if they have neither an id nor a name."""
-    identity = _first(read, _IDS)
-    name = _first(read, _NAMES) or identity
+    identity = _first(read, _IDS, unless)
+    name = _first(read, _NAMES, unless) or identity
     if not name:
         return None
     roles = next((found for key in role_keys if (found := _words(read(key)))), [])
@@ -180,11 +214,13 @@ def _attributes_of(value: object) -> Callable[[str], object]:
     return read
 
 
-def _first(read: Callable[[str], object], keys: Sequence[str]) -> str:
+def _first(read: Callable[[str], object], keys: Sequence[str], unless: Callable[[str], bool] | None = None) -> str:
     for key in keys:
         found = read(key)
         if isinstance(found, _TEXTS) and not isinstance(found, bool) and found != "":
-            return str(found)
+            text = str(found)
+            if unless is None or not unless(text):
+                return text
     return ""
 
 

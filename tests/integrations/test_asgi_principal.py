@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from otel_audit import AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
-from tests.integrations.serving import a_logger, an_app, audited, events_of, get, pass_on, the_event
+from tests.integrations.serving import Served, a_logger, an_app, audited, events_of, get, pass_on, the_event
 
 SECRET = "a-secret-of-no-known-form"
 
@@ -44,6 +44,21 @@ def test_the_user_of_starlettes_authentication_is_the_principal_although_it_is_s
     event = the_event(audited(inner, directory), directory, get(headers={"x-user": "ann"}))
 
     assert event["principal"] == {"username": "ann", "roles": ["orders:read"], "auth_type": ""}
+
+
+def test_a_service_whose_requests_have_credentials_and_no_user_is_told_how_to_name_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("otel_audit.integrations.principals._UNNAMED_S", 0.0)
+
+    def call(server: Served) -> None:
+        get()(server)
+        assert capfd.readouterr().err == ""
+        get(headers={"cookie": "session=17"})(server)
+
+    events_of(audited(an_app(), directory), directory, call)
+
+    assert "no event says whose they are" in capfd.readouterr().err
 
 
 def test_a_user_who_is_not_authenticated_is_nobody(directory: Path) -> None:

@@ -32,12 +32,16 @@ BIN = Path(sys.executable).parent
 ENDING_S = 60
 
 FASTAPI = """
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import OAuth2PasswordBearer
 
 app = FastAPI()
 
+def get_current_user(token = Depends(OAuth2PasswordBearer(tokenUrl="token", auto_error=False))):
+    return {"iss": "https://idp.example", "sub": "00u17", "preferred_username": "ann"} if token else None
+
 @app.get("/orders/{order}")
-def read(order: int) -> int:
+def read(order: int, user = Depends(get_current_user)) -> int:
     return order
 
 @app.get("/broken")
@@ -115,7 +119,9 @@ def answers(url: str) -> bool:
 
 def ask(url: str) -> None:
     """Three requests, each of which ends in another way."""
-    assert [httpx.get(url + path).status_code for path in ("/orders/7?key=1", "/nowhere", "/broken")] == [200, 404, 500]
+    headers = {"authorization": "Bearer qzv7-kx0w"}
+    paths = ("/orders/7?key=1", "/nowhere", "/broken")
+    assert [httpx.get(url + path, headers=headers).status_code for path in paths] == [200, 404, 500]
 
 
 def seen(directory: Path) -> list[tuple[str, str, int, str | None]]:
@@ -163,6 +169,8 @@ def test_each_request_is_one_event_in_the_journal_and_the_collector(
     assert len(records) == len(wanted)
     assert {record.resource["service.name"] for record in records} == {"shop"}
     assert "hunter2" not in "".join(str(event) for event in events)
+    (order,) = [event for event in events if event["action"]["path"] == "/orders/7"]
+    assert order["principal"].get("id") == ("00u17" if code is FASTAPI else None)
     assert "otel_audit_" not in (tmp_path / "said").read_text(encoding="utf-8")  # MCP is not here, and nobody minds
 
 

@@ -57,6 +57,7 @@ def test_a_value_names_its_user_and_roles(value: object, username: str, roles: l
     [
         ("ann", None, None, "ann"),
         ({"username": "ann"}, None, None, "ann"),
+        (UUID(int=17), "00000000-0000-0000-0000-000000000011", None, "00000000-0000-0000-0000-000000000011"),
         ({"iss": "https://i", "sub": "00u-eve", "preferred_username": "alice"}, "00u-eve", "https://i", "alice"),
         ({"sub": "00u-mallory", "name": "alice", "email": "alice@example.org"}, "00u-mallory", None, "alice"),
         ({"sub": "0815", "id": "17"}, "0815", None, "0815"),
@@ -347,6 +348,48 @@ def test_a_value_without_a_name_is_nobody(value: object) -> None:
 )
 def test_what_a_client_sends_names_nobody(scope: dict[str, Any]) -> None:
     assert Principals(None, Notices()).of(scope) is None
+
+
+class Clock:
+    """A clock that a test sets, in seconds."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+BEARER = {"headers": [(b"host", b"x"), (b"authorization", b"Bearer abc")]}
+COOKIE = {"headers": [(b"cookie", b"session=abc")]}
+NOTICE = "otel-audit: for a minute requests have come with an Authorization header or a cookie, and no event says whose"
+
+
+@pytest.mark.parametrize(
+    ("requests", "notices"),
+    [
+        ([(0, BEARER, None, 200), (59, COOKIE, None, 200)], 0),
+        ([(0, BEARER, None, 200), (60, COOKIE, None, 200), (120, BEARER, None, 200), (999, BEARER, None, 200)], 1),
+        ([(0, BEARER, None, 500), (60, BEARER, None, None)], 1),
+        ([(0, BEARER, None, 401), (60, BEARER, None, 403), (120, BEARER, None, 401)], 0),
+        ([(0, {"headers": []}, None, 200), (60, {"headers": [(b"x", b"authorization")]}, None, 200)], 0),
+        ([(0, BEARER, None, 200), (30, BEARER, "ann", 200), (90, BEARER, None, 200), (190, BEARER, None, 200)], 0),
+    ],
+    ids=["less than a minute", "a minute", "errors", "refused", "no credentials", "somebody is named"],
+)
+def test_after_a_minute_of_credentials_without_a_user_one_notice_says_how_to_name_them(
+    requests: list[tuple[float, dict[str, Any], str | None, int | None]],
+    notices: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    clock = Clock()
+    principals = Principals(None, Notices(), clock=clock)
+
+    for clock.now_s, scope, name, status_code in requests:
+        principals.note(scope, None if name is None else AuditPrincipal(username=name), status_code)
+
+    said = capfd.readouterr().err
+    assert said.count(NOTICE) == said.count("\n") == notices
+    assert said.count("set_principal(user)") == notices
 
 
 def test_what_the_application_is_asked_by_counts_before_what_it_keeps_elsewhere() -> None:
