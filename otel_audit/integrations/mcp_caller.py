@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from otel_audit.event import AuditPrincipal, AuditSource, PrincipalKind
-from otel_audit.integrations.principals import principal_of as claimed
+from otel_audit.event import AuditPrincipal, AuditSource
+from otel_audit.integrations.principals import principal_of_token
 
 __all__ = ["asserted_by", "principal_of", "source_of", "token_attributes", "token_of_request"]
 
@@ -36,22 +36,8 @@ def token_of_request(request: Any) -> Any:
 
 
 def principal_of(token: Any) -> AuditPrincipal | None:
-    """The subject of a verified token, else its client, with the name that its claims give; None without a token.
-
-    A subject that is not the client is a user, all else is a service.
-    """
-    if token is None:
-        return None
-    client, subject, claims = _text(token.client_id), _subject_of(token), _claims_of(token)
-    named = claimed(claims) or AuditPrincipal()
-    is_user = bool(subject) and subject != client and named.kind is None
-    return AuditPrincipal(
-        username=named.username or subject or client,
-        auth_type="bearer",
-        id=subject or client or None,
-        issuer=named.issuer or _text(claims.get("iss")) or None,
-        kind=PrincipalKind.USER if is_user else PrincipalKind.SERVICE,
-    )
+    """Whom a verified token names; None without a token."""
+    return None if token is None else principal_of_token(token)
 
 
 def token_attributes(token: Any) -> dict[str, Any]:
@@ -87,11 +73,6 @@ def source_of(request: Any) -> AuditSource:
     return AuditSource(
         ip=peer.host if peer else "", transport="mcp-http", user_agent=request.headers.get("user-agent") or None
     )
-
-
-def _subject_of(token: Any) -> str:
-    """Verifiers that do not fill in `subject` (added in SDK 1.27) leave it among the claims."""
-    return _text(getattr(token, "subject", None)) or _text(_claims_of(token).get("sub"))
 
 
 def _claims_of(token: Any) -> Mapping[str, Any]:

@@ -18,19 +18,19 @@ from otel_audit.event import AuditPrincipal, PrincipalKind
 from otel_audit.failures import described
 from otel_audit.notices import Notices
 
-__all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of"]
+__all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of", "principal_of_token"]
 
 PrincipalSource = Callable[[MutableMapping[str, Any]], object] | ContextVar[Any]
 """Where an application says who its user is: a plain function of the ASGI scope, or a ContextVar."""
 
+_PLACES: Final = frozenset({"user", "state", "session"})
 _STATE_KEYS: Final = ("principal", "user", "current_user")
 # What identifies: the others a user may be free to choose. Source: OpenID Connect Core 1.0, section 5.7.
 _IDS: Final = ("sub", "id", "identity")
 _ISSUERS: Final = ("iss", "issuer")
 _NAMES: Final = ("username", "preferred_username", "display_name", "name", "email")
-_ROLES: Final = ("roles", "scopes")
-# Source: RFC 8693, section 4.2; `scp` is Entra's. As an attribute of an object they are something else.
-_CLAIMED_ROLES: Final = (*_ROLES, "scope", "scp")
+_ROLES: Final = ("roles", "scopes", "scp")  # the last is Entra's
+_CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. As an attribute it is something else
 _CLIENTS: Final = ("client_id", "clientId", "azp")
 _TEXTS: Final = (str, int, UUID)
 _CREDENTIALS: Final = (b"authorization", b"cookie")
@@ -63,7 +63,8 @@ class Principals:
 
     Looked at in this order: `source`, the user that a dependency of FastAPI returned (`found`), `scope["user"]` with
     `scope["auth"]` as Starlette's AuthenticationMiddleware sets them, and `principal`, `user` or `current_user` in
-    `request.state`. Nothing that a client merely claims counts: no header is read. `clock`: seconds.
+    `request.state` and in the session. Nothing that a client merely claims counts: no header is read, and a session is
+    what the application has signed. `clock`: seconds.
 
     Raises:
         TypeError: `source` is a coroutine function.
@@ -85,7 +86,7 @@ class Principals:
 
     def of(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None = None) -> AuditPrincipal | None:
         """The principal, None if nobody is named. Never raises."""
-        if self._source is None and (found is not None or ("user" not in scope and "state" not in scope)):
+        if self._source is None and (found is not None or scope.keys().isdisjoint(_PLACES)):
             return found
         try:
             return self._found(scope, found)
@@ -126,11 +127,11 @@ class Principals:
             return found
         if (user := scope.get("user")) is not None and (named := principal_of(user)) is not None:
             return named if named.roles else _with_roles(named, scope.get("auth"))
-        state = scope.get("state")
-        if isinstance(state, dict):
-            for key in _STATE_KEYS:
-                if key in state and (named := principal_of(state[key])) is not None:
-                    return named
+        for kept in (scope.get("state"), scope.get("session")):
+            if isinstance(kept, dict):
+                for key in _STATE_KEYS:
+                    if key in kept and (named := principal_of(dict.get(kept, key))) is not None:
+                        return named
         return None
 
 
@@ -157,11 +158,49 @@ def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) 
         return None if value.get("is_authenticated") is False else _principal_in(value.get, _CLAIMED_ROLES, unless)
     stored = getattr(value, "__dict__", {})
     if _is_mapped(type(value)):  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
-        return None if stored.get("is_authenticated") is False else _principal_in(stored.get, _ROLES, unless)
+        if stored.get("is_authenticated") is False:
+            return None
+        return _principal_in(stored.get, _ROLES, unless) or _principal_in(_key_of(stored).get, (), unless)
     read = _attributes_of(value)
     if read("is_authenticated") is False:
         return None
-    return _principal_in(stored.get, _ROLES, unless) or _principal_in(read, _ROLES, unless)
+    if hasattr(token := stored.get("access_token"), "client_id"):  # as the MCP SDK keeps what it has verified
+        return principal_of_token(token)
+    found = _principal_in(stored.get, _ROLES, unless) or _principal_in(read, _ROLES, unless)
+    if found is None and isinstance(claims := stored.get("claims"), Mapping):  # as of a token of joserfc
+        return _principal_in(claims.get, _CLAIMED_ROLES, unless)
+    return found
+
+
+def principal_of_token(token: Any) -> AuditPrincipal:
+    """The subject of a token that an MCP SDK has verified, else its client, with the name that its claims give.
+
+    A subject that is not the client is a user, all else is a service.
+    """
+    claims = getattr(token, "claims", None)
+    claims = claims if isinstance(claims, Mapping) else {}
+    named = _principal_in(claims.get, (), None) or AuditPrincipal()
+    # Verifiers that do not fill in `subject` (added in SDK 1.27) leave it among the claims.
+    client, subject = _text(token.client_id), _text(getattr(token, "subject", None)) or _text(claims.get("sub"))
+    # Where its claims name no client, a verifier of FastMCP takes the subject for one.
+    is_service = not subject or (subject == client and "sub" not in claims)
+    return AuditPrincipal(
+        username=named.username or subject or client,
+        auth_type="bearer",
+        id=subject or client or None,
+        issuer=named.issuer or _text(claims.get("iss")) or None,
+        kind=PrincipalKind.SERVICE if is_service else named.kind or PrincipalKind.USER,
+    )
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _key_of(stored: Mapping[str, Any]) -> dict[str, object]:
+    """The primary key of a row of SQLAlchemy, which it keeps when it forgets the fields after a commit."""
+    key = getattr(stored.get("_sa_instance_state"), "identity", None)
+    return {"id": key[0]} if isinstance(key, tuple) and len(key) == 1 else {}
 
 
 def _principal_in(

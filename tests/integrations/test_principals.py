@@ -212,8 +212,9 @@ def test_the_claims_of_a_token_say_who_it_is_and_whether_that_is_a_service(who: 
     claims, expected = TOKENS[who]
 
     assert principal_of(claims) == expected
-    assert principal_of(SimpleNamespace(**{key: value for key, value in claims.items() if key != "scp"})) == (
-        expected.model_copy(update={"roles": claims.get("roles", [])})  # `scope` of an object is something else
+    assert principal_of(SimpleNamespace(claims=claims, header={"typ": "JWT"})) == expected
+    assert principal_of(SimpleNamespace(**{key: value for key, value in claims.items() if key != "scope"})) == (
+        expected if "scope" not in claims else expected.model_copy(update={"roles": []})  # of an object: another thing
     )
 
 
@@ -252,7 +253,11 @@ def test_no_field_of_a_row_is_loaded_to_name_its_user() -> None:
 
     assert loaded == AuditPrincipal(username="ann@example.org", id="17")
     assert principal_of(Row(id=17)) == AuditPrincipal(username="17", id="17")
-    assert principal_of(Row()) is None  # as after a commit
+    assert principal_of(Row()) is None
+    after_a_commit = Row(_sa_instance_state=SimpleNamespace(identity=(17,)))  # of SQLAlchemy
+    assert principal_of(after_a_commit) == AuditPrincipal(username="17", id="17")
+    assert principal_of(Row(_sa_instance_state=SimpleNamespace(identity=(17, "eu")))) is None
+    assert principal_of(Row(_sa_instance_state=SimpleNamespace(identity=None))) is None
     assert principal_of(Row(username="ann", is_authenticated=False)) is None
 
 
@@ -392,12 +397,47 @@ def test_after_a_minute_of_credentials_without_a_user_one_notice_says_how_to_nam
     assert said.count("set_principal(user)") == notices
 
 
+ISSUED = {"iss": "https://idp.example", "name": "Ann", "scope": "read"}
+
+
+@pytest.mark.parametrize(
+    ("client", "subject", "claims", "identity", "username", "kind"),
+    [
+        ("notebook", "0815", {**ISSUED, "sub": "0815"}, "0815", "Ann", PrincipalKind.USER),
+        ("notebook", None, {**ISSUED, "sub": "0815"}, "0815", "Ann", PrincipalKind.USER),
+        ("notebook", "0815", {}, "0815", "0815", PrincipalKind.USER),
+        ("0815", "0815", {**ISSUED, "sub": "0815"}, "0815", "Ann", PrincipalKind.USER),  # of FastMCP's for GitHub
+        ("batch", None, {}, "batch", "batch", PrincipalKind.SERVICE),
+        ("batch", "batch", {}, "batch", "batch", PrincipalKind.SERVICE),
+        ("batch", "batch", {"sub": "batch", "client_id": "batch"}, "batch", "batch", PrincipalKind.SERVICE),
+        ("batch", "0815", {"sub": "0815", "gty": "client-credentials"}, "0815", "0815", PrincipalKind.SERVICE),
+    ],
+)
+def test_a_token_that_an_mcp_sdk_has_verified_names_its_subject_on_the_request_too(
+    client: str, subject: str | None, claims: dict[str, Any], identity: str, username: str, kind: PrincipalKind
+) -> None:
+    token = SimpleNamespace(token="a-secret", client_id=client, subject=subject, claims=claims, scopes=["read"])
+    user = SimpleNamespace(username=client, scopes=["read"], access_token=token)  # as the SDK has it in the scope
+
+    found = Principals(None, Notices()).of({"user": user, "auth": SimpleNamespace(scopes=["read"])})
+
+    assert found is not None
+    assert (found.id, found.username, found.kind) == (identity, username, kind)
+    assert (found.issuer, found.roles) == (claims.get("iss"), ["read"])
+
+
 def test_what_the_application_is_asked_by_counts_before_what_it_keeps_elsewhere() -> None:
     scope = {"user": "of the scope", "state": {"user": "of the state"}}
 
     assert named(Principals(lambda scope: "of the function", Notices()), scope) == "of the function"
     assert named(Principals(lambda scope: None, Notices()), scope) == "of the scope"
     assert named(Principals(None, Notices()), {"state": scope["state"]}) == "of the state"
+    assert (
+        named(Principals(None, Notices()), {**scope, "session": {"user": {"name": "of the session"}}}) == "of the scope"
+    )
+    assert named(Principals(None, Notices()), {"state": {}, "session": {"user": {"name": "of the session"}}}) == (
+        "of the session"
+    )
     assert named(Principals(None, Notices()), {"state": defaultdict(str, user="of a server's state")}) == (
         "of a server's state"
     )
