@@ -17,14 +17,14 @@ from otel_audit.integrations.asgi_span import watch_opentelemetry
 from otel_audit.integrations.asgi_types import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.asgi_under_way import UnderWay
 from otel_audit.integrations.client_address import TrustedProxies
-from otel_audit.integrations.parent import within
+from otel_audit.integrations.parent import current_event, within
 from otel_audit.integrations.principals import Principals, PrincipalSource
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 from otel_audit.policy.rule import Glob
 from otel_audit.settings import ForwardedHeader
 
-__all__ = ["REFUSAL", "AuditMiddleware", "set_principal"]
+__all__ = ["REFUSAL", "AuditMiddleware", "current_event", "set_principal"]
 
 REFUSAL: Final = b"The request could not be recorded in the audit trail, and was refused.\n"
 """What the client is told, with status 503, where the loss rule is `closed`: nothing of the server's disk."""
@@ -139,7 +139,7 @@ class AuditMiddleware:
         outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
         token = _current.set((exchange, self._principals))
         try:
-            with within(exchange.own_id):
+            with within(exchange.own_id, exchange.begun_event):
                 await self.app(exchange.scope, inbox, outbox)
             await recording.end(None)
         except BaseException as error:

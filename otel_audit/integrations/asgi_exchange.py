@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,7 +12,7 @@ from msgspec import UNSET
 
 from otel_audit import draft
 from otel_audit.attributes import CLAIMED_REQUEST_ID, TRACEPARENT
-from otel_audit.event import AuditPrincipal, Outcome
+from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditSource, Outcome
 from otel_audit.integrations.asgi_progress import HttpProgress, Progress, SocketProgress
 from otel_audit.integrations.asgi_span import ServerSpan
 from otel_audit.integrations.asgi_types import Scope
@@ -32,6 +33,7 @@ _SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
 # Source: W3C Trace Context, section 3.2; of later versions too, without what they may append.
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_CLAIMS: Final[dict[str, str]] = {}
+_making: Final = threading.Lock()
 
 
 class Exchange:
@@ -39,7 +41,8 @@ class Exchange:
 
     `found`: the one that a dependency of FastAPI returned. `claimed`: a user name that the client gave with a password,
     and that no dependency has refused. `claimed_id`: the `X-Request-Id` of a peer that is no trusted proxy.
-    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end.
+    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end. `event`: where
+    somebody asked for it, and may have filled it in.
     """
 
     __slots__ = (
@@ -47,6 +50,7 @@ class Exchange:
         "_started_ns",
         "claimed",
         "claimed_id",
+        "event",
         "event_id",
         "event_type",
         "found",
@@ -80,6 +84,7 @@ class Exchange:
         self.told: AuditPrincipal | None = None
         self.found: AuditPrincipal | None = None
         self.claimed: AuditPrincipal | None = None
+        self.event: AuditEvent | None = None
         self._read_headers(proxies)
         scope[_KEY] = self
 
@@ -101,6 +106,21 @@ class Exchange:
         believed = given if given is not None and proxies.trusts(peer) else None
         self.claimed_id = given if believed is None else None
         self.request_id: str = mcp_audit_request_id.get() or believed or AuditLogger.new_request_id()
+
+    def begun_event(self) -> AuditEvent:
+        """Return its event as far as it is known, always the same one, to be filled in. Any thread of the request."""
+        self.span.look()
+        with _making:
+            if self.event is None:
+                self.event = AuditEvent(
+                    event_type=self.event_type,
+                    event_id=self.event_id,
+                    request_id=self.request_id,
+                    parent_id=self.parent_id,
+                    source=AuditSource(ip=self.ip, transport=self.transport, user_agent=self.user_agent),
+                    action=AuditAction(path=self.path, method=self.method),
+                )
+            return self.event
 
     @property
     def claims(self) -> dict[str, str]:

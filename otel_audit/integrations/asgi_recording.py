@@ -8,9 +8,9 @@ from typing import Final
 from msgspec import UNSET
 from opentelemetry.context import Context
 
-from otel_audit.draft import Action, Source
+from otel_audit.draft import Action, Source, given_or
 from otel_audit.draft import Exchange as ExchangeFacts
-from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditSource
+from otel_audit.event import AuditEvent, AuditPrincipal
 from otel_audit.failures import described
 from otel_audit.integrations.asgi_exchange import HTTP_REQUEST, Exchange
 from otel_audit.integrations.asgi_route import route_of
@@ -23,6 +23,7 @@ from otel_audit.policy.facts import ROUTE_ATTRIBUTE
 
 __all__ = ["Recording", "SwiftRecording"]
 
+_NOBODY: Final = AuditPrincipal()
 _NO_SPAN: Final = Context()  # the exchange knows its span, or knows that there is none
 
 
@@ -43,14 +44,7 @@ class Recording:
         self._notices = notices
         self._under_way = under_way
         self.is_over = False
-        event = AuditEvent(
-            event_type=exchange.event_type,
-            request_id=exchange.request_id,
-            parent_id=exchange.parent_id,
-            source=AuditSource(ip=exchange.ip, transport=exchange.transport, user_agent=exchange.user_agent),
-            action=AuditAction(path=exchange.path, method=exchange.method),
-        )
-        self._operation = Operation(audit.recorder, event, context=_NO_SPAN)
+        self._operation = Operation(audit.recorder, exchange.begun_event(), context=_NO_SPAN)
 
     async def begin(self) -> None:
         """Where the loss rule is `closed`, the begin is in the trail.
@@ -59,17 +53,18 @@ class Recording:
             AuditUnavailable: it is not; the exchange must not take place.
             CancelledError: it may be; that the exchange has not taken place is.
         """
-        event = self._operation.event
-        event.attributes = {**self._exchange.claims} or None
-        self._set_span()
+        event, exchange = self._operation.event, self._exchange
+        event.attributes = {**exchange.claims} or None
+        _set_span(event, exchange)
         try:
             await self._operation.__aenter__()
         except asyncio.CancelledError as error:
             await self._end_before_it_began(error)
             raise
+        event.attributes = None  # from here on the application's own; of the claims, one may be known at the end
         begun = self._operation.begun
         if begun is not None and begun.event_id is not None:
-            self._exchange.own_id = begun.event_id
+            exchange.own_id = begun.event_id
 
     async def end(self, error: BaseException | None) -> None:
         """The end is recorded, once. What cannot be recorded is said and counted: there is nothing left to refuse."""
@@ -78,7 +73,7 @@ class Recording:
         self.is_over = True
         error = _of_exchange(error, self._exchange)
         try:
-            self._fill(error)
+            _fill(self._operation.event, self._exchange, self._principals, error)
             await self._operation.__aexit__(None if error is None else type(error), error, None)
         except Exception as failure:
             _say_lost(self._notices, failure)
@@ -89,7 +84,7 @@ class Recording:
         self.is_over = True
         event = self._operation.event
         try:
-            self._fill(error)
+            _fill(event, self._exchange, self._principals, error)
             event.error_type, event.duration_ms = type(error).__qualname__, self._exchange.duration_ms
             await self._audit.alog(event, context=_NO_SPAN)
         except Exception as failure:
@@ -97,25 +92,11 @@ class Recording:
         finally:
             self._under_way.ends(self)
 
-    def _fill(self, error: BaseException | None) -> None:
-        exchange, event = self._exchange, self._operation.event
-        outcome = exchange.progress.outcome(error)
-        event.event_id = exchange.event_id
-        event.principal = _principal(exchange, self._principals) or event.principal
-        event.outcome = outcome.value
-        event.status_code = exchange.progress.status_code
-        event.detail = exchange.detail(outcome)
-        event.attributes = {**exchange.progress.facts, **_attributes_of(exchange)} or None
-        self._set_span()
-
-    def _set_span(self) -> None:
-        event, span = self._operation.event, self._exchange.span.ids
-        if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
-            event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
-
 
 class SwiftRecording:
-    """The record of an HTTP request where no event waits for the disk and none can refuse: no model is built.
+    """The record of an HTTP request where no event waits for the disk and none can refuse.
+
+    No model is built unless the application asked for its event.
 
     `is_over`: see `Recording`.
     """
@@ -149,6 +130,9 @@ class SwiftRecording:
 
     def _record(self, error: BaseException | None) -> None:
         exchange = self._exchange
+        if exchange.event is not None:
+            self._record_filled(exchange.event, error)
+            return
         outcome = exchange.progress.outcome(error)
         status_code = exchange.progress.status_code
         self._audit.recorder.log_call(
@@ -174,10 +158,37 @@ class SwiftRecording:
             ),
         )
 
+    def _record_filled(self, event: AuditEvent, error: BaseException | None) -> None:
+        _fill(event, self._exchange, self._principals, error)
+        event.duration_ms = self._exchange.duration_ms
+        if error is not None:
+            event.error_type = given_or(event.error_type, type(error).__qualname__)
+        self._audit.log(event, context=_NO_SPAN)
+
 
 def _attributes_of(exchange: Exchange) -> dict[str, str]:
     route, claims = route_of(exchange.scope), exchange.claims
     return {ROUTE_ATTRIBUTE: route, **claims} if route else claims
+
+
+def _fill(event: AuditEvent, exchange: Exchange, principals: Principals, error: BaseException | None) -> None:
+    """Add what is known at the end. What the application has filled in stays."""
+    outcome = exchange.progress.outcome(error)
+    if exchange.told is not None or event.principal == _NOBODY:
+        event.principal = _principal(exchange, principals) or event.principal
+    event.outcome = given_or(event.outcome, outcome.value)
+    event.status_code = exchange.progress.status_code
+    event.detail = given_or(event.detail, exchange.detail(outcome))
+    given = event.attributes
+    if given is None or isinstance(given, dict):  # else the recorder makes something of it
+        event.attributes = {**exchange.progress.facts, **_attributes_of(exchange), **(given or {})} or None
+    _set_span(event, exchange)
+
+
+def _set_span(event: AuditEvent, exchange: Exchange) -> None:
+    span = exchange.span.ids
+    if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
+        event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
 
 
 def _principal(exchange: Exchange, principals: Principals) -> AuditPrincipal | None:

@@ -13,7 +13,7 @@ from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource
 from otel_audit.integrations.mcp_call import EVENT_TYPES
 from otel_audit.integrations.mcp_caller import principal_of, token_attributes
-from otel_audit.integrations.mcp_recording import REFUSAL, current_event, recorded, set_meanwhile
+from otel_audit.integrations.mcp_recording import REFUSAL, current_call, recorded, set_meanwhile
 from otel_audit.integrations.parent import parent_id
 from otel_audit.integrations.ruling import Ruling
 from otel_audit.logger import AuditLogger
@@ -114,7 +114,7 @@ def _kind_of(check: Check) -> type[_AuditedCheck]:
 
 def _event(context: Any) -> AuditEvent | None:
     """The event of a decision on the call under way; None where there is no call, or components are listed."""
-    call = current_event()
+    call = current_call()
     if call is None or _decided.get() is None or _is_listing():
         return None
     is_tool = call.event_type == EVENT_TYPES["tools/call"]

@@ -12,7 +12,8 @@ from typing import Any, Final
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditPrincipal
 from otel_audit.integrations.asgi import AuditMiddleware
-from otel_audit.integrations.mcp import audit_server, current_event
+from otel_audit.integrations.mcp import audit_server
+from otel_audit.integrations.mcp_recording import current_call
 from otel_audit.logger import AuditLogger
 
 __all__ = ["HOOKS", "hooks_of_feast", "replace_in_feast"]
@@ -103,7 +104,7 @@ def _user_of_feast(store: Any) -> AuditPrincipal | None:
     if user is None:
         return None
     found = AuditPrincipal(username=user.username, roles=list(user.roles), auth_type=store.config.auth_config.type)
-    call = current_event()
+    call = current_call()
     if call is not None and not call.principal.username:
         call.principal = found
     return found

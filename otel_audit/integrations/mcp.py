@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from otel_audit.integrations import fastmcp, mcp_sdk1, mcp_sdk2
 from otel_audit.integrations.mcp_call import FindPrincipal
-from otel_audit.integrations.mcp_recording import current_event
+from otel_audit.integrations.parent import current_event
 from otel_audit.logger import AuditLogger
 
 __all__ = ["audit_server", "current_event"]

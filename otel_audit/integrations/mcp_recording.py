@@ -16,7 +16,7 @@ from otel_audit.integrations.mcp_call import Call, FindPrincipal
 from otel_audit.integrations.parent import within
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 
-__all__ = ["REFUSAL", "current_event", "name_error", "recorded", "set_meanwhile"]
+__all__ = ["REFUSAL", "current_call", "name_error", "recorded", "set_meanwhile"]
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -24,15 +24,12 @@ V = TypeVar("V")
 REFUSAL: Final = "The call could not be recorded in the audit trail, and was refused."
 """What the client is told where the loss rule is `closed`: nothing of the server's disk."""
 
-_current_event: ContextVar[AuditEvent | None] = ContextVar("otel_audit_mcp_event", default=None)
+_current_call: ContextVar[AuditEvent | None] = ContextVar("otel_audit_mcp_event", default=None)
 
 
-def current_event() -> AuditEvent | None:
-    """The event of the MCP call that runs here, to fill in what only the tool knows; None outside of a call.
-
-    For instance `event.resource`, `event.reason`, or `event.outcome = "denied"` before an error is answered.
-    """
-    return _current_event.get()
+def current_call() -> AuditEvent | None:
+    """Return the event of the MCP call that runs here, around any request that it makes; None outside of a call."""
+    return _current_call.get()
 
 
 def name_error(event: AuditEvent, error: BaseException) -> None:
@@ -107,8 +104,8 @@ def set_meanwhile(variable: ContextVar[V], value: V) -> Iterator[None]:
 @contextlib.contextmanager
 def _inside(event: AuditEvent, own_id: str | None) -> Iterator[None]:
     """What is recorded inside belongs to this call."""
-    with set_meanwhile(_current_event, event), set_meanwhile(mcp_audit_request_id, event.request_id):
-        belonging = within(own_id)
+    with set_meanwhile(_current_call, event), set_meanwhile(mcp_audit_request_id, event.request_id):
+        belonging = within(own_id, lambda: event)
         belonging.__enter__()
         try:
             yield

@@ -1,33 +1,52 @@
-"""The event that is under way where code runs, so that what is recorded inside it can name it as its parent."""
+"""The event under way where code runs: code fills it in, and other events name it as their parent."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 
-__all__ = ["parent_id", "within"]
+from otel_audit.event import AuditEvent
 
-_parent_id: ContextVar[str | None] = ContextVar("otel_audit_parent_id", default=None)
+__all__ = ["current_event", "parent_id", "within"]
+
+_under_way: ContextVar[tuple[str | None, Callable[[], AuditEvent] | None]] = ContextVar(
+    "otel_audit_under_way", default=(None, None)
+)
 
 
 def parent_id() -> str | None:
     """The `event_id` of the innermost event under way in this task or thread; None where there is none."""
-    return _parent_id.get()
+    return _under_way.get()[0]
+
+
+def current_event() -> AuditEvent | None:
+    """Return the event of the request, connection or MCP call that runs here, to be filled in; None outside of one.
+
+    For instance `event.resource`, `event.reason`, `event.attributes`, or `event.outcome = "denied"` before an error is
+    answered. It is the same in every task and thread of a request. What is filled in after the last byte of the answer
+    comes too late.
+    """
+    event = _under_way.get()[1]
+    return None if event is None else event()
 
 
 class within:  # in lower case, as it is used like a function; a generator would cost four times as much
-    """What is recorded inside belongs to this event; None: to no event. Threads and tasks begun inside inherit it."""
+    """What is recorded inside belongs to this event; None: to no event. Threads and tasks begun inside inherit it.
 
-    __slots__ = ("_event_id", "_token")
+    `event` gives what `current_event` returns inside.
+    """
 
-    def __init__(self, event_id: str | None) -> None:
-        self._event_id = event_id
+    __slots__ = ("_token", "_under_way")
+
+    def __init__(self, event_id: str | None, event: Callable[[], AuditEvent] | None = None) -> None:
+        self._under_way = event_id, event
 
     def __enter__(self) -> None:
-        self._token = _parent_id.set(self._event_id)
+        self._token = _under_way.set(self._under_way)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            _parent_id.reset(self._token)
+            _under_way.reset(self._token)
         except ValueError:  # in another context, where the collector throws away a task that never ended: not set there
             return

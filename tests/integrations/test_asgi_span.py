@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from otel_audit import AuditMiddleware
+from otel_audit.integrations.asgi import current_event
 from otel_audit.settings import OnLoss
 from tests.chain_check import application_events
 from tests.integrations.serving import a_logger, pass_on
@@ -181,3 +182,17 @@ def test_the_span_that_a_client_names_is_never_taken_for_that_of_its_request(
     for event in events:
         assert event["attributes"] == {"audit.request.traceparent": REMOTE.decode()}
         assert not {"trace_id", "span_id", "trace_flags"} & event.keys()
+
+
+def test_a_handler_that_fills_in_its_event_shows_the_span_that_is_active_there(directory: Path) -> None:
+    async def view(scope: Any, receive: Any, send: Any) -> None:
+        with a_tracer().start_as_current_span("view", kind=SpanKind.SERVER) as span:
+            assert current_event() is not None
+            ids.append(f"{span.get_span_context().span_id:016x}")
+        await answering_inside("send", NoOpTracer())(scope, receive, send)  # behind the span, as Django does
+
+    ids: list[str] = []
+
+    (event,) = events_of_call(view, directory)
+
+    assert [event["span_id"]] == ids
