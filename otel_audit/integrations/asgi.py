@@ -82,7 +82,7 @@ class AuditMiddleware:
         self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
         self._under_way = UnderWay()
         self._names_event = audit_id_header
-        self._has_seen_claim = False
+        self._has_said_claim = False
         self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
         if "fastapi" in sys.modules:
             from otel_audit.integrations.fastapi_security import watch_dependencies
@@ -101,20 +101,27 @@ class AuditMiddleware:
         else:
             watch_opentelemetry()
             exchange = Exchange(scope, self._proxies)
-            if exchange.claimed_id is not None and not self._has_seen_claim:
+            if exchange.claimed_id is not None and not self._has_said_claim:
                 self._say_claim(exchange)
             await self._record(exchange, receive, send)
 
     def _say_claim(self, exchange: Exchange) -> None:
-        """Once. Where there are trusted proxies the setting is known, and others may well send the header."""
-        self._has_seen_claim = True
+        """Once, and not where there are trusted proxies and somebody else sends the header: he may."""
         if not self._proxies:
-            self._notices.say(
-                "claimed request id",
-                f"the X-Request-Id of a request from {exchange.ip or 'a Unix socket'} is recorded as "
-                "audit.request.claimed_id, since only that of a trusted proxy is believed; if it was your proxy, name "
-                "its address or network in OTEL_AUDIT_TRUSTED_PROXIES",
+            remedy = "if it was your proxy, name its address or network in OTEL_AUDIT_TRUSTED_PROXIES"
+        elif exchange.ip and any(exchange.ip.encode() in value for value in self._proxies.said_in(exchange.scope)):
+            remedy = (
+                "here the server has put the client's address in the place of the proxy's; start uvicorn with "
+                "--no-proxy-headers, and OTEL_AUDIT_TRUSTED_PROXIES counts"
             )
+        else:
+            return
+        self._has_said_claim = True
+        self._notices.say(
+            "claimed request id",
+            f"the X-Request-Id of a request from {exchange.ip or 'a Unix socket'} is recorded as "
+            f"audit.request.claimed_id, since only that of a trusted proxy is believed; {remedy}",
+        )
 
     def _is_excluded(self, path: str) -> bool:
         return path in self._excluded or any(glob.matches(path) for glob in self._excluded_globs)

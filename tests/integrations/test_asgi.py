@@ -162,6 +162,15 @@ def test_a_request_id_is_believed_from_a_trusted_proxy_only(
     assert "OTEL_AUDIT_TRUSTED_PROXIES" in notice
 
 
+def test_a_server_that_hides_the_trusted_proxy_is_named(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = get(headers={"x-request-id": "r-17", "x-forwarded-for": "198.51.100.7"})
+
+    event = the_event(audited(an_app(), directory, trusted_proxies=PROXY), directory, call, proxy_headers=True)
+
+    assert (event["attributes"]["audit.request.claimed_id"], event["source"]["ip"]) == ("r-17", "198.51.100.7")
+    assert "--no-proxy-headers" in capsys.readouterr().err
+
+
 def test_beside_a_trusted_proxy_nobody_else_names_a_request_and_nothing_is_said_of_it(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

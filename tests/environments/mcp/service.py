@@ -29,7 +29,7 @@ def main(name: str, transport: str) -> None:
             app = servers.asgi_app(server)
             if os.environ.get("WITH_ASGI_MIDDLEWARE"):
                 app = AuditMiddleware(app, audit=audit)
-            uvicorn.run(app, port=int(transport), log_level="warning")
+            uvicorn.run(app, port=int(transport), log_level="warning", proxy_headers=False)
 
 
 if __name__ == "__main__":
