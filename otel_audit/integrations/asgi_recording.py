@@ -176,6 +176,8 @@ def _fill(event: AuditEvent, exchange: Exchange, principals: Principals, error: 
     outcome = exchange.progress.outcome(error)
     if exchange.told is not None or event.principal == _NOBODY:
         event.principal = _principal(exchange, principals) or event.principal
+    else:
+        principals.note(exchange.scope, event.principal, exchange.progress.status_code)
     event.outcome = given_or(event.outcome, outcome.value)
     event.status_code = exchange.progress.status_code
     event.detail = given_or(event.detail, exchange.detail(outcome))
