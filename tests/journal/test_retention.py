@@ -244,27 +244,27 @@ def test_a_stream_that_was_let_go_while_its_removal_was_prepared_is_left_alone(t
     assert kept(tmp_path) == {files.stream_id: [1, 2, 3]}
 
 
-def test_streams_of_others_and_of_other_hosts_are_left_alone(tmp_path: Path) -> None:
-    delivered(tmp_path)
-    before, clocks = kept(tmp_path), Clocks()
-    unwanted = a_retention(tmp_path, clocks, wanted=lambda header: header["resource"]["service.name"] == "bank")
+def test_streams_of_others_and_of_other_hosts_are_left_alone(memory_disk: Path) -> None:
+    delivered(memory_disk)
+    before, clocks = kept(memory_disk), Clocks()
+    unwanted = a_retention(memory_disk, clocks, wanted=lambda header: header["resource"]["service.name"] == "bank")
     for _ in range(2):
         unwanted.look()
         clocks.pass_days(400)
-    assert kept(tmp_path) == before
+    assert kept(memory_disk) == before
 
     for number in (1, 2, 3):
-        files = StreamFiles(tmp_path, next(iter(before)))
+        files = StreamFiles(memory_disk, next(iter(before)))
         content = files.segment(number).read_bytes()
         host = json.loads(content.partition(b"\n")[0])["segment"]["host_id"].encode()
         files.segment(number).write_bytes(content.replace(host, b"f" * 32))
     for _ in range(2):
-        a_retention(tmp_path, clocks).look()
+        a_retention(memory_disk, clocks).look()
         clocks.pass_days(400)
-    assert kept(tmp_path) == before
-    a_retention(tmp_path, clocks, foreign=True).look()
+    assert kept(memory_disk) == before
+    a_retention(memory_disk, clocks, foreign=True).look()
     clocks.pass_days(31)
-    assert a_retention(tmp_path, clocks, foreign=True).look().segments == 3
+    assert a_retention(memory_disk, clocks, foreign=True).look().segments == 3
 
 
 def test_a_wall_clock_that_jumps_a_year_deletes_nothing(tmp_path: Path) -> None:
