@@ -52,7 +52,9 @@ class Handover:
         self.dropped = 0
         self._pid = os.getpid()
 
-    def hand(self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss) -> Receipt:
+    def hand(
+        self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
+    ) -> Receipt:
         """The sink has the event, or the loss rule was followed.
 
         Raises:
@@ -60,9 +62,11 @@ class Handover:
         """
         if self.trail is None:
             return self._emit(fields, on_loss)
-        return self.append(fields["event_id"], _json_of(fields), time_ns, observed_ns, on_loss)
+        return self.append(fields["event_id"], _json_of(fields), time_ns, observed_ns, on_loss, is_vital)
 
-    def append(self, event_id: str, event: bytes, time_ns: int, observed_ns: int, on_loss: OnLoss) -> Receipt:
+    def append(
+        self, event_id: str, event: bytes, time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
+    ) -> Receipt:
         """`hand` for a trail: `event` is its JSON.
 
         Raises:
@@ -72,12 +76,12 @@ class Handover:
         if self._warns_of_loops and asyncio._get_running_loop() is not None:
             self._warn_of_loop()
         try:
-            return self._journal.append(event_id, event, time_ns, observed_ns)
+            return self._journal.append(event_id, event, time_ns, observed_ns, is_vital)
         except Exception as error:
             return self._failed(event_id, error, on_loss)
 
     def begin(
-        self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss
+        self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
     ) -> tuple[Receipt, Commit | None]:
         """`hand`, but for the wait for the disk, which is left to `committed` if there is one.
 
@@ -87,7 +91,7 @@ class Handover:
         if self._journal is None:
             return self._emit(fields, on_loss), None
         try:
-            return self._journal.begin(fields["event_id"], _json_of(fields), time_ns, observed_ns)
+            return self._journal.begin(fields["event_id"], _json_of(fields), time_ns, observed_ns, is_vital)
         except Exception as error:
             return self._failed(fields["event_id"], error, on_loss), None
 

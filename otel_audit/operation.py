@@ -138,7 +138,7 @@ class Operation:
             return decision
         # What has begun has an end in the trail. And its loss must not take the place of what the block gave.
         decision = decision if self.begun is None else decision.kept()
-        return decision._replace(on_loss=OnLoss.OPEN)
+        return decision._replace(on_loss=OnLoss.OPEN, is_vital=self.begun is not None)
 
 
 def operation(

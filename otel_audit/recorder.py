@@ -30,6 +30,7 @@ from otel_audit.policy.decisions import Decisions
 from otel_audit.policy.facts import ROUTE_ATTRIBUTE, Facts, path_of
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.settings import OnLoss
+from otel_audit.trail import is_vital
 
 __all__ = ["ModelLike", "Recorder"]
 
@@ -189,12 +190,12 @@ class Recorder:
         prepared = self._prepared(event, context, decision)
         if prepared is None:
             return None, None, OnLoss.OPEN
-        return *self._handover.begin(*prepared), prepared[-1]
+        return *self._handover.begin(*prepared), prepared[3]
 
     def _prepared(
         self, event: ModelLike, context: Context | None, decision: Decision | None
-    ) -> tuple[dict[str, Any], int, int, OnLoss] | None:
-        """What is recorded of an event, its two times and its loss rule; None if it is not wanted."""
+    ) -> tuple[dict[str, Any], int, int, OnLoss, bool] | None:
+        """What is recorded of an event, its two times, its loss rule, and whether it is vital; None if not wanted."""
         given = as_event(event)
         decision = decision or self.decision_on(given)
         if decision.level is _NONE:
@@ -213,7 +214,9 @@ class Recorder:
         )
         filled = self._redactor.rewritten(filled) if self._is_clean(fields) else self._redactor.clean(filled)
         time_ns = draft.time_ns_of(given.timestamp) if given.timestamp else None
-        return filled, now_ns if time_ns is None else time_ns, now_ns, decision.on_loss
+        on_loss = decision.on_loss
+        vital = decision.is_vital or is_vital(filled.get("outcome"), on_loss)
+        return filled, now_ns if time_ns is None else time_ns, now_ns, on_loss, vital
 
     def _is_clean(self, fields: dict[str, Any]) -> bool:
         try:
@@ -258,7 +261,7 @@ class Recorder:
                 texts += (where.ip, where.user_agent or "", *exchange.texts())
             quick = self._has_journal and not self._redactor.rewrites_more and self._redactor.is_clean("\n".join(texts))
             if self._decisions is not None:
-                level, on_loss = self._decisions.on(
+                level, on_loss, _ = self._decisions.on(
                     Facts(
                         event_type,
                         _route_of(action, exchange),
@@ -304,7 +307,7 @@ class Recorder:
         except Exception:  # of a value that is not of its type: the way through the models makes something of it
             quick = False
         if quick:
-            return self._append(event_id, event, now_ns, now_ns, on_loss)
+            return self._append(event_id, event, now_ns, now_ns, on_loss, is_vital(outcome, on_loss))
         given = {
             "event_type": event_type,
             "request_id": draft.given_or(request_id, ""),

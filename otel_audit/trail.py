@@ -38,13 +38,14 @@ from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.retention import Retention
 from otel_audit.journal.stream import Limits
 from otel_audit.notices import Notices
-from otel_audit.settings import Durability, ExporterName, Settings
+from otel_audit.settings import Durability, ExporterName, OnLoss, Settings
 from otel_audit.sinks import AuditSink, JsonlEvent
 
-__all__ = ["Stats", "Trail"]
+__all__ = ["Stats", "Trail", "is_vital"]
 
 SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
+_CLOSED = OnLoss.CLOSED  # a member of an enum is slow to look up
 
 
 class Trail(AuditSink):
@@ -102,11 +103,18 @@ class Trail(AuditSink):
         return Journal(
             settings.directory,
             describe=self._description,
-            limits=Limits(settings.segment_bytes, settings.segment_age_s, settings.file_mode, settings.directory_bytes),
+            limits=Limits(
+                settings.segment_bytes,
+                settings.segment_age_s,
+                settings.file_mode,
+                settings.directory_bytes,
+                settings.free_bytes,
+            ),
             durability=settings.durability,
             on_open=self._opened,
             on_fork=self._forked,
             on_wake=self._woken,
+            notices=self.notices,
         )
 
     def _memory_journal(self) -> MemoryJournal:
@@ -155,7 +163,8 @@ class Trail(AuditSink):
         now_ns = time.time_ns()
         fields = pydantic_core.from_json(event.to_jsonl())
         event_id = fields.setdefault("event_id", str(uuid_utils.uuid7()))
-        self.journal.append(event_id, pydantic_core.to_json(fields, inf_nan_mode="null"), now_ns, now_ns)
+        line = pydantic_core.to_json(fields, inf_nan_mode="null")
+        self.journal.append(event_id, line, now_ns, now_ns, is_vital(fields.get("outcome"), self.settings.on_loss))
 
     def start(self) -> None:
         """Deliver in this process from now on, also what dead processes left, as with the first event or `flush`."""
@@ -278,6 +287,11 @@ class Trail(AuditSink):
         if stream is not None:
             self.journal.wake_seq = stream.head.seq + self._wake_lines
         self._processor.wake()
+
+
+def is_vital(outcome: object, on_loss: OnLoss) -> bool:
+    """Return True if an event is written on a disk that is nearly full too. See `otel_audit.journal.room`."""
+    return outcome != "success" or on_loss is _CLOSED
 
 
 def _process_ids() -> dict[str, int]:

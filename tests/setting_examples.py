@@ -68,6 +68,7 @@ EXAMPLES = {
     "retention_days": Example(400, "7", 7, 7, "-1"),
     "retention_bytes": Example(0, "2 GiB", 2 * 1024**3, 2 * 1024**3, "some"),
     "directory_bytes": Example(None, "2 GiB", 2 * 1024**3, 2 * 1024**3, "1 KiB"),
+    "free_bytes": Example(None, "0", 0, 0, "-1"),
     "queue_size": Example(2048, "100", 100, 100, "0"),
     "queue_bytes": Example(32 * 1024**2, "1 MiB", 1024**2, 1024**2, "1 KiB"),
     "batch_count": Example(512, "100", 100, 100, "10001"),

@@ -23,7 +23,7 @@ class Service:
 
     def __init__(self, disk: Path, policy: Policy, **settings: object) -> None:
         self._ballast = disk.parent / "disk" / "ballast"
-        self.audit = AuditLogger(a_trail(disk, **settings), policy=policy)
+        self.audit = AuditLogger(a_trail(disk, free_bytes=0, **settings), policy=policy)
         self.audit.log_authn(outcome="success")
 
     def fill(self) -> None:

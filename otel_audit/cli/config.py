@@ -32,6 +32,7 @@ _OF_FILES = (
     table.RETENTION_DAYS,
     table.RETENTION_BYTES,
     table.DIRECTORY_BYTES,
+    table.FREE_BYTES,
 )
 
 _INTRODUCTION = """\

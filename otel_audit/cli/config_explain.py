@@ -52,7 +52,7 @@ class Explanation:
 
     def as_text(self) -> str:
         """For people."""
-        level, on_loss = self.decision
+        level, on_loss, _ = self.decision
         rows = [("event", self._event()), ("rule", self._rule()), ("level", f"{level}: {_LEVELS[level]}")]
         if self.decision.keep:
             rows.append(("on_loss", f"{on_loss}: {_RULES_OF_LOSS[on_loss]}"))
@@ -61,7 +61,7 @@ class Explanation:
 
     def as_json(self) -> str:
         """For machines."""
-        level, on_loss = self.decision
+        level, on_loss, _ = self.decision
         return json.dumps(
             {
                 "policy": self.policy.path if self.policy is not None else None,

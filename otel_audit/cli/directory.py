@@ -15,7 +15,7 @@ from otel_audit.errors import ConfigError
 from otel_audit.journal.files import segments_in
 from otel_audit.settings import Durability, Settings
 
-__all__ = ["directory_argument", "say_if_empty", "unreadable"]
+__all__ = ["directory_argument", "free_bytes_of_settings", "say_if_empty", "unreadable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +42,14 @@ def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None
             ctx,
         )
     return directory
+
+
+def free_bytes_of_settings() -> int | None:
+    """The floor of free space of a service with this environment; the default one where that is not valid."""
+    try:
+        return Settings.load(os.environ).free_bytes
+    except ConfigError:
+        return None
 
 
 def unreadable(directory: Path, error: OSError) -> click.UsageError:

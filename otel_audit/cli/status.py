@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_audit.cli.directory import directory_argument, say_if_empty, unreadable
+from otel_audit.cli.directory import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.delivery.view import escaped
 from otel_audit.diagnosis import missing_words
 from otel_audit.journal.census import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
+from otel_audit.journal.room import Space
 
 __all__ = ["status"]
 
@@ -37,27 +38,29 @@ def status(directory: Path, as_json: bool) -> None:
     """Count what became of the events.
 
     emitted = exported + pending + quarantined + dropped.
-    Exit code 1 when events wait for a blocked exporter or in streams of another host, are quarantined, or were dropped,
-    and when files of the journal were removed that retention did not remove.
+    Exit code 1 when events wait for a blocked exporter or in streams of another host, are quarantined, were dropped, or
+    are dropped now for want of free space, and when files of the journal were removed that retention did not remove.
     """
     try:
         counted = census(directory)
+        space = Space.of(directory, free_bytes_of_settings())
     except OSError as error:
         raise unreadable(directory, error) from error
     say_if_empty(directory)
     if as_json:
-        click.echo(json.dumps(_as_json(counted), indent=2))
+        click.echo(json.dumps(_as_json(counted, space), indent=2))
     else:
-        _print(counted)
-    sys.exit(_FINDING if counted.is_stuck else 0)
+        _print(counted, space)
+    sys.exit(_FINDING if counted.is_stuck or space.is_low else 0)
 
 
-def _as_json(counted: Census) -> Mapping[str, Any]:
+def _as_json(counted: Census, space: Space) -> Mapping[str, Any]:
     return {
         "directory": str(counted.directory),
         "time": _time(counted),
         **_numbers(counted.totals),
         "removed": _numbers(counted.removed),
+        "space": {"free_bytes": space.free_bytes, "floor_bytes": space.floor_bytes, "low": space.is_low},
         "streams": [_stream_json(stream) for stream in counted.streams],
     }
 
@@ -103,7 +106,7 @@ def _numbers(counts: Counts) -> dict[str, int]:
     }
 
 
-def _print(counted: Census) -> None:
+def _print(counted: Census, space: Space) -> None:
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=_PIPE_COLUMNS)
@@ -130,6 +133,8 @@ def _print(counted: Census) -> None:
         for name, progress in stream.exporters.items():
             _print_troubles(console, stream.stream_id, name, progress)
     _print_unattended(console, counted)
+    if space.is_low:
+        console.print(Text(space.says, "bold red"), soft_wrap=True)
 
 
 def _print_unattended(console: Console, counted: Census) -> None:

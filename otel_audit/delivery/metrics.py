@@ -116,6 +116,12 @@ class AuditMetrics:
             unit="1",
             description="1 while nothing moves: the status and stderr say why",
         )
+        meter.create_observable_gauge(
+            "audit.space.low",
+            [self._observer("low", lambda sums: [Observation(int(sums.is_low))])],
+            unit="1",
+            description="1 while the disk has so little free space that not every event is written",
+        )
         meter.create_observable_counter(
             "audit.export.warnings",
             [self._by_exporter("warnings", lambda each: each.warnings)],

@@ -60,23 +60,25 @@ class ExporterNumbers:
 class Numbers:
     """Events of the application: for each exporter `emitted = exported + pending + quarantined + dropped`.
 
-    `dropped` is by reason.
+    `dropped` is by reason. `is_low`: the disk has so little free space that not every event is written.
     """
 
     emitted: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     exporters: Mapping[str, ExporterNumbers] = field(default_factory=dict)
+    is_low: bool = False
 
     @classmethod
     def sum(cls, parts: Iterable[Numbers]) -> Self:
         """Of several trails together."""
-        emitted, dropped, exporters = 0, Counter[str](), dict[str, ExporterNumbers]()
+        emitted, dropped, exporters, is_low = 0, Counter[str](), dict[str, ExporterNumbers](), False
         for part in parts:
             emitted += part.emitted
             dropped.update(part.dropped)
+            is_low = is_low or part.is_low
             for name, each in part.exporters.items():
                 exporters[name] = exporters.get(name, ExporterNumbers()) + each
-        return cls(emitted, dropped, exporters)
+        return cls(emitted, dropped, exporters, is_low)
 
     def after(self, earlier: Numbers) -> Numbers:
         """These numbers, seen later than the earlier ones: what only grows is not less than it was.
@@ -91,9 +93,9 @@ class Numbers:
             reason: max(self.dropped.get(reason, 0), earlier.dropped.get(reason, 0))
             for reason in {**earlier.dropped, **self.dropped}
         }
-        return Numbers(max(self.emitted, earlier.emitted), dropped, exporters)
+        return Numbers(max(self.emitted, earlier.emitted), dropped, exporters, self.is_low)
 
     def at_rest(self) -> Numbers:
-        """As they stay when the trail is gone: nothing of it is blocked any more."""
+        """As they stay when the trail is gone: nothing of it is blocked or refused any more."""
         exporters = {name: replace(each, blocked=False) for name, each in self.exporters.items()}
-        return replace(self, exporters=exporters)
+        return replace(self, exporters=exporters, is_low=False)

@@ -74,9 +74,10 @@ class Tally:
         written = self._journal.written
         dealt_with = [sum(each.exported + each.quarantined for each in streams) for streams in by_exporter.values()]
         in_journal = _at_least(max(dealt_with, default=0), written)
+        is_low = self._journal.space.is_low
         if not by_exporter:
             exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal - written.gone)}
-            return Numbers(in_journal + written.dropped, _dropped(written, written.gone), exporters)
+            return Numbers(in_journal + written.dropped, _dropped(written, written.gone), exporters, is_low)
         missing = max(
             min(sum(each.missing for each in streams), in_journal - done)
             for streams, done in zip(by_exporter.values(), dealt_with, strict=True)
@@ -85,7 +86,7 @@ class Tally:
             name: _numbers(streams, in_journal - missing, warnings.get(name, 0), name in blocked)
             for name, streams in by_exporter.items()
         }
-        return Numbers(in_journal + written.dropped, _dropped(written, missing), exporters)
+        return Numbers(in_journal + written.dropped, _dropped(written, missing), exporters, is_low)
 
     def _progress(self) -> list[Mapping[str, Progress]]:
         """For each stream of this process, how far each exporter has come."""

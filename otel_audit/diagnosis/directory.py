@@ -22,6 +22,7 @@ from otel_audit.errors import JournalUnwritable
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.host import mount_of
 from otel_audit.journal.locks import prove_locks
+from otel_audit.journal.room import Space
 from otel_audit.settings import Durability, ExporterName, Settings
 
 __all__ = ["UNFIT", "directory_findings", "missing_words"]
@@ -107,7 +108,7 @@ def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
         return [
             _usable(directory, place),
             *([_permissions(settings)] if place == directory else []),
-            _space(place, settings.segment_bytes),
+            _space(place, settings),
             _file_system(place),
             _locks(Path(made)),
             *(_streams(directory) if place == directory else []),
@@ -176,10 +177,12 @@ def _readable_by_all(directory: Path) -> Iterator[str]:
                 yield name
 
 
-def _space(place: Path, segment_bytes: int) -> Finding:
+def _space(place: Path, settings: Settings) -> Finding:
+    if (space := Space.of(place, settings.free_bytes)).is_low:
+        return Finding("space", space.says, "free space, or set OTEL_AUDIT_DIR to a larger disk")
     found = os.statvfs(place)
     free = found.f_bavail * found.f_frsize
-    needed = max(_FREE_BYTES, _FREE_SEGMENTS * segment_bytes)
+    needed = max(_FREE_BYTES, _FREE_SEGMENTS * settings.segment_bytes)
     says = f"{_size(free)} free"
     if free < needed:
         return Finding(

@@ -89,7 +89,14 @@ def _in_a_file(settings: Settings) -> Batch:
     """The lines that a service with these settings writes for one event."""
     with tempfile.TemporaryDirectory(prefix="otel-audit-doctor-") as made:
         # Without retention, whose thread would write to the directory while it is removed.
-        here = replace(settings, directory=Path(made), export=(ExporterName.NONE,), retention_days=0, retention_bytes=0)
+        here = replace(
+            settings,
+            directory=Path(made),
+            export=(ExporterName.NONE,),
+            retention_days=0,
+            retention_bytes=0,
+            free_bytes=0,
+        )
         trail = Trail(here, exporters=[])
         _record(trail)
         trail.close()

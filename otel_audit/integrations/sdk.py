@@ -43,7 +43,8 @@ class _Recorder:
             AuditUnavailable: only with `on_loss=closed`.
         """
         try:
-            self.trail.journal.append(*self._events.event(record))
+            is_vital = self.trail.settings.on_loss is OnLoss.CLOSED  # a record says nothing of an outcome
+            self.trail.journal.append(*self._events.event(record), is_vital)
         except AuditUnavailable as error:
             if self.trail.settings.on_loss is OnLoss.CLOSED:
                 raise

@@ -25,8 +25,10 @@ from otel_audit.journal.forks import watch
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.receipt import Receipt, Written
+from otel_audit.journal.room import Space
 from otel_audit.journal.stream import Limits, StreamWriter, SyncFailed
 from otel_audit.journal.writing_end import WritingEnd
+from otel_audit.notices import Notices
 from otel_audit.settings import Durability
 
 __all__ = ["Journal", "Receipt", "Written"]
@@ -63,11 +65,13 @@ class Journal:
         on_fork: Callable[[], None] = lambda: None,
         on_wake: Callable[[], None] = lambda: None,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
+        notices: Notices | None = None,
     ) -> None:
         self.directory = directory
         self._prepare()
         self.wake_seq = 1 << 62  # the line at which `on_wake` is called next; set by whoever reads along
         self._describe = describe
+        self._notices = notices or Notices()
         self._limits = limits or Limits()
         self.durability = durability
         self._on_open = on_open
@@ -114,23 +118,30 @@ class Journal:
         count = sum(dropped.values())
         return Written(appended + len(self._deferred) + count, count, dropped, self._end.gone)
 
-    def append(self, event_id: str, event: bytes, time_ns: int, observed_ns: int) -> Receipt:
+    @property
+    def space(self) -> Space:
+        """The free space of the disk as it was within the last second, and its floor; nothing without a stream."""
+        return self._end.room.space
+
+    def append(self, event_id: str, event: bytes, time_ns: int, observed_ns: int, is_vital: bool = False) -> Receipt:
         """Return once the line survives the death of this process, or of the machine with `fsync`.
 
-        `event` is a JSON object. A call from inside a call of the same thread is kept and written by the outer one:
-        its receipt says `durable=False`.
+        `event` is a JSON object. `is_vital`: it is written on a disk that is nearly full too. A call from inside a
+        call of the same thread is kept and written by the outer one: its receipt says `durable=False`.
 
         Raises:
             AuditUnavailable: the line is in the chain, but not known to be durable.
             JournalFull: nothing was written, there is no room; the loss is counted.
             JournalUnwritable: nothing was written, for another reason; the loss is counted.
         """
-        receipt, commit = self.begin(event_id, event, time_ns, observed_ns)
+        receipt, commit = self.begin(event_id, event, time_ns, observed_ns, is_vital)
         if commit is not None:
             self._wait(commit)
         return receipt
 
-    def begin(self, event_id: str, event: bytes, time_ns: int, observed_ns: int) -> tuple[Receipt, Commit | None]:
+    def begin(
+        self, event_id: str, event: bytes, time_ns: int, observed_ns: int, is_vital: bool = False
+    ) -> tuple[Receipt, Commit | None]:
         """Write the line as `append` does, and leave the wait for the disk to the caller, if there is one.
 
         What the receipt says is true once `confirm` has returned for the commit.
@@ -148,7 +159,7 @@ class Journal:
             # Marked before the lock is taken: a signal handler that comes in between must not wait for its own thread.
             self._inside.add(me)
             with self._lock:
-                seq, stream = self._end.write(body, observed_ns)
+                seq, stream = self._end.write(body, observed_ns, is_vital)
                 receipt = Receipt(event_id, stream.files.stream_id, seq, self._survives)
                 if self._deferred:
                     self._end.write_waiting(self._deferred, stream)
@@ -208,6 +219,8 @@ class Journal:
     def _look_after(self) -> None:
         """Once a second, also while nothing is logged: is the file that was written still there and ours?"""
         self._end.room.measure()
+        if (space := self.space).is_low:
+            self._notices.say("space", f"{self.directory}: {space.says}; free space, or move OTEL_AUDIT_DIR")
         self._tend(opens=False)
 
     def _tend(self, *, opens: bool) -> None:

@@ -27,7 +27,7 @@ def is_full(error: OSError | None) -> bool:
 def reason_of(error: OSError) -> str:
     """The words that count an event which could not be written."""
     if isinstance(error, Limited):
-        return "directory limit"
+        return error.reason
     if error.errno in _WORDS:
         return _WORDS[error.errno]
     return "disk full" if is_full(error) else errno.errorcode.get(error.errno or 0, "write failed")

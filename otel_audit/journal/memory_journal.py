@@ -56,7 +56,6 @@ class MemoryJournal(Journal):
     ) -> None:
         self._queue = limits or QueueLimits()
         self._exporters = exporters
-        self._notices = notices or Notices()
         super().__init__(
             directory,
             describe=describe,
@@ -64,6 +63,7 @@ class MemoryJournal(Journal):
             on_open=on_open,
             on_fork=on_fork,
             on_wake=on_wake,
+            notices=notices,
         )
 
     def _prepare(self) -> None:

@@ -1,6 +1,8 @@
 """Room for events in a directory: what the disk has left, and what a limit leaves of it.
 
-Events are refused while there is none. The journal's own lines are not: how many events were lost, and the header of a
+Below a floor of free space a flood of successes must not take the room of what an auditor looks for first, nor that of
+everybody else on the disk: only the events that matter most are written, down to a tenth of the floor. Where there is
+no room at all every event is refused. The journal's own lines are not: how many events were lost, and the header of a
 new segment, are written into space that was set aside for them.
 """
 
@@ -12,10 +14,11 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RESERVE_BYTES", "Limited", "Room"]
+__all__ = ["RESERVE_BYTES", "Limited", "NearlyFull", "Room", "Space"]
 
 # Some three hundred gap lines: for hours, at one a minute beside a header an hour.
 RESERVE_BYTES: Final = 256 * 1024
@@ -24,14 +27,65 @@ RESERVE_BYTES: Final = 256 * 1024
 _AMPLE_BYTES: Final = 4 * RESERVE_BYTES
 # A listing of 20 000 files takes some 50 ms.
 _MEASURE_INTERVAL_S: Final = 5.0
+_FLOOR_PARTS: Final = 10
+_FLOOR_MAX_BYTES: Final = 1024**3
 
 
 class Limited(OSError):
-    """The directory holds as much as its limit allows."""
+    """The directory holds as much as its limit allows. `reason` counts the events that are lost for it."""
+
+    reason = "directory limit"
+
+
+class NearlyFull(Limited):
+    """The disk has less free space than the floor."""
+
+    reason = "disk nearly full"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The free bytes of a file system, and below how many not every event is written. A floor of 0: there is none."""
+
+    free_bytes: int = 0
+    floor_bytes: int = 0
+
+    @classmethod
+    def of(cls, directory: Path, floor_bytes: int | None) -> Space:
+        """As it is now. `floor_bytes` None: a tenth of the file system, at most 1 GiB.
+
+        Raises:
+            OSError: the file system does not say.
+        """
+        found = os.statvfs(directory)
+        if floor_bytes is None:
+            floor_bytes = min(found.f_blocks * found.f_frsize // _FLOOR_PARTS, _FLOOR_MAX_BYTES)
+        return cls(found.f_bavail * found.f_frsize, floor_bytes)
+
+    @property
+    def is_low(self) -> bool:
+        """True while only the events that matter most are written."""
+        return self.free_bytes < self.floor_bytes
+
+    @property
+    def is_spent(self) -> bool:
+        """True while none is."""
+        return self.free_bytes < self.floor_bytes // _FLOOR_PARTS
+
+    @property
+    def says(self) -> str:
+        """Which events are lost, where it is low."""
+        lost = "every event" if self.is_spent else "events with the outcome success, unless their rule is closed,"
+        return (
+            f"{self.free_bytes} bytes free, less than {'a tenth of ' if self.is_spent else ''}the floor of "
+            f"{self.floor_bytes} (OTEL_AUDIT_FREE_BYTES): {lost} will be lost until there are more"
+        )
 
 
 class Room:
     """What one process knows of the room in its directory. `limit_bytes` None: only the disk counts.
+
+    `floor_bytes` of free space: see `Space`.
 
     The reserve is a file without a name, for each process its own: nothing is left of it however the process ends, and
     nobody else can give it away.
@@ -40,10 +94,17 @@ class Room:
     _reserve = -1
 
     def __init__(
-        self, directory: Path, limit_bytes: int | None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        directory: Path,
+        limit_bytes: int | None,
+        *,
+        floor_bytes: int | None = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.space = Space()
         self._directory = directory
         self._limit_bytes = limit_bytes
+        self._floor_bytes = floor_bytes
         self._clock = clock
         self._measured_at: float | None = None
         self._used_bytes = 0
@@ -53,18 +114,20 @@ class Room:
 
     @property
     def is_refused(self) -> bool:
-        """True while events are refused."""
-        return self._is_given or self._is_over_limit()
+        """True while events are refused, all or those that matter less."""
+        return self._is_given or self.space.is_low or self._is_over_limit()
 
-    def check(self) -> None:
-        """Return if an event may be written.
+    def check(self, *, is_vital: bool) -> None:
+        """Return if an event may be written. `is_vital`: it is one of those that matter most.
 
         Raises:
-            Limited: the directory's limit is reached.
+            Limited: the directory's limit is reached, or free space is below the floor.
             OSError: the disk was full, and has not had ample room since.
         """
         if self._is_given:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory))
+        if self.space.is_spent or (self.space.is_low and not is_vital):
+            raise NearlyFull(errno.ENOSPC, self.space.says, str(self._directory))
         if self._is_over_limit():
             used = f"{self._used_bytes} bytes in use, of {self._limit_bytes} that OTEL_AUDIT_DIRECTORY_BYTES allows"
             raise Limited(errno.EDQUOT, used, str(self._directory))
@@ -83,7 +146,14 @@ class Room:
                 self._set_given(False)
 
     def measure(self) -> None:
-        """What the files of the directory take is known anew, if a limit is set and it is time. Never raises."""
+        """Free space is known anew, and what the files of the directory take, if a limit is set and it is time.
+
+        For the thread that looks after the journal once a second, and for a stream that begins. Never raises.
+        """
+        if self._floor_bytes != 0:
+            with contextlib.suppress(OSError):
+                self.space = Space.of(self._directory, self._floor_bytes)
+            self._weigh()
         if self._limit_bytes is None:
             return
         now = self._clock()
@@ -99,8 +169,9 @@ class Room:
         Events are then refused until it is taken again. Where blocks are not what the disk is short of, or there is no
         reserve, nothing changes: the next event is tried.
         """
-        is_full = error.errno == errno.EDQUOT or (error.errno == errno.ENOSPC and not self._is_ample())
-        if is_full and self._reserve >= 0 and not isinstance(error, Limited):
+        if isinstance(error, Limited) or self._reserve < 0:
+            return  # before the disk is asked: that would be for each event that is refused
+        if error.errno == errno.EDQUOT or (error.errno == errno.ENOSPC and not self._is_ample()):
             self._set_given(True)
             self._free()
 
@@ -127,7 +198,10 @@ class Room:
 
     def _set_given(self, is_given: bool) -> None:
         self._is_given = is_given
-        self.is_scarce = is_given or self._limit_bytes is not None
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self.is_scarce = self._is_given or self._limit_bytes is not None or self.space.is_low
 
     def _is_ample(self) -> bool:
         try:

@@ -35,12 +35,16 @@ __all__ = ["Limits", "StreamWriter", "SyncFailed"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a segment is full, who may read it, and how much the directory may hold before events are refused."""
+    """When a segment is full, who may read it, and how much the directory may hold before events are refused.
+
+    `free_bytes`: the floor of free space, see `otel_audit.journal.room.Space`.
+    """
 
     segment_bytes: int = 64 * 1024 * 1024
     segment_age_s: float = 3600.0
     file_mode: int = 0o600
     directory_bytes: int | None = None
+    free_bytes: int | None = 0
 
 
 class SyncFailed(OSError):

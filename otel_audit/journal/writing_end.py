@@ -70,7 +70,7 @@ class WritingEnd:
         self._told_ns = 0
 
     def _new_room(self, limits: Limits) -> Room:
-        return Room(self.directory, limits.directory_bytes)
+        return Room(self.directory, limits.directory_bytes, floor_bytes=limits.free_bytes)
 
     def _new_background(self) -> Background:
         return Background(
@@ -94,8 +94,10 @@ class WritingEnd:
         """When the stream was looked after last, by the clock that events were observed by. Any thread."""
         return self._tended_ns
 
-    def write(self, body: bytes, observed_ns: int) -> tuple[int, OpenStream]:
+    def write(self, body: bytes, observed_ns: int, is_vital: bool) -> tuple[int, OpenStream]:
         """Append one line; its number, and the stream that has it.
+
+        `is_vital`: see `Journal.append`.
 
         Raises:
             JournalFull: nothing was written, there is no room; the loss is counted.
@@ -108,7 +110,7 @@ class WritingEnd:
                 stream = self.ready(observed_ns)
             if not self.room.is_scarce:
                 return stream.write(body, observed_ns), stream
-            self.room.check()
+            self.room.check(is_vital=is_vital)
             seq = stream.write(body, observed_ns)
             self.room.added(len(body) + _PLACE_BYTES)
             return seq, stream
@@ -120,7 +122,7 @@ class WritingEnd:
     def write_waiting(self, waiting: deque[tuple[bytes, int]], stream: OpenStream) -> None:
         """Write what waits, in its order. On a disk that refuses it goes on waiting."""
         with contextlib.suppress(OSError):
-            self.room.check()
+            self.room.check(is_vital=True)  # they were accepted
             while waiting:
                 # Written before it is taken out: an exception in between writes it twice, never not at all.
                 stream.write(*waiting[0])

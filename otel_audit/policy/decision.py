@@ -26,10 +26,14 @@ class Level(StrEnum):
 
 
 class Decision(NamedTuple):
-    """What becomes of an event: how much of it is recorded, and what happens if that fails."""
+    """What becomes of an event: how much of it is recorded, and what happens if that fails.
+
+    `is_vital`: on a disk that is nearly full it is written whatever its outcome, as with `closed`.
+    """
 
     level: Level
     on_loss: OnLoss
+    is_vital: bool = False
 
     @property
     def keep(self) -> bool:

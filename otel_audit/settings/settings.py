@@ -70,6 +70,7 @@ class Settings:
     retention_days: int
     retention_bytes: int
     directory_bytes: int | None
+    free_bytes: int | None
     queue_size: int
     queue_bytes: int
     batch_count: int
@@ -130,6 +131,7 @@ class Settings:
             retention_days=_retention_days(reader, export),
             retention_bytes=reader.value(table.RETENTION_BYTES),
             directory_bytes=reader.value(table.DIRECTORY_BYTES),
+            free_bytes=reader.value(table.FREE_BYTES),
             queue_size=_queue_size(reader, durability),
             queue_bytes=reader.value(table.QUEUE_BYTES),
             batch_count=reader.value(table.BATCH_COUNT),

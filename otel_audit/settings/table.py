@@ -168,6 +168,17 @@ DIRECTORY_BYTES: Setting[int | None] = Setting(
     "it is less; nothing is deleted to make room. Measured every 5 s: what others write meanwhile comes on top.",
     reason="to refuse events while there is room for them is for the owner of the disk to decide",
 )
+FREE_BYTES: Setting[int | None] = Setting(
+    name="free_bytes",
+    variables=(Variable("OTEL_AUDIT_FREE_BYTES"),),
+    kind=ByteCount(0, 1024**4),
+    default=None,
+    default_text="a tenth of the file system, at most 1 GiB",
+    unit="bytes",
+    doc="Free space below which events of outcome success are lost, as on_loss says, unless their rule is closed; "
+    "below a tenth of it all events are. Measured every second. 0: events are written until the disk is full.",
+    reason="a flood of successes takes neither the room of failures nor that of everybody else on the disk",
+)
 RETENTION_DAYS: Setting[int | None] = Setting(
     name="retention_days",
     variables=(Variable("OTEL_AUDIT_RETENTION_DAYS"),),
@@ -335,6 +346,7 @@ CORE_TABLE: tuple[Setting[object], ...] = (
     RETENTION_DAYS,
     RETENTION_BYTES,
     DIRECTORY_BYTES,
+    FREE_BYTES,
     QUEUE_SIZE,
     QUEUE_BYTES,
     BATCH_COUNT,

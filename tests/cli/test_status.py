@@ -19,6 +19,7 @@ from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.locks import FileLock
+from otel_audit.journal.room import Space
 from tests.cli.journals import Inbox, a_journal, deliver, record
 
 NUMBERS = ("emitted", "exported", "pending", "quarantined", "dropped", "system")
@@ -336,6 +337,20 @@ def test_on_a_local_disk_events_of_another_host_wait_for_nothing_but_an_owner(ex
     told, code = status_of(ext4_disk)
 
     assert (told["streams"][0]["unattended"], told["streams"][0]["foreign"], code) == (True, False, 0)
+
+
+def test_too_little_free_space_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = Space.of(tmp_path, 0).free_bytes
+    assert status_of(tmp_path)[0]["space"]["low"] is False
+
+    monkeypatch.setenv("OTEL_AUDIT_FREE_BYTES", str(free + (1 << 30)))
+    told, code = status_of(tmp_path)
+    shown = run(tmp_path)
+
+    assert (told["space"]["floor_bytes"], told["space"]["low"], code) == (free + (1 << 30), True, 1)
+    assert "events with the outcome success, unless their rule is closed, will be lost" in shown.stdout
+    monkeypatch.setenv("OTEL_AUDIT_FREE_BYTES", "a lot")
+    assert status_of(tmp_path)[0]["space"]["low"] is False
 
 
 def test_an_empty_directory_has_no_events(tmp_path: Path) -> None:

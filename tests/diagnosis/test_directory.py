@@ -10,6 +10,7 @@ import pytest
 
 from otel_audit.diagnosis import Finding, directory_findings
 from otel_audit.diagnosis.directory import UNFIT
+from otel_audit.journal.room import Space
 from otel_audit.settings import Settings
 from tests.cli.journals import a_journal, record
 from tests.journal.writing import leave_no_room
@@ -131,7 +132,8 @@ def test_a_full_disk_is_a_finding_and_no_failure(small_disk: Path) -> None:
 
     findings = found(small_disk)
 
-    assert findings["space"].says == "0.0 MiB free, expected 1.0 GiB"
+    assert findings["space"].says.startswith("0 bytes free, less than a tenth of the floor")
+    assert found(small_disk, free_bytes=0)["space"].says == "0.0 MiB free, expected 1.0 GiB"
     assert not findings["space"].ok
 
 
@@ -196,6 +198,13 @@ def test_in_memory_the_file_of_the_jsonl_exporter_needs_its_directory(tmp_path: 
 
     assert not findings["jsonl"].ok
     assert "OTEL_AUDIT_JSONL_PATH" in findings["jsonl"].remedy
+
+
+def test_free_space_below_the_floor_says_which_events_are_lost(tmp_path: Path) -> None:
+    finding = found(tmp_path, free_bytes=Space.of(tmp_path, 0).free_bytes + (1 << 30))["space"]
+
+    assert "(OTEL_AUDIT_FREE_BYTES): events with the outcome success" in finding.says
+    assert finding.remedy
 
 
 def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(memory_disk: Path) -> None:

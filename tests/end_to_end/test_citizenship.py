@@ -127,6 +127,7 @@ def test_the_real_collector_gets_metrics_whose_numbers_add_up(start_collector: S
         "audit.export.duration": "s",
         "audit.export.blocked": "1",
         "audit.export.warnings": "{warning}",
+        "audit.space.low": "1",
     }
     assert total(found["audit.records.emitted"]) == 31
     assert total(found["audit.records.exported"]) == 21

@@ -74,7 +74,9 @@ class Service:
 def a_service(
     directory: Path, rule: OnLoss, *, exporters: list[Keeping] | None = None, **more: object
 ) -> Iterator[Service]:
-    settings = Settings.load({}, {"directory": str(directory), "export": "none", "on_loss": rule, **more})
+    settings = Settings.load(
+        {}, {"directory": str(directory), "export": "none", "on_loss": rule, "free_bytes": 0, **more}
+    )
     notices = Notices()
     trail = Trail(settings, exporters=exporters, notices=notices)
     with AuditLogger(trail, on_loss=rule, notices=notices) as audit:

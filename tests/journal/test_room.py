@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from otel_audit.errors import JournalFull
+from otel_audit.errors import AuditUnavailable, JournalFull
+from otel_audit.event import AuditEvent
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.room import RESERVE_BYTES
+from otel_audit.journal.room import RESERVE_BYTES, Space
 from otel_audit.journal.stream import Limits
+from otel_audit.logger import AuditLogger
 from otel_audit.settings import OnLoss
 from tests.chain_check import application_events, read_streams
 from tests.journal.disks import Unmountable, tmpfs
 from tests.journal.service import a_service
 from tests.journal.writing import a_journal, append, finish, leave_no_room, said, start_script, the_stream
+from tests.recording import a_trail
+from tests.requiring import CLOSED, a_policy
 from tests.servers.polling import poll
 
 MIB = 1024 * 1024
@@ -262,4 +269,114 @@ def test_the_directory_is_not_listed_for_every_event(tmp_path: Path, monkeypatch
         append(journal, number)
 
     assert 1 <= listings.count(tmp_path) < 20
+    journal.close()
+
+
+GIB = 1024**3
+
+
+def test_the_floor_is_a_tenth_of_the_disk_and_never_more_than_a_gibibyte(disk: Path, tmp_path: Path) -> None:
+    assert Space.of(disk, None).floor_bytes == 4 * MIB // 10
+    assert Space.of(tmp_path, None).floor_bytes <= GIB
+    assert Space.of(disk, 7) == Space(free_bytes(disk), 7)
+
+
+@pytest.mark.parametrize(
+    ("free", "is_low", "is_spent"), [(100, False, False), (99, True, False), (10, True, False), (9, True, True)]
+)
+def test_below_the_floor_it_is_low_and_below_a_tenth_of_it_spent(free: int, is_low: bool, is_spent: bool) -> None:
+    space = Space(free, 100)
+
+    assert (space.is_low, space.is_spent) == (is_low, is_spent)
+    assert not Space(0, 0).is_low
+
+
+def test_below_the_floor_only_what_failed_or_must_not_be_lost_is_written_and_the_rest_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "audit"
+    trail = a_trail(directory, free_bytes=free_bytes(tmp_path) + GIB)
+    audit = AuditLogger(trail, policy=a_policy(tmp_path, CLOSED))
+
+    written = [
+        audit.log(AuditEvent(event_type="http.request", outcome="success", request_id="lost-1")),
+        audit.log(AuditEvent(event_type="http.request", outcome="failure", request_id="failed")),
+        audit.log_authn(outcome="denied", request_id="denied"),
+        audit.log_mcp_call(tool_name="read", request_id="lost-2"),
+        audit.log(AuditEvent(event_type="table.drop", outcome="success", request_id="must not be lost")),
+    ]
+    with audit.operation("table.copy", request_id="an operation"):  # its begin and its end
+        pass
+    asyncio.run(audit.alog(AuditEvent(event_type="http.request", outcome="error", request_id="async")))
+    trail.emit(AuditEvent(event_type="feast", outcome="error", request_id="of a sink"))
+    with pytest.raises(JournalFull, match="OTEL_AUDIT_FREE_BYTES"):
+        trail.emit(AuditEvent(event_type="feast", outcome="success", request_id="lost-3"))
+
+    assert [receipt is not None and receipt.durable for receipt in written] == [False, True, True, False, True]
+    poll(lambda: trail.numbers().is_low, what="the numbers to say it")
+    said = poll(
+        lambda: capfd.readouterr().err, until=lambda text: "bytes free, less than the floor" in text, what="a notice"
+    )
+    assert str(directory) in said
+    stats = audit.stats()
+    assert (stats.emitted, stats.dropped) == (10, 3)
+    audit.close()
+    kept = [event["request_id"] for event in application_events(directory)]
+    assert kept == ["failed", "denied", "must not be lost", *["an operation"] * 2, "async", "of a sink"]
+    assert [gap["by_reason"].keys() for gap in gaps_in(directory)] == [{"disk nearly full"}] * len(gaps_in(directory))
+    assert sum(gap["lines"] for gap in gaps_in(directory)) == 3
+
+
+def test_below_a_tenth_of_the_floor_no_event_is_written_and_none_acknowledged(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path, limits=Limits(free_bytes=20 * free_bytes(tmp_path)))
+
+    with pytest.raises(AuditUnavailable):
+        journal.append("a", b'{"event_type":"test"}', 1, 1, is_vital=True)
+
+    journal.close()
+    assert [gap["by_reason"].keys() for gap in gaps_in(tmp_path)] == [{"disk nearly full"}]
+    assert application_events(tmp_path) == []
+
+
+def test_when_there_is_free_space_again_every_event_is_written_again(disk: Path) -> None:
+    ballast = disk / "ballast"
+    ballast.write_bytes(b"\0" * (free_bytes(disk) - 350 * 1024))
+    journal = a_journal(disk, limits=Limits(free_bytes=None))
+    refused(journal, 3)
+    assert journal.append("vital", b'{"event_type":"test","event_id":"vital"}', 1, 1, is_vital=True).durable
+
+    ballast.unlink()
+    poll(lambda: not journal.space.is_low, what="the look once a second")
+
+    append(journal, "again")
+    journal.close()
+    assert [event["event_id"] for event in application_events(disk)] == ["vital", "again"]
+    assert sum(gap["lines"] for gap in gaps_in(disk)) == 3
+
+
+@pytest.mark.parametrize("is_low", [False, True])
+def test_the_disk_is_not_asked_for_its_free_space_by_who_logs(
+    tmp_path: Path, is_low: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    statvfs = os.statvfs
+
+    def counted(path: Any) -> os.statvfs_result:
+        asked.append(threading.current_thread().name)
+        return statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", counted)
+    journal = a_journal(tmp_path, limits=Limits(free_bytes=free_bytes(tmp_path) + GIB if is_low else None))
+    for _ in range(2):  # the stream begins, and the first loss is told
+        journal.append("first", b'{"event_type":"test"}', 1, time.time_ns(), is_vital=True)
+    asked.clear()
+
+    for number in range(1000):
+        if is_low:
+            refused(journal, 1)
+        else:
+            append(journal, number)
+
+    assert [name for name in asked if name == threading.current_thread().name] == []
+    poll(lambda: asked, what="the look once a second")
     journal.close()

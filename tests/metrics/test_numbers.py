@@ -11,6 +11,8 @@ import pytest
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
 
 from otel_audit.errors import AuditUnavailable, JournalFull
+from otel_audit.event import AuditEvent
+from otel_audit.journal.room import Space
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
 from tests.delivery.audited_server import AuditedServer, exporter_to
@@ -143,6 +145,22 @@ def test_an_exporter_is_blocked_until_its_destination_answers(
     assert trail.flush(timeout_s=20).complete
 
     poll(lambda: reader.values()["audit.export.blocked"], until=lambda seen: seen == {"otlp": 0}, what="the success")
+    trail.close()
+
+
+def test_a_disk_that_is_nearly_full_is_seen_and_what_is_lost_for_it_is_counted(reader: Reader, tmp_path: Path) -> None:
+    trail = a_trail(tmp_path / "a", reader)
+    emit(trail, "one")
+    assert reader.values()["audit.space.low"] == {"": 0}
+
+    low = a_trail(tmp_path / "b", reader, free_bytes=Space.of(tmp_path, None).free_bytes + (1 << 30))
+    with pytest.raises(JournalFull):
+        low.emit(AuditEvent(event_type="two", outcome="success"))
+
+    values = reader.values()
+    assert values["audit.space.low"] == {"": 1}
+    assert values["audit.records.dropped"] == {"disk full": 0, "disk nearly full": 1}
+    low.close()
     trail.close()
 
 
