@@ -48,14 +48,18 @@ OTEL_DISTRO = "opentelemetry-distro>=0.61b0"
 # The official MCP SDK in both of its major releases, which no environment can have at once. docs/integrations.md too.
 MCP1 = ("mcp==1.29.1",)
 MCP2 = ("mcp==2.3.0", "fastmcp==4.2.3")
-# The instrumentations of web frameworks, each of which goes with one release of the SDK.
+# The instrumentations of web frameworks, each of which goes with one release of the SDK, and the frameworks.
 SPANS = (
     "opentelemetry-sdk==1.45.1",
     "opentelemetry-distro==0.66b1",
     "opentelemetry-instrumentation-asgi==0.66b1",
+    "opentelemetry-instrumentation-django==0.66b1",
     "opentelemetry-instrumentation-fastapi==0.66b1",
     "opentelemetry-instrumentation-starlette==0.66b1",
+    "django==5.2.19",
     "fastapi==0.165.0",
+    "litestar==2.25.0",
+    "quart==0.22.0",
     "starlette==1.10.0",
 )
 
@@ -97,7 +101,10 @@ def mcp2(session: nox.Session) -> None:
 
 @nox.session
 def spans(session: nox.Session) -> None:
-    """What holds beside OpenTelemetry's own instrumentations. Its own settings are in tests/environments/spans."""
+    """What holds beside OpenTelemetry's own instrumentations, and in frameworks that are not Starlette.
+
+    Its own settings are in tests/environments/spans.
+    """
     session.install("-e", ".", *SPANS, "httpx", "pytest", "uvicorn", "websockets")
     session.run("python", "-m", "pytest", "tests/environments/spans", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""The route of a request: the template of its path, read when Starlette or FastAPI have found it."""
+"""The route of a request: the template of its path, read when Starlette, FastAPI or Litestar have found it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def route_of(scope: Scope) -> str:
     inner = scope.get("fastapi")
     # A router that is included has its prefix only here.
     effective = inner.get("effective_route_context") if type(inner) is dict else None
-    template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else ""
+    of_litestar = scope.get("path_template", "")
+    template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else of_litestar
     mounts = _template_of_mounts(scope) if "app_root_path" in scope else ""
     return mounts + template if isinstance(template, str) else mounts
 
