@@ -27,6 +27,10 @@ _NEEDED: Final = frozenset({"request", "dependant", "dependency_cache"})
 _REMEMBERED: Final = 4096  # routes
 _NAME_CHARS: Final = 256  # a longer text is no name; a token may be
 _PART_CHARS: Final = 8  # a text that shares so many characters with a secret is part of it, or holds it
+_NOT_THIS_RELEASE: Final = (
+    "users are not found in the dependencies of this release of FastAPI: call "
+    "otel_audit.integrations.asgi.set_principal(user) where one is authenticated"
+)
 _DIGEST_USER: Final = re.compile(r'(?:^|[\s,])username="((?:[^"\\]|\\.)+)"')  # Source: RFC 7616, section 3.4
 
 _any_value = Principals(None, Notices())
@@ -42,22 +46,22 @@ def watch_dependencies(notices: Notices) -> None:
     if hasattr(original, _WATCHED):
         return
     if original is None or not _takes_what_we_pass(original):
-        notices.say(
-            "fastapi",
-            "users are not found in the dependencies of this release of FastAPI: "
-            "call otel_audit.set_principal(user) where one is authenticated",
-        )
+        notices.say("fastapi", _NOT_THIS_RELEASE)
         return
 
     @functools.wraps(original)
     async def solve(**given: Any) -> Any:
         exchange = exchange_of(given["request"].scope)
-        standing = None if exchange is None else _standing_on_schemes(given["dependant"])
+        try:
+            standing = None if exchange is None else _standing_on_schemes(given["dependant"])
+        except AttributeError:  # of a later release
+            notices.say("fastapi", _NOT_THIS_RELEASE)
+            standing = None
         if exchange is None or not standing or given.get("dependency_cache") is not None:
             return await original(**given)
         results = _Results(exchange, standing)
         solved = await original(**{**given, "dependency_cache": results})
-        if results.claimed is not None and not solved.errors:
+        if results.claimed is not None and not getattr(solved, "errors", True):
             exchange.claimed = results.claimed  # nothing has refused it so far
         return solved
 
@@ -90,33 +94,40 @@ class _Results(dict[Any, Any]):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
-        call = key[0]
-        is_scheme = self._standing.get(id(call))
-        if is_scheme is None and isinstance(call, SecurityBase):
-            is_scheme = True  # under `dependency_overrides` an annotation is read again, and makes its scheme anew
-        if is_scheme is not None and value is not None and self._exchange.found is None:
-            self._note(value, is_scheme=is_scheme)
+        try:
+            call = key[0]
+            is_scheme = self._standing.get(id(call))
+            if is_scheme is None and isinstance(call, SecurityBase):
+                is_scheme = True  # under `dependency_overrides` an annotation is read again, and makes its scheme anew
+            if is_scheme is not None and value is not None and self._exchange.found is None:
+                self._note(value, is_scheme=is_scheme)
+        except Exception as error:  # of the application's own objects, whose request goes on all the same
+            _any_value.could_not_read(error)
 
-    def _note(self, value: object, *, is_scheme: bool) -> None:
-        match value:
-            case HTTPBasicCredentials():
-                self._secrets.add(value.password)
-                self.claimed = AuditPrincipal(username=value.username, auth_type="basic") if value.username else None
-            case HTTPAuthorizationCredentials() if value.scheme.lower() == "digest":
-                user = _DIGEST_USER.search(value.credentials)
-                self.claimed = AuditPrincipal(username=user[1], auth_type="digest") if user else None
-            case HTTPAuthorizationCredentials():
-                self._secrets.add(value.credentials)
-            case str() if is_scheme:
-                self._secrets.add(value)
-            case str() if len(value) > _NAME_CHARS:
-                pass
-            case tuple() if not hasattr(value, "_fields"):  # as fastapi-users gives a user with its token
-                for each in value:
-                    if not isinstance(each, str):
-                        self._take(each)
-            case _:
-                self._take(value)
+    def _note(self, value: Any, *, is_scheme: bool) -> None:
+        kinds = type(value).__mro__  # to ask a Pydantic model for its class is slow
+        if HTTPBasicCredentials in kinds:
+            self._secrets.add(value.password)
+            self.claimed = AuditPrincipal(username=value.username, auth_type="basic") if value.username else None
+        elif HTTPAuthorizationCredentials in kinds:
+            self._note_header(value)
+        elif str in kinds and is_scheme:
+            self._secrets.add(value)
+        elif str in kinds and len(value) > _NAME_CHARS:
+            return
+        elif tuple in kinds and not hasattr(value, "_fields"):  # as fastapi-users gives a user with its token
+            for each in value:
+                if not isinstance(each, str):
+                    self._take(each)
+        else:
+            self._take(value)
+
+    def _note_header(self, header: HTTPAuthorizationCredentials) -> None:
+        if header.scheme.lower() == "digest":
+            user = _DIGEST_USER.search(header.credentials)
+            self.claimed = AuditPrincipal(username=user[1], auth_type="digest") if user else None
+        else:
+            self._secrets.add(header.credentials)
 
     def _take(self, value: object) -> None:
         if self._exchange.found is None:

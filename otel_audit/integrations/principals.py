@@ -13,6 +13,8 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Final
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from otel_audit.errors import AuditError
 from otel_audit.event import AuditPrincipal, PrincipalKind
 from otel_audit.failures import described
@@ -91,7 +93,7 @@ class Principals:
         try:
             return self._found(scope, found)
         except Exception as error:  # of the application's own objects: the request is recorded all the same
-            self._say(error)
+            self.could_not_read(error)
             return None
 
     def named(self, value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
@@ -99,7 +101,7 @@ class Principals:
         try:
             return principal_of(value, unless=unless)
         except Exception as error:  # as above
-            self._say(error)
+            self.could_not_read(error)
             return None
 
     def note(self, scope: MutableMapping[str, Any], principal: AuditPrincipal | None, status_code: int | None) -> None:
@@ -115,7 +117,8 @@ class Principals:
                 self._is_settled = True
                 self._notices.say("unnamed", _NOBODY_IS_NAMED)
 
-    def _say(self, error: Exception) -> None:
+    def could_not_read(self, error: Exception) -> None:
+        """Say on stderr that an object of the application did not tell whom it names."""
         self._notices.say("principal", f"who makes a request could not be found out: {described(error)}")
 
     def _found(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None) -> AuditPrincipal | None:
@@ -161,12 +164,15 @@ def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) 
         if stored.get("is_authenticated") is False:
             return None
         return _principal_in(stored.get, _ROLES, unless) or _principal_in(_key_of(stored).get, (), unless)
-    read = _attributes_of(value)
+    # To ask for what is not there is dear, of a Pydantic model above all.
+    read = _attributes_of(value) if _tells_more(type(value)) else stored.get  # type: ignore[arg-type]  # as above
     if read("is_authenticated") is False:
         return None
     if hasattr(token := stored.get("access_token"), "client_id"):  # as the MCP SDK keeps what it has verified
         return principal_of_token(token)
-    found = _principal_in(stored.get, _ROLES, unless) or _principal_in(read, _ROLES, unless)
+    found = _principal_in(stored.get, _ROLES, unless)
+    if found is None and read is not stored.get:
+        found = _principal_in(read, _ROLES, unless)
     if found is None and isinstance(claims := stored.get("claims"), Mapping):  # as of a token of joserfc
         return _principal_in(claims.get, _CLAIMED_ROLES, unless)
     return found
@@ -227,10 +233,12 @@ def _is_service(read: Callable[[str], object], identity: str) -> bool:
     """Whether a token was given to a client on its own behalf, and not on that of a user."""
     if read("idtyp") == "app" or read("gty") == "client-credentials":  # Source: Entra ID, optional claims; Auth0
         return True
-    name = read("preferred_username")
-    clients = (_first(read, (key,)) for key in _CLIENTS)
     # Source: RFC 9068, section 2.2: `sub` is the client then. Keycloak gives the client a user of its own instead.
-    return any(client and (client == identity or name == f"service-account-{client}") for client in clients)
+    for key in _CLIENTS:
+        client = read(key)
+        if client and (client == identity or read("preferred_username") == f"service-account-{client}"):
+            return True
+    return False
 
 
 @functools.lru_cache(maxsize=256)
@@ -241,6 +249,15 @@ def _is_mapped(kind: type) -> bool:
         if hasattr(type(field), "__get__") and not isinstance(field, _PLAIN_DESCRIPTORS):
             return True
     return False
+
+
+@functools.lru_cache(maxsize=256)
+def _tells_more(kind: type) -> bool:
+    """Whether an object of this class may tell more than it holds: by a property, a slot or a `__getattr__`."""
+    if hasattr(kind, "__getattr__") and not (issubclass(kind, BaseModel) and kind.model_config.get("extra") != "allow"):
+        return True
+    keys = (*_IDS, *_NAMES, *_ROLES, "is_authenticated")
+    return any(inspect.getattr_static(kind, key, None) is not None for key in keys)
 
 
 def _attributes_of(value: object) -> Callable[[str], object]:

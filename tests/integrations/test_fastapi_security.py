@@ -33,8 +33,11 @@ from websockets.sync.client import connect
 
 from otel_audit import AuditLogger, AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
+from otel_audit.integrations.asgi_exchange import Exchange
+from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.fastapi_security import watch_dependencies
 from otel_audit.notices import Notices
+from otel_audit.settings import ForwardedHeader
 from tests.chain_check import application_events
 from tests.integrations.serving import a_logger, served
 
@@ -210,6 +213,27 @@ def oidc(header: Annotated[str, Depends(OpenIdConnect(openIdConnectUrl="/x"))]) 
     return header.removeprefix("Bearer ")
 
 
+class Unreadable:
+    """As a proxy that stands for nothing yet."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(SECRET)
+
+
+def unreadable(token: Token) -> Any:
+    return Unreadable()
+
+
+class Odd:
+    @property
+    def username(self) -> str:
+        raise RuntimeError(SECRET)
+
+
+def odd(token: Token) -> Any:
+    return Odd()
+
+
 def unrelated() -> User:
     return User(username="a default")
 
@@ -231,6 +255,8 @@ BY_HEADER: dict[str, tuple[Callable[..., Any], AuditPrincipal]] = {
     "client": (client_of, AuditPrincipal(username="stock-sync")),
     "stripped": (stripped, NOBODY),
     "oidc": (oidc, NOBODY),
+    "unreadable": (unreadable, NOBODY),
+    "odd": (odd, NOBODY),
     "unrelated": (unrelated, NOBODY),
     "bare-scheme": (bearer, NOBODY),
     "bare-key": (key, NOBODY),
@@ -418,12 +444,31 @@ def test_a_fastapi_without_the_place_is_left_alone_and_said(
     assert capfd.readouterr().err.count("users are not found in the dependencies of this release of FastAPI") == 3
 
 
+def test_dependencies_of_another_shape_are_solved_as_ever_and_said(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As a later release of FastAPI may have them."""
+
+    async def solve(*, request: Any, dependant: Any, dependency_cache: Any = None) -> Any:
+        return "solved"
+
+    monkeypatch.setattr(routing, "solve_dependencies", solve)
+    watch_dependencies(Notices())
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    Exchange(scope, TrustedProxies((), ForwardedHeader.X_FORWARDED_FOR))
+
+    solved = vars(routing)["solve_dependencies"](request=SimpleNamespace(scope=scope), dependant=object())
+
+    assert asyncio.run(solved) == "solved"
+    assert "users are not found in the dependencies of this release of FastAPI" in capfd.readouterr().err
+
+
 def test_it_is_put_in_place_once(tmp_path: Path) -> None:
     audit = a_logger(tmp_path)
     for _ in range(2):
         AuditMiddleware(FastAPI(), audit=audit)
-        first = routing.solve_dependencies  # type: ignore[attr-defined]  # where FastAPI itself looks it up
+        first = vars(routing)["solve_dependencies"]
     AuditMiddleware(FastAPI(), audit=audit)
 
-    assert routing.solve_dependencies is first  # type: ignore[attr-defined]  # as above
+    assert vars(routing)["solve_dependencies"] is first
     audit.close()
