@@ -88,6 +88,16 @@ def test_a_cut_text_is_within_its_cap_and_begins_as_before(text: str, chars: int
     assert bool(marker) == (len(text) > chars)
 
 
+@given(st.text(st.sampled_from('a\x01\u200b\U0001f600" ='), max_size=200), st.integers(1, 60))
+@examples(200)
+def test_a_text_takes_at_most_twice_as_many_bytes_in_a_line_as_its_cap_has_characters(piece: str, times: int) -> None:
+    event = Redactor().clean({"event_type": "a", "detail": piece * times, "reason": piece * times})
+
+    assert len(msgspec.json.encode(event["detail"])) <= 2 * Caps().detail_chars + 2
+    assert len(msgspec.json.encode(event["reason"])) <= 2 * Caps().text_chars + 2
+    assert Redactor().clean(event) == event
+
+
 @given(st.integers(0, 200))
 @examples(100)
 def test_no_redaction_is_cut_in_two(before: int) -> None:

@@ -26,6 +26,7 @@ HTTP_REQUEST: Final = "http.request"
 WEBSOCKET_SESSION: Final = "websocket.session"
 
 _LONG_NS: Final = 100_000_000
+_LONG_PATH_CHARS: Final = 512
 _KEY: Final = "otel_audit.exchange"
 _LEFT_OUT: Final = "otel_audit.left_out"
 # What proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
@@ -156,8 +157,12 @@ class Exchange:
         self._ended_ns = time.perf_counter_ns()
 
     def detail(self, outcome: Outcome) -> str:
-        """Method, path and status, as Feast writes them; the outcome where there is no status."""
-        return f"{self.method} {self.path} -> {self.progress.status_code or outcome.value}"
+        """Method, path and status, as Feast writes them; the outcome where there is no status.
+
+        A long path, which the client chose, is not written twice. Not its beginning either: half a secret is not found.
+        """
+        path = self.path if len(self.path) <= _LONG_PATH_CHARS else "…"
+        return f"{self.method} {path} -> {self.progress.status_code or outcome.value}"
 
 
 def path_in(scope: Mapping[str, Any]) -> str:

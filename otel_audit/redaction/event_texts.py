@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import msgspec
 import re2
 
-from otel_audit.redaction.caps import Caps, beginning_of, cut_key, cut_text, marker_of, split_marker
+from otel_audit.redaction.caps import SHORTEST_CUT, Caps, beginning_of, cut_key, cut_text, marker_of, split_marker
 from otel_audit.redaction.screen import MOST_PARTS, Screen, Work
 from otel_audit.redaction.secret_pattern import REDACTED
 from otel_audit.redaction.secret_patterns import OPEN_AT_THE_END
@@ -53,15 +55,14 @@ class EventTexts:
         return self._chars_left < 0
 
     def text(self, text: str, chars: int) -> Settled:
-        """The text with at most `chars` characters."""
-        return self._settled(text, chars, lambda head, old, new: cut_text(head, chars, old or new))
+        """The text with at most `chars` characters, and twice as many bytes in a line: JSON writes six for some."""
+        return self._settled(text, chars, lambda head, most, old, new: cut_text(head, most, old or new))
 
     def key(self, key: str) -> Settled:
         """The key of a mapping, within its cap."""
-        chars = self._caps.key_chars
-        return self._settled(key, chars, lambda head, old, new: cut_key(head + old, chars, new))
+        return self._settled(key, self._caps.key_chars, lambda head, most, old, new: cut_key(head + old, most, new))
 
-    def _settled(self, text: str, chars: int, cut: Callable[[str, str, str], str]) -> Settled:
+    def _settled(self, text: str, chars: int, cut: Callable[[str, int, str, str], str]) -> Settled:
         """Secrets go first: a cut through a secret would leave a part that no pattern knows.
 
         A cut can make a match that was none before (the end of a text is the end of a word), so both are repeated until
@@ -77,12 +78,13 @@ class EventTexts:
             if rest:
                 head = _OPEN_AT_THE_END.sub(REDACTED, head)
             removed |= head != body
-            new = marker_of(head, rest) if rest or (not old and len(head) > chars) else ""
+            most = _chars_within(head, chars, 2 * chars)
+            new = marker_of(head, rest) if rest or (not old and len(head) > most) else ""
             if rest:
                 head = _without_margin(head)
-            if not marker and (new or len(head) + len(old) > chars):
+            if not marker and (new or len(head) + len(old) > most):
                 marker, whole_head = new or old, head
-            short = cut(head, old, new)
+            short = cut(head, most, old, new)
             if short == text:
                 return Settled(text, removed, marker, whole_head)
             text = short
@@ -97,3 +99,15 @@ def _without_margin(head: str) -> str:
     """The beginning of a longer text as far as its secrets are known: at its end one may begin that is cut in two."""
     # What ends in a secret was removed to its end, wherever that is.
     return head if head.endswith(REDACTED) else beginning_of(head, max(0, len(head) - MARGIN_CHARS))
+
+
+def _chars_within(text: str, chars: int, most_bytes: int) -> int:
+    """How many characters a cut text may have, so that JSON writes at most so many bytes for it. At most `chars`."""
+    if _json_bytes(text[:chars]) <= most_bytes:
+        return chars
+    shortest = bisect_left(range(chars), True, key=lambda count: _json_bytes(text[:count]) > most_bytes)
+    return max(SHORTEST_CUT, shortest - 1)
+
+
+def _json_bytes(text: str) -> int:
+    return len(msgspec.json.encode(text)) - 2

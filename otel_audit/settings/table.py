@@ -277,7 +277,8 @@ TEXT_CHARS: Setting[int] = Setting(
     kind=WholeNumber(128, 65_536),
     default=2048,
     unit="characters",
-    doc="Longest text in an event, its detail apart; a longer one is cut, with a marker that holds its digest.",
+    doc="Longest text in an event, its detail apart; a longer one is cut, with a marker that holds its digest. So is "
+    "one that takes more than twice as many bytes in the line.",
     reason="the longest URL and user agent that proxies and browsers pass on in practice",
 )
 ATTRIBUTE_COUNT: Setting[int] = Setting(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -39,6 +40,7 @@ PRINTABLE = BYTES[32 - 2 : 127 - 2]
 # Texts that look like many secrets at once, or as if something was hidden in them.
 LARGE = (b"\xe2\x80\x8b", b"token: ", b"password=a,", b"authorization: digest a=", b"a\xe2\x80\x8bpass=a1 ", b"x")
 LARGEST = (50_000, 400_000)  # h11 refuses the second
+MOST_BYTES = 13 * 1024  # of journal for one request; docs/privacy.md says it
 HEADERS = (
     *(b"user-agent", b"x-request-id", b"authorization", b"cookie", b"x-user"),
     *(b"x-forwarded-for", b"forwarded", b"x-break", b"traceparent", b"expect"),
@@ -184,6 +186,35 @@ def test_hostile_requests_leave_one_well_formed_event_each_and_no_secret(
     written = b"".join(path.read_bytes() for path in directory.iterdir()) + capfd.readouterr().err.encode()
     for secret in (*SECRETS, QUERY_SECRET, BODY_SECRET):
         assert secret.encode() not in written
+
+
+@pytest.mark.parametrize("chars", [600, 2_700, 200_000])
+@pytest.mark.parametrize("piece", ["\x01", "\u200b", "\U0001f600", '\\"\x7f', "a", "\x01a", "password=a,"], ids=ascii)
+def test_one_request_writes_no_more_than_its_bound_whatever_it_sends(tmp_path: Path, piece: str, chars: int) -> None:
+    text = (piece * chars)[:chars]
+    headers = [(name, text.encode()) for name in (b"user-agent", b"x-request-id", b"traceparent", b"authorization")]
+    audited = AuditMiddleware(Counted(), audit=a_logger(tmp_path))
+
+    asyncio.run(ask_in_process(audited, f"/{text}", headers))
+
+    (segment,) = tmp_path.glob("*.jsonl")
+    (line,) = [
+        line for line in segment.read_bytes().splitlines(keepends=True) if b'"event_type":"http.request"' in line
+    ]
+    assert len(line) <= MOST_BYTES
+
+
+async def ask_in_process(app: Any, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+    """What no server would let through comes in too."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        assert message["type"].startswith("http.response")
+
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": headers, "scheme": "http"}
+    await app({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}, receive, send)
 
 
 def assert_well_formed(event: dict[str, Any]) -> None:
