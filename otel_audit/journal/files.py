@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -16,10 +17,20 @@ from pathlib import Path
 
 from otel_audit.errors import JournalUnwritable
 
-__all__ = ["StreamFiles", "cursors_in", "make_directory", "open_with_mode", "segments_in", "streams_in"]
+__all__ = [
+    "StreamFiles",
+    "cursors_in",
+    "journal_bytes",
+    "make_directory",
+    "open_with_mode",
+    "segments_in",
+    "streams_in",
+]
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
+# Not a copy that somebody made of one, nor the file of an exporter, which would keep events out until it is removed.
+_OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[a-z.]+|retention\.state)\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 
 
@@ -82,6 +93,21 @@ def segments_in(directory: Path) -> dict[str, list[int]]:
 def cursors_in(directory: Path) -> list[str]:
     """The ids of the streams that have a cursor in the directory."""
     return [match["stream"] for match in map(_CURSOR.match, _names_in(directory)) if match is not None]
+
+
+def journal_bytes(directory: Path) -> int:
+    """The bytes of all files that journals have in the directory; what else is there is not counted.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    used = 0
+    with os.scandir(directory) as listed:
+        for entry in listed:
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                if _OF_A_JOURNAL.match(entry.name) and entry.is_file(follow_symlinks=False):
+                    used += entry.stat(follow_symlinks=False).st_size
+    return used
 
 
 def _names_in(directory: Path) -> list[str]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from otel_audit.journal.files import journal_bytes
+
 __all__ = ["RESERVE_BYTES", "Limited", "NearlyFull", "Room", "Space"]
 
 # Some three hundred gap lines: for hours, at one a minute beside a header an hour.
@@ -32,7 +34,7 @@ _FLOOR_MAX_BYTES: Final = 1024**3
 
 
 class Limited(OSError):
-    """The directory holds as much as its limit allows. `reason` counts the events that are lost for it."""
+    """The journal holds as much as the limit of its directory allows. `reason` counts the events that are lost for it."""
 
     reason = "directory limit"
 
@@ -146,7 +148,7 @@ class Room:
                 self._set_given(False)
 
     def measure(self) -> None:
-        """Free space is known anew, and what the files of the directory take, if a limit is set and it is time.
+        """Free space is known anew, and what the files of the journal take, if a limit is set and it is time.
 
         For the thread that looks after the journal once a second, and for a stream that begins. Never raises.
         """
@@ -161,7 +163,7 @@ class Room:
             return
         self._measured_at = now
         with contextlib.suppress(OSError):
-            self._used_bytes = _bytes_in(self._directory)
+            self._used_bytes = journal_bytes(self._directory)
 
     def give(self, error: OSError) -> None:
         """After a write that failed: if that was for want of space, the reserve is free for the journal's own lines.
@@ -225,13 +227,3 @@ def _nameless(directory: Path, size_bytes: int) -> int:
         path.unlink(missing_ok=True)
         raise
     return descriptor
-
-
-def _bytes_in(directory: Path) -> int:
-    used = 0
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                if entry.is_file(follow_symlinks=False):
-                    used += entry.stat(follow_symlinks=False).st_size
-    return used

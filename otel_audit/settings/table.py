@@ -164,8 +164,9 @@ DIRECTORY_BYTES: Setting[int | None] = Setting(
     default=None,
     default_text="none: the disk is the limit",
     unit="bytes",
-    doc="What the files of the directory may hold together. From there on new events are lost, as on_loss says, until "
-    "it is less; nothing is deleted to make room. Measured every 5 s: what others write meanwhile comes on top.",
+    doc="What the journal's files in the directory may hold together, those of all processes. From there on new events "
+    "are lost, as on_loss says, until it is less; nothing is deleted to make room. Measured every 5 s: what others "
+    "write meanwhile comes on top. Other files are not counted, nor is that of the exporter jsonl.",
     reason="to refuse events while there is room for them is for the owner of the disk to decide",
 )
 FREE_BYTES: Setting[int | None] = Setting(
@@ -316,7 +317,8 @@ JSONL_PATH: Setting[Path | None] = Setting(
     kind=AnyPath(),
     default=None,
     default_text="<directory>/export.jsonl",
-    doc="File that the exporter jsonl appends to.",
+    doc="File that the exporter jsonl appends to. It grows until somebody else, such as logrotate, renames or removes "
+    "it: no limit of the journal counts it.",
     reason="beside the journal, on the same volume and under the same permissions",
 )
 LOG_SUCCESSFUL_READS: Setting[bool] = Setting(

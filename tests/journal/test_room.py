@@ -31,6 +31,7 @@ from tests.requiring import CLOSED, a_policy
 from tests.servers.polling import poll
 
 MIB = 1024 * 1024
+OTHERS = "00000000-0000-7000-8000-000000000000.00000001.jsonl"  # a segment of another process
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def test_a_directory_at_its_limit_takes_no_event_and_gives_none_away(
 
 
 def test_events_are_taken_again_when_the_directory_holds_less(tmp_path: Path) -> None:
-    old = tmp_path / "00000000-0000-7000-8000-000000000000.00000001.jsonl"
+    old = tmp_path / OTHERS
     with a_service(tmp_path, OnLoss.OPEN, directory_bytes=2 * MIB) as service:
         old.write_bytes(b"\n" * MIB)  # of another process
         service.fill()
@@ -227,23 +228,34 @@ def test_events_are_taken_again_when_the_directory_holds_less(tmp_path: Path) ->
 def test_what_another_process_writes_counts(tmp_path: Path) -> None:
     with a_service(tmp_path, OnLoss.OPEN, directory_bytes=MIB) as service:
         assert service.log("first")
-        (tmp_path / "other").write_bytes(b"\0" * MIB)
+        (tmp_path / OTHERS).write_bytes(b"\0" * MIB)
 
         poll(lambda: not service.log("next"), what="an event to be refused")
 
-        (tmp_path / "other").unlink()
+        (tmp_path / OTHERS).unlink()
         service.recover()
         service.assert_accounted_for()
 
 
+def test_what_is_no_file_of_a_journal_keeps_no_event_out(tmp_path: Path) -> None:
+    for name in ("export.jsonl", "export.jsonl.1", f"{OTHERS}.1", "backup.tar"):
+        (tmp_path / name).write_bytes(b"\0" * MIB)
+    journal = a_journal(tmp_path, limits=Limits(directory_bytes=MIB))
+
+    for number in range(5):
+        append(journal, number)
+
+    journal.close()
+
+
 def test_a_directory_that_is_over_its_limit_from_the_start_says_what_it_refused(tmp_path: Path) -> None:
-    (tmp_path / "left").write_bytes(b"\0" * 2 * MIB)
+    (tmp_path / OTHERS).write_bytes(b"\n" * 2 * MIB)
     journal = a_journal(tmp_path, limits=Limits(directory_bytes=MIB))
 
     refused(journal, 5)
     journal.close()
 
-    (files,) = streams_in(tmp_path)
+    (files,) = [each for each in streams_in(tmp_path) if not OTHERS.startswith(each.stream_id)]
     kinds = [json.loads(line)["event_type"] for line in files.segment(1).read_bytes().splitlines()]
     assert kinds == ["audit.segment", "audit.gap", "audit.gap"]
     assert sum(gap["lines"] for gap in gaps_in(tmp_path)) == 5
