@@ -33,7 +33,16 @@ class JournalUnreadable(AuditError):
 
 
 class AuditUnavailable(AuditError):
-    """The event is not known to be durable. Its line may still be in the chain, and be exported."""
+    """The event is not known to be durable.
+
+    `in_journal`: its line is in the chain all the same and will be delivered, unless the machine loses power before.
+    """
+
+    in_journal = False
+
+    def told_of(self, what: str) -> str:
+        """What is said on stderr of events, or of what they are called, that are lost or may be."""
+        return f"{what} {'may not survive a loss of power' if self.in_journal else 'are lost'}: {self}"
 
 
 class JournalFull(AuditUnavailable):

@@ -178,7 +178,7 @@ class Handover:
     def _lost(self, event_id: str | None, error: AuditUnavailable, on_loss: OnLoss) -> Receipt:
         if on_loss is OnLoss.CLOSED:
             raise error
-        self._notices.say("loss", f"events are lost: {error}")
+        self._notices.say("sync" if error.in_journal else "loss", error.told_of("events"))
         return Receipt(event_id, None, None, False)
 
 

@@ -48,8 +48,8 @@ class _Recorder:
         except AuditUnavailable as error:
             if self.trail.settings.on_loss is OnLoss.CLOSED:
                 raise
-            self.trail.notices.say("loss", f"log records are lost: {error}")
-            return False
+            self.trail.notices.say("sync" if error.in_journal else "loss", error.told_of("log records"))
+            return error.in_journal
         return True
 
     def shutdown(self) -> None:

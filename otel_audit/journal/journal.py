@@ -204,10 +204,12 @@ class Journal:
             raise self._not_durable(error) from error
 
     def _not_durable(self, error: OSError) -> AuditUnavailable:
-        return AuditUnavailable(
-            f"{self.directory}: expected to sync a line, got {error}; the event is in the journal, and a loss of "
-            "power may take it; replace the disk, or set OTEL_AUDIT_DIR to another volume"
+        unavailable = AuditUnavailable(
+            f"{self.directory}: expected to sync a line, got {error}; the event is in the journal and will be "
+            "delivered, but a loss of power may take it; replace the disk, or set OTEL_AUDIT_DIR to another volume"
         )
+        unavailable.in_journal = True
+        return unavailable
 
     def tend(self) -> None:
         """Look after the stream, and write what waits: deferred events, a gap, a new segment that is due.

@@ -12,9 +12,11 @@ from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.stream import Limits, StreamWriter
-from otel_audit.settings import Durability
+from otel_audit.settings import Durability, OnLoss
 from tests.chain_check import application_events
 from tests.journal.group_commit.waiting import Start, hold, wait_for_written
+from tests.journal.keeping import Keeping
+from tests.journal.service import a_service
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, the_stream
 
@@ -113,3 +115,25 @@ def test_a_segment_is_synced_before_the_next_one_begins_and_the_directory_after(
     assert disk.calls[-3:] == [two, tmp_path.name, two]
     assert one not in disk.calls[-2:]
     journal.close()
+
+
+def test_of_an_event_that_is_in_the_journal_it_is_not_said_that_it_is_lost(
+    tmp_path: Path, disk: SlowDisk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    exporter = Keeping()
+    with a_service(tmp_path, OnLoss.OPEN, exporters=[exporter], durability="fsync") as service:
+        assert service.log("first")
+        disk.fails = True
+        assert not service.log("not synced")
+        disk.fails = False
+        service.audit.flush(timeout_s=10)
+
+        assert [json.loads(line)["request_id"] for line in exporter.lines if b'"system"' not in line[:9]] == [
+            "first",
+            "not synced",
+        ]
+        stats = service.audit.stats()
+    assert (stats.emitted, stats.exported, stats.dropped) == (2, 2, 0)
+    said = capfd.readouterr().err
+    assert "events may not survive a loss of power: " in said
+    assert "lost" not in said
