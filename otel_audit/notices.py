@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from otel_audit.terminal import escaped
+
 __all__ = ["Notices"]
 
 _INTERVAL_S = 60.0
@@ -60,4 +62,4 @@ class Notices:
 def _write(text: str) -> None:
     stream = sys.stderr
     if stream is not None:  # without one, `print` would take stdout, which may carry a protocol
-        print(f"otel-audit: {text}", file=stream, flush=True)
+        print(f"otel-audit: {escaped(text)}", file=stream, flush=True)

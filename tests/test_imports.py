@@ -15,7 +15,7 @@ PACKAGE = Path(otel_audit.__file__).parent
 # From the bottom up: a module imports from its own layer and from those before it. A name stands for the module or
 # subpackage and all that is in it.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "failures", "notices"},
+    {"_version", "errors", "failures", "terminal", "notices"},
     {"settings"},
     {"event", "attributes", "redaction"},
     {"derived", "event_fields", "draft"},
@@ -39,7 +39,8 @@ LAYERS: list[set[str]] = [
 # Sharper than the layers: what these may import of the package at all.
 ONLY: dict[str, set[str]] = {
     "errors": set(),
-    "notices": set(),
+    "terminal": set(),
+    "notices": {"terminal"},
     "_version": set(),
     "event": {"redaction"},  # inside a function: what makes a text of any value
     "attributes": set(),

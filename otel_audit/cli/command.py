@@ -8,6 +8,7 @@ from typing import Any, Final
 import click
 
 from otel_audit._version import __version__
+from otel_audit.terminal import escaped
 
 __all__ = ["COMMANDS", "main"]
 
@@ -39,7 +40,7 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise  # click ends quietly when who read us, such as `head`, has enough
         except OSError as error:
-            click.echo(f"otel-audit {ctx.invoked_subcommand}: {_what_failed(error)}", err=True)
+            click.echo(f"otel-audit {ctx.invoked_subcommand}: {escaped(_what_failed(error))}", err=True)
             ctx.exit(_FINDING)
 
 

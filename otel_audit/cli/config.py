@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from otel_audit.settings import Durability, OtlpSettings, Setting, Settings, tab
 from otel_audit.settings.otlp import OTLP_TABLE
 from otel_audit.settings.settings import IGNORED_VARIABLES
 from otel_audit.settings.table import CORE_TABLE
+from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["config", "settings_markdown"]
 
@@ -124,7 +124,7 @@ def config(markdown: bool, as_json: bool, event: BinaryIO | None) -> None:
             else None
         )
     except ConfigError as error:
-        click.echo(f"otel-audit config: {error}", err=True)
+        click.echo(f"otel-audit config: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
     if said is not None:
         click.echo(said.as_json() if as_json else said.as_text())
@@ -176,7 +176,7 @@ def _as_text(settings: Settings) -> str:
     lines = [f"{name:<{name_width}}  {value:<{value_width}}  {source}" for name, value, source in rows]
     lines += [f"ignored: {name}: {IGNORED_VARIABLES[name]}" for name in settings.ignored]
     lines += [finding.says for finding in instrument_findings(settings, os.environ)]
-    return "\n".join(lines)
+    return "\n".join(map(escaped, lines))
 
 
 def _text_cells(settings: Settings, setting: Setting[object]) -> tuple[str, str]:
@@ -194,14 +194,13 @@ def _text_cells(settings: Settings, setting: Setting[object]) -> tuple[str, str]
 
 def _as_json(settings: Settings) -> str:
     rows = {setting.name: _json_row(settings, setting) for setting in CORE_TABLE + OTLP_TABLE}
-    return json.dumps(
+    return shown_json(
         {
             "service_name": settings.service_name,
             "settings": rows,
             "ignored": list(settings.ignored),
             "instrument": [finding.says for finding in instrument_findings(settings, os.environ)],
-        },
-        indent=2,
+        }
     )
 
 

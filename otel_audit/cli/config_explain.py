@@ -14,6 +14,7 @@ from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResou
 from otel_audit.policy import Decision, Decisions, Facts, Level, Policy, Rule, read_policy
 from otel_audit.settings import OnLoss, Settings
 from otel_audit.settings.names import known_names
+from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["Explanation", "event_of_json", "explained"]
 
@@ -57,12 +58,12 @@ class Explanation:
         if self.decision.keep:
             rows.append(("on_loss", f"{on_loss}: {_RULES_OF_LOSS[on_loss]}"))
         rows.append(("operation", _BEGINS if self.begins else _BEGINS_NOT if self.decision.keep else _LEVELS[level]))
-        return "\n".join(f"{name:<9}  {text}" for name, text in rows)
+        return "\n".join(f"{name:<9}  {escaped(text)}" for name, text in rows)
 
     def as_json(self) -> str:
         """For machines."""
         level, on_loss, _ = self.decision
-        return json.dumps(
+        return shown_json(
             {
                 "policy": self.policy.path if self.policy is not None else None,
                 "policy_hash": self.policy.sha256 if self.policy is not None else None,
@@ -72,8 +73,7 @@ class Explanation:
                 "level": level,
                 "on_loss": on_loss,
                 "operation_begins": self.begins,
-            },
-            indent=2,
+            }
         )
 
     def _event(self) -> str:

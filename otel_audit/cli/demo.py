@@ -25,6 +25,7 @@ from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
 from otel_audit.logger import AuditLogger
 from otel_audit.settings import Durability, ExporterName, Origin, OtlpProtocol, Settings
+from otel_audit.terminal import escaped
 from otel_audit.trail import Stats
 
 __all__ = ["demo"]
@@ -177,7 +178,8 @@ def _tell_numbers(stats: Stats) -> None:
         f"{stats.quarantined} quarantined, {stats.dropped} dropped"
     )
     for exporter, reason in stats.blocked.items():
-        click.echo(f"{exporter} is blocked: {reason}; the events are in the journal and go out with its next owner")
+        waits = "the events are in the journal and go out with its next owner"
+        click.echo(f"{exporter} is blocked: {escaped(reason)}; {waits}")
 
 
 def _command() -> str:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import click
 
 from otel_audit.cli.parameters import GivenPath
-from otel_audit.delivery.view import escaped
 from otel_audit.errors import ConfigError
 from otel_audit.journal.files import segments_in
 from otel_audit.settings import Durability, Settings
+from otel_audit.terminal import escaped
 
 __all__ = ["directory_argument", "free_bytes_of_settings", "say_if_empty", "unreadable"]
 

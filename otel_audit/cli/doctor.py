@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from rich.text import Text
 
 from otel_audit.cli.parameters import GivenPath
 from otel_audit.delivery.otlp import OtlpExporter
-from otel_audit.delivery.view import escaped
 from otel_audit.diagnosis import (
     Finding,
     destination_findings,
@@ -28,6 +26,7 @@ from otel_audit.errors import ConfigError
 from otel_audit.policy import read_policy
 from otel_audit.redaction import Rules
 from otel_audit.settings import ExporterName, Settings
+from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["doctor"]
 
@@ -58,12 +57,12 @@ def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:
         Rules.of(settings)
         exporter = _exporter(settings)
     except ConfigError as error:
-        click.echo(f"otel-audit doctor: {error}", err=True)
+        click.echo(f"otel-audit doctor: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
     findings = _findings(settings, None if no_probe else exporter)
     if as_json:
         found = list(findings)
-        click.echo(json.dumps(_as_json(settings, found), indent=2))
+        click.echo(shown_json(_as_json(settings, found)))
     else:
         found = _shown(findings)
     sys.exit(0 if all(finding.ok for finding in found) else _FINDING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from otel_audit._version import __version__
 from otel_audit.cli.destination import Destination
 from otel_audit.cli.parameters import GivenNumber, GivenPath
 from otel_audit.cli.replay_quarantine import replay_quarantine
-from otel_audit.delivery.view import escaped
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
@@ -27,6 +25,7 @@ from otel_audit.replaying.replay import Replay, ReplayReport
 from otel_audit.replaying.source import Kind, Source
 from otel_audit.replaying.state import ReplayState, state_path
 from otel_audit.settings import OtlpSettings, Settings
+from otel_audit.terminal import escaped, shown_json
 from otel_audit.trail import SCOPE_NAME
 
 __all__ = ["replay"]
@@ -86,7 +85,7 @@ def replay(
             else:
                 done = _replay(path, destination, state_directory, from_start, as_json)
     except AuditError as error:
-        click.echo(f"otel-audit replay: {error}", err=True)
+        click.echo(f"otel-audit replay: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
     except BrokenPipeError:
         raise  # click ends quietly when who read us has enough
@@ -115,7 +114,7 @@ def _replay(
         state = _state(file, source, from_start)
         report = _run(source, destination, state) if is_alone else ReplayReport(state.tally, _busy(file))
     if as_json:
-        click.echo(json.dumps(_as_json(source, otlp, state, report), indent=2))
+        click.echo(shown_json(_as_json(source, otlp, state, report)))
     else:
         _say(source, otlp, report)
     return report.is_complete
@@ -164,7 +163,7 @@ def _state(path: Path, source: Source, from_start: bool) -> ReplayState:
         note = f"{path}: expected how far this source is sent, got that of another one that begins alike"
         state = ReplayState(path, note=f"{note}, or a part of it was changed since; sending all of it")
     if state.note:
-        click.echo(state.note, err=True)
+        click.echo(escaped(state.note), err=True)
     return state
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,9 +9,9 @@ from typing import Any, Final
 import click
 
 from otel_audit.cli.destination import Destination
-from otel_audit.delivery.view import escaped
 from otel_audit.replaying.quarantine import QuarantineReplay, QuarantineReport
 from otel_audit.settings import OtlpSettings
+from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["replay_quarantine"]
 
@@ -30,7 +29,7 @@ def replay_quarantine(directory: Path, destination: Destination, *, as_json: boo
     )
     report = run.run()
     if as_json:
-        click.echo(json.dumps(_as_json(directory, destination.otlp, report), indent=2))
+        click.echo(shown_json(_as_json(directory, destination.otlp, report)))
     else:
         _say(destination.otlp, report)
     return report.is_complete

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -18,7 +17,6 @@ from otel_audit.delivery.otlp import OtlpExporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
 from otel_audit.delivery.retaining import retention_of
 from otel_audit.delivery.sweep import Sweep, SweepReport, restart
-from otel_audit.delivery.view import escaped
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
@@ -26,6 +24,7 @@ from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.retention import Removed, Retention
 from otel_audit.notices import Notices
 from otel_audit.settings import OtlpSettings, Settings
+from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["ship"]
 
@@ -56,7 +55,7 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
         make_directory(directory)
         prove_locks(directory)
     except AuditError as error:
-        click.echo(f"otel-audit ship: {error}", err=True)
+        click.echo(f"otel-audit ship: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
     adoption = Adoption(_every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once())
     if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
@@ -94,7 +93,7 @@ def _ship_once(
     report = sweep.run()
     exporter.close()
     if as_json:
-        click.echo(json.dumps(_once_json(settings, otlp, report), indent=2))
+        click.echo(shown_json(_once_json(settings, otlp, report)))
     else:
         _say(otlp, report)
     return _FINDING if report.left else 0
@@ -107,21 +106,22 @@ def _remove(settings: Settings, retention: Retention | None, stop: Stop) -> None
     try:
         removed = retention.look(stopped=stop)
     except OSError as error:
-        click.echo(f"otel-audit ship: {settings.directory}: old events cannot be removed: {error}", err=True)
+        said = f"{settings.directory}: old events cannot be removed: {error}"
+        click.echo(f"otel-audit ship: {escaped(said)}", err=True)
         return
     if removed != Removed():
         click.echo(f"retention removed {removed.segments} segments, {removed.bytes} bytes", err=True)
 
 
 def _ship_on(settings: Settings, otlp: OtlpSettings, processor: BatchProcessor, stop: Stop, as_json: bool) -> int:
-    click.echo(f"shipping {settings.directory} to {otlp.shown_endpoint} until Ctrl-C or SIGTERM", err=True)
+    click.echo(escaped(f"shipping {settings.directory} to {otlp.shown_endpoint} until Ctrl-C or SIGTERM"), err=True)
     processor.start()
     stop.wait()
     blocked = processor.blocked()
     delivered = processor.close(timeout_s=settings.close_timeout_s)
     if as_json:
         reason = next(iter(blocked.values()), None)
-        click.echo(json.dumps({**_place(settings, otlp), "delivered": delivered, "blocked": reason}, indent=2))
+        click.echo(shown_json({**_place(settings, otlp), "delivered": delivered, "blocked": reason}))
     else:
         click.echo("stopped; all is delivered" if delivered else "stopped; events wait in the journal", err=True)
     return 0 if delivered else _FINDING

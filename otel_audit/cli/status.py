@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_audit.cli.directory import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
-from otel_audit.delivery.view import escaped
 from otel_audit.diagnosis import missing_words
 from otel_audit.journal.census import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.room import Space
+from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["status"]
 
@@ -48,7 +47,7 @@ def status(directory: Path, as_json: bool) -> None:
         raise unreadable(directory, error) from error
     say_if_empty(directory)
     if as_json:
-        click.echo(json.dumps(_as_json(counted, space), indent=2))
+        click.echo(shown_json(_as_json(counted, space)))
     else:
         _print(counted, space)
     sys.exit(_FINDING if counted.is_stuck or space.is_low else 0)

@@ -13,6 +13,7 @@ import click
 from otel_audit.cli.directory import directory_argument, say_if_empty, unreadable
 from otel_audit.delivery.console import Terminal
 from otel_audit.journal.latest import Latest, Seen
+from otel_audit.terminal import escaped_json
 
 __all__ = ["tail"]
 
@@ -25,7 +26,12 @@ _LOOK_EVERY_S: Final = 0.2
 @click.option(
     "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many to begin with."
 )
-@click.option("--json", "as_json", is_flag=True, help="The lines of the journal, byte for byte.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="The lines of the journal; what a terminal would obey is written as an escape of JSON.",
+)
 def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
     """Show the last events, and those that come.
 
@@ -56,7 +62,11 @@ def _show(found: Sequence[Seen], as_json: bool) -> None:
     if not found:
         return
     if as_json:
-        sys.stdout.buffer.write(b"".join(seen.line + b"\n" for seen in found))
+        sys.stdout.buffer.write(b"".join(_shown(seen.line) + b"\n" for seen in found))
         sys.stdout.buffer.flush()
     else:
         Terminal(sys.stdout, dated=True).write(lambda view: (view.show(seen.line) for seen in found))
+
+
+def _shown(line: bytes) -> bytes:
+    return escaped_json(line.decode("utf-8", "backslashreplace")).encode()

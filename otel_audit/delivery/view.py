@@ -16,8 +16,9 @@ from otel_audit.event import Outcome
 from otel_audit.foreign import OTLP
 from otel_audit.journal.line import GAP, SEGMENT
 from otel_audit.records import UnreadableLine, read_line
+from otel_audit.terminal import escaped
 
-__all__ = ["LineView", "escaped"]
+__all__ = ["LineView"]
 
 _SEPARATOR: Final = "  "
 _NOTHING: Final = "-"
@@ -31,21 +32,6 @@ _STYLES: Final = {
     Outcome.CANCELLED: "magenta",
     Outcome.ERROR: "bold red",
 }
-
-
-def escaped(text: str) -> str:
-    """The text with every character that is not printable written as a Python escape, such as `\\x1b`.
-
-    Control characters would move the cursor, set the window's title or start a new line; bidirectional marks would
-    make the line read differently from what is stored.
-    """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

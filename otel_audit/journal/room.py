@@ -34,7 +34,7 @@ _FLOOR_MAX_BYTES: Final = 1024**3
 
 
 class Limited(OSError):
-    """The journal holds as much as the limit of its directory allows. `reason` counts the events that are lost for it."""
+    """The journal holds as much as its directory may. `reason` counts the events that are lost for it."""
 
     reason = "directory limit"
 
