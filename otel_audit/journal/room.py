@@ -31,6 +31,9 @@ _AMPLE_BYTES: Final = 4 * RESERVE_BYTES
 _MEASURE_INTERVAL_S: Final = 5.0
 _FLOOR_PARTS: Final = 10
 _FLOOR_MAX_BYTES: Final = 1024**3
+# More than one process writes in the second between two looks at the disk. With more than that above the floor nothing
+# need be counted; with less, a flood would be through a small floor before the next look.
+_NEAR_BYTES: Final = 128 * 1024**2
 
 
 class Limited(OSError):
@@ -103,16 +106,25 @@ class Room:
         floor_bytes: int | None = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.space = Space()
         self._directory = directory
         self._limit_bytes = limit_bytes
         self._floor_bytes = floor_bytes
         self._clock = clock
         self._measured_at: float | None = None
         self._used_bytes = 0
+        self._written_bytes = 0
+        self._seen = (Space(), 0)  # the last look, and what had been written before it
         self._is_given = False
         # False while no event is refused and none need be counted: nearly always, so it must cost nothing.
         self.is_scarce = limit_bytes is not None
+
+    @property
+    def space(self) -> Space:
+        """The free space at the last look, without what was written near the floor since."""
+        seen, written_bytes = self._seen
+        if not seen.floor_bytes:
+            return seen
+        return Space(max(0, seen.free_bytes - (self._written_bytes - written_bytes)), seen.floor_bytes)
 
     @property
     def is_refused(self) -> bool:
@@ -128,8 +140,9 @@ class Room:
         """
         if self._is_given:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._directory))
-        if self.space.is_spent or (self.space.is_low and not is_vital):
-            raise NearlyFull(errno.ENOSPC, self.space.says, str(self._directory))
+        space = self.space
+        if space.is_spent or (space.is_low and not is_vital):
+            raise NearlyFull(errno.ENOSPC, space.says, str(self._directory))
         if self._is_over_limit():
             used = f"{self._used_bytes} bytes in use, of {self._limit_bytes} that OTEL_AUDIT_DIRECTORY_BYTES allows"
             raise Limited(errno.EDQUOT, used, str(self._directory))
@@ -137,6 +150,7 @@ class Room:
     def added(self, line_bytes: int) -> None:
         """A line was written; its length need not be exact, since the directory is measured again."""
         self._used_bytes += line_bytes
+        self._written_bytes += line_bytes
 
     def look(self) -> None:
         """The reserve is taken, or taken again, if there is ample room. Never raises: it can be done without."""
@@ -145,6 +159,7 @@ class Room:
         if self._is_ample():
             with contextlib.suppress(OSError):
                 self._reserve = _nameless(self._directory, RESERVE_BYTES)
+                self._written_bytes += RESERVE_BYTES
                 self._set_given(False)
 
     def measure(self) -> None:
@@ -153,8 +168,9 @@ class Room:
         For the thread that looks after the journal once a second, and for a stream that begins. Never raises.
         """
         if self._floor_bytes != 0:
+            written_bytes = self._written_bytes
             with contextlib.suppress(OSError):
-                self.space = Space.of(self._directory, self._floor_bytes)
+                self._seen = (Space.of(self._directory, self._floor_bytes), written_bytes)
             self._weigh()
         if self._limit_bytes is None:
             return
@@ -203,7 +219,9 @@ class Room:
         self._weigh()
 
     def _weigh(self) -> None:
-        self.is_scarce = self._is_given or self._limit_bytes is not None or self.space.is_low
+        space = self.space
+        is_near = space.floor_bytes > 0 and space.free_bytes < space.floor_bytes + _NEAR_BYTES
+        self.is_scarce = self._is_given or self._limit_bytes is not None or is_near
 
     def _is_ample(self) -> bool:
         try:

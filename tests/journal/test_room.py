@@ -25,7 +25,7 @@ from otel_audit.settings import OnLoss
 from tests.chain_check import application_events, read_streams
 from tests.journal.disks import Unmountable, tmpfs
 from tests.journal.service import a_service
-from tests.journal.writing import a_journal, append, finish, leave_no_room, said, start_script, the_stream
+from tests.journal.writing import a_journal, append, event, finish, leave_no_room, said, start_script, the_stream
 from tests.recording import a_trail
 from tests.requiring import CLOSED, a_policy
 from tests.servers.polling import poll
@@ -59,6 +59,15 @@ def fill_up(journal: Journal, disk: Path) -> None:
         except JournalFull:
             return
     raise AssertionError("the disk was never full")
+
+
+def until_refused(journal: Journal, *, is_vital: bool) -> None:
+    for number in range(100_000):
+        try:
+            journal.append("", event(number, detail="x" * 300), 1, time.time_ns(), is_vital)
+        except JournalFull:
+            return
+    raise AssertionError("nothing was refused")
 
 
 def free_bytes(disk: Path) -> int:
@@ -348,6 +357,18 @@ def test_below_a_tenth_of_the_floor_no_event_is_written_and_none_acknowledged(tm
     journal.close()
     assert [gap["by_reason"].keys() for gap in gaps_in(tmp_path)] == [{"disk nearly full"}]
     assert application_events(tmp_path) == []
+
+
+def test_a_flood_faster_than_the_look_at_the_disk_leaves_the_floor_to_what_failed(disk: Path) -> None:
+    journal = a_journal(disk, limits=Limits(free_bytes=None))
+    floor = Space.of(disk, None).floor_bytes
+
+    until_refused(journal, is_vital=False)  # in far less than a second
+    assert 0.9 * floor < free_bytes(disk) < 1.1 * floor
+    until_refused(journal, is_vital=True)
+    assert 0.05 * floor < free_bytes(disk) < 0.15 * floor
+    journal.close()
+    assert {reason for gap in gaps_in(disk) for reason in gap["by_reason"]} == {"disk nearly full"}
 
 
 def test_when_there_is_free_space_again_every_event_is_written_again(disk: Path) -> None:
