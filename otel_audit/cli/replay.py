@@ -66,7 +66,8 @@ def replay(
     """Send the events in PATH to the OTLP endpoint of the settings, with their times, ids and span.
 
     PATH is the directory of a journal, a collector's archive (a file, or a directory of them), a JSONL export, or an
-    audit log of Feast. Events without an id get one that is the same each time they are sent.
+    audit log of Feast, compressed by gzip or zstd or not. Events without an id get one that is the same each time they
+    are sent.
 
     It goes on where an earlier run of the same command ended. Exit code 1 when something was not sent.
 

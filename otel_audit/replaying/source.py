@@ -15,13 +15,12 @@ from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.replaying.files import ArchiveFile, EventLogFile, LineFile, SegmentFile
 from otel_audit.replaying.parcel import Parcel, Piece, Place, Trouble
 from otel_audit.stores.archive import is_archive_line
-from otel_audit.stores.numbered_lines import Mark, NumberedLine, first_line, is_marked, numbered_lines
+from otel_audit.stores.compressed import Compression, can_unpack, compression_of
+from otel_audit.stores.numbered_lines import Mark, NumberedLine, beginning, first_line, is_marked, numbered_lines
 
 __all__ = ["Kind", "Limits", "NothingToReplay", "Portion", "Source"]
 
 _LOOKED_AT_BYTES: Final = 1 << 20
-_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
-_MAGIC_BYTES: Final = max(map(len, _COMPRESSED))
 
 
 class NothingToReplay(AuditError):
@@ -82,8 +81,10 @@ class Source:
             return _digest(b"directory", str(self.path.resolve()).encode("utf-8", "surrogateescape"))
         return _file_id(self.path)
 
-    def size_bytes(self) -> int:
-        """The size of all files now."""
+    def size_bytes(self) -> int | None:
+        """The size of all files now; None if one is compressed: nobody knows then how much it holds."""
+        if any(compression_of(path) for path, _ in self._files):
+            return None
         return sum(path.stat().st_size for path, _ in self._files)
 
     def passed_bytes(self, marks: Mapping[str, Mark]) -> int:
@@ -101,12 +102,17 @@ class Source:
     def portions(self, marks: Mapping[str, Mark], limits: Limits) -> Iterator[Portion]:
         """Everything behind the marks, file by file. What is appended to a file meanwhile is left.
 
+        A copy of a file goes on where the file ended: the compressed one beside the one that it was made of.
+
         Raises:
             OSError: a file cannot be read.
         """
+        passed = dict(marks)
         for path, kind in self._files:
             file_id = _file_id(path)
-            yield from _Portions(path, file_id, marks.get(file_id, Mark()), limits).of(self._open(path, kind))
+            for portion in _Portions(path, file_id, passed.get(file_id, Mark()), limits).of(self._open(path, kind)):
+                passed[file_id] = portion.mark
+                yield portion
 
     def _open(self, path: Path, kind: Kind) -> LineFile:
         match kind:
@@ -134,7 +140,7 @@ class _Portions:
         unfinished = None
         for line in numbered_lines(self._path, self._mark):
             if line.content is None:
-                self._unreadable.append(self._trouble(line, "expected a line of up to 64 MiB, got a longer one"))
+                troubles = [self._trouble(line, "expected a line of up to 64 MiB, got a longer one")]
             elif line.content.strip():
                 found = file.read(line, line.content)
                 records, size_bytes = _measure(found.pieces)
@@ -143,10 +149,14 @@ class _Portions:
                 troubles = [self._trouble(line, reason) for reason in found.unreadable]
                 self._pieces += found.pieces
                 self._records, self._bytes = self._records + records, self._bytes + size_bytes
-                if troubles and not line.ended:
-                    unfinished = troubles[0]
-                    break
-                self._unreadable += troubles
+            else:
+                troubles = []
+            if line.damage:
+                troubles = [self._trouble(line, line.damage)]
+            if troubles and line.content is not None and not line.ended:
+                unfinished = troubles[0]
+                break
+            self._unreadable += troubles
             self._mark = line.end
             if len(self._unreadable) >= self._limits.records:
                 yield self._portion()
@@ -182,7 +192,6 @@ def _files_of(path: Path) -> list[tuple[Path, Kind]]:
     if not path.is_dir():
         kind = _kind_of(path) if path.is_file() else None
         if kind is None:
-            _refuse_compressed([path] if path.is_file() else [])
             raise NothingToReplay(
                 f"{path}: expected a collector archive, a JSONL export or a Feast audit log, "
                 "got a file without a line of one; give such a file, or a directory with a journal or an archive"
@@ -198,7 +207,6 @@ def _files_of(path: Path) -> list[tuple[Path, Kind]]:
     # By name, files that were rotated come before the one that is written: archive-<time>.jsonl, archive.jsonl.
     files = [each for each in sorted(path.iterdir()) if each.is_file()]
     archive = [each for each in files if _kind_of(each) is Kind.ARCHIVE]
-    _refuse_compressed(files)  # one that was left out in silence would look as if it had been sent
     if not archive:
         raise NothingToReplay(
             f"{path}: expected a directory with a journal or a collector archive, got neither; "
@@ -207,25 +215,26 @@ def _files_of(path: Path) -> list[tuple[Path, Kind]]:
     return [(each, Kind.ARCHIVE) for each in archive]
 
 
-def _refuse_compressed(files: Sequence[Path]) -> None:
-    for path in files:
-        with path.open("rb") as file:
-            start = file.read(_MAGIC_BYTES)
-        for magic, name in _COMPRESSED.items():
-            if start.startswith(magic):
-                raise NothingToReplay(
-                    f"{path}: expected a file of lines, got one that is compressed with {name}; "
-                    "unpack it first, and put the compressed one elsewhere"
-                )
-
-
 def _kind_of(path: Path) -> Kind | None:
-    """What a file holds, from its beginning: a first line may be torn."""
-    with path.open("rb") as file:
-        lines = file.read(_LOOKED_AT_BYTES).split(b"\n")
+    """What a file holds, from its beginning: a first line may be torn.
+
+    Raises:
+        NothingToReplay: it cannot be unpacked here. Left out in silence it would look as if it had been sent.
+    """
+    compression = compression_of(path)
+    if compression is not None and not can_unpack(compression):
+        extra = "install otel-audit[zstd], or " if compression is Compression.ZSTD else ""
+        raise NothingToReplay(
+            f"{path}: expected a file of lines, got one that is compressed with {compression}; "
+            f"{extra}unpack it first, and put the compressed one elsewhere"
+        )
+    start, damage = beginning(path, _LOOKED_AT_BYTES)
+    lines = start.split(b"\n")
     if any(map(is_archive_line, lines)):
         return Kind.ARCHIVE
-    return Kind.EVENT_LOG if any(map(_is_event, lines)) else None
+    if any(map(_is_event, lines)):
+        return Kind.EVENT_LOG
+    return Kind.ARCHIVE if damage else None  # nobody can tell, and what is wrong with it is said
 
 
 def _is_event(line: bytes) -> bool:

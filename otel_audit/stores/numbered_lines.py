@@ -1,14 +1,19 @@
-"""The lines of a file with their numbers, from any place on, in constant memory."""
+"""The lines of a file with their numbers, from any place on, in constant memory; also of one that was compressed.
+
+Offsets and numbers count what a compressed file holds: a mark that was made in a file is good in its compressed form.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
-__all__ = ["Mark", "NumberedLine", "first_line", "is_marked", "numbered_lines"]
+from otel_audit.stores.compressed import damage_of, opened, size_of
+
+__all__ = ["Mark", "NumberedLine", "beginning", "first_line", "is_marked", "numbered_lines"]
 
 # The largest request that a collector takes by default is 20 MiB, and JSON makes two to three times as much of it.
 _LINE_MAX_BYTES: Final = 64 << 20
@@ -31,12 +36,13 @@ class NumberedLine(NamedTuple):
     """One line without its newline, and the place behind it.
 
     `content` is None for a line that is too long to be held. `ended`: there is a newline; without one somebody may
-    still be writing it.
+    still be writing it. `damage` says why nothing can be unpacked behind this line, which is then the last one.
     """
 
     content: bytes | None
     end: Mark
     ended: bool
+    damage: str = ""
 
 
 _START: Final = Mark()
@@ -48,8 +54,8 @@ def numbered_lines(path: Path, mark: Mark = _START) -> Iterator[NumberedLine]:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    with opened(path) as file:
+        size = size_of(file)
         (offset, number, _), before = _start(file, mark, size)
         while offset < size:
             content = file.readline(_LINE_MAX_BYTES)
@@ -58,10 +64,15 @@ def numbered_lines(path: Path, mark: Mark = _START) -> Iterator[NumberedLine]:
                 offset, kept = offset + len(content), None
                 before = (before + content[-_BEFORE_BYTES:])[-_BEFORE_BYTES:]
                 content = file.readline(_LINE_MAX_BYTES)
+            ended, damage = content.endswith(b"\n"), damage_of(file)
+            if not kept and kept is not None and not damage:
+                return  # the end of a compressed file, whose size nobody knew
             offset, number = offset + len(content), number + 1
             before = (before + content[-_BEFORE_BYTES:])[-_BEFORE_BYTES:]
-            ended = content.endswith(b"\n")
-            yield NumberedLine(kept[:-1] if kept and ended else kept, Mark(offset, number, _digest(before)), ended)
+            mark = Mark(offset, number, _digest(before))
+            yield NumberedLine(kept[:-1] if kept and ended else kept, mark, ended, "" if ended else damage)
+            if damage and not ended:
+                return
 
 
 def first_line(path: Path) -> bytes:
@@ -70,8 +81,18 @@ def first_line(path: Path) -> bytes:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         return file.readline(_FIRST_LINE_BYTES).rstrip(b"\r\n")
+
+
+def beginning(path: Path, size_bytes: int) -> tuple[bytes, str]:
+    """The first bytes that a file holds, and why they are not as many as there should be.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with opened(path) as file:
+        return file.read(size_bytes), damage_of(file)
 
 
 def is_marked(path: Path, mark: Mark) -> bool:
@@ -80,11 +101,11 @@ def is_marked(path: Path, mark: Mark) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        return _before(file, mark, os.fstat(file.fileno()).st_size) is not None
+    with opened(path) as file:
+        return _before(file, mark, size_of(file)) is not None
 
 
-def _start(file: BinaryIO, mark: Mark, size: int) -> tuple[Mark, bytes]:
+def _start(file: BufferedReader, mark: Mark, size: int) -> tuple[Mark, bytes]:
     """Where to begin, where the file is now, and the bytes in front of it."""
     before = _before(file, mark, size)
     if not before:
@@ -98,13 +119,15 @@ def _start(file: BinaryIO, mark: Mark, size: int) -> tuple[Mark, bytes]:
     return mark, before
 
 
-def _before(file: BinaryIO, mark: Mark, size: int) -> bytes | None:
+def _before(file: BufferedReader, mark: Mark, size: int) -> bytes | None:
     """The last bytes in front of the mark; None if they are not those that it was made behind."""
     if mark.offset > size:
         return None
     start = max(0, mark.offset - _BEFORE_BYTES)
     file.seek(start)
     before = file.read(mark.offset - start)
+    if len(before) < mark.offset - start:
+        return None
     return before if not mark.before or mark.before == _digest(before) else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,11 +13,16 @@ import pytest
 from otel_audit.replaying.parcel import Place, Trouble
 from otel_audit.replaying.replay import Replay, ReplayReport
 from otel_audit.replaying.sending import Patience
-from otel_audit.replaying.source import Limits
+from otel_audit.replaying.source import Kind, Limits, NothingToReplay
 from otel_audit.replaying.state import ReplayState
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.replaying.logs import a_line, a_log, a_source
 from tests.servers.otlp_server import Answer
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 AT_ONCE = Patience(give_up_after_s=0.0)
 SOME = Patience(give_up_after_s=30.0, backoff_cap_s=0.1)
@@ -252,3 +260,102 @@ def test_a_parcel_has_no_more_records_than_it_may(sizes: Sequence[int], log: Pat
     assert replayed(log, server, records=max(records, count // 8)).is_complete
     assert max(map(len, server.batches)) <= max(records, count // 8)
     assert server.accepted == names(*range(1, count + 1))
+
+
+def an_archive(*numbers: int) -> bytes:
+    """A file of a collector's archive: each of these events in a request of its own, one a line."""
+    records = [{"body": {"stringValue": json.dumps({"event_id": name})}} for name in names(*numbers)]
+    requests = [{"resourceLogs": [{"resource": {}, "scopeLogs": [{"logRecords": [each]}]}]} for each in records]
+    return b"".join(json.dumps(each, separators=(",", ":")).encode() + b"\n" for each in requests)
+
+
+def an_archive_directory(tmp_path: Path) -> Path:
+    """An archive of eight events: of its closed files one is compressed, and one is just being compressed."""
+    directory = tmp_path / "archive"
+    directory.mkdir()
+    (directory / "audit-1-size.jsonl.zst").write_bytes(zstd.compress(an_archive(1, 2)))
+    (directory / "audit-2-size.jsonl.gz").write_bytes(gzip.compress(an_archive(3, 4)))
+    (directory / "audit-3-size.jsonl").write_bytes(an_archive(5, 6))
+    (directory / "audit-3-size.jsonl.gz").write_bytes(gzip.compress(an_archive(5, 6)))
+    (directory / "audit.jsonl").write_bytes(an_archive(7, 8))
+    return directory
+
+
+def test_the_compressed_files_of_an_archive_are_sent_with_the_others_and_a_copy_is_not(
+    tmp_path: Path, server: AuditedServer
+) -> None:
+    directory = an_archive_directory(tmp_path)
+
+    report = replayed(directory, server)
+
+    assert a_source(directory).kind is Kind.ARCHIVE
+    assert report.is_complete
+    assert server.accepted == names(*range(1, 9))
+    assert a_source(directory).size_bytes() is None
+
+
+def test_a_file_that_was_compressed_since_the_last_run_is_not_sent_again(tmp_path: Path, server: AuditedServer) -> None:
+    directory = an_archive_directory(tmp_path)
+    replayed(directory, server)
+    written = directory / "audit.jsonl"
+    closed = directory / "audit-4-size.jsonl.gz"
+    closed.write_bytes(gzip.compress(written.read_bytes() + an_archive(9)))
+    written.write_bytes(an_archive(10))
+
+    report = replayed(directory, server)
+
+    assert report.is_complete
+    assert server.accepted == names(*range(1, 11))
+
+
+def test_a_compressed_file_that_is_cut_off_is_said_and_goes_on_when_it_is_whole(
+    log: Path, server: AuditedServer
+) -> None:
+    content = gzip.compress(an_archive(*range(1, 500)))
+    log.write_bytes(content[: len(content) // 2])
+
+    report = replayed(log, server, records=100)
+
+    sent = len(server.accepted)
+    assert 0 < sent < 499
+    assert not report.is_complete
+    assert report.tally.unreadable_lines == (
+        Trouble(Place(log.name, sent + 1), "expected a whole gzip file, got one that is cut off, or not yet whole"),
+    )
+
+    log.write_bytes(content)
+
+    assert replayed(log, server, records=100).is_complete
+    assert server.accepted == names(*range(1, 500))
+
+
+def test_a_compressed_file_of_which_nothing_can_be_read_is_not_left_out(tmp_path: Path, server: AuditedServer) -> None:
+    directory = an_archive_directory(tmp_path)
+    (directory / "audit-4-size.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00")
+
+    report = replayed(directory, server)
+
+    assert [trouble.place for trouble in report.tally.unreadable_lines] == [Place("audit-4-size.jsonl.gz", 1)]
+    assert server.accepted == names(*range(1, 9))
+
+
+def test_a_compressed_log_of_events_is_sent(log: Path, server: AuditedServer) -> None:
+    a_log(log, 5, ids=True)
+    log.write_bytes(zstd.compress(log.read_bytes()))
+
+    assert replayed(log, server).is_complete
+    assert server.accepted == names(*range(1, 6))
+
+
+def test_zstd_without_the_module_for_it_says_what_to_install(
+    tmp_path: Path, server: AuditedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = an_archive_directory(tmp_path)
+    monkeypatch.setitem(sys.modules, zstd.__name__, None)
+
+    with pytest.raises(NothingToReplay, match=r"compressed with zstd; install otel-audit\[zstd\], or unpack it first"):
+        replayed(directory, server)
+
+    (directory / "audit-1-size.jsonl.zst").unlink()
+    assert replayed(directory, server).is_complete
+    assert server.accepted == names(*range(3, 9))
