@@ -53,6 +53,7 @@ class Example:
 
 
 EXAMPLES = {
+    "service_name": Example("unknown_service", "shop", "shop", "shop", " "),
     "directory": Example(DEFAULT_DIRECTORY, "/srv/audit", Path("/srv/audit"), Path("/srv/audit"), "~/audit"),
     "durability": Example(Durability.OS, "fsync", Durability.FSYNC, Durability.FSYNC, "disk"),
     "export": Example(

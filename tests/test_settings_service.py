@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit.errors import ConfigError
-from otel_audit.settings import Settings
+from otel_audit.settings import Origin, Settings
 from otel_audit.settings.service import default_directory, name_for_a_path
 from tests.setting_examples import HOME
 
@@ -32,6 +32,19 @@ def test_the_service_name_is_the_one_the_sdk_finds(
 
     assert Settings.load({**HOME, **environ}).service_name == name
     assert OTELResourceDetector().detect().attributes.get("service.name", "unknown_service") == name
+
+
+def test_code_and_the_file_name_the_service_too(tmp_path: Path) -> None:
+    environ = {**HOME, "OTEL_SERVICE_NAME": "of the environment", "OTEL_RESOURCE_ATTRIBUTES": "a=b"}
+    (tmp_path / "a.yaml").write_text("service_name: of the file\n")
+    in_file = {**HOME, "OTEL_RESOURCE_ATTRIBUTES": "service.name=other", "OTEL_AUDIT_CONFIG": f"{tmp_path}/a.yaml"}
+
+    named = Settings.load(environ, {"service_name": "shop"})
+
+    assert (named.service_name, named.sources["service_name"].origin) == ("shop", Origin.CODE)
+    assert named.directory == Path("/home/alice/state/otel-audit/shop")
+    assert Settings.load(in_file).service_name == "of the file"
+    assert Settings.load({**HOME, "OTEL_RESOURCE_ATTRIBUTES": "a=b"}).sources["service_name"].origin is Origin.DEFAULT
 
 
 def test_the_default_directory_is_of_the_user_and_the_service() -> None:

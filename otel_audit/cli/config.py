@@ -85,10 +85,6 @@ Different from the official exporters, on purpose:
 * A header that is set is sent: neither `.netrc` nor a user in the URL replaces an `authorization` header.
 * Headers given in code replace those of the environment; they are not merged.
 
-## Variables of OTel that are honoured
-
-`OTEL_SERVICE_NAME`, else `service.name` in `OTEL_RESOURCE_ATTRIBUTES`, names the service.
-
 ## Variables of OTel that are ignored
 
 Said once on stderr when one is set.
@@ -169,8 +165,7 @@ def _escaped(text: str) -> str:
 
 
 def _as_text(settings: Settings) -> str:
-    rows = [("service_name", settings.service_name, str(settings.sources["service_name"]))]
-    rows += [(setting.name, *_text_cells(settings, setting)) for setting in CORE_TABLE + OTLP_TABLE]
+    rows = [(setting.name, *_text_cells(settings, setting)) for setting in CORE_TABLE + OTLP_TABLE]
     name_width = max(len(name) for name, _, _ in rows)
     value_width = min(48, max(len(value) for _, value, _ in rows))
     lines = [f"{name:<{name_width}}  {value:<{value_width}}  {source}" for name, value, source in rows]

@@ -6,30 +6,66 @@ import hashlib
 import pwd
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote
 
 from otel_audit.errors import ConfigError
-from otel_audit.settings.setting import Origin, Source
+from otel_audit.settings.setting import Mismatch, Setting, Variable
 
-__all__ = ["default_directory", "name_for_a_path", "service_name_of"]
+__all__ = ["SERVICE_NAME", "UNKNOWN_SERVICE", "default_directory", "name_for_a_path"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _PATH_CHARS = 100
+UNKNOWN_SERVICE: Final = "unknown_service"
 
 
-def service_name_of(environ: Mapping[str, str]) -> tuple[str, Source]:
-    """`OTEL_SERVICE_NAME`, else `service.name` in `OTEL_RESOURCE_ATTRIBUTES`, else `unknown_service`.
+@dataclass(frozen=True, slots=True)
+class ServiceName:
+    """A name of a service."""
+
+    @property
+    def expected(self) -> str:
+        """See `Kind`."""
+        return "a name"
+
+    def parse(self, given: object) -> str:
+        """See `Kind`."""
+        if not isinstance(given, str) or not given.strip():
+            raise Mismatch
+        return given
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNameOfResource:
+    """The `service.name` among the attributes of a resource.
 
     Source: OTel specification, "Resource SDK", "Specifying resource information via an environment variable".
     """
-    if name := environ.get("OTEL_SERVICE_NAME"):
-        return name, Source(Origin.ENVIRONMENT, "OTEL_SERVICE_NAME")
-    pairs = (item.partition("=") for item in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
-    names = [unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name"]
-    if names and names[-1]:
-        return names[-1], Source(Origin.ENVIRONMENT, "OTEL_RESOURCE_ATTRIBUTES")
-    return "unknown_service", Source(Origin.DEFAULT)
+
+    @property
+    def expected(self) -> str:
+        """See `Kind`."""
+        return "attributes of a resource"
+
+    def parse(self, given: object) -> str | None:
+        """See `Kind`. None where none of them is the name of the service."""
+        pairs = (item.partition("=") for item in str(given).split(","))
+        names = [unquote(value.strip()) for key, _, value in pairs if key.strip() == "service.name"]
+        return (names[-1] if names else "") or None
+
+
+SERVICE_NAME: Final[Setting[str | None]] = Setting(
+    name="service_name",
+    variables=(Variable("OTEL_SERVICE_NAME"),),
+    kind=ServiceName(),
+    default=None,
+    default_text="service.name in OTEL_RESOURCE_ATTRIBUTES, else unknown_service",
+    doc="Name of the service: in each event's resource, and in the default directory.",
+    reason="what the service says to OTel already holds here too",
+    fallbacks=(Variable("OTEL_RESOURCE_ATTRIBUTES", ServiceNameOfResource()),),
+)
 
 
 def name_for_a_path(name: str) -> str:

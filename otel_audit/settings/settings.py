@@ -13,7 +13,7 @@ from otel_audit.settings import privacy, table
 from otel_audit.settings.otlp import ENDPOINT, OtlpSettings, is_otlp_configured, read_otlp
 from otel_audit.settings.proxies import ForwardedHeader
 from otel_audit.settings.reader import Reader
-from otel_audit.settings.service import default_directory, service_name_of
+from otel_audit.settings.service import SERVICE_NAME, UNKNOWN_SERVICE, default_directory
 from otel_audit.settings.setting import Origin, Source
 from otel_audit.settings.table import Durability, ExporterName, OnLoss
 
@@ -114,7 +114,7 @@ class Settings:
             ConfigError: a value is not allowed, or a name is unknown. The message says the valid ones.
         """
         reader = Reader.open(environ, overrides or {}, table.TABLE)
-        service_name, reader.sources["service_name"] = service_name_of(environ)
+        service_name = reader.value(SERVICE_NAME) or UNKNOWN_SERVICE
         directory = reader.value(table.DIRECTORY) or default_directory(environ, service_name, os.geteuid())
         export = _exporters(reader)
         durability = reader.value(table.DURABILITY)

@@ -20,6 +20,7 @@ from otel_audit.settings.kinds import (
 from otel_audit.settings.otlp import OTLP_TABLE
 from otel_audit.settings.privacy import PRIVACY_TABLE
 from otel_audit.settings.proxies import FORWARDED_HEADER, TRUSTED_PROXIES
+from otel_audit.settings.service import SERVICE_NAME
 from otel_audit.settings.setting import Mismatch, Setting, Variable
 
 __all__ = ["CORE_TABLE", "FORWARDED_HEADER", "TABLE", "TRUSTED_PROXIES", "Durability", "ExporterName", "OnLoss"]
@@ -340,6 +341,7 @@ POLICY: Setting[Path | None] = Setting(
 )
 
 CORE_TABLE: tuple[Setting[object], ...] = (
+    SERVICE_NAME,
     DIRECTORY,
     DURABILITY,
     EXPORT,
