@@ -30,6 +30,7 @@ from otel_audit.delivery.retaining import retention_of
 from otel_audit.delivery.tally import MemoryTally, Tally
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
+from otel_audit.journal.files import say_exposure
 from otel_audit.journal.host import boot_id, host_id
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.memory_journal import MemoryJournal
@@ -100,7 +101,7 @@ class Trail(AuditSink):
 
     def _file_journal(self) -> Journal:
         settings = self.settings
-        return Journal(
+        journal = Journal(
             settings.directory,
             describe=self._description,
             limits=Limits(
@@ -116,6 +117,8 @@ class Trail(AuditSink):
             on_wake=self._woken,
             notices=self.notices,
         )
+        say_exposure(settings.directory, self.notices)
+        return journal
 
     def _memory_journal(self) -> MemoryJournal:
         settings = self.settings

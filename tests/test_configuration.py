@@ -103,6 +103,44 @@ def test_a_resource_that_is_passed_in_replaces_it(tmp_path: Path) -> None:
     assert (found["service.name"], found["place"]) == ("till", "counter")
 
 
+def test_a_service_that_is_named_in_code_is_named_in_its_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "other")
+    audit = otel_audit.configure(service_name="shop", directory=tmp_path)
+    audit.log_authn(outcome="success")
+    audit.close()
+
+    assert header(tmp_path)["resource"]["service.name"] == "shop"
+    with pytest.raises(ConfigError, match="service_name: expected a name, got ''"):
+        otel_audit.configure(service_name="", directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "above", "words"),
+    [
+        (0o777, 0o700, "every user can remove and replace its files; chmod o-rwx "),
+        (0o1777, 0o700, "every user can put files into it, which are taken for events; chmod o-rwx "),
+        (0o700, 0o777, "every user can put another directory in its place; chmod o-w "),
+        (0o700, 0o1777, ""),
+        (0o2770, 0o755, ""),
+    ],
+)
+def test_a_directory_that_every_user_can_write_is_said_at_start(
+    tmp_path: Path, mode: int, above: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "state" / "audit"
+    directory.mkdir(parents=True)
+    directory.chmod(mode)
+    directory.parent.chmod(above)
+
+    otel_audit.configure(service_name="shop", directory=directory, file_mode=0o660).close()
+
+    said = capsys.readouterr().err
+    assert words in said
+    assert bool(said) is bool(words)
+
+
 def test_a_wrong_setting_starts_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="batch_count"):
         otel_audit.configure(directory=tmp_path / "made", batch_count=0)

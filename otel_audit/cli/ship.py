@@ -19,7 +19,7 @@ from otel_audit.delivery.retaining import retention_of
 from otel_audit.delivery.sweep import Sweep, SweepReport, restart
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import AuditError
-from otel_audit.journal.files import make_directory
+from otel_audit.journal.files import make_directory, say_exposure
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.retention import Removed, Retention
 from otel_audit.notices import Notices
@@ -61,6 +61,7 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
     if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
         click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)
     notices = Notices()
+    say_exposure(directory, notices)
     retention = retention_of(settings, adoption, [exporter.name], notices)
     with Stop() as stop:
         if once:

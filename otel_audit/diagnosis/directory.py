@@ -20,6 +20,7 @@ from typing import Final
 from otel_audit.diagnosis.finding import Finding
 from otel_audit.errors import JournalUnwritable
 from otel_audit.journal.census import Census, StreamCensus, census
+from otel_audit.journal.files import exposure_of
 from otel_audit.journal.host import mount_of
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.room import Space
@@ -156,10 +157,8 @@ def _permissions(settings: Settings) -> Finding:
     directory = settings.directory
     mode = stat.S_IMODE(directory.stat().st_mode)
     shown = f"{directory} has mode {mode:04o}"
-    if mode & stat.S_IWOTH:
-        return Finding(
-            "permissions", f"{shown}: every user can remove and replace its files", f"chmod o-rwx {directory}"
-        )
+    if (exposure := exposure_of(directory)) is not None:
+        return Finding("permissions", exposure.says, exposure.remedy)
     if mode & stat.S_IXOTH and settings.file_mode & stat.S_IROTH:
         says = f"{shown} and its files {settings.file_mode:04o}: every user can read the events"
         return Finding("permissions", says, f"chmod o-rwx {directory}, or set OTEL_AUDIT_FILE_MODE=0640")

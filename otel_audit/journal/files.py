@@ -12,17 +12,22 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from otel_audit.errors import JournalUnwritable
+from otel_audit.notices import Notices
 
 __all__ = [
+    "Exposure",
     "StreamFiles",
     "cursors_in",
+    "exposure_of",
     "journal_bytes",
     "make_directory",
     "open_with_mode",
+    "say_exposure",
     "segments_in",
     "streams_in",
 ]
@@ -129,6 +134,46 @@ def make_directory(directory: Path) -> None:
         raise JournalUnwritable(_unusable(directory, error)) from error
     if not os.access(directory, os.W_OK | os.X_OK):
         raise JournalUnwritable(_unusable(directory, PermissionError("not writable")))
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What every user of the machine can do to a directory, and what to do about it."""
+
+    says: str
+    remedy: str
+
+
+def exposure_of(directory: Path) -> Exposure | None:
+    """What the modes of the directory and of those above it let every user do to its files; None: nothing.
+
+    A group is trusted: its members may be a side-car, and many a user is alone in his.
+
+    Raises:
+        OSError: a mode cannot be read.
+    """
+    directory = directory.resolve()
+    mode = directory.stat().st_mode
+    if mode & stat.S_IWOTH:
+        can = "put files into it, which are taken for events" if mode & stat.S_ISVTX else "remove and replace its files"
+        return Exposure(f"{_shown(directory, mode)}: every user can {can}", f"chmod o-rwx {directory}")
+    for above in directory.parents:
+        mode = above.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            can = "put another directory in its place"
+            return Exposure(f"{directory}: {_shown(above, mode)}: every user can {can}", f"chmod o-w {above}")
+    return None
+
+
+def say_exposure(directory: Path, notices: Notices) -> None:
+    """Say at the start what every user can do to the files of the directory. Raises nothing."""
+    with contextlib.suppress(OSError):  # one above it may not be looked at
+        if (exposure := exposure_of(directory)) is not None:
+            notices.say("permissions", f"{exposure.says}; {exposure.remedy}")
+
+
+def _shown(path: Path, mode: int) -> str:
+    return f"{path} has mode {stat.S_IMODE(mode):04o}"
 
 
 def open_with_mode(path: Path, flags: int, mode: int) -> int:

@@ -82,7 +82,7 @@ def test_a_link_that_leads_nowhere_cannot_be_a_directory(tmp_path: Path) -> None
         (0o750, 0o664, ""),
         (0o700, 0o664, ""),
         (0o757, 0o600, "every user can remove and replace its files"),
-        (0o1777, 0o600, "every user can remove and replace its files"),
+        (0o1777, 0o600, "every user can put files into it"),
         (0o711, 0o664, "every user can read the events"),
     ],
 )
