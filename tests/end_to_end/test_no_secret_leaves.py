@@ -54,7 +54,7 @@ _SCALAR_FIELDS = """
     reason policy_id parent_id
 """
 _PARTS = {
-    "principal": (AuditPrincipal, "username auth_type on_behalf_of kind"),
+    "principal": (AuditPrincipal, "username auth_type id issuer on_behalf_of kind"),
     "source": (AuditSource, "ip transport user_agent"),
     "action": (AuditAction, "mcp_tool path verb method arguments_digest"),
     "resource": (AuditResource, "type name"),
