@@ -9,7 +9,7 @@ import nox
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2", "spans"]
+nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2", "servers", "spans"]
 
 # The lowest release that pyproject.toml allows: a user may be held back by another package.
 OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
@@ -62,6 +62,8 @@ SPANS = (
     "quart==0.22.0",
     "starlette==1.10.0",
 )
+# Servers that replace Python's threads, or fork without its hooks; docs/delivery.md names them too.
+SERVERS = ("gevent>=26", "gunicorn>=27", "uwsgi>=2.0.31")
 
 
 @nox.session
@@ -107,6 +109,15 @@ def spans(session: nox.Session) -> None:
     """
     session.install("-e", ".", *SPANS, "httpx", "pytest", "uvicorn", "websockets")
     session.run("python", "-m", "pytest", "tests/environments/spans", *session.posargs)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """What holds under gevent, and in workers that uWSGI forks in C code. uWSGI is compiled: it needs gcc."""
+    session.install(
+        "-e", ".", *SERVERS, OTEL_DISTRO, "cryptography", "googleapis-common-protos", "pytest", "pytest-timeout"
+    )
+    session.run("python", "-m", "pytest", "tests/environments/servers", *session.posargs)
 
 
 @nox.session

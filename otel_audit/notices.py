@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 
 from otel_audit.terminal import escaped
+from otel_audit.threads import get_ident, new_lock
 
 __all__ = ["Notices"]
 
@@ -28,7 +28,7 @@ class Notices:
 
     def _begin(self) -> None:
         self._said_at: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._inside: set[int] = set()
         self._pid = os.getpid()
 
@@ -36,7 +36,7 @@ class Notices:
         """Write one line to stderr, unless this kind was said less than a minute ago."""
         if os.getpid() != self._pid:
             self._begin()  # the lock may be held by a thread of the parent
-        me = threading.get_ident()
+        me = get_ident()
         if me in self._inside:  # a signal handler inside `say`: its notice can be done without
             return
         try:

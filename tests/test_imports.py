@@ -15,7 +15,7 @@ PACKAGE = Path(otel_audit.__file__).parent
 # From the bottom up: a module imports from its own layer and from those before it. A name stands for the module or
 # subpackage and all that is in it.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "failures", "terminal", "notices"},
+    {"_version", "errors", "failures", "terminal", "threads", "notices"},
     {"settings"},
     {"event", "attributes", "redaction"},
     {"derived", "event_fields", "draft"},
@@ -40,7 +40,8 @@ LAYERS: list[set[str]] = [
 ONLY: dict[str, set[str]] = {
     "errors": set(),
     "terminal": set(),
-    "notices": {"terminal"},
+    "threads": set(),
+    "notices": {"terminal", "threads"},
     "_version": set(),
     "event": {"redaction"},  # inside a function: what makes a text of any value
     "attributes": set(),
@@ -54,7 +55,7 @@ ONLY: dict[str, set[str]] = {
     "policy": {"policy", "derived", "event", "settings", "errors"},
     "sinks": set(),
     # Lines and hashes, not OTel and not what an event is.
-    "journal": {"journal", "settings", "errors", "notices", "_version"},
+    "journal": {"journal", "settings", "errors", "notices", "threads", "_version"},
 }
 
 # Most have far fewer: what is longer holds two things.

@@ -232,6 +232,23 @@ def test_a_child_that_c_code_forks_delivers_on_its_own(parent: str, first: str, 
         assert len({request.connection for request in server.requests}) == (2 if parent == "begun" else 1)
 
 
+def test_delivery_over_grpc_imports_nothing_so_that_no_forked_child_waits_for_the_lock_of_an_import(
+    tmp_path: Path,
+) -> None:
+    program = """
+        import sys, otel_audit
+
+        audit = otel_audit.configure()
+        before = set(sys.modules)
+        audit.log_authn(outcome="success")
+        assert audit.flush(timeout_s=20).complete
+        print(sorted(set(sys.modules) - before))
+    """
+    with OtlpGrpcServer() as server:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": server.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        assert run(program, tmp_path, environ) == "[]\n"
+
+
 @pytest.mark.parametrize("parent", ["loaded", "begun"])
 def test_a_child_that_c_code_forks_delivers_over_grpc(parent: str, tmp_path: Path) -> None:
     with OtlpGrpcServer() as server:

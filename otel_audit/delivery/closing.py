@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import Empty
+
+from otel_audit.threads import SimpleQueue
 
 __all__ = ["Closing"]
 

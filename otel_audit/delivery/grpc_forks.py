@@ -16,8 +16,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty
+
+from otel_audit.threads import SimpleQueue, new_lock
 
 __all__ = ["call_in_progress", "trouble_after_fork"]
 
@@ -33,33 +37,51 @@ class _Calls:
     """The calls that are under way in this process, and the forks that wait for them."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = new_lock()
         self._enders: list[Callable[[], None]] = []
-        self._forks = 0
+        self._forks: list[threading.Lock] = []  # each is locked until its fork is over
+        self._ends: SimpleQueue[None] = SimpleQueue()
 
     def begin(self, end: Callable[[], None]) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._forks)
-            self._enders.append(end)
+        while True:
+            with self._lock:
+                if not self._forks:
+                    self._enders.append(end)
+                    return
+                fork = self._forks[-1]
+            with fork:
+                continue
 
     def ended(self, end: Callable[[], None]) -> None:
-        with self._changed:
+        with self._lock:
             self._enders.remove(end)
-            self._changed.notify_all()
+            for _ in self._forks:
+                self._ends.put(None)
 
     def before_fork(self) -> None:
-        with self._changed:
-            self._forks += 1
-            if self._changed.wait_for(lambda: not self._enders, _CALL_MAY_TAKE_S):
-                return
-            for end in self._enders:
-                end()
-            self._changed.wait_for(lambda: not self._enders, _END_MAY_TAKE_S)
+        fork = new_lock()
+        fork.acquire()
+        with self._lock:
+            self._forks.append(fork)
+        if self._are_over_within(_CALL_MAY_TAKE_S):
+            return
+        with self._lock:
+            enders = list(self._enders)
+        for end in enders:
+            end()
+        self._are_over_within(_END_MAY_TAKE_S)
 
     def after_fork(self) -> None:
-        with self._changed:
-            self._forks -= 1
-            self._changed.notify_all()
+        with self._lock:
+            if self._forks:
+                self._forks.pop().release()
+
+    def _are_over_within(self, timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self._enders and (left_s := deadline - time.monotonic()) > 0:
+            with suppress(Empty):
+                self._ends.get(timeout=left_s)
+        return not self._enders
 
 
 _calls = _Calls()

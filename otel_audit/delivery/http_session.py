@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import io
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import ssl_
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -152,7 +154,13 @@ class _BoundedConnection(HTTPConnection):
 
 
 class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        """Connect, with a context that works in this process."""
+        if ssl_.SSLContext is not ssl.SSLContext:
+            # gevent has patched `ssl` since urllib3 was imported, whose contexts call themselves for ever from then on.
+            self.ssl_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self.ssl_context.minimum_version = ssl.TLSVersion.TLSv1_2
+        super().connect()
 
 
 def _connected(host: str, port: int, exchange: Exchange) -> socket.socket:

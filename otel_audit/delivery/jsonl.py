@@ -20,6 +20,7 @@ import msgspec
 
 from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
+from otel_audit.threads import new_lock, real_sleep
 
 __all__ = ["ADDED_KEYS", "JsonlExporter", "JsonlFile", "as_given"]
 
@@ -53,7 +54,7 @@ class JsonlFile:
         self._mode = mode
         self._descriptor = -1
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Have the lines, given without newlines, on the disk at the end of the file.
@@ -78,7 +79,7 @@ class JsonlFile:
         if self._pid != os.getpid():
             # A forked child: the lock may be held by a thread that is gone, and a lock on the parent's descriptor
             # would not keep the parent out.
-            self._pid, self._lock = os.getpid(), threading.Lock()
+            self._pid, self._lock = os.getpid(), new_lock()
             self._let_go()
         return self._lock
 
@@ -149,7 +150,7 @@ def _wait_for_lock(descriptor: int, deadline: float) -> None:
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise OSError(errno.EAGAIN, f"a lock that another process held for {_LOCK_WAIT_S:g} s") from None
-            time.sleep(_LOCK_POLL_S)
+            real_sleep(_LOCK_POLL_S)
         else:
             return
 

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Protocol
 
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeter, Observation, get_meter
@@ -23,6 +23,7 @@ from otel_audit._version import __version__
 from otel_audit.delivery.numbers import ExporterNumbers, Numbers
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed
+from otel_audit.threads import get_ident, new_lock, new_rlock
 
 __all__ = ["AuditMetrics", "Counted", "metrics_of_process"]
 
@@ -65,8 +66,8 @@ class AuditMetrics:
             self._instrument(NoOpMeter(SCOPE_NAME, __version__))
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()  # re-entrant: a signal handler may close a trail
-        self.recording = threading.Lock()
+        self._lock = new_rlock()  # re-entrant: a signal handler may close a trail
+        self.recording = new_lock()
         self._sums = Numbers()
         self._taken_at = 0.0
         self._told: set[str] = set()
@@ -154,7 +155,7 @@ class AuditMetrics:
         for each in self._watched:
             each.last = Numbers()
 
-    def _own_lock(self) -> AbstractContextManager[bool]:
+    def _own_lock(self) -> threading.RLock:
         if os.getpid() != self._pid:
             self.forked()  # by C code, which runs no fork hooks
         return self._lock
@@ -246,11 +247,11 @@ _held_for_fork: dict[int, list[threading.Lock]] = {}  # by thread: two may fork 
 def _before_fork() -> None:
     for metrics in list(_all):
         if metrics.recording.acquire(timeout=_FORK_WAITS_S):
-            _held_for_fork.setdefault(threading.get_ident(), []).append(metrics.recording)
+            _held_for_fork.setdefault(get_ident(), []).append(metrics.recording)
 
 
 def _after_fork_in_parent() -> None:
-    for lock in _held_for_fork.pop(threading.get_ident(), []):
+    for lock in _held_for_fork.pop(get_ident(), []):
         lock.release()
 
 
@@ -263,7 +264,7 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 _process: AuditMetrics | None = None
-_making = threading.Lock()
+_making = new_lock()
 
 
 def metrics_of_process() -> AuditMetrics:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import grpc
+import grpc._channel  # the library would import it at the first call: a child that is forked then waits for it for ever
 
 from otel_audit._version import __version__
 from otel_audit.delivery.grpc_answers import GrpcAnswer, outcome_of

@@ -10,7 +10,6 @@ is the dropping of records when a queue is full.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.recovery import take
 from otel_audit.journal.retention import Retention
 from otel_audit.notices import Notices
+from otel_audit.threads import RealThread, acquired, new_rlock
 
 __all__ = ["Adoption", "BatchProcessor", "FlushReport"]
 
@@ -83,8 +83,8 @@ class BatchProcessor:
         # Re-entrant: a signal handler that logs, flushes or closes must not wait for its own thread. The first `log()`
         # takes the one for the streams of this process. Streams of others are looked for under the second, which may
         # take as long as a directory of thousands of files does: whoever has both took the second first.
-        self._lock = threading.RLock()
-        self._adopting = threading.RLock()
+        self._lock = new_rlock()
+        self._adopting = new_rlock()
         self._is_left = False
         self._workers: list[Worker] = []
         self._holdings = Holdings(
@@ -93,7 +93,7 @@ class BatchProcessor:
             file_mode=self._file_mode,
             notices=self._notices,
         )
-        self._keeper: threading.Thread | None = None
+        self._keeper: RealThread | None = None
         self._closing = Closing()
 
     @property
@@ -199,12 +199,12 @@ class BatchProcessor:
             worker.finish()
         ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
         if self._keeper is not None:  # nothing is removed behind the back of who thinks that it is closed
-            self._keeper.join(max(0.0, deadline - time.monotonic()))
+            self._keeper.join(deadline - time.monotonic())
         return self._release(deadline) and all(ended)
 
     def _release(self, deadline: float) -> bool:
         """Let go of every stream, or have the keeper do it that is still at them: its disk may answer never."""
-        if not self._adopting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not acquired(self._adopting, deadline - time.monotonic()):
             self._is_left = True
             if not self._adopting.acquire(blocking=False):  # it may have looked just before
                 return False
@@ -231,7 +231,7 @@ class BatchProcessor:
         workers = [
             Worker(Destination(each, metrics=self._metrics), self._limits, self._notices) for each in self._exporters
         ]
-        keeper = threading.Thread(target=self._keep_for_ever, name="otel-audit-keep", daemon=True)
+        keeper = RealThread(self._keep_for_ever, name="otel-audit-keep")
         started: list[Worker] = []
         try:
             for worker in workers:

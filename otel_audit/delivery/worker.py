@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from otel_audit.delivery.backoff import Backoff
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
 from otel_audit.journal.exportable import Exportable
 from otel_audit.notices import Notices
+from otel_audit.threads import RealThread, SimpleQueue, new_lock, wait_for_word
 
 __all__ = ["BatchLimits", "Worker"]
 
@@ -41,14 +41,14 @@ class Worker:
         self._not_before = 0.0
         self._asked_until = 0.0  # the destination said when to come again: nobody's hurry counts against that
         self._exports: list[StreamExport] = []
-        self._exports_lock = threading.Lock()
+        self._exports_lock = new_lock()
         # Not an Event: a signal handler that logs may come in while its own thread is inside `set`.
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._draining = False
         self._closes = False
         self._over = False
         self._waiting: set[SimpleQueue[None]] = set()
-        self._thread = threading.Thread(target=self._run, name=f"otel-audit-{destination.exporter.name}", daemon=True)
+        self._thread = RealThread(self._run, name=f"otel-audit-{destination.exporter.name}")
 
     @property
     def blocked(self) -> str:
@@ -103,7 +103,7 @@ class Worker:
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the thread. True when it has sent what it could: then it lets go of the exporter."""
-        self._thread.join(max(0.0, timeout_s))
+        self._thread.join(timeout_s)
         return self._over
 
     def abandon(self) -> None:
@@ -121,8 +121,7 @@ class Worker:
         self._waiting.add(turns)
         try:
             while not (self._over or reached()) and (left_s := deadline - time.monotonic()) > 0:
-                with contextlib.suppress(Empty):
-                    turns.get(timeout=left_s)
+                wait_for_word(turns, left_s)
         finally:
             self._waiting.discard(turns)
         return reached()

@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Final
 
 from otel_audit.journal.stream import StreamWriter, SyncFailed
+from otel_audit.threads import RealThread, SimpleQueue, acquired, get_ident, new_lock
 
 __all__ = ["COMMIT_TIMEOUT_S", "Commit", "Committer"]
 
@@ -30,7 +31,7 @@ class Commit:
         self.stream = stream
         self.seq = seq
         self._committer = committer
-        self._served = threading.Lock()
+        self._served = new_lock()
         self._served.acquire()
         self._callback: Callable[[], object] | None = None
         self._failure: OSError | None = None
@@ -57,7 +58,7 @@ class Commit:
             SyncFailed: it is in the chain, but not known to be durable.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._served.acquire(timeout=min(_LOOK_S, max(0.0, deadline - time.monotonic()))):
+        while not acquired(self._served, min(_LOOK_S, deadline - time.monotonic())):
             # The stream was closed, or this is a child that was forked by a signal handler inside this wait.
             if self.stream.is_settled(self.seq) or self._committer.is_stopped or time.monotonic() >= deadline:
                 break
@@ -88,7 +89,7 @@ class Committer:
         self._inside = inside
         # Not a Condition: a signal handler that logs may come in while its own thread is inside.
         self._waiting: SimpleQueue[Commit | StreamWriter | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread: RealThread | None = None
         self._abandoned = False
         self._closed = False
 
@@ -105,7 +106,7 @@ class Committer:
     def start(self) -> None:
         """The thread runs, if one can be started."""
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="otel-audit-commit", daemon=True)
+            thread = RealThread(self._run, name="otel-audit-commit")
             with contextlib.suppress(RuntimeError):  # the interpreter is about to end: nothing new is started
                 thread.start()
                 self._thread = thread
@@ -128,7 +129,7 @@ class Committer:
         return commit
 
     def _sync_here(self, stream: StreamWriter, seq: int) -> None:
-        me = threading.get_ident()
+        me = get_ident()
         try:
             self._inside.add(me)
             with self._lock:
@@ -155,7 +156,7 @@ class Committer:
         self._abandoned = True
 
     def _run(self) -> None:
-        me = threading.get_ident()
+        me = get_ident()
         self._inside.add(me)
         try:
             self._serve()

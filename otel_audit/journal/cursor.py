@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import threading
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from otel_audit.journal.files import open_with_mode
 from otel_audit.journal.released import Released, disjoint, read_released
+from otel_audit.threads import new_lock
 
 __all__ = ["Cursor", "Position", "Progress", "Quarantined", "is_over", "read_cursor"]
 
@@ -179,7 +179,7 @@ class Cursor:
         self._path = path
         self._origin = origin or Progress()
         self._mode = mode
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._descriptor = open_with_mode(path, os.O_RDWR, mode)
         try:
             self._begin()

@@ -30,13 +30,14 @@ from otel_audit.journal.stream import Limits, StreamWriter, SyncFailed
 from otel_audit.journal.writing_end import WritingEnd
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability
+from otel_audit.threads import get_ident, new_lock, new_rlock
 
 __all__ = ["Journal", "Receipt", "Written"]
 
 _DEFERRED_MAX = 1000
 
 _getpid = os.getpid
-_get_ident = threading.get_ident
+_get_ident = get_ident
 
 _leaving: dict[int, threading.RLock] = {}  # by the process that leaves what it was given at its fork
 
@@ -87,7 +88,7 @@ class Journal:
 
     def _begin(self) -> None:
         """The state of a process that has written nothing yet."""
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         self._inside: set[int] = set()
         self._deferred: deque[tuple[bytes, int]] = deque()
         self._announcing: list[object] = []
@@ -327,7 +328,7 @@ class Journal:
         """In a child that C code has forked, which runs no hooks: as `forked`. Else nothing happens."""
         pid = _getpid()
         if pid != self._pid:
-            with _leaving.setdefault(pid, threading.RLock()):  # the first two requests may come to two threads at once
+            with _leaving.setdefault(pid, new_rlock()):  # the first two requests may come to two threads at once
                 if pid != self._pid:
                     self.forked()
 

@@ -7,7 +7,6 @@ room that there is, new ones are refused. An old one never makes room for a new 
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from otel_audit.journal.line import FORMAT_VERSION, SEGMENT, is_system, system_b
 from otel_audit.journal.open_stream import Head
 from otel_audit.journal.reader import Chunk, Line
 from otel_audit.settings import Durability
+from otel_audit.threads import new_rlock
 
 __all__ = ["Dealt", "MemoryCursor", "MemoryReader", "MemoryShipment", "MemoryStream", "QueueLimits"]
 
@@ -241,7 +241,7 @@ class MemoryCursor:
     ended = False
 
     def __init__(self, stream: MemoryStream, exporters: Iterable[str]) -> None:
-        self.lock = threading.RLock()  # a signal handler may close what its own thread is closing
+        self.lock = new_rlock()  # a signal handler may close what its own thread is closing
         self._stream = stream
         self._progress = {exporter: Progress() for exporter in exporters}
         self._refused: set[int] = set()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from typing import Final
 
 from otel_audit.journal.cursor import Position
+from otel_audit.threads import new_lock
 
 __all__ = ["SegmentSync"]
 
@@ -30,7 +30,7 @@ class SegmentSync:
         self._descriptor = os.dup(descriptor)
         # Not an Event: an asynchronous exception in `wait` could leave its lock locked, and `run` would never end.
         self._is_over = False
-        self._under_way = threading.Lock()
+        self._under_way = new_lock()
         self._under_way.acquire()
 
     def run(self) -> None:

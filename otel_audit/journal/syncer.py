@@ -10,16 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.segment_file import sync_directory
 from otel_audit.journal.stream import StreamWriter
+from otel_audit.threads import RealThread, SimpleQueue
 
 __all__ = ["Syncer"]
 
@@ -42,7 +42,7 @@ class Syncer:
         # Not an Event, whose lock an asynchronous exception may leave locked: the next close would wait for ever.
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._is_closed = False
-        self._thread: threading.Thread | None = None
+        self._thread: RealThread | None = None
         self._synced: tuple[OpenSegment | None, int, int] = (None, -1, 0)
         self._named: Path | None = None  # the segment whose name is known to be on the disk
         self._failed = False
@@ -51,7 +51,7 @@ class Syncer:
         """From now on this stream is synced, and looked after each second; None: one that has nothing to sync."""
         self._stream = stream
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="otel-audit-sync", daemon=True)
+            thread = RealThread(self._run, name="otel-audit-sync")
             with contextlib.suppress(RuntimeError):  # the interpreter is about to end: nothing new is started
                 thread.start()
                 self._thread = thread

@@ -90,6 +90,7 @@ def deliver_the_rest(directory: Path, server: AuditedServer) -> None:
             from pathlib import Path
             from otel_audit.journal.census import census
 
+            audit.start()
             deadline = time.monotonic() + 20
             while census(Path(os.environ["OTEL_AUDIT_DIR"])).totals.pending:
                 assert time.monotonic() < deadline
@@ -265,6 +266,7 @@ def test_a_parent_delivers_the_stream_of_a_child_that_was_killed(tmp_path: Path,
             log("child")
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
+        audit.start()
         print("logged", flush=True)
         time.sleep(120)
     """

@@ -1,0 +1,125 @@
+"""Threads, locks and queues of the operating system, also where gevent has put its own in the place of Python's.
+
+A server may patch the standard library before this package is imported, after it, or in a worker that it forks from a
+process that has loaded everything; and what began before stays as it was. So ours are always real: none of our threads
+waits for a greenlet to give way, and no slow disk or network holds up a hub. No greenlet gives way while it holds
+a lock of ours, so none waits for another one. Where a greenlet waits for one of our threads it looks again and again,
+and the others go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+import time
+from _queue import SimpleQueue  # in `queue` gevent replaces it
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty
+from typing import Any, Final
+
+__all__ = ["RealThread", "SimpleQueue", "acquired", "get_ident", "new_lock", "new_rlock", "real_sleep", "wait_for_word"]
+
+_LOOK_S: Final = 0.002
+
+
+def _patched(module: str) -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched(module))
+
+
+def _original(module: str, name: str) -> Any:
+    monkey = sys.modules.get("gevent.monkey")
+    found = getattr(importlib.import_module(module), name)
+    return found if monkey is None else monkey.get_original(module, name)
+
+
+new_lock: Final[Callable[[], threading.Lock]] = _original("_thread", "allocate_lock")
+new_rlock: Final[Callable[[], threading.RLock]] = _original("_thread", "RLock")
+get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
+real_sleep: Final[Callable[[float], None]] = _original("time", "sleep")  # for whoever holds a lock of ours
+_start_new_thread: Final = _original("_thread", "start_new_thread")
+
+
+class RealThread:
+    """A daemon thread of the operating system that does some work once."""
+
+    def __init__(self, work: Callable[[], None], *, name: str) -> None:
+        self._work = work
+        self._name = name
+        self._under_way = new_lock()
+        self._under_way.acquire()
+
+    def start(self) -> None:
+        """Begin the work.
+
+        Raises:
+            RuntimeError: no thread can be started, since the interpreter ends or there are too many.
+        """
+        if _patched("threading"):
+            _load_what_sockets_need()
+            _start_new_thread(self._run, ())
+        else:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def join(self, timeout_s: float) -> None:
+        """Return when the work is done, or after so many seconds."""
+        if acquired(self._under_way, timeout_s):
+            self._under_way.release()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._under_way.release()
+
+
+def _load_what_sockets_need() -> None:
+    """Import here what gevent's sockets would import in the new thread.
+
+    A greenlet that imports the same at that moment would wait for it, and gevent ends a wait with an exception
+    where its hub has nothing else to do.
+    """
+    hub = sys.modules["gevent"].get_hub()
+    _ = hub.threadpool, hub.resolver
+
+
+def acquired(lock: threading.Lock | threading.RLock, timeout_s: float) -> bool:
+    """Acquire a lock within so many seconds, for a caller that may be a greenlet. True when it has it."""
+    timeout_s = max(0.0, timeout_s)
+    if not _gives_way():
+        return lock.acquire(timeout=timeout_s)
+    return _looked(lambda: lock.acquire(blocking=False), timeout_s)
+
+
+def wait_for_word(words: SimpleQueue[None], timeout_s: float) -> None:
+    """Take one word out of the queue, within so many seconds, for a caller that may be a greenlet."""
+    if not _gives_way():
+        with suppress(Empty):
+            words.get(timeout=max(0.0, timeout_s))
+        return
+
+    def is_there() -> bool:
+        try:
+            words.get_nowait()
+        except Empty:
+            return False
+        return True
+
+    _looked(is_there, timeout_s)
+
+
+def _gives_way() -> bool:
+    """Whether a sleep of the caller lets others go on, who would stand still with its whole thread otherwise."""
+    if not _patched("time"):
+        return False
+    gevent = sys.modules["gevent"]
+    return gevent.getcurrent() is not gevent.get_hub()  # a signal handler may run in the hub, which must not sleep
+
+
+def _looked(try_once: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not (done := try_once()) and (left_s := deadline - time.monotonic()) > 0:
+        time.sleep(min(_LOOK_S, left_s))
+    return done
