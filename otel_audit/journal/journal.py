@@ -92,6 +92,7 @@ class Journal:
         self._inside: set[int] = set()
         self._deferred: deque[tuple[bytes, int]] = deque()
         self._announcing: list[object] = []
+        self._said_gone = 0
         self._end = self._new_end()
         self._pid = _getpid()  # last: whoever finds it right finds the rest right too
 
@@ -225,6 +226,13 @@ class Journal:
         if (space := self.space).is_low:
             self._notices.say("space", f"{self.directory}: {space.says}; free space, or move OTEL_AUDIT_DIR")
         self._tend(opens=False)
+        if (gone := self._end.gone) > self._said_gone:
+            self._said_gone = gone
+            self._notices.say(
+                "gone",
+                f"{self.directory}: {gone} events were taken out of the journal before any exporter had them: somebody "
+                "truncated a segment; leave the directory out of logrotate, and restore the file from a copy",
+            )
 
     def _tend(self, *, opens: bool) -> None:
         me = _get_ident()

@@ -12,8 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.line import Tail
+from otel_audit.journal.reader import place_of
 from otel_audit.journal.segments import pieces, pieces_backwards, whole_bytes
 
 __all__ = ["Latest", "Seen"]
@@ -35,7 +37,8 @@ class Seen:
 @dataclass(slots=True)
 class _Place:
     number: int
-    offset: int
+    offset: int = 0
+    seq: int = 0  # of the last line before it, by which it is found again in a file that somebody cut
 
 
 class Latest:
@@ -58,7 +61,9 @@ class Latest:
             if not ends:
                 continue
             newest = max(ends)
-            self._places[stream_id] = _Place(newest, ends[newest])
+            tails = map(Tail.of, pieces_backwards(files.segment(newest), ends[newest]))
+            seq = next((tail.seq for tail in tails if tail is not None), 0)
+            self._places[stream_id] = _Place(newest, ends[newest], seq)
             chosen = heapq.nlargest(count, [*chosen, *islice(_backwards(files, ends), count)])
         return sorted(chosen)
 
@@ -66,7 +71,7 @@ class Latest:
         """Lines that were written since, also in new segments and streams, by time. At most some thousand at once."""
         found: list[Seen] = []
         for stream_id, numbers in segments_in(self._directory).items():
-            place = self._places.setdefault(stream_id, _Place(numbers[0], 0))
+            place = self._places.setdefault(stream_id, _Place(numbers[0]))
             files = StreamFiles(self._directory, stream_id)
             found += islice(_forwards(files, numbers, place), max(0, _MOST_AT_ONCE - len(found)))
         return sorted(found)
@@ -101,10 +106,14 @@ def _forwards(files: StreamFiles, numbers: list[int], place: _Place) -> Iterator
         if number > place.number:
             place.number, place.offset = number, 0
         try:
-            if files.segment(number).stat().st_size <= place.offset:
+            if files.segment(number).stat().st_size == place.offset:
                 continue
+            if place.seq:
+                place.offset = place_of(files, Position(number, place.offset, place.seq)).offset
             for content, end in pieces(files.segment(number), place.offset):
                 place.offset = end
+                if (tail := Tail.of(content)) is not None:
+                    place.seq = tail.seq
                 if (seen := _seen(content, files.stream_id)) is not None:
                     yield seen
         except FileNotFoundError:

@@ -136,6 +136,21 @@ def test_what_the_faster_exporter_set_aside_is_pending_until_the_slower_one_has_
     journal.close()
 
 
+def test_the_losses_that_a_refused_gap_line_tells_stay_in_the_numbers(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    record(journal, "a")
+    journal._end.lost("disk full", 1, None)
+    journal._end.lost("disk full", 2, None)
+    files = record(journal, "b", "c")
+    before = numbers_of(tmp_path)
+
+    deliver(files, Inbox(refuses=b'"gap"'))
+
+    assert before == (5, 0, 3, 0, 2, 2)
+    assert numbers_of(tmp_path) == (5, 3, 0, 0, 2, 2)
+    journal.close()
+
+
 def test_a_refused_line_of_the_journal_itself_is_no_quarantined_event(tmp_path: Path) -> None:
     journal = a_journal(tmp_path, export=("otlp", "jsonl"))
     files = record(journal, "poison", "b", "c")
