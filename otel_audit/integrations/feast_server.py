@@ -5,6 +5,7 @@ Source: Feast 0.67, `feast.feature_server.get_app` and `feast.infra.mcp_servers.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
@@ -12,6 +13,7 @@ from typing import Any, Final
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditPrincipal
 from otel_audit.integrations.asgi import AuditMiddleware
+from otel_audit.integrations.asgi_types import Receive, Scope, Send
 from otel_audit.integrations.mcp import audit_server
 from otel_audit.integrations.mcp_recording import current_call
 from otel_audit.logger import AuditLogger
@@ -83,15 +85,24 @@ def _refuse_filter(store: Any) -> None:
 
 
 def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
-    """Around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500."""
+    """Around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500.
+
+    The call of the application is taken over and not its stack of middleware, which OpenTelemetry's instrumentor of
+    FastAPI leaves alone unless it is the one that it knows.
+    """
     of_feast = importlib.import_module("feast.audit.audit_middleware").AuditLoggingMiddleware
     app.user_middleware = [each for each in app.user_middleware if each.cls is not of_feast]
-    build = app.build_middleware_stack
+    kind = type(app)
 
     def user(scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
         return _user_of_feast(store)
 
-    app.build_middleware_stack = lambda: AuditMiddleware(build(), audit=audit, principal=user, exclude=_EXCLUDED)
+    audited = AuditMiddleware(functools.partial(kind.__call__, app), audit=audit, principal=user, exclude=_EXCLUDED)
+
+    async def call(_: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        await audited(scope, receive, send)
+
+    app.__class__ = type(kind.__name__, (kind,), {"__call__": call})
 
 
 def _user_of_feast(store: Any) -> AuditPrincipal | None:
