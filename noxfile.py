@@ -64,6 +64,10 @@ SPANS = (
 )
 # Servers that replace Python's threads, or fork without its hooks; docs/delivery.md names them too.
 SERVERS = ("gevent>=26", "gunicorn>=27", "uwsgi>=2.0.31")
+# Server spans of the requests that carry calls. That of Starlette has no release for the API that fastmcp needs.
+OTEL_ASGI = "opentelemetry-instrumentation-asgi>=0.61b0"
+OTEL_STARLETTE = "opentelemetry-instrumentation-starlette>=0.61b0"
+OTEL_FASTAPI = "opentelemetry-instrumentation-fastapi>=0.61b0"
 
 
 @nox.session
@@ -83,21 +87,21 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def feast(session: nox.Session) -> None:
     """What holds beside Feast: the same calls, the same bytes. Its own settings are in tests/environments/feast."""
-    session.install("-e", ".", FEAST_SERVER, "httpx", "hypothesis", OTEL_DISTRO, "pytest")
+    session.install("-e", ".", FEAST_SERVER, "httpx", "hypothesis", OTEL_DISTRO, OTEL_FASTAPI, "pytest")
     session.run("python", "-m", "pytest", "tests/environments/feast", *session.posargs)
 
 
 @nox.session
 def mcp1(session: nox.Session) -> None:
     """What holds for servers of the official MCP SDK 1.x. Its own settings are in tests/environments/mcp."""
-    session.install("-e", ".", *MCP1, "httpx", "opentelemetry-instrumentation", "pytest", "uvicorn")
+    session.install("-e", ".", *MCP1, "httpx", OTEL_STARLETTE, "pytest", "uvicorn")
     session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
 
 
 @nox.session
 def mcp2(session: nox.Session) -> None:
     """What holds for servers of the official MCP SDK 2.x, and of FastMCP."""
-    session.install("-e", ".", *MCP2, "httpx", "opentelemetry-instrumentation", "pytest", "uvicorn")
+    session.install("-e", ".", *MCP2, "httpx", OTEL_ASGI, "pytest", "uvicorn")
     session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
 
 

@@ -147,12 +147,15 @@ def operation(
     *,
     is_required: bool = False,
     exception_message: bool = False,
+    context: Context | None = None,
     **fields: Any,
 ) -> Operation:
     """An operation whose event starts out with these fields of `AuditEvent`; None stands for unset."""
     # Read from plain values, so that what is filled in while the operation runs is not in the caller's own objects.
     given = {"event_type": event_type, **{name: value for name, value in fields.items() if value is not None}}
-    return Operation(recorder, as_event(given), is_required=is_required, exception_message=exception_message)
+    return Operation(
+        recorder, as_event(given), is_required=is_required, exception_message=exception_message, context=context
+    )
 
 
 def audited(begin: Callable[[], Operation]) -> Callable[[Callable[P, R]], Callable[P, R]]:

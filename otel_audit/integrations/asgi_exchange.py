@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
 
@@ -20,7 +20,18 @@ from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import parent_id
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 
-__all__ = ["HTTP_REQUEST", "WEBSOCKET_SESSION", "Exchange", "exchange_of", "is_left_out", "leave_out", "path_in"]
+__all__ = [
+    "HTTP_REQUEST",
+    "WEBSOCKET_SESSION",
+    "Carrier",
+    "Exchange",
+    "carrier_of",
+    "exchange_of",
+    "is_left_out",
+    "leave_out",
+    "path_in",
+    "traceparent_in",
+]
 
 HTTP_REQUEST: Final = "http.request"
 WEBSOCKET_SESSION: Final = "websocket.session"
@@ -35,6 +46,19 @@ _SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_CLAIMS: Final[dict[str, str]] = {}
 _making: Final = threading.Lock()
+
+
+class Carrier(NamedTuple):
+    """What the call that a request carried takes over from it; with MCP over SSE the request is over by then.
+
+    `event_id` is that of the request, as its `own_id`; `told` and `found` are the principals that it knows.
+    """
+
+    event_id: str
+    request_id: str
+    ip: str
+    told: AuditPrincipal | None
+    found: AuditPrincipal | None
 
 
 class Exchange:
@@ -126,16 +150,11 @@ class Exchange:
     @property
     def claims(self) -> dict[str, str]:
         """Attributes: the ids that a client gave the request, kept apart from those that are known."""
-        traceparent = self._traceparent() if self.span.ids.trace_id is UNSET else None
+        traceparent = traceparent_in(self.scope) if self.span.ids.trace_id is UNSET else None
         if self.claimed_id is None and traceparent is None:
             return _NO_CLAIMS
         claims = {} if self.claimed_id is None else {CLAIMED_REQUEST_ID: self.claimed_id}
         return claims if traceparent is None else {**claims, TRACEPARENT: traceparent}
-
-    def _traceparent(self) -> str | None:
-        """What the client says of its trace. Source: W3C Trace Context, section 3.2: two headers are none."""
-        given = [value for name, value in self.scope["headers"] if name == b"traceparent"]
-        return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
 
     @property
     def duration_ms(self) -> float:
@@ -147,9 +166,14 @@ class Exchange:
         """Whether it is worth a turn of the event loop to find out if the client still waits."""
         return time.perf_counter_ns() - self._started_ns > _LONG_NS
 
+    @property
+    def carrier(self) -> Carrier:
+        """What a call that it carries takes over."""
+        return Carrier(self.own_id, self.request_id, self.ip, self.told, self.found)
+
     def forget(self) -> None:
-        """It does not refer to its scope any more, which refers to it: both are free at once, without a collection."""
-        self.scope.pop(_KEY, None)
+        """The scope refers to its `carrier` only: this exchange refers to the scope, and both are free at once."""
+        self.scope[_KEY] = self.carrier
         ServerSpan.forget(self.scope)
 
     def is_over(self) -> None:
@@ -174,10 +198,22 @@ def path_in(scope: Mapping[str, Any]) -> str:
     return path.replace("?", "%3F") if "?" in path else path
 
 
+def traceparent_in(scope: Mapping[str, Any]) -> str | None:
+    """What the client says of its trace. Source: W3C Trace Context, section 3.2: two headers are none."""
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
+
+
 def exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
     """The exchange that a scope belongs to, if there is a middleware that records it."""
     found = scope.get(_KEY)
     return found if isinstance(found, Exchange) else None
+
+
+def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:
+    """What the recorded request that has this scope says of itself, also once it is over; None if none is recorded."""
+    found = scope.get(_KEY)
+    return found.carrier if isinstance(found, Exchange) else found
 
 
 def leave_out(scope: Scope) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from otel_audit.integrations import fastmcp, mcp_sdk1, mcp_sdk2
 from otel_audit.integrations.instrumentation import Instrumentation
 from otel_audit.integrations.kept_out import is_kept_out
-from otel_audit.integrations.mcp_call import EVENT_TYPES
+from otel_audit.integrations.mcp_call import EVENT_TYPES, note_contexts
 
 __all__ = ["audit_fastmcp_servers", "audit_sdk_servers"]
 
@@ -39,6 +39,7 @@ def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
         if instrumentation.is_on and hasattr(server, "middleware") and not _is_of_fastmcp(server):
             mcp_sdk2.insert(server.middleware, _SdkRecorder(server, kind))
 
+    note_contexts(instrumentation)
     instrumentation.wrap(kind, "run", run)
     instrumentation.wrap(kind, "__init__", init)
 
@@ -60,6 +61,7 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
             _ = instrumentation.audit  # a wrong setting ends the server before its first call
         await original(server, *args, **kwargs)
 
+    note_contexts(instrumentation)
     instrumentation.wrap(kind, "__init__", init)
     instrumentation.wrap(kind, "run_async", run)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, TypeVar
 
 from otel_audit.integrations import fastmcp, mcp_sdk1, mcp_sdk2
-from otel_audit.integrations.mcp_call import FindPrincipal
+from otel_audit.integrations.instrumentation import Instrumentation
+from otel_audit.integrations.mcp_call import FindPrincipal, note_contexts
 from otel_audit.integrations.parent import current_event
 from otel_audit.logger import AuditLogger
 
@@ -38,7 +40,13 @@ def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | No
         mcp_sdk2.install(middleware, audit, principal)
     else:
         mcp_sdk1.install(_low_level(given), audit, principal)
+    _note_contexts_from_now_on()
     return server
+
+
+@functools.cache
+def _note_contexts_from_now_on() -> None:
+    note_contexts(Instrumentation(None))
 
 
 def _low_level(server: Any) -> Any:

@@ -5,27 +5,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.propagate import extract
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_audit import draft
+from otel_audit.attributes import TRACEPARENT
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.integrations import principals
-from otel_audit.integrations.asgi_exchange import Exchange, exchange_of
+from otel_audit.integrations.asgi_exchange import Carrier, carrier_of, traceparent_in
+from otel_audit.integrations.instrumentation import Instrumentation
 from otel_audit.integrations.mcp_caller import asserted_by, principal_of, source_of, token_attributes
 from otel_audit.integrations.parent import parent_id
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 from otel_audit.notices import Notices
-from otel_audit.operation import Operation
+from otel_audit.operation import Operation, operation
 
-__all__ = ["EVENT_TYPES", "Call", "FindPrincipal", "digest_of"]
+__all__ = ["EVENT_TYPES", "Call", "FindPrincipal", "digest_of", "note_contexts"]
 
 EVENT_TYPES: Final = {
     "tools/call": "mcp.tools.call",
@@ -40,6 +41,7 @@ FindPrincipal = Callable[[Any], object]
 What it gives is read as `principals.principal_of` does: a principal, a name, claims, an object of a user, or None.
 """
 
+_CONTEXT: Final = "otel_audit.context"
 _W3C: Final = TraceContextTextMapPropagator()
 _PRINCIPALS: Final = principals.Principals(None, Notices())
 
@@ -49,9 +51,9 @@ class Call:
     """What an SDK knows of one request.
 
     `target` is the tool's or prompt's name, or the resource's URI. `request` is the HTTP request that carried it, None
-    on stdio. `token` is the access token that was verified for it. `client` is what the client said it is. `owns_task`
-    is False where the SDK runs the call in a task that another request began: its span is not this call's then.
-    `is_local`: no client asked, but code of the same process.
+    on stdio. `token` is the access token that was verified for it. `client` is what the client said it is. `inherited`
+    is there where the SDK runs the call in a task that another request began, as the span of that one: what this task
+    says is not of this call then. `is_local`: no client asked, but code of the same process.
     """
 
     method: str
@@ -63,13 +65,13 @@ class Call:
     token: Any = None
     client: Any = None
     protocol_version: str = ""
-    owns_task: bool = True
+    inherited: Span | None = None
     is_local: bool = False
 
     @property
-    def exchange(self) -> Exchange | None:
+    def carrier(self) -> Carrier | None:
         """The HTTP request that carried it, as the ASGI middleware knows it, if there is that middleware."""
-        return None if self.request is None else exchange_of(self.request.scope)
+        return None if self.request is None else carrier_of(self.request.scope)
 
     def principal(self, find: FindPrincipal | None) -> AuditPrincipal | None:
         """Who called: by the token, else by `find`, else as the application around the server knows it.
@@ -79,34 +81,37 @@ class Call:
         verified = principal_of(self.token) or (None if find is None else principals.principal_of(find(self.request)))
         if verified is not None or self.request is None:
             return verified
-        told = None if self.exchange is None else self.exchange.told
-        return told or _PRINCIPALS.of(self.request.scope)
+        told, found = (None, None) if self.carrier is None else (self.carrier.told, self.carrier.found)
+        return told or _PRINCIPALS.of(self.request.scope, found)
 
-    def operation(self, audit: AuditLogger, principal: AuditPrincipal | None) -> Operation:
-        """The operation whose event says all of this."""
-        exchange = self.exchange
-        inherited = mcp_audit_request_id.get() if self.owns_task else None
-        parent = parent_id() if self.owns_task else None
-        operation = audit.operation(
+    def operation(self, audit: AuditLogger, principal: AuditPrincipal | None, span: Span) -> Operation:
+        """The operation whose event says all of this, and belongs to the span."""
+        carrier = self.carrier
+        owns_task = self.inherited is None
+        inherited = mcp_audit_request_id.get() if owns_task else None
+        parent = parent_id() if owns_task else None
+        begun = operation(
+            audit.recorder,
             EVENT_TYPES[self.method],
+            context=set_span_in_context(span, Context()),
             principal=principal,
             source=self._source(),
             action=self._action(),
             resource=self._resource(),
-            request_id=inherited or (exchange.request_id if exchange else audit.new_request_id()),
-            attributes=self._attributes() or None,
+            request_id=inherited or (carrier.request_id if carrier else audit.new_request_id()),
+            attributes=self._attributes(span) or None,
         )
-        operation.event.jsonrpc_id = self.jsonrpc_id
-        operation.event.event_id = str(draft.new_id())
-        operation.event.parent_id = parent or (exchange.own_id if exchange else None)
-        return operation
+        begun.event.jsonrpc_id = self.jsonrpc_id
+        begun.event.event_id = str(draft.new_id())
+        begun.event.parent_id = parent or (carrier.event_id if carrier else None)
+        return begun
 
     def _source(self) -> AuditSource:
         if self.is_local:
             return AuditSource(transport="mcp-local")
         source = source_of(self.request)
-        if self.exchange is not None:
-            source.ip = self.exchange.ip  # behind proxies that are trusted, that of the client
+        if self.carrier is not None:
+            source.ip = self.carrier.ip  # behind proxies that are trusted, that of the client
         return source
 
     def _action(self) -> AuditAction:
@@ -130,21 +135,25 @@ class Call:
                 return AuditResource(type="mcp.prompt", name=self.target)
         return None
 
-    def _attributes(self) -> dict[str, Any]:
-        version = {"mcp.protocol.version": self.protocol_version} if self.protocol_version else {}
-        return {**version, **token_attributes(self.token), **asserted_by(self.meta, self.client)}
+    def _attributes(self, span: Span) -> dict[str, Any]:
+        known = {"mcp.protocol.version": self.protocol_version} if self.protocol_version else {}
+        if self.request is not None and span is INVALID_SPAN and (claimed := traceparent_in(self.request.scope)):
+            known[TRACEPARENT] = claimed
+        return {**known, **token_attributes(self.token), **asserted_by(self.meta, self.client)}
 
     @contextlib.contextmanager
-    def trace(self) -> Iterator[None]:
-        """The active span inside is one of this call's own trace, or none.
+    def trace(self) -> Iterator[Span]:
+        """The span of the event, while the call sees that of its own request.
 
-        `_meta.traceparent` counts before the headers of the request, and both before what the task inherited. A span
-        that was begun for this call in the same trace stays.
+        The event has the span that an instrumentation began for the call, else that of `_meta.traceparent`, else that
+        of the request. What the call does belongs to the first or the last of these: it is part of what the service
+        traces, and to the second only where the service traces nothing. Source: ours, for `_meta` the MCP
+        specification.
         """
-        span = self._span()
-        token = None if span is None else otel_context.attach(set_span_in_context(span))
+        span, context = self._span_and_context()
+        token = None if context is None else otel_context.attach(context)
         try:
-            yield
+            yield span
         except GeneratorExit:
             token = None  # thrown away with its event loop, in another context: OTel would log that it cannot go back
             raise
@@ -152,26 +161,58 @@ class Call:
             if token is not None:
                 otel_context.detach(token)
 
-    def _span(self) -> Span | None:
-        """The span to make active; None to leave the one that is."""
-        said = self._said()
-        here = get_current_span()
-        if said is None:
-            return None if self.owns_task or here is INVALID_SPAN else INVALID_SPAN
-        is_begun_for_it = here.get_span_context().trace_id == said.get_span_context().trace_id
-        return None if self.owns_task and is_begun_for_it else said
+    def _span_and_context(self) -> tuple[Span, Context | None]:
+        """The span of the event, and the context to run the call in; None to leave it in the one that it has."""
+        here, said = get_current_span(), self._said()
+        if self.request is None:
+            if said is None or _is_one_trace(here, said):
+                return here, None
+            return said, set_span_in_context(said)
+        context: Context | None = self.request.scope.get(_CONTEXT)
+        if context is None and self.inherited is not None:
+            context = Context()  # not that of this task
+        of_request = get_current_span(context)
+        if _is_of_this_process(here) and here is not self.inherited and here is not of_request:
+            return here, None
+        if self.inherited is None:
+            context = None
+        if _is_of_this_process(of_request):
+            return said or of_request, context
+        # Where nothing is traced here, the span that a header names may be the active one. It is not believed.
+        return (INVALID_SPAN, context) if said is None else (said, set_span_in_context(said, context))
 
     def _said(self) -> Span | None:
         """The caller's span. Baggage stays outside: it is the client's word."""
         carrier = {key: self.meta[key] for key in ("traceparent", "tracestate") if isinstance(self.meta.get(key), str)}
-        return _valid(_W3C.extract(carrier, Context())) or (
-            None if self.request is None else _valid(extract(dict(self.request.headers), Context()))
-        )
+        span = get_current_span(_W3C.extract(carrier, Context()))
+        return span if span.get_span_context().is_valid else None
 
 
-def _valid(context: Context) -> Span | None:
-    span = get_current_span(context)
-    return span if span.get_span_context().is_valid else None
+def note_contexts(instrumentation: Instrumentation) -> None:
+    """From here on an HTTP request that carries a message has noted its OTel context, for the call in that message.
+
+    SDK 1.x runs a call in the context of the first request of its session, where the one that carried it is not seen;
+    and in that of SDK 2.x a span that is begun for the call hides that of the request. Both make these metadata in the
+    task of the request, over each of their transports, and so do those of others.
+    """
+    from mcp.shared.message import ServerMessageMetadata
+
+    def note(original: Callable[..., None], metadata: Any, *args: Any, **kwargs: Any) -> None:
+        original(metadata, *args, **kwargs)
+        scope = getattr(getattr(metadata, "request_context", None), "scope", None)
+        if isinstance(scope, MutableMapping):
+            scope[_CONTEXT] = otel_context.get_current()
+
+    instrumentation.wrap(ServerMessageMetadata, "__init__", note)
+
+
+def _is_of_this_process(span: Span) -> bool:
+    ids = span.get_span_context()
+    return ids.is_valid and not ids.is_remote
+
+
+def _is_one_trace(span: Span, other: Span) -> bool:
+    return span.get_span_context().trace_id == other.get_span_context().trace_id
 
 
 def digest_of(arguments: Any) -> str | None:

@@ -7,9 +7,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
-from msgspec import UNSET
-
-from otel_audit.draft import SpanIds
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, AuditPrincipal
 from otel_audit.integrations.mcp_call import Call, FindPrincipal
@@ -54,10 +51,9 @@ async def recorded(
     it does not run, and `refusal` makes the error for the client. Nor does it run if `find_principal` raises.
     """
     principal, doubt = _principal(call, find_principal)
-    operation = call.operation(audit, principal)
-    event = operation.event
-    with call.trace():
-        _note_span(event)
+    with call.trace() as span:
+        operation = call.operation(audit, principal, span)
+        event = operation.event
         try:
             async with operation:
                 with _inside(event, event.event_id if operation.begun is None else operation.begun.event_id):
@@ -72,13 +68,6 @@ async def recorded(
                 return answer
         except AuditUnavailable as error:
             raise refusal(REFUSAL) from error
-
-
-def _note_span(event: AuditEvent) -> None:
-    """The event belongs to the span that is active where the call begins, wherever it ends."""
-    span = SpanIds.active(None)
-    if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
-        event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
 
 
 def _principal(call: Call, find: FindPrincipal | None) -> tuple[AuditPrincipal | None, Exception | None]:

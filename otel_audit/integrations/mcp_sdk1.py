@@ -1,7 +1,8 @@
 """The official MCP SDK 1.x: its low-level server, and the FastMCP class in it.
 
 In a session over HTTP that SDK runs every call in a task of the session's first request, with the span, the token and
-all other ContextVars of that one. So nothing is read from them here; what belongs to a call is read from its request.
+all other ContextVars of that one. So nothing is read from them here; what belongs to a call is read from its request,
+and a call runs with the span of that.
 """
 
 from __future__ import annotations
@@ -13,10 +14,18 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
+from opentelemetry.trace import get_current_span
+
 from otel_audit.integrations.mcp_call import EVENT_TYPES, Call, FindPrincipal
 from otel_audit.integrations.mcp_caller import token_of_request
 from otel_audit.integrations.mcp_recording import recorded, set_meanwhile
-from otel_audit.integrations.mcp_sdk1_refusals import Refusals, WatchedReading, WatchedWriting, refusals_of_session
+from otel_audit.integrations.mcp_sdk1_refusals import (
+    Refusals,
+    WatchedReading,
+    WatchedWriting,
+    refusals_of_session,
+    span_of_session,
+)
 from otel_audit.logger import AuditLogger
 
 __all__ = ["AuditedHandlers", "audit_handlers", "install", "is_audited", "run_watched"]
@@ -57,7 +66,7 @@ async def run_watched(
     handlers = server.request_handlers
     if isinstance(handlers, AuditedHandlers) and not isinstance(read_stream, WatchedReading):
         handlers.audit.start()
-        refusals = Refusals(handlers.record_refusal)
+        refusals = Refusals(handlers.record_refusal, get_current_span())
         with set_meanwhile(refusals_of_session, refusals):
             reading, writing = WatchedReading(read_stream, refusals), WatchedWriting(write_stream, refusals)
             await run(reading, writing, *args, **kwargs)
@@ -158,7 +167,7 @@ def _call(method: str, params: Any, context: Any) -> Call:
             "token": _ambient_token() if context.request is None else token_of_request(context.request),
             "client": getattr(handshake, "clientInfo", None),
             "protocol_version": str(getattr(handshake, "protocolVersion", "")),
-            "owns_task": context.request is None,
+            "inherited": None if context.request is None else span_of_session(),
         }
     return Call(
         method=method,

@@ -11,12 +11,14 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Self
 
+from opentelemetry.trace import Span, get_current_span
+
 from otel_audit.failures import described
 from otel_audit.integrations.mcp_call import EVENT_TYPES, Call
 from otel_audit.integrations.mcp_caller import token_of_request
 from otel_audit.notices import Notices
 
-__all__ = ["Refusals", "WatchedReading", "WatchedWriting", "refusals_of_session"]
+__all__ = ["Refusals", "WatchedReading", "WatchedWriting", "refusals_of_session", "span_of_session"]
 
 Record = Callable[[Call, Any], Awaitable[None]]
 
@@ -25,9 +27,13 @@ refusals_of_session: Final[ContextVar[Refusals | None]] = ContextVar("otel_audit
 
 
 class Refusals:
-    """The requests of one session that no handler has taken yet. `record` gets a refused one, and its error."""
+    """The requests of one session that no handler has taken yet. `record` gets a refused one, and its error.
 
-    def __init__(self, record: Record) -> None:
+    `span` is the one that was active where the session began, and is so in all of its calls.
+    """
+
+    def __init__(self, record: Record, span: Span) -> None:
+        self.span = span
         self._record = record
         self._waiting: dict[Any, Any] = {}
         self._notices = Notices()
@@ -56,6 +62,12 @@ class Refusals:
             await self._record(_call(request), answer.error)
         except Exception as failure:  # the client gets its answer all the same
             self._notices.say("refusal", f"a refused call could not be recorded: {described(failure)}")
+
+
+def span_of_session() -> Span:
+    """The span that every call of this session inherits. Of one that began unwatched it is what is active here."""
+    session = refusals_of_session.get()
+    return get_current_span() if session is None else session.span
 
 
 class _Watched:
@@ -113,5 +125,5 @@ def _call(item: Any) -> Call:
         jsonrpc_id=str(message.id),
         request=request,
         token=token_of_request(request),
-        owns_task=request is None,
+        inherited=None if request is None else span_of_session(),
     )

@@ -30,7 +30,6 @@ from tests.chain_check import application_events
 from tests.recording import recorder
 
 SAID = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-OTHER = "00-1af7651916cd43dd8448eb211c80319c-c7ad6b7169203331-00"
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -193,7 +192,7 @@ def test_a_query_that_is_no_text_does_no_harm(tmp_path: Path) -> None:
     request = a_request(path="/mcp/a?b", query_string=b"token=\xff")
 
     with recorder(tmp_path) as audit:
-        event = a_call(request=request).operation(audit, None).event
+        event = a_call(request=request).operation(audit, None, trace.INVALID_SPAN).event
 
     assert event.action.path == "/mcp/a%3Fb"
 
@@ -205,51 +204,74 @@ def test_a_call_over_http_comes_from_the_peer_of_its_connection() -> None:
     assert source_of(None).transport == "mcp-stdio"
 
 
-def active_trace(call: Call) -> str:
-    """The trace and span inside the call."""
-    with call.trace():
-        context = trace.get_current_span().get_span_context()
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-
-
-def inside(traceparent: str, call: Call) -> str:
-    """The trace and span inside a call whose task has inherited this one."""
-    with Call(method="tools/call", target="", meta={"traceparent": traceparent}).trace():
-        return active_trace(call)
-
-
 def a_call(**fields: Any) -> Call:
     return Call(method="tools/call", target="add", **fields)
 
 
-NO_TRACE = f"00-{0:032x}-{0:016x}-00"
-SERVER_SPAN = SAID[:36] + "d7ad6b7169203331-01"
+def a_span(number: int, *, is_remote: bool = False) -> trace.Span:
+    return trace.NonRecordingSpan(trace.SpanContext(number, number, is_remote))
 
 
-def test_the_message_counts_before_the_request_and_that_before_the_task() -> None:
-    request = a_request({"traceparent": OTHER})
+def in_call(call: Call, active: trace.Span | None = None) -> tuple[int, int]:
+    """The spans of the event and of what the call does, by number, where this one is active around the call."""
 
-    assert active_trace(a_call(meta={"traceparent": SAID}, request=request)) == SAID
-    assert active_trace(a_call(request=request)) == OTHER
-    assert inside(SAID, a_call(request=request)) == OTHER
-    assert inside(SAID, a_call()) == SAID
-    assert active_trace(a_call()) == NO_TRACE
+    def look() -> tuple[int, int]:
+        with trace.use_span(active or trace.INVALID_SPAN), call.trace() as of_event:
+            return of_event.get_span_context().span_id, trace.get_current_span().get_span_context().span_id
 
-
-def test_a_span_of_the_server_in_the_same_trace_stays() -> None:
-    assert inside(SERVER_SPAN, a_call(meta={"traceparent": SAID})) == SERVER_SPAN
+    return contextvars.Context().run(look)
 
 
-def test_the_span_of_another_request_is_never_taken() -> None:
-    assert inside(SERVER_SPAN, a_call(meta={"traceparent": SAID}, owns_task=False)) == SAID
-    assert inside(SAID, a_call(owns_task=False)) == NO_TRACE
+def carried_by(span: trace.Span) -> Request:
+    """A request in whose task this span was the active one."""
+    return a_request(None, **{"otel_audit.context": trace.set_span_in_context(span)})
+
+
+META = {"traceparent": f"00-{7:032x}-{7:016x}-01"}
+OWN, POST, FIRST = a_span(1), a_span(2), a_span(3)
+REMOTE = a_span(4, is_remote=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "active", "expected"),
+    [
+        # SDK 2.x, whose calls run in the context of their request.
+        (a_call(request=carried_by(POST), meta=META), OWN, (1, 1)),
+        (a_call(request=carried_by(POST), meta=META), POST, (7, 2)),
+        (a_call(request=carried_by(POST)), POST, (2, 2)),
+        (a_call(request=carried_by(REMOTE), meta=META), REMOTE, (7, 7)),
+        (a_call(request=carried_by(REMOTE)), REMOTE, (0, 4)),
+        # SDK 1.x, whose calls run in that of the first request of their session.
+        (a_call(request=carried_by(POST), meta=META, inherited=FIRST), OWN, (1, 1)),
+        (a_call(request=carried_by(POST), meta=META, inherited=FIRST), FIRST, (7, 2)),
+        (a_call(request=carried_by(POST), inherited=FIRST), FIRST, (2, 2)),
+        (a_call(request=carried_by(trace.INVALID_SPAN), meta=META, inherited=FIRST), FIRST, (7, 7)),
+        (a_call(request=carried_by(trace.INVALID_SPAN), inherited=FIRST), FIRST, (0, 0)),
+        (a_call(request=a_request(), inherited=FIRST), FIRST, (0, 0)),
+        # Without HTTP.
+        (a_call(meta=META), None, (7, 7)),
+        (a_call(meta=META), OWN, (7, 7)),
+        (a_call(), OWN, (1, 1)),
+        (a_call(), None, (0, 0)),
+    ],
+)
+def test_the_event_has_the_calls_own_span_else_that_of_the_message_else_that_of_the_request(
+    call: Call, active: trace.Span | None, expected: tuple[int, int]
+) -> None:
+    assert in_call(call, active) == expected
+
+
+def test_without_http_a_span_of_the_server_in_the_trace_of_the_message_stays() -> None:
+    of_server = trace.NonRecordingSpan(trace.SpanContext(7, 8, is_remote=False))
+
+    assert in_call(a_call(meta=META), of_server) == (8, 8)
 
 
 @pytest.mark.parametrize(
     "nonsense", ["", "00-zz", 7, None, ["00"], {"a": 1}, "00-" + "0" * 32 + "-" + "0" * 16 + "-01"]
 )
 def test_a_broken_traceparent_is_no_trace(nonsense: Any) -> None:
-    assert active_trace(a_call(meta={"traceparent": nonsense})) == NO_TRACE
+    assert in_call(a_call(meta={"traceparent": nonsense})) == (0, 0)
 
 
 def test_baggage_of_a_client_is_not_taken_over() -> None:

@@ -21,13 +21,13 @@ ASK = {"features": ["ratings:rating"], "entities": {"driver_id": [1, 2]}}
 """The body of a request for online features."""
 
 
-def a_feature_store(directory: Path, **audit_logging: Any) -> FeatureStore:
+def a_feature_store(directory: Path, mcp_transport: str = "http", **audit_logging: Any) -> FeatureStore:
     """A store in the directory, with two drivers in its online store, for the role reader.
 
-    Its server speaks REST and MCP.
+    Its server speaks REST, and MCP over `http` or `sse`.
     """
     directory.mkdir()
-    server = {"type": "mcp", "enabled": True, "mcp_enabled": True, "mcp_transport": "http"}
+    server = {"type": "mcp", "enabled": True, "mcp_enabled": True, "mcp_transport": mcp_transport}
     config = {
         "project": "drivers",
         "provider": "local",

@@ -20,9 +20,11 @@ from feast.permissions.auth.token_parser import TokenParser
 from feast.permissions.security_manager import SecurityManager, set_security_manager
 from feast.permissions.server.rest_token_extractor import RestTokenExtractor
 from feast.permissions.user import User
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 from otel_audit.integrations.feast import install
 from tests.servers.ports import LOOPBACK
+from tests.servers.span_file import provider_into
 
 WORKERS = "2"
 
@@ -75,7 +77,10 @@ def main(repository: str, port: str, server: str, log: str) -> None:
         store = FeatureStore(repo_path=repository)
         if "WITH_AUTH" in os.environ:
             ask_who_it_is(store)
-        uvicorn.run(get_app(store), host=LOOPBACK, port=int(port), log_level="warning")
+        app = get_app(store)
+        if path := os.environ.get("SPANS"):
+            FastAPIInstrumentor.instrument_app(app, tracer_provider=provider_into(path))
+        uvicorn.run(app, host=LOOPBACK, port=int(port), log_level="warning")
     else:
         cli(["--chdir", repository, "serve", "--port", port, "--workers", WORKERS, "--no-access-log"])
 

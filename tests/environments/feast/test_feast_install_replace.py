@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from feature_store import ASK
 from test_feast_install_served import ENDED, TOOL, ask_over_mcp, ask_over_rest, mcp_session, served
 
 from tests.chain_check import application_events
+from tests.servers.span_file import spans_in
 
 NOT_TRUSTED = "192.0.2.99"  # uvicorn itself would believe what comes from this machine
 
@@ -33,13 +35,17 @@ def test_each_rest_request_is_one_event_of_ours_with_the_status_that_the_client_
         assert len(service.delivered()) == len(events)
 
 
-def test_a_tool_call_and_the_request_inside_it_are_one_event_each(tmp_path: Path) -> None:
-    with served(tmp_path, "uvicorn", REPLACE="yes") as service:
-        asyncio.run(ask_over_mcp(service.url))
+@pytest.mark.parametrize(("transport", "posted_to"), [("http", "/mcp"), ("sse", "/sse/messages/")])
+def test_a_tool_call_and_the_request_inside_it_are_one_event_each_in_the_trace_of_the_post_that_carried_the_call(
+    tmp_path: Path, transport: str, posted_to: str
+) -> None:
+    with served(tmp_path, "uvicorn", transport, REPLACE="yes", SPANS=str(tmp_path / "spans")) as service:
+        asyncio.run(ask_over_mcp(service.url, transport))
 
         assert service.end() == ENDED["uvicorn"]
 
-        events = application_events(tmp_path / "audit")
+        recorded = application_events(tmp_path / "audit")
+        events = [event for event in recorded if not event["action"]["path"].startswith("/sse") or is_call(event)]
         assert [(event["event_type"], event["outcome"]) for event in events] == [
             ("http.request", "success"),
             ("mcp.tools.call", "success"),
@@ -50,8 +56,20 @@ def test_a_tool_call_and_the_request_inside_it_are_one_event_each(tmp_path: Path
             assert request["parent_id"] == call["event_id"]
             assert request["request_id"] == call["request_id"]
             assert call["action"]["mcp_tool"] == TOOL
+        spans = spans_in(tmp_path / "spans")
+        calls = list(filter(is_call, events))
+        assert [spans[call["span_id"]].name for call in calls] == [f"POST {posted_to}"] * 2
+        assert len({call["trace_id"] for call in calls}) == 2
+        assert [request["trace_id"] for request in events[::2]] == [call["trace_id"] for call in calls]
+        if transport == "sse":  # Feast records what carries the messages of this one, and so do we
+            posts = {event["event_id"]: event for event in recorded if event["action"]["path"] == posted_to}
+            assert [posts[call["parent_id"]]["request_id"] for call in calls] == [call["request_id"] for call in calls]
         assert service.written_by_feast() == []
-        assert len(service.delivered()) == len(events)
+        assert len(service.delivered()) == len(recorded)
+
+
+def is_call(event: Mapping[str, Any]) -> bool:
+    return bool(event["event_type"] == "mcp.tools.call")
 
 
 def test_requests_and_tool_calls_have_the_user_whom_feast_has_verified_and_a_denial_is_one(tmp_path: Path) -> None:

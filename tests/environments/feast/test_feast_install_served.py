@@ -18,6 +18,7 @@ import httpx
 import pytest
 from feature_store import ASK, a_feature_store
 from mcp import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -80,9 +81,9 @@ def _lines(path: Path) -> list[str]:
 
 
 @contextmanager
-def served(directory: Path, server: str, **more: str) -> Iterator[Service]:
+def served(directory: Path, server: str, mcp_transport: str = "http", **more: str) -> Iterator[Service]:
     """`served.py` with a store that asks for audit."""
-    a_feature_store(directory / "store")
+    a_feature_store(directory / "store", mcp_transport)
     port = free_port()
     command = [sys.executable, SERVED, directory / "store", str(port), server, directory / "feast_audit.log"]
     with running(directory, command, port, **more) as service:
@@ -151,19 +152,24 @@ def ask_over_rest(url: str) -> list[str]:
 
 
 @asynccontextmanager
-async def mcp_session(url: str, headers: Mapping[str, str] | None = None) -> AsyncIterator[ClientSession]:
+async def mcp_session(
+    url: str, headers: Mapping[str, str] | None = None, transport: str = "http"
+) -> AsyncIterator[ClientSession]:
+    http = httpx.AsyncClient(headers=headers, timeout=60, trust_env=False, follow_redirects=True)
+    over_http = streamable_http_client(f"{url}/mcp", http_client=http)
+    over_sse = sse_client(f"{url}/sse", httpx_client_factory=lambda **_: http)
     async with (
-        httpx.AsyncClient(headers=headers, timeout=60, trust_env=False, follow_redirects=True) as http,
-        streamable_http_client(f"{url}/mcp", http_client=http) as (read, write, *_),
+        http if transport == "http" else contextlib.nullcontext(),  # the other one enters it by itself
+        over_http if transport == "http" else over_sse as (read, write, *_),
         ClientSession(read, write) as session,
     ):
         await session.initialize()
         yield session
 
 
-async def ask_over_mcp(url: str) -> None:
+async def ask_over_mcp(url: str, transport: str = "http") -> None:
     """One call that succeeds, and one that fails."""
-    async with mcp_session(url) as session:
+    async with mcp_session(url, transport=transport) as session:
         done = await session.call_tool(TOOL, ASK)
         assert not done.isError, done
         failed = await session.call_tool(TOOL, {"features": ["none:such"], "entities": {"driver_id": [1]}})

@@ -10,10 +10,11 @@ import anyio
 import httpx
 import mcp.types as types
 from mcp import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-__all__ = ["Session", "over_http", "over_stdio"]
+__all__ = ["Session", "over_http", "over_sse", "over_stdio"]
 
 
 class Session:
@@ -54,15 +55,31 @@ class Session:
             await self._session.send_notification(types.ClientNotification(types.CancelledNotification(params=params)))
 
 
-@contextlib.asynccontextmanager
-async def over_http(url: str, headers: Callable[[], Mapping[str, str]], mode: str) -> AsyncIterator[Session]:
+def _http(headers: Callable[[], Mapping[str, str]]) -> httpx.AsyncClient:
+    """A client of which each request has what the headers are then."""
+
     async def add(request: httpx.Request) -> None:
         request.headers.update(headers())
 
     hooks: dict[str, list[Callable[..., Awaitable[None]]]] = {"request": [add]}
+    return httpx.AsyncClient(event_hooks=hooks, timeout=60, follow_redirects=True)
+
+
+@contextlib.asynccontextmanager
+async def over_http(url: str, headers: Callable[[], Mapping[str, str]], mode: str) -> AsyncIterator[Session]:
     async with (
-        httpx.AsyncClient(event_hooks=hooks, timeout=60, follow_redirects=True) as http,
+        _http(headers) as http,
         streamable_http_client(url, http_client=http) as (read, write, _),
+        ClientSession(read, write, client_info=types.Implementation(name="tests", version="7")) as session,
+    ):
+        await session.initialize()
+        yield Session(session)
+
+
+@contextlib.asynccontextmanager
+async def over_sse(url: str, headers: Callable[[], Mapping[str, str]], mode: str) -> AsyncIterator[Session]:
+    async with (
+        sse_client(url, httpx_client_factory=lambda **_: _http(headers)) as (read, write),
         ClientSession(read, write, client_info=types.Implementation(name="tests", version="7")) as session,
     ):
         await session.initialize()

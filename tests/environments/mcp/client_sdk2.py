@@ -10,9 +10,10 @@ import anyio
 import httpx2
 import mcp.types as types
 from mcp import Client, StdioServerParameters
+from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-__all__ = ["Session", "over_http", "over_stdio"]
+__all__ = ["Session", "over_http", "over_sse", "over_stdio"]
 
 CLIENT_INFO = types.Implementation(name="tests", version="7")
 
@@ -46,16 +47,29 @@ class Session:
             await self._client.call_tool(name, {}, progress_callback=on_progress)
 
 
-@contextlib.asynccontextmanager
-async def over_http(url: str, headers: Callable[[], Mapping[str, str]], mode: str) -> AsyncIterator[Session]:
+def _http(headers: Callable[[], Mapping[str, str]]) -> httpx2.AsyncClient:
+    """A client of which each request has what the headers are then."""
+
     async def add(request: httpx2.Request) -> None:
         request.headers.update(headers())
 
     hooks: dict[str, list[Callable[..., Awaitable[None]]]] = {"request": [add]}
+    return httpx2.AsyncClient(event_hooks=hooks, timeout=60, follow_redirects=True)
+
+
+@contextlib.asynccontextmanager
+async def over_http(url: str, headers: Callable[[], Mapping[str, str]], mode: str) -> AsyncIterator[Session]:
     async with (
-        httpx2.AsyncClient(event_hooks=hooks, timeout=60, follow_redirects=True) as http,
+        _http(headers) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode, client_info=CLIENT_INFO) as client,
     ):
+        yield Session(client)
+
+
+@contextlib.asynccontextmanager
+async def over_sse(url: str, headers: Callable[[], Mapping[str, str]], mode: str) -> AsyncIterator[Session]:
+    transport = sse_client(url, httpx_client_factory=lambda **_: _http(headers))
+    async with Client(transport, mode=mode, client_info=CLIENT_INFO) as client:
         yield Session(client)
 
 

@@ -101,7 +101,8 @@ def run_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
             log=directory.with_suffix(".log"),
             ready=lambda: _listens(port),
         )
-        url = f"http://{LOOPBACK}:{port}/mcp"
+        over_sse = (extra or {}).get("TRANSPORT") == "sse"
+        url = f"http://{LOOPBACK}:{port}/{'sse' if over_sse else 'mcp'}"
         process.start({**environment_of(directory), **(extra or {})})
         running.append(process)
 
@@ -111,7 +112,8 @@ def run_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
         ) -> AsyncIterator[client.Session]:
             sent = {} if headers is None else headers  # read at each request: a test may change it
             given = {} if token is None else {"Authorization": f"Bearer {token}"}
-            async with client.over_http(url, lambda: {**given, **sent}, mode) as session:
+            over = client.over_sse if over_sse else client.over_http
+            async with over(url, lambda: {**given, **sent}, mode) as session:
                 yield session
 
         return Service(name, directory, connect, url)

@@ -21,8 +21,8 @@ def fast(tools: Tools) -> fastmcp.FastMCP[Any]:
 SERVERS = {"fastmcp": fast}
 
 
-def asgi_app(server: fastmcp.FastMCP[Any]) -> Any:
-    return server.http_app()
+def asgi_app(server: fastmcp.FastMCP[Any], transport: str) -> Any:
+    return server.http_app(transport="sse" if transport == "sse" else "http", stateless_http=transport == "stateless")
 
 
 async def run_stdio(server: fastmcp.FastMCP[Any]) -> None:

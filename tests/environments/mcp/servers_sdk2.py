@@ -82,10 +82,11 @@ def high_level(tools: Tools) -> MCPServer[Any]:
 SERVERS = {"sdk2-lowlevel": low_level, "sdk2-mcpserver": high_level}
 
 
-def asgi_app(server: Any) -> Any:
-    if isinstance(server, MCPServer):
-        return server.streamable_http_app()
-    return server.streamable_http_app(auth=AUTH, token_verifier=Verifier())
+def asgi_app(server: Any, transport: str) -> Any:
+    if transport == "sse":
+        return server.sse_app()
+    auth = {} if isinstance(server, MCPServer) else {"auth": AUTH, "token_verifier": Verifier()}
+    return server.streamable_http_app(stateless_http=transport == "stateless", **auth)
 
 
 async def run_stdio(server: Any) -> None:

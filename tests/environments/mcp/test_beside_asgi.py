@@ -9,7 +9,7 @@ import pytest
 from conftest import Service
 from sdk import MODES, SERVERS
 
-BESIDE = {"WITH_ASGI_MIDDLEWARE": "1", "OTEL_AUDIT_TRUSTED_PROXIES": "127.0.0.1"}
+BESIDE = {"AROUND": "audit", "OTEL_AUDIT_TRUSTED_PROXIES": "127.0.0.1"}
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from opentelemetry import trace
 from starlette.types import Receive, Scope, Send
 
 import otel_audit
@@ -29,7 +30,7 @@ TOKENS: dict[str, dict[str, Any]] = {
     },
     "token-of-a-service": {"client_id": "batch-job", "scopes": ["features:read"]},
 }
-NAMES = ("add", "choke", "deny", "fail", "forbid", "lookup", "mark", "repeat", "report", "wait")
+NAMES = ("add", "choke", "deny", "fail", "forbid", "lookup", "mark", "query", "repeat", "report", "wait")
 
 Report = Callable[[float], Awaitable[None]]
 
@@ -66,6 +67,11 @@ class Tools:
     async def mark(self, path: str) -> str:
         Path(path).touch()
         return "marked"
+
+    async def query(self) -> str:
+        """Makes a span of its own, and says which it is."""
+        with trace.get_tracer("tools").start_as_current_span("db.query") as span:
+            return f"{span.get_span_context().span_id:016x}"
 
     async def lookup(self) -> str:
         """Asks the REST interface that the service has beside MCP."""
