@@ -6,6 +6,7 @@ stored on a full disk, and a torn write leaves the other slot. Written only by t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -244,6 +245,9 @@ class Cursor:
     def close(self) -> None:
         """Nothing is stored any more; what comes later is kept in memory only."""
         with self._lock:
+            if self._state.exporters and self._is_gone():
+                with contextlib.suppress(OSError):
+                    self._store(self._state)
             self.abandon()
 
     def abandon(self) -> None:
@@ -267,12 +271,26 @@ class Cursor:
         slot = _slot(state, generation)
         if len(slot) > self._slot_bytes:
             self._grow(slot, generation)
-        else:
+        elif not self._is_put_back(slot, generation):
             _write_at(self._descriptor, slot, generation % 2 * self._slot_bytes)
         state.generation = generation
 
+    def _is_gone(self) -> bool:
+        """True when somebody removed the file: what is written into it would be lost with this process."""
+        return self._descriptor >= 0 and not self._path.exists()
+
+    def _is_put_back(self, slot: bytes, generation: int) -> bool:
+        """True when the file had been removed, and is there again with this slot."""
+        if not self._is_gone():
+            return False
+        try:
+            self._grow(slot, generation)
+        except OSError:  # the directory is gone too, or full
+            return False
+        return True
+
     def _grow(self, slot: bytes, generation: int) -> None:
-        """A long quarantine does not fit any more: a larger file takes the place of this one."""
+        """A long quarantine does not fit any more: a larger file takes the place of this one, or of none."""
         slot_bytes = self._slot_bytes
         while slot_bytes < len(slot):
             slot_bytes *= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,6 +29,33 @@ def exported(path: Path) -> int:
 
 def a_long_quarantine(ranges: int) -> Progress:
     return Progress(quarantine=tuple(Quarantined(2 * seq, 2 * seq, "refused") for seq in range(ranges)))
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["closed", "advanced"])
+def test_a_file_that_somebody_removed_is_there_again(tmp_path: Path, goes_on: bool) -> None:
+    cursor = Cursor(tmp_path / "cursor")
+    cursor.advance("otlp", at(3))
+    (tmp_path / "cursor").unlink()
+
+    if goes_on:
+        cursor.advance("otlp", at(4))
+        assert exported(tmp_path / "cursor") == 4
+    cursor.close()
+
+    assert exported(tmp_path / "cursor") == 3 + goes_on
+
+
+def test_a_cursor_whose_directory_was_removed_is_kept_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "audit").mkdir()
+    cursor = Cursor(tmp_path / "audit" / "cursor")
+    cursor.advance("otlp", at(3))
+    shutil.rmtree(tmp_path / "audit")
+
+    cursor.advance("otlp", at(4))
+    cursor.close()
+
+    assert cursor.progress("otlp") == at(4)
+    assert not (tmp_path / "audit").exists()
 
 
 def test_what_was_stored_is_there_after_the_file_was_opened_again(tmp_path: Path) -> None:
