@@ -140,7 +140,6 @@ TOKENS: dict[str, list[Sample]] = {
     "Deno Deploy": [token("ddp_", (ALNUM, 36))],
     "SettleMint": [token("sm_aat_", (ALNUM, 16))],
     "HashiCorp Vault": [token("hvs.", (BASE64URL, 90)), token("hvb.", (BASE64URL, 138))],
-    "HCP Terraform": [token((ALNUM, 14), ".atlasv1.", (ALNUM, 67))],
     "Pulumi": [token("pul-", (HEX, 40))],
     "Doppler": [token("dp.pt.", (ALNUM, 43))],
     "1Password": [
@@ -253,6 +252,7 @@ SAMPLES: dict[str, list[Sample]] = {
         token((ALNUM, 27), "7", before="1234567890123456|"),
         token((ALNUM, 27), "7", before="access=123456789012345%7C"),
     ],
+    "hcp_terraform": [token((ALNUM, 14), ".atlasv1.", (ALNUM, 67))],
     "old_vault": [token("s.", (ALNUM, 23), "7")],
     "azure_client_secret": [
         Sample("", chars(ALNUM, 31).map(lambda rest: "a1b8Q~" + rest)),

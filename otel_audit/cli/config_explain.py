@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
@@ -146,12 +146,25 @@ def event_of_json(content: bytes, name: str) -> AuditEvent:
         raise ConfigError(
             f"{name}: {path}: expected a field of an event, got {unknown!r}; {known_names(unknown, names)}"
         )
-    try:
-        return AuditEvent.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        at = ".".join(str(step) for step in first["loc"])
-        raise ConfigError(f"{name}: $.{at}: expected another value: {first['msg']}; correct it") from None
+    if "event_type" not in fields:
+        raise ConfigError(f"{name}: $.event_type: expected the type of the event, got none; add it")
+    event = AuditEvent.model_validate(fields)
+    for path, value in _changed(fields, event.model_dump(mode="json"), "$"):
+        raise ConfigError(
+            f"{name}: {path}: expected a value of the type in docs/schema.md, got {type(value).__name__}; correct it"
+        )
+    return event
+
+
+def _changed(given: Mapping[str, Any], taken: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
+    """The values that the event does not have as they are given: in a service they would become something else."""
+    for name, value in given.items():
+        if name not in taken:
+            continue  # one that the journal adds
+        if isinstance(value, dict) and isinstance(taken[name], dict) and name != "attributes":
+            yield from _changed(value, taken[name], f"{at}.{name}")
+        elif value != taken[name]:
+            yield f"{at}.{name}", value
 
 
 def _unknown(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:

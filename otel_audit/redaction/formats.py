@@ -110,7 +110,6 @@ FORMATS: Final[tuple[TokenFormat, ...]] = (
     TokenFormat("SettleMint", r"\bsm_[aps]at_[A-Za-z0-9]{16}", "SettleMint: access tokens; " + _RULES),
     # Secrets, keys, networks
     TokenFormat("HashiCorp Vault", r"\bhv[sbr]\.[A-Za-z0-9_-]{24,}", "HashiCorp Vault: tokens since 1.10"),
-    TokenFormat("HCP Terraform", r"\.atlasv1\.[A-Za-z0-9_=-]{60,}", "HCP Terraform: API tokens"),
     TokenFormat("Pulumi", r"\bpul-[0-9a-f]{40}", "Pulumi: access tokens"),
     TokenFormat("Doppler", r"\bdp\.(?:pt|st|sa|ct|scim|audit)\.[A-Za-z0-9_.-]{40,}", "Doppler: token formats"),
     TokenFormat(
@@ -253,6 +252,12 @@ SERVICE_TOKENS: Final[tuple[SecretPattern, ...]] = (
         r"\b[0-9]{6,12}:AA[A-Za-z0-9_-]{30,}",
         "Telegram: bot API",
         sign="[0-9]:AA[A-Za-z0-9_-]{30}",
+    ),
+    SecretPattern(
+        "hcp_terraform",
+        r"\b[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}",
+        "HCP Terraform: API tokens",
+        sign=r"[.]atlasv1[.]",
     ),
     SecretPattern(
         "facebook_app",

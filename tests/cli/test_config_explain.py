@@ -136,8 +136,20 @@ def test_a_file_is_read_by_its_name(tmp_path: Path) -> None:
         (b"\xff", "expected one event as JSON"),
         (b"[" * 100_000, "expected one event as JSON"),
         ([1], "expected one event, a JSON object, got list"),
-        ({}, "$.event_type: expected another value: Field required"),
-        ({"event_type": 7}, "$.event_type: expected another value: Input should be a valid string"),
+        ({}, "$.event_type: expected the type of the event, got none"),
+        ({"event_type": 7}, "$.event_type: expected a value of the type in docs/schema.md, got int"),
+        (
+            {"event_type": "x", "principal": {"username": 7}},
+            "$.principal.username: expected a value of the type in docs/schema.md, got int",
+        ),
+        (
+            {"event_type": "x", "principal": "ann"},
+            "$.principal: expected a value of the type in docs/schema.md, got str",
+        ),
+        (
+            {"event_type": "x", "attributes": {"a": {}}},
+            "$.attributes: expected a value of the type in docs/schema.md, got dict",
+        ),
         (
             {"event_type": "x", "principle": {}},
             "$: expected a field of an event, got 'principle'; did you mean principal",
