@@ -347,7 +347,54 @@ SAMPLES: dict[str, list[Sample]] = {
         )
     ],
     "pwd": [Sample("Server=db;Uid=sa;Pwd=", digits_in(chars(ALNUM + "!#$%^*", 8, 20)), ";Encrypt=yes")],
-    "pass": [Sample("user=al pass=", digits_in(chars(string.ascii_letters, 8, 20)), " host=db")],
+    "key": [
+        Sample('{"password": ', chars(ALNUM, 8, 20).map(lambda rest: f'["{rest}", {{"a": "{rest}"}}]'), ', "a": 1}'),
+        Sample('"auths": {"x": {"auth": "', chars(ALNUM, 8, 20), '"}}'),
+        Sample("{'credentials': ", chars(ALNUM, 8, 20).map(lambda rest: f"{{'value': '{rest}'")),
+        Sample('{"token":\n  "', chars(ALNUM, 8, 20), '"}'),
+    ],
+    "short_name": [
+        Sample("user=al pass=", digits_in(chars(string.ascii_letters, 8, 20)), " host=db"),
+        Sample("X-Auth: ", chars(HEX, 32)),
+        Sample("wpa_psk=", digits_in(chars(ALNUM, 8, 20))),
+        Sample("GET /x?sid=", digits_in(chars(string.ascii_lowercase, 8, 20)), "&a=1"),
+    ],
+    "validation_error": [
+        Sample(
+            "1 validation error for Login\npassword\n  Input should be a valid integer [type=int_parsing, input_value=",
+            chars(ALNUM, 8, 20).map(lambda rest: f"'{rest}'"),
+            ", input_type=str]",
+        ),
+        Sample("[type=missing, input_value=", chars(ALNUM, 8, 20).map(lambda rest: f"{{'a': 1, 'pas...d': '{rest}'}}")),
+    ],
+    "validation_input": [
+        Sample(
+            '[{"type":"string_too_long","loc":["body","password"],"msg":"Too long","input":"',
+            chars(ALNUM, 8, 20),
+            '"}]',
+        )
+    ],
+    "lines": [
+        Sample("passwords:\n", chars(ALNUM, 8, 20).map(lambda rest: f"  - {rest}\n  - {rest}"), "\nuser: al"),
+        Sample("a:\n  credentials:\n", chars(ALNUM, 8, 20).map(lambda rest: f"    value: {rest}"), "\n  b: c"),
+    ],
+    "form_part": [
+        Sample(
+            'Content-Disposition: form-data; name="password"\r\nContent-Type: text/plain\r\n\r\n',
+            digits_in(chars(ALNUM, 8, 20)),
+            "\r\n--x--",
+        )
+    ],
+    "link": [
+        Sample("GET /reset-password/", digits_in(chars(BASE64URL, 16, 40)), " -> 200"),
+        Sample("https://example.com/auth/magic/", digits_in(chars(ALNUM, 20, 40))),
+        Sample("/reset/MQ/", digits_in(chars(HEX, 32)), "/"),
+    ],
+    "said": [
+        Sample("password is ", chars(ALNUM, 8, 20).map(lambda rest: f"a7B{rest}x9"), "."),
+        Sample("machine x login y password ", chars(ALNUM, 8, 20).map(lambda rest: f"a7B{rest}x9")),
+    ],
+    "said_code": [Sample("Your verification code is ", chars(string.digits, 6))],
     "command_line": [
         Sample("run --db-password ", digits_in(chars(ALNUM + "!#$%^*/.", 8, 20)), " --verbose"),
         Sample("run --secret-key ", digits_in(chars(ALNUM, 8, 20))),

@@ -17,12 +17,16 @@ SECRET_NAMES = (
     " accessToken refresh-token auth.token api_key apikey apiKey APIKey X-Api-Key x-amz-security-token authorization"
     " Authorization Proxy-Authorization http.request.header.authorization cookie set-cookie Set-Cookie private_key"
     " privateKey session session_id sessionid session.id ｐassword secret_access_key credentials csrf-token"
+    " Passwort contrase\u00f1a Contrasena mot_de_passe motDePasse user_mdp senha \u041f\u0430\u0440\u043e\u043b\u044c"
+    " \u5bc6\u7801 \u7528\u6237\u5bc6\u7801 \u30d1\u30b9\u30ef\u30fc\u30c9 \ube44\ubc00\ubc88\ud638 has\u0142o"
+    " \u015fifre pw pass auth sid psk pin X-Auth wifi_psk form.pin http.request.header.sid"
     " userpassword authtoken appsecret db_pass creds mfa_code Ocp-Apim-Subscription-Key X-Amz-Signature secret_id"
 )
 HARMLESS_NAMES = (
     "input_tokens output_tokens max_tokens token_count tokenCount token_type author authority authors tokenizer"
     " secretary secret_name public_key partition_key primary_key key auth_type password_policy session_duration"
     " cookie_consent_version tokenization bearing keyboard password_reset password_changed_at token_expires_at"
+    " pass_count auth.method map_pin sid_type boarding_pass passport auth_provider compass passwort_policy"
     " tokenExpiresIn api_key_id token_id credentialId authorization_server session_region jwt_issuer secret_arn"
 )
 

@@ -23,7 +23,7 @@ TEXTS = 3000 if os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1" else 200
 # In the text that is looked at, its cap and a margin, some dozens of parts may look like secrets, and each pattern goes
 # on from each of them. An ordinary text is read some ten times.
 MOST_PASSES = 400
-MOST_CALLS = 20_000
+MOST_CALLS = 30_000
 
 Event = dict[str, Any]
 PLACES: dict[str, Callable[[str], Event]] = {
@@ -47,13 +47,14 @@ _WORDS = r"""
     token:_ token=token_ password=a, password= pass= pass=a1_ ://a: ://a:b@ bearer_ bearer_a1b2c3d4_ {"password":
     [ [{"a": cookie:_x\n eyJeyJeyJeyJ. sk-a- sk-ant- 4111_1111_1111_1111_ 4111_ --password_ curl_-u_a: a+AStaaaaaQ=
     authorization:_digest_a= authorization:_a_ identified_by_'a'_ secret="\ name=token_value= <token> &amp; %25 %70
+    &#97; \\u0041 &quot; "loc":_["token"]_"input": token:_( /reset/ [type=a,_input_value= token_is_ form-data;_name=x\n
     https://a1b2c3d4e5f6g7h8i9j0k1l2m3@ password:_|\n__ \n \0 key aA A _ -----
 """
 _ZERO_WIDTH = "\u200b"
 PIECES = [
     *(word.replace("_", " ").replace(r"\n", "\n").replace(r"\0", "\0") for word in _WORDS.split()),
     *(_ZERO_WIDTH, f"a{_ZERO_WIDTH}", f"{_ZERO_WIDTH}password=a ", f"a{_ZERO_WIDTH}pass=a1,"),
-    *("\u00e9", "\U0001f600", "token\u00a0: ", "a1" * 20 + "AZDO", f"-----BEGIN {'PRIVATE'} KEY-----\n"),
+    *("\u00e9", "p\u0430", "\U0001f600", "token\u00a0: ", "a1" * 20 + "AZDO", f"-----BEGIN {'PRIVATE'} KEY-----\n"),
 ]
 
 

@@ -22,7 +22,6 @@ MARGIN_CHARS: Final = 512
 _MAX_SETTLING: Final = 4
 _CHARS_A_PART: Final = 128  # so that larger caps allow more parts that look like secrets
 _SEARCHES: Final = 1024
-_LINES: Final = 4
 _OPEN_AT_THE_END: Final = re2.compile(OPEN_AT_THE_END)
 
 
@@ -47,11 +46,11 @@ class EventTexts:
         self._without_secrets = screen.without_secrets
         self._caps = caps
         self._work = Work(_SEARCHES)
-        self._chars_left = _LINES * caps.line_bytes
+        self._chars_left = caps.attributes * (caps.text_chars + MARGIN_CHARS) + caps.line_bytes
 
     @property
     def are_too_many(self) -> bool:
-        """Whether more text was looked at than several lines hold. What follows would be cut away in any case."""
+        """Whether more text was looked at than all attributes at their caps and a line hold: a line has no room for it."""
         return self._chars_left < 0
 
     def text(self, text: str, chars: int) -> Settled:
@@ -68,6 +67,7 @@ class EventTexts:
         A cut can make a match that was none before (the end of a text is the end of a word), so both are repeated until
         nothing changes; a text that does not come to rest is removed.
         """
+        self._chars_left -= min(len(text), chars + MARGIN_CHARS)
         removed = False
         marker = whole_head = ""  # of the first cut
         clean = None
@@ -91,7 +91,6 @@ class EventTexts:
         return Settled(REDACTED, True, marker, whole_head)
 
     def _without_secrets_of(self, text: str, chars: int) -> str:
-        self._chars_left -= len(text)
         return self._without_secrets(text, max(MOST_PARTS, chars // _CHARS_A_PART), self._work)
 
 

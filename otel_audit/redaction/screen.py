@@ -12,7 +12,7 @@ from typing import Final
 
 import re2
 
-from otel_audit.redaction.reading import UNSEEN, Reading
+from otel_audit.redaction.reading import HINT, Reading
 from otel_audit.redaction.secret_pattern import REDACTED, SecretPattern
 from otel_audit.redaction.secret_patterns import PATTERNS
 
@@ -127,9 +127,11 @@ class _Look:
                 return
             self._most_parts -= 1
             self.searches += 1
-            if doubted_bytes > patience_bytes or pattern.is_secret(data[start:stop]):
-                self.found.append((start, stop))
-                position = max(stop, position + 1)
+            is_too_much = doubted_bytes > patience_bytes
+            span = (start, stop) if is_too_much else pattern.secret_in(data, match.start(), start, stop)
+            if span is not None:
+                self.found.append(span)
+                position = max(span[1], position + 1)
             else:
                 # On from the part, not from behind it: it may itself begin a match ("token: Bearer ...").
                 position = max(start, position + 1)
@@ -150,7 +152,7 @@ class _PatternSet:
         self._regexes = tuple(re2.compile(pattern.regex.encode(), _options(encoding)) for pattern in patterns)
         signs = [(pattern.sign or pattern.regex).encode() for pattern in patterns]
         if encoding == re2.Options.Encoding.LATIN1:
-            signs.append(UNSEEN)
+            signs.append(HINT)
         self.find: Callable[[bytes], list[int] | None] = _set_of(signs, encoding, 64).Match
         self._groups = tuple(_set_of(signs[first::_GROUPS], encoding, 8) for first in range(min(_GROUPS, len(signs))))
 

@@ -15,9 +15,23 @@ __all__ = ["SecretNames", "is_secret_name"]
 # and `password_policy` say something about a secret, they do not hold one.
 _WORDS: Final = """
     accesskey accesstoken apikey apikeys authorization bearer clientsecret cookie cookies credential credentials creds
-    csrf cvc cvv jsessionid jwt otp passcode passphrase passwd password passwords phpsessid privatekey privkey pwd
-    refreshtoken secret secretkey secrets session sessionid token totp xsrf
+    csrf cvc cvv jsessionid jwt otp passcode passkey passphrase passwd password passwords phpsessid privatekey privkey
+    psk pw pwd refreshtoken secret secretkey secrets session sessionid token totp xsrf
 """
+# Secret as the whole name, or as that of a header, form or query: in longer names they mean something else.
+_SHORT: Final = "auth clave parola pass pin sid"
+_IN_FRONT_OF_SHORT: Final = "body cookie data env field form header params query x"
+# "Password" in the languages of most services, without accents.
+_TRANSLATED: Final = """
+    adgangskode contrasena contrasenya haslo heslo jelszo kennwort losenord lozinka mdp motdepasse palavrapasse passord
+    passwort salasana senha sifre wachtwoord
+"""
+# "Password" and "token" in scripts that have no words of ours: Russian, Chinese, Japanese, Korean, Hebrew, Arabic.
+_IN_OTHER_SCRIPTS: Final = (
+    "\u043f\u0430\u0440\u043e\u043b \u0442\u043e\u043a\u0435\u043d \u5bc6\u7801 \u5bc6\u78bc \u53e3\u4ee4 \u4ee4\u724c "
+    "\u30d1\u30b9\u30ef\u30fc\u30c9 \u6697\u8a3c\u756a\u53f7 \u30c8\u30fc\u30af\u30f3 "
+    "\ube44\ubc00\ubc88\ud638 \uc554\ud638 \ud1a0\ud070 \u05e1\u05d9\u05e1\u05de \u0627\u0644\u0645\u0631\u0648\u0631"
+)
 # A word may be written together with what is before it: `userpassword`, `authtoken`.
 _WORD_ENDS: Final = ("apikey", "passwd", "password", "secret", "secretkey", "token")
 _PAIRS: Final = """
@@ -43,6 +57,10 @@ _ABOUT_A_SECRET_IN_TWO_WORDS: Final = """
 """
 _SECRET_WORDS: Final = frozenset(_WORDS.split())
 _SECRET_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _PAIRS.split())
+_SHORT_WORDS: Final = frozenset(_SHORT.split())
+_PLACES: Final = frozenset(_IN_FRONT_OF_SHORT.split())
+_TRANSLATIONS: Final = frozenset(_TRANSLATED.split())
+_FOREIGN_WORDS: Final = tuple(unicodedata.normalize("NFKD", _IN_OTHER_SCRIPTS).split())
 _HARMLESS_ENDS: Final = frozenset(_ABOUT_A_SECRET.split())
 _HARMLESS_END_PAIRS: Final = frozenset(tuple(pair.split("_")) for pair in _ABOUT_A_SECRET_IN_TWO_WORDS.split())
 
@@ -81,7 +99,7 @@ class SecretNames:
                 return False
             if any(_stands_in(own, words) for own in self._own):
                 return True
-        return _is_secret_by_words(_words(name))
+        return _is_secret_by_words(_words(name)) or _is_translated(name)
 
 
 def _ends_of(name: str) -> str:
@@ -94,7 +112,19 @@ def _is_secret_by_words(words: list[str]) -> bool:
         return False
     if any(word in _SECRET_WORDS or word.endswith(_WORD_ENDS) for word in words):
         return True
+    if words[-1] in _SHORT_WORDS and (len(words) == 1 or words[-2] in _PLACES):
+        return True
     return not _SECRET_PAIRS.isdisjoint(itertools.pairwise(words))
+
+
+def _is_translated(name: str) -> bool:
+    plain = unicodedata.normalize("NFKD", name).encode("utf-8", "replace").decode()
+    if not plain.isascii() and any(word in plain.casefold() for word in _FOREIGN_WORDS):
+        return True
+    words = _words("".join(char for char in plain if not unicodedata.combining(char)).replace("\u0142", "l"))
+    if words and words[-1] in _HARMLESS_ENDS:
+        return False
+    return not _TRANSLATIONS.isdisjoint(words) or "".join(words) in _TRANSLATIONS
 
 
 def _key_words(name: str) -> tuple[str, ...]:

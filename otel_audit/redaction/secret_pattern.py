@@ -13,6 +13,7 @@ __all__ = [
     "SecretPattern",
     "has_a_digit",
     "is_basic_credential",
+    "is_generated",
     "is_not_ordinary",
     "is_opaque",
     "is_random",
@@ -24,13 +25,14 @@ _REDACTED: Final = REDACTED.encode()
 # Words that follow "token:" or "Bearer" in ordinary messages ("token: expired", "Bearer authentication failed"), in
 # names of resources and rights ("token:create") and in code ("password: str").
 _ORDINARY: Final = frozenset(
-    b"""a accepted active an and allowed apikey auth authentication authorization await basic bearer bool bytes cannot
-    challenge changed closed create created credential credentials declined delete denied digest disabled empty enabled
-    ended error expected expired failed failure false flow for found get granted has header idle in incorrect int
-    invalid invalidated is issue issued key list malformed manage mismatch missing must negotiate new nil no none not
-    null ok open opened or password present provided read realm refresh refreshed rejected renewed required reset
-    revoke revoked role rotate rotated scheme scope secret sent should started str success the token tokens true
-    undefined unknown unset update updated use used user valid verified was with write wrong yes""".split()
+    b"""a accepted active all amd64 an and any allowed apikey arm64 auth authentication authorization await basic
+    bearer bool bytes cannot challenge changed closed create created credential credentials declined delete denied
+    digest disabled empty enabled ended error expected expired failed failure false flow for found get granted has
+    header i386 idle in incorrect int invalid invalidated is issue issued key list malformed manage mismatch
+    missing must negotiate new nil no none not null ok open opened or password present provided read realm refresh
+    refreshed rejected renewed required reset revoke revoked role rotate rotated scheme scope secret sent should
+    started str success the token tokens true undefined unknown unset update updated use used user valid verified
+    was with write wrong yes""".split()
 )
 # What stands for a secret and is none: a mask, and the sign after which YAML has a text of several lines.
 _PLACEHOLDER: Final = re.compile(rb"\*+|[|>][-+0-9]{0,2}")
@@ -38,6 +40,11 @@ _PLACEHOLDER: Final = re.compile(rb"\*+|[|>][-+0-9]{0,2}")
 _CODE: Final = re.compile(
     rb"(?:self|cls|os|settings|config|request|args|kwargs|options)\.[a-z_.]+[(\[]?|[a-z_]{3,}(?:\.[a-z_]+)*\([a-z_.]*\)?"
 )
+
+
+# A name that somebody chose: `Version2`, `argon2id`.
+_WORD_WITH_A_NUMBER: Final = re.compile(rb"[A-Za-z][a-z]+[0-9]{1,4}[a-z]{0,2}")
+_CASES: Final = (re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[0-9]"))
 
 
 def is_not_ordinary(value: bytes) -> bool:
@@ -71,6 +78,11 @@ def is_random(value: bytes) -> bool:
     return has_a_digit(value) and _CONSTANT.fullmatch(value) is None
 
 
+def is_generated(value: bytes) -> bool:
+    """Whether it has small and large letters and digits, and is no word with a number: sure enough without a sign."""
+    return all(case.search(value) for case in _CASES) and _WORD_WITH_A_NUMBER.fullmatch(value) is None
+
+
 def is_opaque(value: bytes) -> bool:
     """Whether it is neither a word, nor a number, nor an id in hex: a `key` may be any of these and no secret."""
     return has_a_digit(value) and _LETTER.search(value) is not None and _HEX_OR_UUID.fullmatch(value) is None
@@ -81,7 +93,9 @@ class SecretPattern:
     """One kind of secret in a text. The groups of `regex` are the secret part; without groups it is the whole match.
 
     `source`: where the format is documented. `is_secret` has the last word on a matched part. `sign`: what every match
-    of `regex` has in it; it is looked for first, where a match may begin at any letter.
+    of `regex` has in it; it is looked for first, where a match may begin at any letter. `part`, where there is one,
+    takes the place of `is_secret`: it is given the text, where the match begins, and from where to where the matched
+    part goes, and says from where to where the secret goes, or None.
     """
 
     name: str
@@ -89,3 +103,10 @@ class SecretPattern:
     source: str
     is_secret: Callable[[bytes], bool] = is_not_ordinary
     sign: str = ""
+    part: Callable[[bytes, int, int, int], tuple[int, int] | None] | None = None
+
+    def secret_in(self, text: bytes, at: int, start: int, stop: int) -> tuple[int, int] | None:
+        """Return where the secret is in a text of which `start` to `stop` was matched; None where there is none."""
+        if self.part is not None:
+            return self.part(text, at, start, stop)
+        return (start, stop) if self.is_secret(text[start:stop]) else None
