@@ -50,7 +50,7 @@ class EventTexts:
 
     @property
     def are_too_many(self) -> bool:
-        """Whether more text was looked at than all attributes at their caps and a line hold: a line has no room for it."""
+        """Whether more text was looked at than all attributes at their caps and one line hold."""
         return self._chars_left < 0
 
     def text(self, text: str, chars: int) -> Settled:
