@@ -101,7 +101,7 @@ def test_delivered_segments_that_somebody_removed_are_a_finding_and_cost_no_even
     assert f"somebody removed its segments 2, {last}" in doctor_says(tmp_path)
 
 
-def test_a_writtenof_which_only_the_cursor_is_left_is_a_finding(tmp_path: Path) -> None:
+def test_a_stream_of_which_only_the_cursor_is_left_is_a_finding(tmp_path: Path) -> None:
     files = Stream.of(tmp_path, delivered=3).files
     Stream.of(tmp_path, delivered=100)
     remove(files, files.segments())
