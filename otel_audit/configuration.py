@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.sdk.environment_variables import OTEL_EXPERIMENTAL_RESOURCE_DETECTORS, OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import Resource
 
 from otel_audit.delivery.batch import Exporter
 from otel_audit.errors import ConfigError
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
-from otel_audit.policy import Policy, read_policy
+from otel_audit.policy import read_policy
 from otel_audit.process_end import close_at_end
 from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.redactor import Redactor
@@ -38,13 +40,14 @@ def configure(
 
     It is closed at the normal end of the process. `resource` replaces what the OTel SDK finds about this process.
     `exporters` are log record exporters of the SDK that take the place of the environment's; a class or function that
-    makes one works after a fork too.
+    makes one works after a fork too. A second call with the same configuration, as of a cell of a notebook that is run
+    again, gives a logger with the journal and the delivery of the former one, as long as that is open.
 
     Raises:
         ConfigError: a setting or the policy is wrong. Nothing was started.
         JournalUnwritable: the directory cannot be written. Nothing was started.
     """
-    return _audit_logger(*_read(exporters, overrides), resource)
+    return _audit_logger(_read(exporters, overrides), exporters, resource)
 
 
 def open_trail(exporters: Sequence[MadeOrMaker], resource: Resource | None, overrides: Mapping[str, Any]) -> Trail:
@@ -54,8 +57,8 @@ def open_trail(exporters: Sequence[MadeOrMaker], resource: Resource | None, over
         ConfigError: a setting is wrong. Nothing was started.
         JournalUnwritable: the directory cannot be written. Nothing was started.
     """
-    settings, own_exporters = _read(exporters, overrides)
-    trail = _trail(settings, own_exporters, resource, None)
+    settings = _read(exporters, overrides)
+    trail = _trail(_Configuration(settings, tuple(exporters), resource, of_loggers=False))
     if settings.policy is not None:
         trail.notices.say("policy", "OTEL_AUDIT_POLICY is set and has no effect on log records of the OTel API")
     if Rules.of(settings) != Rules():
@@ -69,7 +72,7 @@ def create_audit_logger_from_config(audit_cfg: Any) -> AuditLogger | None:
     Source: Feast 0.67 `audit_logger.create_audit_logger_from_config`.
     """
     if isinstance(audit_cfg, Settings):
-        return _audit_logger(audit_cfg, None, None)
+        return _audit_logger(audit_cfg, (), None)
     if audit_cfg is None or not getattr(audit_cfg, "enabled", False):
         return None
     return AuditLogger(_sink(audit_cfg), log_successful_reads=getattr(audit_cfg, "log_successful_reads", True))
@@ -88,40 +91,87 @@ def _sink(audit_cfg: Any) -> AuditSink:
     return StdoutAuditSink()
 
 
-def _read(exporters: Sequence[MadeOrMaker], overrides: Mapping[str, Any]) -> tuple[Settings, Sequence[Exporter] | None]:
-    """The settings, and the exporters that take the place of those that they name."""
+def _read(exporters: Sequence[MadeOrMaker], overrides: Mapping[str, Any]) -> Settings:
     if not exporters:
-        return Settings.load(os.environ, overrides), None
+        return Settings.load(os.environ, overrides)
     if "export" in overrides:
         raise ConfigError(
             f"exporters: expected either exporters or the setting export, got both (export={overrides['export']!r}); "
             "leave one out"
         )
-    settings = Settings.load(os.environ, {**overrides, "export": "none"}, own_exporters=True)
-    # Not at the top: the SDK's log modules take 40 ms to load.
-    from otel_audit.delivery.sdk_exporter import sdk_exporters
-
-    return settings, sdk_exporters(exporters, delay_s=settings.batch_delay_s)
+    return Settings.load(os.environ, {**overrides, "export": "none"}, own_exporters=True)
 
 
-def _trail(
-    settings: Settings, exporters: Sequence[Exporter] | None, resource: Resource | None, policy: Policy | None
-) -> Trail:
-    notices = Notices()
-    policy_hash = policy.sha256 if policy is not None else None
-    trail = Trail(settings, resource=resource, exporters=exporters, notices=notices, policy_hash=policy_hash)
+@dataclass(frozen=True, slots=True)
+class _Configuration:
+    """What makes a trail what it is: two that are equal may be one.
+
+    `exporters` are those of the SDK that take the place of the settings'. `of_loggers`: audit loggers share it, which
+    have a policy; else those who hand over log records of the OTel API.
+    """
+
+    settings: Settings
+    exporters: tuple[MadeOrMaker, ...]
+    resource: Resource | None
+    of_loggers: bool
+    policy_hash: str | None = None
+    directory: str = ""  # where the settings' one is: the process may have changed its own
+    found_by: tuple[str | None, ...] = ()  # what the SDK makes the resource from
+
+    def here(self) -> _Configuration:
+        """The same, in this process as it is now."""
+        found_by = tuple(map(os.environ.get, (OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPERIMENTAL_RESOURCE_DETECTORS)))
+        return replace(self, directory=os.path.abspath(self.settings.directory), found_by=found_by)
+
+
+# Kept until they are closed, or a program that configures in a function would start threads at each call of it.
+_open: list[tuple[_Configuration, Trail]] = []
+
+
+def _trail(given: _Configuration) -> Trail:
+    """The open trail of the same configuration, else a new one."""
+    _open[:] = [(known, trail) for known, trail in _open if not trail.is_closed]
+    wanted = given.here()
+    for known, trail in _open:
+        if known == wanted:
+            trail.journal.prepare()
+            return trail
+    trail = _new_trail(given)
+    _open.append((wanted, trail))
+    return trail
+
+
+def _new_trail(given: _Configuration) -> Trail:
+    settings, notices = given.settings, Notices()
+    trail = Trail(
+        settings,
+        resource=given.resource,
+        exporters=_made(given.exporters, settings),
+        notices=notices,
+        policy_hash=given.policy_hash,
+    )
     for name in settings.ignored:
         notices.say(name, f"{name} is set and has no effect on audit events: {IGNORED_VARIABLES[name]}")
-    if settings.service_name.startswith("unknown_service") and resource is None:
+    if settings.service_name.startswith("unknown_service") and given.resource is None:
         notices.say("service", "no service name: set OTEL_SERVICE_NAME, so that the events say who recorded them")
     close_at_end(trail)
     return trail
 
 
-def _audit_logger(settings: Settings, exporters: Sequence[Exporter] | None, resource: Resource | None) -> AuditLogger:
+def _made(exporters: Sequence[MadeOrMaker], settings: Settings) -> Sequence[Exporter] | None:
+    if not exporters:
+        return None
+    # Not at the top: the SDK's log modules take 40 ms to load.
+    from otel_audit.delivery.sdk_exporter import sdk_exporters
+
+    return sdk_exporters(exporters, delay_s=settings.batch_delay_s)
+
+
+def _audit_logger(settings: Settings, exporters: Sequence[MadeOrMaker], resource: Resource | None) -> AuditLogger:
     policy = read_policy(settings.policy) if settings.policy is not None else None  # a wrong one starts nothing
     rules = Rules.of(settings)  # nor does a wrong key
-    trail = _trail(settings, exporters, resource, policy)
+    policy_hash = policy.sha256 if policy is not None else None
+    trail = _trail(_Configuration(settings, tuple(exporters), resource, of_loggers=True, policy_hash=policy_hash))
     caps = Caps(text_chars=settings.text_chars, attributes=settings.attribute_count, line_bytes=settings.line_bytes)
     return AuditLogger(
         trail,

@@ -64,6 +64,8 @@ class AuditLogger:
     ) -> None:
         self._sink = sink
         self._trail = sink if isinstance(sink, Trail) else None
+        if self._trail is not None:
+            self._trail.hold(self)
         self._log_successful_reads = log_successful_reads
         self._handover = Handover(sink, notices or Notices())
         rules = policy.rules if policy is not None else ()
@@ -322,7 +324,10 @@ class AuditLogger:
         return Stats(emitted, emitted - dropped, 0, 0, dropped, self._recorder.filtered)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Deliver within the time in seconds, and let go of everything. What is left is in the journal."""
+        """Deliver within the time in seconds, and let go of everything. What is left is in the journal.
+
+        Where another logger of the same configuration is open its journal stays open too, and so does the delivery.
+        """
         if self._trail is None:
             self._recorder.finish(_SINK_TIMEOUT_S)
             self._sink.close()
@@ -331,7 +336,7 @@ class AuditLogger:
             timeout_s = self._trail.settings.close_timeout_s
         deadline = time.monotonic() + timeout_s
         self._recorder.finish(timeout_s)
-        self._trail.close(max(0.0, deadline - time.monotonic()))
+        self._trail.give_back(self, max(0.0, deadline - time.monotonic()))
 
     def __enter__(self) -> Self:
         return self

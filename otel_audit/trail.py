@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -79,6 +80,7 @@ class Trail(AuditSink):
         self._policy_hash = policy_hash
         self._pid = os.getpid()
         self._streams: dict[str, OpenStream] = {}
+        self._holders: weakref.WeakSet[object] = weakref.WeakSet()
         exporters = exporters_of(settings) if exporters is None else exporters
         service = self._resource.attributes.get(SERVICE_NAME)
         self._exporter_names = [exporter.name for exporter in exporters]
@@ -225,6 +227,23 @@ class Trail(AuditSink):
         """The numbers of this process now, for each exporter."""
         self.journal.leave_to_parent()
         return self._tally.numbers()
+
+    @property
+    def is_closed(self) -> bool:
+        """True from `close` on: what is logged later is left to the next owner."""
+        return self._processor.is_closed
+
+    def hold(self, holder: object) -> None:
+        """Share this trail, until `give_back` or for as long as the holder lives."""
+        self._holders.add(holder)
+
+    def give_back(self, holder: object, timeout_s: float | None = None) -> None:
+        """Close the trail if nobody else holds it; else deliver within the same time, and leave it open."""
+        self._holders.discard(holder)
+        if not self._holders:
+            self.close(timeout_s)
+        elif self._exporter_names:
+            self.flush(self.settings.close_timeout_s if timeout_s is None else timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver within the time in seconds (setting `close_timeout_s`), end the stream and release it.

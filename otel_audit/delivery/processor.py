@@ -101,6 +101,11 @@ class BatchProcessor:
         """The lines of a full batch."""
         return self._limits.count
 
+    @property
+    def is_closed(self) -> bool:
+        """True from `close` on, but for a child that is forked later."""
+        return self._closing.is_set()
+
     def start(self) -> None:
         """The threads run: what dead processes left is delivered from now on."""
         with self._lock:

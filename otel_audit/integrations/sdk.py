@@ -34,6 +34,7 @@ class _Recorder:
 
     def __init__(self, trail: Trail) -> None:
         self.trail = trail
+        trail.hold(self)
         self._events = ForeignEvents()
 
     def _record(self, record: ReadableLogRecord | ReadWriteLogRecord) -> bool:
@@ -54,7 +55,7 @@ class _Recorder:
 
     def shutdown(self) -> None:
         """Deliver within the setting `close_timeout_s`. A later record is journalled still, for the next owner."""
-        self.trail.close()
+        self.trail.give_back(self)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """True when every exporter has what was recorded before this call."""

@@ -69,7 +69,7 @@ class Journal:
         notices: Notices | None = None,
     ) -> None:
         self.directory = directory
-        self._prepare()
+        self.prepare()
         self.wake_seq = 1 << 62  # the line at which `on_wake` is called next; set by whoever reads along
         self._describe = describe
         self._notices = notices or Notices()
@@ -82,7 +82,12 @@ class Journal:
         self._begin()
         watch(self)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make the directory, if it is not there, and try its locks.
+
+        Raises:
+            JournalUnwritable: the directory cannot be written, or its locks do not work.
+        """
         make_directory(self.directory)
         prove_locks(self.directory)
 

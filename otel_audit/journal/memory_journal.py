@@ -66,7 +66,7 @@ class MemoryJournal(Journal):
             notices=notices,
         )
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """Nothing is needed."""
 
     def _new_end(self) -> _MemoryEnd:
