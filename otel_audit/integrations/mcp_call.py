@@ -42,6 +42,9 @@ What it gives is read as `principals.principal_of` does: a principal, a name, cl
 """
 
 _CONTEXT: Final = "otel_audit.context"
+# A `traceparent` has 55 characters, and later versions may append some; its parser goes over a longer one again and
+# again. Source: W3C Trace Context, 3.2.4 and 3.3.1.5.
+_MOST_CHARS: Final = {"traceparent": 128, "tracestate": 512}
 _W3C: Final = TraceContextTextMapPropagator()
 _PRINCIPALS: Final = principals.Principals(None, Notices())
 
@@ -183,7 +186,8 @@ class Call:
 
     def _said(self) -> Span | None:
         """The caller's span. Baggage stays outside: it is the client's word."""
-        carrier = {key: self.meta[key] for key in ("traceparent", "tracestate") if isinstance(self.meta.get(key), str)}
+        said = {key: self.meta.get(key) for key in _MOST_CHARS}
+        carrier = {key: text for key, text in said.items() if isinstance(text, str) and len(text) <= _MOST_CHARS[key]}
         span = get_current_span(_W3C.extract(carrier, Context()))
         return span if span.get_span_context().is_valid else None
 

@@ -6,6 +6,7 @@ Only the token that the server's own verifier accepted for this very request is 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ _CLAIMS: Final = {
     **dict.fromkeys(("tenant", "tenant_id", "tenantid", "organization"), "tenant"),
     **dict.fromkeys(("session_id", "sessionid", "conversation_id"), "session"),
 }
+_MOST_CLAIMS: Final = 64
+_MOST_CHARS: Final = 64  # of the end of a key: more than any claim has
 _ASSERTED: Final = "mcp.client.asserted_"
 
 
@@ -53,10 +56,15 @@ def token_attributes(token: Any) -> dict[str, Any]:
 
 
 def asserted_by(meta: Mapping[str, Any], client: Any) -> dict[str, str]:
-    """What the client says of itself, in `_meta` and in its handshake (`clientInfo`): not verified by anybody."""
+    """What the client says of itself, in `_meta` and in its handshake (`clientInfo`): not verified by anybody.
+
+    Only the first entries of `_meta` are looked at: it may hold as many as fit into a request.
+    """
     found: dict[str, str] = {}
-    for key, value in meta.items():
-        step = str(key).lower().replace("-", "_").replace("/", ".").removesuffix(".id").rpartition(".")[2]
+    for key, value in itertools.islice(meta.items(), _MOST_CLAIMS):
+        step = (
+            str(key)[-_MOST_CHARS:].lower().replace("-", "_").replace("/", ".").removesuffix(".id").rpartition(".")[2]
+        )
         if step in _CLAIMS and isinstance(value, str | int) and not isinstance(value, bool):
             found.setdefault(_ASSERTED + _CLAIMS[step], str(value))
     for name in ("name", "version"):

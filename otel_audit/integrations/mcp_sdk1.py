@@ -173,7 +173,7 @@ def _call(method: str, params: Any, context: Any) -> Call:
         method=method,
         target=params.name if uri is None else str(uri),
         arguments=getattr(params, "arguments", None),
-        meta=params.meta.model_dump() if params.meta is not None else {},
+        meta=(params.meta.model_extra or {}) if params.meta is not None else {},  # not copied: it may be large
         **known,
     )
 

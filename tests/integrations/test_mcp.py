@@ -7,9 +7,10 @@ import contextvars
 import hashlib
 import json
 import random
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from otel_audit.logger import AuditLogger
 from otel_audit.redaction.secret_names import is_secret_name
 from tests.chain_check import application_events
 from tests.recording import recorder
+from tests.screen_work import Work, work_of
 
 SAID = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -279,6 +281,55 @@ def test_baggage_of_a_client_is_not_taken_over() -> None:
 
     with a_call(meta={"traceparent": SAID, "baggage": "role=admin"}).trace():
         assert baggage.get_all() == {}
+
+
+LARGE = ["\u200b", "password=a,", "token: ", "authorization: digest a=", "a\u200bpass=a1 ", "\u0130/", "x"]
+PLACES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "tool": lambda text: {"target": text},
+    "URI": lambda text: {"method": "resources/read", "target": text},
+    "prompt": lambda text: {"method": "prompts/get", "target": text},
+    "arguments": lambda text: {"arguments": {"a": text}},
+    "items of an argument": lambda text: {"arguments": {"a": list(text)}},
+    "names of arguments": lambda text: {"arguments": {f"{text[:9]}{at}": 1 for at in range(len(text))}},
+    "id": lambda text: {"jsonrpc_id": text},
+    "said user": lambda text: {"meta": {"user": text}},
+    "key of what is said": lambda text: {"meta": {f"{text}/user": "a"}},
+    "keys of what is said": lambda text: {"meta": {f"{at}/agent": "a" for at in range(len(text))}},
+    "client": lambda text: {"client": SimpleNamespace(name=text, version=text)},
+    "version of the protocol": lambda text: {"protocol_version": text},
+    "user agent": lambda text: {"request": a_request({"user-agent": text})},
+    "header of a trace": lambda text: {"request": a_request({"traceparent": text, "tracestate": text})},
+    "path": lambda text: {"request": a_request(path=f"/mcp/{text}")},
+}
+
+
+def test_a_trace_that_is_longer_than_any_is_not_parsed() -> None:
+    longer = f"01-{7:032x}-{7:016x}-01-"  # which a later version may have made
+
+    assert in_call(a_call(meta={"traceparent": f"{longer}{'a' * 50}"})) == (7, 7)
+    assert in_call(a_call(meta={"traceparent": f"{longer}{'a' * 500}"})) == (0, 0)
+    for chars, taken_over in ((500, 1), (1000, 0)):
+        with a_call(meta={**META, "tracestate": f"a={'b' * 200},{' ' * chars}"[: chars + 1]}).trace() as span:
+            assert len(span.get_span_context().trace_state) == taken_over
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_text_of_a_megabyte_takes_no_more_work_than_one_of_its_cap(place: str, tmp_path: Path) -> None:
+    async def work() -> None: ...
+
+    def work_with(text: str) -> Work:
+        call = Call(**{"method": "tools/call", "target": "add", **PLACES[place](text)})
+        running = recorded(audit, call, work, refusal=RuntimeError)
+        return work_of(lambda: asyncio.run(running))
+
+    with recorder(tmp_path) as audit:
+        for piece in LARGE:
+            chars = 100_000 if " of " in place else 1_000_000
+            long, longest = (work_with(piece * (most // len(piece))) for most in (10_000, chars))
+
+            # The marker of what was cut is a digit longer, and a file or a batch may fall into one of them.
+            assert longest.screened_bytes <= long.screened_bytes * 1.01 + 64, piece
+            assert longest.calls <= long.calls * 1.05 + 500, piece
 
 
 class _Never:

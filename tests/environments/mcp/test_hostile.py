@@ -14,6 +14,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from conftest import TOKEN, Service
@@ -36,6 +37,10 @@ SECRETS = [
 PIECES = ["", "a", "\x00", "\n", "\u2028", "\x7f", '"', "\\", "{}", "ünï", "\U0001f600", "%00", "../", "x" * 9_000]
 # As JSON writes them: no client would.
 RAW_PIECES = ["", "a", r"\ud800", r"\udfff\ud800", r"\u0000", r"\u2028", r"\/", "\ufeff", "x" * 9_000]
+# Texts that look like many secrets at once, or as if something was hidden in them, and how many bytes of one are sent.
+LARGE = ["\u200b", "password=a,", "token: ", "authorization: digest a=", "a\u200bpass=a1 ", "x"]
+LARGEST = (10_000, 100_000, 1_000_000)
+LARGEST_HEADER = 30_000  # with all others, of what the server takes
 RAW_NUMBERS = ["NaN", "-Infinity", "1e999", "-0", "9" * 400, "null", "1.0", "[" * 150 + "]" * 150, "[" * 9_000]
 NUMBERS = [None, True, -1, -0.0, 10**40, 1e308, 2**63]
 
@@ -43,6 +48,11 @@ NUMBERS = [None, True, -1, -0.0, 10**40, 1e308, 2**63]
 def a_text(chance: random.Random) -> str:
     pieces = [chance.choice(PIECES) for _ in range(chance.randint(0, 4))]
     return " ".join([*pieces, chance.choice([*SECRETS, ""])])
+
+
+def large(chance: random.Random, most: int) -> str:
+    piece = chance.choice(LARGE)
+    return piece * (most // len(piece.encode()))
 
 
 def a_value(chance: random.Random, depth: int = 0) -> Any:
@@ -71,11 +81,12 @@ def an_event_of(kind: str, name: str, outcome: str, arguments: Any = None) -> di
 
 async def call(session: Any, chance: random.Random) -> dict[str, Any]:
     """One call with something hostile in it: mostly to a tool or prompt that exists, and then in its arguments."""
-    claim = a_text(chance)
-    meta = {"user": claim, "traceparent": claim, claim: a_value(chance)}
+    claim = large(chance, chance.choice(LARGEST)) if chance.random() < 0.1 else a_text(chance)
+    meta = {chance.choice(("user", "traceparent", "tracestate", claim)): claim, a_text(chance): a_value(chance)}
     match chance.choice(("repeat", "repeat", "choke", "add", "unknown", "read", "prompt")):
         case "repeat" | "choke" as name:
-            arguments = {"value": a_value(chance)}
+            is_large = len(claim) < 10_000 and chance.random() < 0.1
+            arguments = {"value": large(chance, 100_000) if is_large else a_value(chance)}  # which the answer repeats
             _, is_error = await session.call(name, arguments, meta=meta)
             assert is_error is (name == "choke")  # the tool itself was reached: it takes any value
             return an_event_of("mcp.tools.call", name, "mcp_error" if is_error else "success", arguments)
@@ -85,7 +96,9 @@ async def call(session: Any, chance: random.Random) -> dict[str, Any]:
                 await session.call("add", arguments, meta=meta)
             return an_event_of("mcp.tools.call", "add", "failed", arguments)
         case "unknown":
-            arguments = {"password": a_text(chance), "nested": a_value(chance)}
+            is_large = len(claim) < 10_000 and chance.random() < 0.2
+            text = large(chance, chance.choice(LARGEST)) if is_large else a_text(chance)
+            arguments = {"password": text, "nested": a_value(chance)}
             with contextlib.suppress(Exception):
                 await session.call(a_text(chance) + "?", arguments, meta=meta)
             return an_event_of("mcp.tools.call", "?", "failed", arguments)
@@ -146,9 +159,14 @@ def a_raw_call(chance: random.Random, number: int) -> bytes:
     return body[: chance.randrange(len(body))] if chance.random() < 0.05 else body
 
 
+def hostile_headers(chance: random.Random) -> dict[str, bytes]:
+    names = ("User-Agent", "X-Request-Id", "X-Forwarded-For", "Traceparent", "Tracestate", "Baggage", "X-Other")
+    return {chance.choice(names): large(chance, chance.randrange(LARGEST_HEADER)).strip().encode()}
+
+
 @contextlib.contextmanager
-def a_raw_session(service: Service) -> Iterator[Callable[[bytes], int]]:
-    """What sends a body in a session, and gives the status of the answer."""
+def a_raw_session(service: Service) -> Iterator[Callable[..., int]]:
+    """What sends a body and headers in a session, and gives the status of the answer."""
     headers = {
         "Authorization": f"Bearer {TOKEN}",
         "Accept": "application/json, text/event-stream",
@@ -158,12 +176,12 @@ def a_raw_session(service: Service) -> Iterator[Callable[[bytes], int]]:
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client_info}
     with httpx.Client(headers=headers, timeout=60, follow_redirects=True, trust_env=False) as http:
 
-        def post(body: bytes) -> int:
-            return http.post(service.url, content=body).status_code
+        def post(body: bytes, headers: dict[str, bytes], query: str) -> int:
+            return http.post(f"{service.url}?{query}", content=body, headers=headers).status_code  # type: ignore[arg-type]  # it takes bytes
 
         answer = http.post(service.url, json={"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello})
         http.headers["Mcp-Session-Id"] = answer.headers["Mcp-Session-Id"]
-        assert post(b'{"jsonrpc":"2.0","method":"notifications/initialized"}') == 202
+        assert post(b'{"jsonrpc":"2.0","method":"notifications/initialized"}', {}, "") == 202
         yield post
 
 
@@ -173,7 +191,8 @@ def test_hostile_bodies_leave_one_well_formed_event_each_where_they_are_requests
 
     with a_raw_session(service) as post:
         for number in range(BODIES):
-            status = post(a_raw_call(chance, number))
+            query = quote(large(chance, chance.randrange(LARGEST_HEADER // 3))) if chance.random() < 0.1 else ""
+            status = post(a_raw_call(chance, number), hostile_headers(chance), query)
             assert status in (200, 400, 500)  # the last: SDK 1.x, of what is nested too deep
             if status == 200:
                 taken.append(str(number))
