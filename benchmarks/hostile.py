@@ -28,6 +28,7 @@ _WORDS: Final = """
 _PIECES: Final = (
     *(word.replace("_", " ") for word in _WORDS.split()),
     *(_ZERO_WIDTH, f"a{_ZERO_WIDTH}", f"{_ZERO_WIDTH}password=a ", f"a{_ZERO_WIDTH}pass=a1,"),
+    *("\\", "\u0430", "\u0430b"),
 )
 
 

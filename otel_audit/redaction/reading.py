@@ -14,9 +14,9 @@ __all__ = ["HINT", "Reading"]
 
 # In UTF-8: soft hyphen; combining marks; Hangul fillers; Mongolian separators; zero-width spaces, joiners and marks of
 # direction; word joiner and other invisible operators; variation selectors; BOM; tags. What a terminal does not show:
-# a character that is taken back, colours, control characters.
+# colours, control characters.
 _UNSEEN: Final = (
-    rb"[ -~]\x08|\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2\xad|\xcc[\x80-\xbf]|\xcd[\x80-\xaf]"
+    rb"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2\xad|\xcc[\x80-\xbf]|\xcd[\x80-\xaf]"
     rb"|\xe1\x85[\x9f\xa0]|\xe1\xa0[\x8b-\x8e]|\xe2\x80[\x8b-\x8f\xaa-\xae]|\xe2\x81[\xa0-\xaf]|\xe3\x85\xa4"
     rb"|\xef\xb8[\x80-\x8f]|\xef\xbb\xbf|\xef\xbe\xa0|\xf3\xa0[\x80-\x87][\x80-\xbf]"
 )
@@ -28,7 +28,10 @@ _TWIN_PAIRS: Final = """
 """
 _TWINS: Final = {int(pair[:3], 16): pair[3:] for pair in _TWIN_PAIRS.split()}
 _TWIN_BYTES: Final = {chr(twin).encode(): latin.encode() for twin, latin in _TWINS.items()}
-_TWIN: Final = b"|".join(_TWIN_BYTES)
+_TWIN: Final = b"|".join(  # a class for each first byte, which is faster than a choice among all
+    re.escape(bytes([first])) + b"[" + b"".join(re.escape(twin[1:]) for twin in _TWIN_BYTES if twin[0] == first) + b"]"
+    for first in sorted({twin[0] for twin in _TWIN_BYTES})
+)
 _SIGNS: Final = """quot=" apos=' amp=& lt=< gt=> equals== colon=: lowbar=_ lsqb=[ lcub={ num=#"""
 _ENTITIES: Final = dict(sign.encode().split(b"=", 1) for sign in _SIGNS.split()) | {b"nbsp": b" ", b"NewLine": b"\n"}
 _ENTITY: Final = b"|".join(_ENTITIES)
@@ -48,33 +51,50 @@ HINT: Final = (
 )
 """A pattern, for RE2, of what a text has in it that hides a secret from the other patterns."""
 
-_LEFT_OUT: Final = re.compile(b"(?:" + _UNSEEN + b")+")
-_WRITTEN: Final = re.compile(
-    rb"%(?:25)*(?P<byte>[0-9A-Fa-f]{2})"
-    rb"|&(?:amp;)*(?:#0*(?P<decimal>[0-9]{1,7})|#[xX]0*(?P<hex>[0-9A-Fa-f]{1,6})|(?P<entity>" + _ENTITY + rb"));"
-    rb"|\\+u(?P<unicode>[0-9A-Fa-f]{4})|\\+x(?P<escaped>[0-9A-Fa-f]{2})"
-    rb"|(?P<wide>"
+# These run on `re`: a part is only looked for where a byte says that it may begin, and a run only where it begins. Else
+# a text of nothing but backslashes, or of one letter of Cyrillic, would take the square of its length.
+_MAY_BE_UNSEEN: Final = rb"(?=[\x00-\x1f\x7f\xc2\xcc\xcd\xe1\xe2\xe3\xef\xf3])"
+_MAY_BE_WRITTEN: Final = rb"(?=[%&\\\x00-\x1f\x7f\xc2\xcc-\xd4\xe1\xe2\xe3\xef\xf3])"
+_TAKEN_BACK: Final = rb"[ -~]\x08"
+_LEFT_OUT: Final = _MAY_BE_UNSEEN + rb"(?P<unseen>(?:" + _UNSEEN + rb")+)"
+_WRITTEN: Final = (
+    _MAY_BE_WRITTEN
+    + rb"(?:%(?:25)*(?P<byte>[0-9A-Fa-f]{2})"
+    + rb"|&(?:amp;)*(?:#0*(?P<decimal>[0-9]{1,7})|#[xX]0*(?P<hex>[0-9A-Fa-f]{1,6})|(?P<entity>"
+    + _ENTITY
+    + rb"));|(?<!\\)\\+(?:u(?P<unicode>[0-9A-Fa-f]{4})|x(?P<escaped>[0-9A-Fa-f]{2}))"
+    + rb"|(?P<wide>"
     + _WIDE
     + rb")|(?P<twin>(?<=[A-Za-z])(?:"
     + _TWIN
-    + rb")+|(?:"
+    + rb")+|(?<!"
+    + _TWIN.replace(b"|", b")(?<!")
+    + rb")(?:"
     + _TWIN
     + rb")+(?=[A-Za-z]))|(?P<unseen>(?:"
     + _UNSEEN
-    + rb")+)"
+    + rb")+))"
 )
+_PATTERNS: Final = {
+    # Where nothing is taken back, which may begin with any letter, and where something is.
+    b"": (re.compile(_LEFT_OUT), re.compile(_WRITTEN)),
+    b"\b": (re.compile(_TAKEN_BACK + b"|" + _LEFT_OUT), re.compile(_TAKEN_BACK + b"|" + _WRITTEN)),
+}
 
 
 class Reading:
     """A text with what is encoded in it written out, and without what is not seen. `data`: its bytes."""
 
-    __slots__ = ("_original", "_pattern", "data")
+    __slots__ = ("_is_written", "_original", "_pattern", "data")
 
     def __init__(self, original: bytes) -> None:
         self._original = original
-        # The common case of both, and a fast one.
-        self._pattern = _WRITTEN if _WRITTEN.search(_LEFT_OUT.sub(b"", original)) else _LEFT_OUT
-        self.data = self._pattern.sub(_read if self._pattern is _WRITTEN else b"", original)
+        left_out, written = _PATTERNS[b"\b" if b"\b" in original else b""]
+        self.data = left_out.sub(b"", original)  # the common case of both, and a fast one
+        self._is_written = written.search(self.data) is not None
+        self._pattern = written if self._is_written else left_out
+        if self._is_written:
+            self.data = written.sub(_read, original)
 
     def spans_in_original(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Where these spans of `data` stand in the original, with what is not seen inside of them."""
@@ -89,7 +109,7 @@ class Reading:
             length += start - done
             ends[-1] = start
             done = end
-            if read := _read(match) if self._pattern is _WRITTEN else b"":
+            if read := _read(match) if self._is_written else b"":
                 begins.append(length)
                 starts.append(start)
                 ends.append(end)
@@ -111,7 +131,8 @@ class Reading:
 
 def _read(match: re.Match[bytes]) -> bytes:
     """What stands in a reading instead of this part of the original."""
-    kind, text = match.lastgroup, match[match.lastgroup or 0]
+    kind = match.lastgroup
+    text = match[kind or 0]
     match kind:
         case "byte" | "escaped":
             return bytes.fromhex(text.decode())

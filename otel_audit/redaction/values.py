@@ -12,16 +12,18 @@ __all__ = ["Span", "block", "link_secret", "named_value", "short_named_value"]
 Span = tuple[int, int]
 
 _MOST_DEPTH: Final = 64
+_LONGEST_CODE_BYTES: Final = 200
 # A bracket, or the name of what is made: `SecretStr(`, `dict[`.
 _OPENS: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_.]*[\[(]|[\[({]")
-_TOKEN: Final = re.compile(rb"[\[({]|[\])}]|\\*[\"']")
+# A run of backslashes only where it begins: else many of them would take the square of their number.
+_TOKEN: Final = re.compile(rb"[\[({]|[\])}]|(?<!\\)\\*[\"']")
 _OPENING: Final = frozenset(b"[({")
 _BEGINS_TEXT: Final = re.compile(rb"(?:.?[^A-Za-z0-9]|(?:\A|[^A-Za-z0-9])[bBrRuUfF])?\Z", re.DOTALL)
 _CLOSING: Final = re.compile(rb"[\])},;]*")
 _NOTHING: Final = re.compile(rb"[\s\[\](){}\"'\\]*")
 # A call without a text in it, and a type: `token = get_token(user)`, `requests.Session()`, `api_key: Optional[str]`.
 _CALL_OR_TYPE: Final = re.compile(
-    rb"[a-z_]{3,}(?:\.[a-z_]+)*\([a-z_., =*()]*|[A-Za-z_][A-Za-z_.]*\(\)[)\]]*|(?:[A-Za-z_.]+\[)+[A-Za-z_., |\[\]]*"
+    rb"[a-z_]{3,}(?:\.[a-z_]+)*\([a-z_., =*()\s]*|[A-Za-z_][A-Za-z_.]*\(\)[)\]]*|(?:[A-Za-z_.]+\[)+[A-Za-z_., |\[\]]*"
 )
 
 # `session: alice logged in`: these names are words of sentences as well, where they stand alone before a colon.
@@ -133,8 +135,12 @@ def _end_of_brackets(data: bytes, start: int) -> int:
 
 
 def _is_value(value: bytes) -> bool:
+    if not is_not_ordinary(value):
+        return False
+    if len(value) > _LONGEST_CODE_BYTES:  # else calls in calls would each be gone through to the end of the text
+        return True
     is_nothing = _NOTHING.fullmatch(value) is not None and value[-1:] not in (b"[", b"(", b"{")
-    return is_not_ordinary(value) and not is_nothing and not _CALL_OR_TYPE.fullmatch(value)
+    return not is_nothing and not _CALL_OR_TYPE.fullmatch(value)
 
 
 def _indent_of(line: bytes) -> int:
