@@ -28,7 +28,7 @@ _MAX_ROUNDS: Final = 4
 # length: from here on, what looks like a secret is one.
 _PATIENCE: Final = 2
 _PATIENCE_BYTES: Final = 1024
-_GROUPS: Final = 4
+_GROUPS: Final = 5
 _SHORT_BYTES: Final = 512
 
 
@@ -154,7 +154,9 @@ class _PatternSet:
         if encoding == re2.Options.Encoding.LATIN1:
             signs.append(HINT)
         self.find: Callable[[bytes], list[int] | None] = _set_of(signs, encoding, 64).Match
-        self._groups = tuple(_set_of(signs[first::_GROUPS], encoding, 8) for first in range(min(_GROUPS, len(signs))))
+        longest_first = sorted(range(len(signs)), key=lambda index: -len(signs[index]))  # each in a group of its own
+        dealt = [longest_first[first::_GROUPS] for first in range(min(_GROUPS, len(signs)))]
+        self._groups = [(_set_of([signs[index] for index in group], encoding, 8), group) for group in dealt]
 
     def look(self, look: _Look) -> None:
         """Add what these patterns find, in their order."""
@@ -166,13 +168,12 @@ class _PatternSet:
         """Whether `find` finds something."""
         if len(data) <= _SHORT_BYTES:
             return self.find(data) is not None
-        return any(group.Match(data) is not None for group in self._groups)
+        return any(group.Match(data) is not None for group, _ in self._groups)
 
     def _found_in(self, data: bytes) -> list[int]:
         if len(data) <= _SHORT_BYTES:
             return sorted(self.find(data) or ())
-        groups = enumerate(self._groups)
-        return sorted(_GROUPS * index + first for first, group in groups for index in group.Match(data) or ())
+        return sorted(indices[found] for group, indices in self._groups for found in group.Match(data) or ())
 
 
 def _set_of(patterns: list[bytes], encoding: re2.Options.Encoding, most_mib: int) -> re2.Set:
