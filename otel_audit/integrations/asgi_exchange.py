@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -39,13 +38,13 @@ WEBSOCKET_SESSION: Final = "websocket.session"
 _LONG_NS: Final = 100_000_000
 _LONG_PATH_CHARS: Final = 512
 _KEY: Final = "otel_audit.exchange"
+_EVENT: Final = "otel_audit.event"
 _LEFT_OUT: Final = "otel_audit.left_out"
 # What proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
 _SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
 # Source: W3C Trace Context, section 3.2; of later versions too, without what they may append.
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_CLAIMS: Final[dict[str, str]] = {}
-_making: Final = threading.Lock()
 
 
 class Carrier(NamedTuple):
@@ -135,17 +134,18 @@ class Exchange:
     def begun_event(self) -> AuditEvent:
         """Return its event as far as it is known, always the same one, to be filled in. Any thread of the request."""
         self.span.look()
-        with _making:
-            if self.event is None:
-                self.event = AuditEvent(
-                    event_type=self.event_type,
-                    event_id=self.event_id,
-                    request_id=self.request_id,
-                    parent_id=self.parent_id,
-                    source=AuditSource(ip=self.ip, transport=self.transport, user_agent=self.user_agent),
-                    action=AuditAction(path=self.path, method=self.method),
-                )
-            return self.event
+        if self.event is None:
+            event = AuditEvent(
+                event_type=self.event_type,
+                event_id=self.event_id,
+                request_id=self.request_id,
+                parent_id=self.parent_id,
+                source=AuditSource(ip=self.ip, transport=self.transport, user_agent=self.user_agent),
+                action=AuditAction(path=self.path, method=self.method),
+            )
+            # Of threads that ask at once all get the first one, and without a lock, which a fork could leave taken.
+            self.event = self.scope.setdefault(_EVENT, event)
+        return self.event
 
     @property
     def claims(self) -> dict[str, str]:
@@ -174,6 +174,7 @@ class Exchange:
     def forget(self) -> None:
         """The scope refers to its `carrier` only: this exchange refers to the scope, and both are free at once."""
         self.scope[_KEY] = self.carrier
+        self.scope.pop(_EVENT, None)
         ServerSpan.forget(self.scope)
 
     def is_over(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,7 +166,8 @@ def events_of_calls(app: Any, directory: Path, count: int = 1) -> list[dict[str,
     audited = AuditMiddleware(app, audit=audit)
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
+        await asyncio.Event().wait()  # nobody asks for the body
+        raise AssertionError
 
     async def send(message: Any) -> None:
         return
@@ -206,6 +209,28 @@ def test_the_event_says_what_is_known_already_and_is_always_the_same(directory: 
 
     assert seen[0] is seen[1]
     assert (seen[0].event_id, seen[0].request_id, seen[0].action.path) == (event["event_id"], event["request_id"], "/0")
+
+
+def test_threads_that_ask_at_once_get_the_same_event(directory: Path) -> None:
+    asked: list[Any] = []
+
+    def ask_at_once(scope: Any) -> None:
+        barrier = threading.Barrier(10)
+
+        def ask() -> None:
+            barrier.wait()
+            asked.append(current_event())
+
+        threads = [threading.Thread(target=contextvars.copy_context().run, args=(ask,)) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    events = events_of_calls(answering(ask_at_once), directory, 20)
+
+    assert len(asked) == 200
+    assert len({id(event) for event in asked}) == len(events) == 20
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,10 @@ def seen(directory: Path) -> list[tuple[str, str, int, str | None]]:
     return [each for each in found if each[1] != "/orders/0"]
 
 
+# uvicorn ends a worker that does not answer within five seconds, unless told otherwise: a busy machine needs more.
+WORKERS = ("--workers", "2", "--timeout-worker-healthcheck", "60")
 # Earlier releases of the command do not instrument the processes that uvicorn starts.
-SERVERS = [(), ("--workers", "2")] if hasattr(auto_instrumentation, "_initialize") else [()]
+SERVERS = [(), WORKERS] if hasattr(auto_instrumentation, "_initialize") else [()]
 
 ONE_EACH = [
     ("http.request", "/orders/7", 200, None),
