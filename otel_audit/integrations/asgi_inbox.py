@@ -12,6 +12,9 @@ from otel_audit.integrations.asgi_types import Message, Receive, Scope
 
 __all__ = ["Inbox"]
 
+_LOOKED_AT: Final = (
+    2  # messages: the body that nobody asked for, and the end; a server that repeats itself says no more
+)
 _TURNS: Final = 8  # of the event loop, until an answer has come through middleware that asks in a task of its own
 
 
@@ -53,7 +56,9 @@ class Inbox:
             return
         if not self._has_all and _has_body(scope):
             return
-        while (message := await self._at_once()) is not None:
+        for _ in range(_LOOKED_AT):
+            if (message := await self._at_once()) is None:
+                return
             self._see(message)
             self._kept.append(message)
             if message["type"] != "http.request" or not self._has_all:

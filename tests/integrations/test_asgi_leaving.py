@@ -17,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from otel_audit import AuditMiddleware
+from tests.chain_check import application_events
 from tests.integrations.serving import Served, a_logger, an_app, audited, pass_on, the_event
 from tests.servers import poll
 
@@ -122,3 +123,27 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_is_a_cancelled_request(d
 
     assert (event["outcome"], event["error_type"]) == ("cancelled", "ClientDisconnect")
     assert event["action"]["method"] == "POST"
+
+
+def test_a_server_that_repeats_the_body_without_end_is_asked_no_more_than_twice(directory: Path) -> None:
+    asked = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.11)  # so long that it is worth to look whether the client still waits
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(0)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("127.0.0.1", 1)}
+    with a_logger(directory) as audit:
+        asyncio.run(AuditMiddleware(app, audit=audit)(scope, receive, send))
+
+    assert asked == 2
+    assert [event["outcome"] for event in application_events(directory)] == ["success"]
