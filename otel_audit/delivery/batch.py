@@ -24,6 +24,16 @@ class Batch:
         """The bytes of the lines, without newlines."""
         return [line.content for line in self.lines]
 
+    @property
+    def records(self) -> int:
+        """How many records it makes: one for each line."""
+        return len(self.lines)
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches, in order, of one that has more than one line."""
+        middle = len(self.lines) // 2
+        return Batch(self.header, self.lines[:middle]), Batch(self.header, self.lines[middle:])
+
 
 class Exporter(Protocol):
     """A destination of journal lines. One call at a time, from one thread."""

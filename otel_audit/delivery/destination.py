@@ -25,6 +25,7 @@ class Destination:
         self._metrics = metrics
         self._sending_since: float | None = None
         self.accepted = 0  # exports that were accepted, ever
+        self.last_accepted: Batch | None = None  # a single line: to ask with whether anything is accepted
         self.warnings = 0
         self.last_warning = ""
 
@@ -45,6 +46,7 @@ class Destination:
             self._metrics.exported(self.exporter.name, outcome, time.perf_counter() - begun)
         if isinstance(outcome, Accepted):
             self.accepted += 1
+            self.last_accepted = Batch(batch.header, batch.lines[-1:])
             if outcome.warning:
                 self.warnings += 1
                 self.last_warning = outcome.warning

@@ -1,22 +1,20 @@
-"""The export of one stream to one destination: which lines go next, and what a refusal means for each of them.
+"""The export of one stream to one destination: which lines go next, how many at a time, and how far it came.
 
-Source: the outcome table of docs/delivery.md. A line is quarantined only when it was refused alone and the destination
-has accepted another line since: a destination that refuses everything costs no line. One for which there was only a
-server error is sent once more then: the error may have been over.
+Source: the outcome table of docs/delivery.md. `halving` finds the lines that are refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from otel_audit.delivery.backoff import Backoff
 from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
 from otel_audit.delivery.newest import newest_of
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import Unavailable
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.exportable import Exportable
 from otel_audit.journal.losses import lost_events
@@ -24,15 +22,12 @@ from otel_audit.journal.reader import Line
 
 __all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 
-_SUSPECTS_MAX = 32
 # From here on neighbours share a reason: a server that names each record in its own would make the cursor, which is
 # written with each batch, as long as the journal.
 _REASONS_MAX = 100
-_TIMEOUTS_BEFORE_HALVING = 3
 _PAUSE_AFTER_HALVING_S = 0.5
 # A destination with a fixed limit would refuse every other batch if each success doubled the next one.
 _ACCEPTED_BEFORE_GROWING = 16
-_SERVER_ERROR_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +60,6 @@ class Halved:
 Step = Idle | Moved | Blocked | Halved
 
 
-@dataclass(frozen=True, slots=True)
-class _Suspect:
-    """A line that was refused alone. `sure`: as a line, and not by an error that may have been the server's."""
-
-    batch: Batch
-    reason: str
-    sure: bool
-    accepted_before: int
-
-    @property
-    def line(self) -> Line:
-        return self.batch.lines[0]
-
-
 class StreamExport:
     """Sends the lines of one stream, batch by batch, and keeps how far it came. One thread at a time."""
 
@@ -100,12 +81,20 @@ class StreamExport:
         self._limit = batch_count
         # What is kept in the cursor stops before the first suspect; `_ahead` has read on behind it.
         self._ahead = shipment.cursor.progress(self._name)
-        self._suspects: list[_Suspect] = []
+        self._repetition = Repetition(destination.clock)
+        self._halving = Halving(
+            destination,
+            accepted=self._accepted,
+            refused=self._quarantine,
+            suspected=self._suspect,
+            newest=lambda after: newest_of(shipment, after.lines[-1].end),
+            judged=self._repetition.judged,
+            stops_at_size=True,
+        )
         self._backoff = Backoff(backoff_cap_s)
+        self._sending: Batch | None = None
         self._retry_at = 0.0
         self._not_before = 0.0
-        self._timeouts = 0
-        self._server_error_since: float | None = None
         self._accepted_to_grow = 0
         self._blocked = ""
 
@@ -125,11 +114,12 @@ class StreamExport:
         Raises:
             OSError: a file cannot be read, or the cursor not be written; `hold` makes it safe to go on later.
         """
-        if self._confirm_suspects():
-            self._keep()
+        away = self._halving.settle()  # another stream may have shown since that the destination accepts something
+        if away is not None:
+            return self._unavailable(away)
         if self._destination.clock() < self._not_before:
             return Idle()
-        if len(self._suspects) >= _SUSPECTS_MAX:
+        if self._halving.is_full:
             self._rewind()
         limit = self._limit
         durable = self.shipment.durable()
@@ -138,7 +128,7 @@ class StreamExport:
             return self._nothing_to_send(chunk.end, chunk.damaged)
         if durable is None and chunk.header.get("durability") == "fsync":
             self._reader.sync()  # its writer is another process, and may not have come to it
-        stopped = self._settle(chunk.header, chunk.lines)
+        stopped = self._delivered(Batch(chunk.header, chunk.lines))
         if stopped is not None:
             return stopped
         self._ahead = replace(self._ahead, position=chunk.end, damaged=self._ahead.damaged + chunk.damaged)
@@ -161,61 +151,59 @@ class StreamExport:
         with contextlib.suppress(OSError):
             self._reader.close()
 
-    def _nothing_to_send(self, end: Position, damaged: int) -> Idle | Moved:
+    def _nothing_to_send(self, end: Position, damaged: int) -> Step:
         if end != self._ahead.position:
             self._ahead = replace(self._ahead, position=end, damaged=self._ahead.damaged + damaged)
             self._keep()
             return Moved(full=True)
-        if self._suspects and self._destination.clock() >= self._retry_at:
-            self._rewind()  # refused alone, with nothing accepted since: it is tried again
-            return Moved(full=True)
-        return Idle()
+        if not self._halving.suspects or self._destination.clock() < self._retry_at:
+            return Idle()  # a line that comes meanwhile spares the copy of one to ask with
+        match self._halving.ask():
+            case Unavailable() as away:
+                return self._unavailable(away)
+            case Stuck():
+                self._rewind()  # it is tried again
+                return Idle()
+            case None:
+                return Moved(full=True)
 
-    def _settle(self, header: Mapping[str, Any], lines: Sequence[Line]) -> Step | None:
-        """Send the lines, in halves where they are refused, until each is accepted or was refused alone."""
-        waiting = [lines]
-        while waiting:
-            batch = Batch(header, part := waiting.pop())
-            answer = self._destination.send(batch)
-            match self._judge(answer, len(part)):
-                case Accepted():
-                    if part is lines:  # halves that are accepted do not clear the one that is not
-                        self._server_error_since = None
-                    self._accepted(part)
-                case Refused(reason=reason, about=RefusedFor.SIZE) if len(part) > 1:
-                    return self._halved(reason, len(part))
-                case Refused() if len(part) > 1:
-                    middle = len(part) // 2
-                    waiting += [part[middle:], part[:middle]]
-                case Refused(reason=reason):
-                    self._suspect(batch, reason, sure=isinstance(answer, Refused))
-                    if len(self._suspects) >= _SUSPECTS_MAX and not self._accepts_newer(than=part[0]):
-                        # They stay suspects: another stream may show that the destination accepts what is good.
-                        self._not_before = self._retry_at
-                        return Idle()
-                case Unavailable(reason=reason, retry_after_s=retry_after_s):
-                    return self._unavailable(reason, retry_after_s)
-        return None
+    def _delivered(self, batch: Batch) -> Step | None:
+        """Send the lines. None: each of them was accepted, is quarantined, or waits as a suspect."""
+        self._sending = batch
+        match self._halving.deliver(batch):
+            case None:
+                return None
+            case TooLarge(reason=reason, records=records):
+                return self._halved(reason, records)
+            case Unavailable() as away:
+                return self._unavailable(away)
+            case Stuck():
+                # They stay suspects: another stream may show that the destination accepts what is good.
+                self._not_before = self._retry_at
+                return Idle()
 
-    def _suspect(self, batch: Batch, reason: str, *, sure: bool) -> None:
-        """Put a line aside that was refused alone."""
-        self._suspects.append(_Suspect(batch, reason, sure, self._destination.accepted))
-        self._blocked = reason
-        self._tell(reason)
-        self._retry_at = self._destination.clock() + self._backoff.failed()
+    def _accepted(self, part: Batch) -> None:
+        if part is self._sending:  # halves that are accepted do not clear the one that is not
+            self._repetition.forget_server_errors()
+        self._ahead = _with_exported(self._ahead, part.lines)
+        self._grow()
+        self._move_on()
 
-    def _accepts_newer(self, *, than: Line) -> bool:
-        """Ask with the newest line whether it is the records that are bad, when so many in a row were refused.
+    def _quarantine(self, suspect: Suspect[Batch]) -> None:
+        self._ahead = _with_quarantined(self._ahead, suspect.part.lines[0], suspect.reason)
+        self._move_on()
 
-        Otherwise a row of bad records as long as the list of suspects would stop a stream for ever. The line is sent
-        once more in its turn.
-        """
-        newest = newest_of(self.shipment, than.end)
-        if newest is None or not isinstance(self._destination.send(newest), Accepted):
-            return False
-        self._confirm_suspects()
+    def _move_on(self) -> None:
+        self._backoff.succeeded()
+        self._not_before = 0.0
+        self._blocked = ""
         self._keep()
-        return True
+
+    def _suspect(self, suspect: Suspect[Batch]) -> None:
+        """Say why the line waits that was refused alone, and when it is looked at again."""
+        self._blocked = suspect.reason
+        self._tell(suspect.reason)
+        self._retry_at = self._destination.clock() + self._backoff.failed()
 
     def _halved(self, reason: str, count: int) -> Halved:
         self._rewind()
@@ -225,31 +213,6 @@ class StreamExport:
         self._not_before = self._destination.clock() + _PAUSE_AFTER_HALVING_S
         return Halved(reason)
 
-    def _judge(self, outcome: ExportOutcome, count: int) -> ExportOutcome:
-        """What an answer means that came back more than once: too much at a time, or one record that breaks it."""
-        if not isinstance(outcome, Unavailable):
-            self._timeouts = 0
-            return outcome
-        if outcome.cause is UnavailableFor.TIMEOUT:
-            self._timeouts += 1
-            if self._timeouts >= _TIMEOUTS_BEFORE_HALVING and count > 1:
-                self._timeouts = 0
-                return Refused(outcome.reason, RefusedFor.SIZE)
-        elif outcome.cause is UnavailableFor.SERVER_ERROR:
-            now = self._destination.clock()
-            self._server_error_since = self._server_error_since or now
-            if now - self._server_error_since >= _SERVER_ERROR_PATIENCE_S:
-                return Refused(outcome.reason)
-        return outcome
-
-    def _accepted(self, part: Sequence[Line]) -> None:
-        self._ahead = _with_exported(self._ahead, part)
-        self._grow()
-        self._backoff.succeeded()
-        self._blocked = ""
-        self._confirm_suspects()
-        self._keep()
-
     def _grow(self) -> None:
         if self._limit >= self._batch_count:
             return
@@ -258,50 +221,20 @@ class StreamExport:
             self._limit = min(self._batch_count, self._limit * 2)
             self._accepted_to_grow = _ACCEPTED_BEFORE_GROWING
 
-    def _confirm_suspects(self) -> bool:
-        """Settle the lines that were refused alone before the destination accepted another one. True if any."""
-        accepted = self._destination.accepted
-        waiting = [suspect for suspect in self._suspects if accepted <= suspect.accepted_before]
-        due = [suspect for suspect in self._suspects if accepted > suspect.accepted_before]
-        settled = 0
-        while settled < len(due) and self._settles(due[settled]):
-            settled += 1
-        # The destination is away again: what it accepts when it is back will tell.
-        accepted = self._destination.accepted
-        self._suspects = waiting + [replace(suspect, accepted_before=accepted) for suspect in due[settled:]]
-        if not settled:
-            return False
-        self._backoff.succeeded()
-        self._not_before = 0.0
-        self._blocked = ""
-        return True
-
-    def _settles(self, suspect: _Suspect) -> bool:
-        """Count the line as quarantined, or as exported if the error is over. False when nothing can be said of it."""
-        if not suspect.sure:
-            match self._destination.send(suspect.batch):
-                case Accepted():
-                    self._ahead = _with_exported(self._ahead, suspect.batch.lines)
-                    return True
-                case Unavailable(cause=cause) if cause is not UnavailableFor.SERVER_ERROR:
-                    return False
-        self._ahead = _with_quarantined(self._ahead, suspect)
-        return True
-
     def _keep(self) -> None:
-        if not self._suspects:
+        if not self._halving.suspects:
             self.shipment.cursor.advance(self._name, self._ahead)
             self._ahead = self.progress  # as it is kept: memory has no list of what was refused
 
     def _rewind(self) -> None:
         """Go back to what is kept: what was sent since is sent again, with the same ids."""
-        self._suspects = []
+        self._halving.forget()
         self._ahead = self.progress
 
-    def _unavailable(self, reason: str, retry_after_s: float | None) -> Blocked:
+    def _unavailable(self, away: Unavailable) -> Blocked:
         self._rewind()
-        self._tell(reason)
-        return Blocked(reason, retry_after_s)
+        self._tell(away.reason)
+        return Blocked(away.reason, away.retry_after_s)
 
     def _tell(self, reason: str) -> None:
         """Keep why nothing moves, for whoever reads the cursor."""
@@ -322,8 +255,7 @@ def _with_exported(progress: Progress, lines: Sequence[Line]) -> Progress:
     )
 
 
-def _with_quarantined(progress: Progress, suspect: _Suspect) -> Progress:
-    line = suspect.line
+def _with_quarantined(progress: Progress, line: Line, reason: str) -> Progress:
     counted = replace(
         progress,
         quarantined=progress.quarantined + (not line.system),
@@ -335,7 +267,7 @@ def _with_quarantined(progress: Progress, suspect: _Suspect) -> Progress:
     known = progress.quarantine
     if len(known) >= _REASONS_MAX and known[-1].last_seq + 1 == line.seq:
         return counted.with_quarantined(line.seq, known[-1].reason)
-    return counted.with_quarantined(line.seq, suspect.reason)
+    return counted.with_quarantined(line.seq, reason)
 
 
 def _further(one: Position, other: Position) -> Position:

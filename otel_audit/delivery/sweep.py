@@ -63,6 +63,7 @@ class _Errand:
     export: StreamExport
     until: Position | None  # where a stream that is still written ended when it was taken
     before: Progress
+    accepted_before: int = 0  # by the destination, when the stream came no further
     reason: str = ""
 
 
@@ -112,6 +113,7 @@ class Sweep:
         try:
             for errand in errands:
                 errand.reason = self._exhausted(errand)
+                errand.accepted_before = self._destination.accepted
             for errand in errands:
                 self._look_again(errand)
         finally:
@@ -143,7 +145,7 @@ class Sweep:
         return reason
 
     def _tried(self, errand: _Errand) -> str:
-        export = errand.export
+        export, asked = errand.export, False
         try:
             while not self._stopped():
                 if errand.until is not None and export.progress.position >= errand.until:
@@ -151,6 +153,9 @@ class Sweep:
                 match export.step():
                     case Blocked(reason=reason):
                         return reason
+                    case Idle() if export.blocked and not asked:
+                        asked = True  # no line is to come that would settle the refused ones: a copy has to
+                        export.retry_now()
                     case Idle():
                         return export.blocked
                     case Halved():
@@ -163,13 +168,9 @@ class Sweep:
         return "stopped"
 
     def _look_again(self, errand: _Errand) -> None:
-        """A line that was refused at the end of a stream is settled by what another stream delivered since."""
-        if not errand.export.blocked or self._stopped():
-            return
-        try:
-            errand.export.step()
-        except OSError as error:
-            errand.reason = str(error)
+        """Lines that were refused are settled by what another stream delivered since, and the stream goes on."""
+        if errand.export.blocked and self._destination.accepted > errand.accepted_before:
+            errand.reason = self._tried(errand)
 
     def _end(self, errand: _Errand) -> None:
         errand.export.close()

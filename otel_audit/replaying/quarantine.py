@@ -62,9 +62,9 @@ class QuarantineReplay:
         self._limits = limits or Limits()
         self._patience = patience or Patience()
         self._file_mode = file_mode
-        self._sending = Sending(exporter, self._patience, accepted=self._release, refused=self._count_refused)
         self._streams = self._lines = self._found = self._sent = 0
         self._refused: list[Trouble] = []
+        self._sending = Sending(exporter, self._patience, accepted=self._release, refused=self._refused.append)
 
     def run(self) -> QuarantineReport:
         """Every quarantined line was sent again, or the report says why not.
@@ -96,9 +96,6 @@ class QuarantineReplay:
         files = StreamFiles(self._directory, parcel.place.file)
         release(files.cursor, list(_runs(self._name, lines)), mode=self._file_mode)
         self._sent += len(lines)
-
-    def _count_refused(self, troubles: Sequence[Trouble]) -> None:
-        self._refused += troubles
 
 
 def _parcels(files: StreamFiles, quarantine: Sequence[Quarantined], limits: Limits) -> Iterator[Parcel]:

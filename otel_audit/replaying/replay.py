@@ -1,12 +1,12 @@
 """Sends the records of a source to an OTLP endpoint and keeps how far it came.
 
-A record that was refused alone is passed as soon as another one is accepted: an endpoint that refuses everything costs
-no record.
+A record is passed when it was refused alone twice, and another one was accepted in between: an endpoint that refuses
+everything costs no record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from otel_audit.replaying.parcel import Parcel, Trouble
@@ -85,5 +85,5 @@ class Replay:
     def _count_sent(self, part: Parcel) -> None:
         self._tally = self._tally.with_sent(part.records)
 
-    def _count_refused(self, troubles: Sequence[Trouble]) -> None:
-        self._tally = self._tally.with_refused(troubles)
+    def _count_refused(self, trouble: Trouble) -> None:
+        self._tally = self._tally.with_refused([trouble])

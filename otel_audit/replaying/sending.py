@@ -1,4 +1,4 @@
-"""Sends parcels one after the other: halves what is refused, waits for an endpoint that is away.
+"""Sends parcels one after the other, and waits for an endpoint that is away.
 
 Source: the outcome table of docs/delivery.md, with two differences for something that a person waits for: an endpoint
 that is away is given up after a while, and one that refuses everything at once.
@@ -7,19 +7,16 @@ that is away is given up after a while, and one that refuses everything at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Protocol
 
 from otel_audit.delivery.backoff import Backoff
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
+from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
+from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.replaying.parcel import Parcel, Trouble
 
 __all__ = ["Patience", "RequestSender", "Sending"]
-
-_TIMEOUTS_BEFORE_HALVING: Final = 3
-# So many in a row, with nothing accepted in between, and it is asked whether it is the records.
-_SUSPECTS_MAX: Final = 32
 
 
 class RequestSender(Protocol):
@@ -44,10 +41,9 @@ class Patience:
 
 
 class Sending:
-    """Gives parcels to a sender. Each record is accepted, in a part that `accepted` is told, or refused alone.
+    """Gives parcels to a sender. Each record is accepted, in a part that `accepted` is told, or refused twice alone.
 
-    `refused` is told of those as soon as another record is accepted: until then it may be the endpoint that refuses
-    everything. One thread.
+    `refused` is told of the latter. One thread.
     """
 
     def __init__(
@@ -56,78 +52,76 @@ class Sending:
         patience: Patience,
         *,
         accepted: Callable[[Parcel], None],
-        refused: Callable[[Sequence[Trouble]], None],
+        refused: Callable[[Trouble], None],
     ) -> None:
-        self._sender = sender
-        self._patience = patience
         self._accepted = accepted
-        self._refused = refused
-        self._backoff = Backoff(patience.backoff_cap_s)
-        self._suspects: list[Trouble] = []
-        self._known_good: Parcel | None = None
+        self._repetition = Repetition(patience.clock)
+        self._halving = Halving(
+            _PatientEndpoint(sender, patience, self._repetition),
+            accepted=self._count,
+            refused=lambda suspect: refused(_trouble(suspect)),
+        )
+        self._whole: Parcel | None = None
 
     @property
     def is_settled(self) -> bool:
         """Nothing was refused of which `refused` was not told."""
-        return not self._suspects
+        return not self._halving.suspects
 
     def deliver(self, parcel: Parcel) -> str:
-        """Empty when all of it is sent; or why it does not go on, and what was not told is still to be sent."""
-        waiting = [parcel]
-        while waiting:
-            if self._patience.stopped():
-                return "stopped"
-            part = waiting.pop()
-            match self._outcome_of(part):
-                case Accepted():
-                    self._settle(part)
-                    self._accepted(part)
-                case Refused() if part.records > 1:
-                    first, second = part.halves()
-                    waiting += [second, first]
-                case Refused(reason=reason):
-                    self._suspects.append(Trouble(part.place, reason))
-                    later = waiting[0] if waiting else None
-                    if len(self._suspects) >= _SUSPECTS_MAX and (left := self.settle(later)):
-                        return left
-                case Unavailable(reason=reason):
-                    return reason
-        return ""
+        """Send a parcel. Empty, or why it does not go on; what was not told then is still to be sent."""
+        self._whole = parcel
+        return self._reason(self._halving.deliver(parcel))
 
-    def settle(self, later: Parcel | None = None) -> str:
-        """Ask with a record that was accepted before, else a later one, whether it is the refused ones that are bad.
+    def settle(self) -> str:
+        """Find out whether it is the refused records that are bad. Empty, or why something stays unsettled."""
+        return self._reason(self._halving.ask())
 
-        Empty when nothing is unsettled any more, or why something is.
-        """
-        if not self._suspects:
-            return ""
-        asked = self._known_good or later
-        if asked is not None:
-            asked = _last_record_of(asked)
-            if isinstance(self._outcome_of(asked), Accepted):
-                self._settle(asked)
+    def _count(self, part: Parcel) -> None:
+        if part is self._whole:  # halves that are accepted do not clear the one that is not
+            self._repetition.forget_server_errors()
+        self._accepted(part)
+
+    def _reason(self, stopped: TooLarge | Unavailable | Stuck | None) -> str:
+        match stopped:
+            case None:
                 return ""
-        (file, line), said = self._suspects[0]
-        return f"{len(self._suspects)} records were refused and nothing accepted since, from {file}:{line} on: {said}"
+            case Stuck():
+                suspects = self._halving.suspects
+                (file, line), said = _trouble(suspects[0])
+                return f"{len(suspects)} records were refused and nothing accepted since, from {file}:{line} on: {said}"
+            case TooLarge(reason=reason) | Unavailable(reason=reason):
+                return reason
 
-    def _settle(self, accepted: Parcel) -> None:
-        self._known_good = accepted
-        if self._suspects:
-            self._refused(self._suspects)
-            self._suspects = []
+
+class _PatientEndpoint:
+    """The sender, waited for as long as there is patience: each outcome stands."""
+
+    def __init__(self, sender: RequestSender, patience: Patience, repetition: Repetition) -> None:
+        self._sender = sender
+        self._patience = patience
+        self._backoff = Backoff(patience.backoff_cap_s)
+        self._repetition = repetition
+        self.accepted = 0
+        self.last_accepted: Parcel | None = None
+
+    def send(self, part: Parcel) -> ExportOutcome:
+        """See `Endpoint`. Unavailable: the patience is over, or somebody asked to stop."""
+        if self._patience.stopped():
+            return Unavailable("stopped")
+        outcome = self._outcome_of(part)
+        if isinstance(outcome, Accepted):
+            self.accepted += 1
+            self.last_accepted = part
+        return outcome
 
     def _outcome_of(self, part: Parcel) -> ExportOutcome:
-        """One outcome that stands: an endpoint that is away is waited for as long as there is patience."""
         deadline = None
-        timeouts = 0
         while True:
-            outcome = self._try(part)
+            outcome = self._repetition.judged(self._try(part), part.records)
             if not isinstance(outcome, Unavailable):
                 self._backoff.succeeded()
                 return outcome
-            timeouts = timeouts + 1 if outcome.cause is UnavailableFor.TIMEOUT else 0
-            if timeouts >= _TIMEOUTS_BEFORE_HALVING and part.records > 1:
-                return Refused(outcome.reason, RefusedFor.SIZE)
             now = self._patience.clock()
             deadline = now + self._patience.give_up_after_s if deadline is None else deadline
             wait_s = self._backoff.failed(outcome.retry_after_s)
@@ -147,7 +141,5 @@ class Sending:
         return self._sender.send(request, part.records)
 
 
-def _last_record_of(parcel: Parcel) -> Parcel:
-    while parcel.records > 1:
-        _, parcel = parcel.halves()
-    return parcel
+def _trouble(suspect: Suspect[Parcel]) -> Trouble:
+    return Trouble(suspect.part.place, suspect.reason)

@@ -206,15 +206,29 @@ def test_a_bad_record_at_the_end_of_one_stream_is_settled_by_the_next(tmp_path: 
     assert totals(tmp_path) == {"emitted": 3, "exported": 2, "pending": 0, "quarantined": 1}
 
 
-def test_a_bad_record_that_nothing_settles_is_left(tmp_path: Path, server: AuditedServer) -> None:
-    server.judge = lambda names: Answer(400, b"no") if "bad" in names else None
-    files = left_behind(tmp_path, "a", "bad")
+def test_good_records_between_a_row_of_bad_ones_and_a_bad_last_one_arrive(
+    tmp_path: Path, server: AuditedServer
+) -> None:
+    server.judge = lambda names: Answer(400, b"no") if any(name.startswith("bad") for name in names) else None
+    good = [f"good-{number}" for number in range(100)]
+    left_behind(tmp_path, *(f"bad-{number}" for number in range(40)), *good, "bad-last")
+
+    done = ship(tmp_path, server)
+
+    assert done.returncode == 0, done.stderr
+    assert set(good) < set(server.accepted)
+    assert totals(tmp_path) == {"emitted": 141, "exported": 100, "pending": 0, "quarantined": 41}
+
+
+def test_records_are_left_where_the_endpoint_never_took_one(tmp_path: Path, server: AuditedServer) -> None:
+    server.judge = lambda names: Answer(400, b"no")
+    files = left_behind(tmp_path, "a", "b")
 
     done = ship(tmp_path, server)
 
     assert done.returncode == 1
     assert done.stderr == f"{files.stream_id}: left: 400 Bad Request: no\n"
-    assert totals(tmp_path) == {"emitted": 2, "exported": 1, "pending": 1, "quarantined": 0}
+    assert totals(tmp_path) == {"emitted": 2, "exported": 0, "pending": 2, "quarantined": 0}
 
 
 def test_a_stream_of_another_host_is_left_unless_it_is_asked_for(memory_disk: Path, server: AuditedServer) -> None:

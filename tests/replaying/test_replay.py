@@ -173,6 +173,20 @@ def test_an_endpoint_that_refuses_everything_costs_no_record(count: int, log: Pa
     assert server.accepted == names(*range(1, count + 1))
 
 
+@pytest.mark.parametrize("more", [1, 3, 8, 30, 60])
+def test_an_endpoint_that_refuses_everything_for_a_while_costs_no_record(
+    more: int, log: Path, server: AuditedServer
+) -> None:
+    a_log(log, 75, ids=True)
+    answers_left = iter(range(more))
+    server.judge = lambda sent: Answer(400, b"no") if next(answers_left, None) is not None else None
+
+    report = replayed(log, server, records=75)
+
+    assert report.is_complete
+    assert set(server.accepted) == set(names(*range(1, 76)))
+
+
 def test_a_parcel_that_is_too_large_is_halved(log: Path, server: AuditedServer) -> None:
     a_log(log, 20, ids=True)
     server.judge = lambda sent: Answer(413) if len(sent) > 3 else None

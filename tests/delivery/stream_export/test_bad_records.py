@@ -141,15 +141,14 @@ def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_c
     assert (ranges[-1].first_seq, ranges[-1].last_seq) == (100, 301)
 
 
-def test_a_bad_record_at_the_very_end_waits_until_another_line_was_accepted(
+def test_a_bad_record_at_the_very_end_is_settled_by_the_next_line(
     journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
     server.judge = refuses("last")
     write(journal, "a", "last")
     export = exporting(journal)
-    for _ in range(10):
+    for _ in range(3):
         export.step()
-        clock.now += 120
     assert (export.progress.exported, export.progress.quarantined) == (1, 0)
     assert export.blocked
 
@@ -158,6 +157,62 @@ def test_a_bad_record_at_the_very_end_waits_until_another_line_was_accepted(
 
     assert (export.progress.exported, export.progress.quarantined) == (2, 1)
     assert not export.blocked
+    assert server.accepted == ["header", "a", "b"]
+
+
+def test_a_bad_record_that_no_line_follows_is_settled_by_a_copy_of_the_last_that_was_accepted(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = refuses("last")
+    write(journal, "a", "last")
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert (export.progress.exported, export.progress.quarantined) == (1, 1)
+    assert server.accepted == ["header", "a", "a"]
+    assert server.batches[-3:] == [["last"], ["a"], ["last"]]
+
+
+@pytest.mark.parametrize(
+    ("batch_count", "and_header"),
+    [(512, []), (40, []), (512, ["header"]), (64, ["header"])],
+    ids=[
+        "one taken before",
+        "one taken before, short batches",
+        "none taken before",
+        "none taken before, short batches",
+    ],
+)
+def test_good_records_between_a_row_of_bad_ones_and_a_bad_last_one_arrive(
+    batch_count: int, and_header: list[str], journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    bad = [f"bad-{number}" for number in range(40)]
+    good = [f"good-{number}" for number in range(100)]
+    server.judge = refuses(*and_header, *bad, "last")
+    write(journal, *bad, *good, "last")
+    export = exporting(journal, batch_count=batch_count)
+
+    run(export, clock)
+
+    assert set(good) <= set(server.accepted)
+    assert (export.progress.exported, export.progress.quarantined) == (100, 41)
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 5, 8, 9, 30, 60, 65])
+def test_an_endpoint_that_refuses_everything_for_a_while_costs_no_record(
+    more: int, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    answers_left = iter(range(more))
+    server.judge = lambda names: BAD_REQUEST if next(answers_left, None) is not None else None
+    write(journal, *range(75))
+    export = exporting(journal)
+
+    run(export, clock)
+
+    assert set(server.accepted) == {"header", *map(str, range(75))}
+    assert (export.progress.exported, export.progress.quarantined) == (75, 0)
+    assert not export.progress.blocked
 
 
 def test_a_bad_record_at_the_end_is_settled_by_what_another_stream_delivers(
