@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-import uuid_utils
 from msgspec import UNSET, UnsetType
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanContext, get_current_span
@@ -31,7 +30,6 @@ __all__ = [
     "caller_texts",
     "completed",
     "given_or",
-    "new_id",
     "request_detail",
     "time_ns_of",
     "word_of",
@@ -40,8 +38,6 @@ __all__ = [
 Text = str | UnsetType
 
 _FEAST_KEYS = ("jsonrpc_id", "principal", "source", "action", "resource", "outcome", "duration_ms", "detail")
-
-new_id = uuid_utils.uuid7
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):

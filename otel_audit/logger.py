@@ -9,10 +9,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-import uuid_utils
 from opentelemetry.context import Context
 
-from otel_audit import draft
+from otel_audit import draft, ids
 from otel_audit.delivery.processor import FlushReport
 from otel_audit.draft import NOWHERE, Action, Source
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
@@ -94,7 +93,7 @@ class AuditLogger:
     @staticmethod
     def new_request_id() -> str:
         """A random UUID."""
-        return str(uuid_utils.uuid4())
+        return str(ids.new_random_id())
 
     def log(self, event: ModelLike, *, context: Context | None = None) -> Receipt | None:
         """Record an event; None if it is filtered. The caller's event is not changed.
@@ -322,6 +321,16 @@ class AuditLogger:
             return replace(self._trail.stats(), filtered=self._recorder.filtered)
         emitted, dropped = self._handover.emitted, self._handover.dropped
         return Stats(emitted, emitted - dropped, 0, 0, dropped, self._recorder.filtered)
+
+    def reopen(self) -> None:
+        """Go on after a snapshot of this process was restored, as by Lambda SnapStart: see docs/delivery.md.
+
+        Two processes with the same memory would write the same numbers into the same stream. From here on this one has
+        a stream, ids and connections of its own. Nobody may log meanwhile. It may take the setting `close_timeout_s`.
+        """
+        if self._trail is not None:
+            self._trail.hold(self)
+            self._trail.reopen()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver within the time in seconds, and let go of everything. What is left is in the journal.

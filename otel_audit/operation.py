@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from opentelemetry.context import Context
 
-from otel_audit import draft
+from otel_audit import draft, ids
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, Outcome
 from otel_audit.event_fields import as_event
@@ -107,7 +107,7 @@ class Operation:
     def _begin(self) -> AuditEvent:
         request_id = draft.given_or(self.event.request_id, self._recorder.new_request_id())
         self._of_begin["request_id"] = request_id
-        own = {"event_id": str(draft.new_id()), "request_id": request_id, "outcome": Outcome.UNKNOWN.value}
+        own = {"event_id": str(ids.new_id()), "request_id": request_id, "outcome": Outcome.UNKNOWN.value}
         return self.event.model_copy(update=own)
 
     def _has_begun(self, receipt: Receipt | None) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import UNSET
 from opentelemetry.context import Context, get_current
 
-from otel_audit import draft
+from otel_audit import draft, ids
 from otel_audit.draft import NOBODY, NOTHING, Action, Draft, Exchange, Principal, Resource, Source, SpanIds
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.event_fields import as_event, fields_of
@@ -210,7 +210,7 @@ class Recorder:
             timestamp=self._timestamps.of(now_ns),
             request_id=self.new_request_id(),
             span=SpanIds.active(context),
-            event_id=str(draft.new_id()) if self._has_journal else None,
+            event_id=str(ids.new_id()) if self._has_journal else None,
         )
         filled = self._redactor.rewritten(filled) if self._is_clean(fields) else self._redactor.clean(filled)
         time_ns = draft.time_ns_of(given.timestamp) if given.timestamp else None
@@ -280,7 +280,7 @@ class Recorder:
             if quick:
                 known = exchange or _NOT_KNOWN
                 span = SpanIds.active(context) if known.span is UNSET else known.span
-                event_id = known.event_id or str(draft.new_id())
+                event_id = known.event_id or str(ids.new_id())
                 event = _encode(
                     Draft(
                         event_type,

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import pydantic_core
-import uuid_utils
 from opentelemetry.sdk.resources import (
     PROCESS_PARENT_PID,
     PROCESS_PID,
@@ -20,6 +19,7 @@ from opentelemetry.sdk.resources import (
     Resource,
 )
 
+from otel_audit import ids
 from otel_audit._version import __version__
 from otel_audit.delivery.batch import Exporter
 from otel_audit.delivery.elsewhere import Elsewhere
@@ -32,6 +32,7 @@ from otel_audit.delivery.tally import MemoryTally, Tally
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
 from otel_audit.journal.files import say_exposure
+from otel_audit.journal.forks import begin_anew
 from otel_audit.journal.host import boot_id, host_id
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.memory_journal import MemoryJournal
@@ -167,7 +168,7 @@ class Trail(AuditSink):
         """
         now_ns = time.time_ns()
         fields = pydantic_core.from_json(event.to_jsonl())
-        event_id = fields.setdefault("event_id", str(uuid_utils.uuid7()))
+        event_id = fields.setdefault("event_id", str(ids.new_id()))
         line = pydantic_core.to_json(fields, inf_nan_mode="null")
         self.journal.append(event_id, line, now_ns, now_ns, is_vital(fields.get("outcome"), self.settings.on_loss))
 
@@ -217,6 +218,28 @@ class Trail(AuditSink):
     def _events(self) -> int:
         heads = [stream.head for stream in self._all_streams().values()]
         return sum(head.seq - head.system for head in heads)
+
+    def reopen(self) -> None:
+        """Go on as a process of its own, after the memory of this one was copied, as by a snapshot that is restored.
+
+        Nothing is written to the stream that was open, nor unlocked: the next line goes into a new one, with a new
+        `service.instance.id`, fresh ids and fresh connections. What was not delivered is, as what a dead process left.
+        In memory mode that is sent before, within the setting `close_timeout_s`; what is left then is lost.
+        After `close` this opens the trail again. Nobody may log meanwhile.
+        """
+        begin_anew()
+        ids.renew()
+        if self.journal.leave_to_parent():
+            return
+        if self._memory is not None:
+            self._processor.close(timeout_s=self.settings.close_timeout_s)
+            self._say_left(self._memory.give_up())
+            self._streams.clear()
+        self._instance_id = str(uuid.uuid4())
+        had_begun = self._processor.reopen(timeout_s=self.settings.close_timeout_s)
+        self.journal.reopen()
+        if had_begun:
+            self._processor.start()
 
     def stats(self) -> Stats:
         """The numbers of this process now."""

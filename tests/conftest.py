@@ -18,6 +18,7 @@ from tests.delivery.audited_server import AuditedServer
 from tests.journal.disks import Unmountable, ext4
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport
 from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs
+from tests.servers.otlp_server import OtlpServer
 
 __all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
 
@@ -41,6 +42,16 @@ def _without_the_variables_of_the_tests() -> Iterator[None]:
         for name in OWN_VARIABLES:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture
+def otlp_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpServer]:
+    """Where the service `shop` of the environment delivers to."""
+    with OtlpServer() as server:
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.base_url)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        yield server
 
 
 @pytest.fixture

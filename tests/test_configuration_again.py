@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,49 +42,40 @@ CELLS = """
 """
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpServer]:
-    with OtlpServer() as server:
-        monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.base_url)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-        yield server
-
-
 def stream_of(audit: AuditLogger) -> str | None:
     receipt = audit.log_authn(outcome="success")
     assert receipt is not None
     return receipt.stream_id
 
 
-def test_thirty_times_cost_the_threads_and_descriptors_of_once(server: OtlpServer, tmp_path: Path) -> None:
+def test_thirty_times_cost_the_threads_and_descriptors_of_once(otlp_server: OtlpServer, tmp_path: Path) -> None:
     said = run(
         CELLS,
         tmp_path,
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": server.base_url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_server.base_url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
     )
 
     first, last = json.loads(said)
     assert first == last
-    assert sorted(delivered(server), key=int) == [str(number) for number in range(31)]
+    assert sorted(delivered(otlp_server), key=int) == [str(number) for number in range(31)]
     assert len(list(tmp_path.glob("*.jsonl"))) == 2  # the forked child has its own
 
 
-def test_the_former_logger_goes_on_when_the_later_one_is_closed(server: OtlpServer, tmp_path: Path) -> None:
+def test_the_former_logger_goes_on_when_the_later_one_is_closed(otlp_server: OtlpServer, tmp_path: Path) -> None:
     former = otel_audit.configure(directory=tmp_path)
     later = otel_audit.configure(directory=tmp_path)
     stream = stream_of(later)
 
     later.close()
-    assert len(delivered(server)) == 1  # by the close, which lets go of nothing that the former one needs
+    assert len(delivered(otlp_server)) == 1  # by the close, which lets go of nothing that the former one needs
     assert stream_of(former) == stream
     former.close()
 
-    assert len(delivered(server)) == 2
+    assert len(delivered(otlp_server)) == 2
     assert stream_of(former) != stream
 
 
-def test_a_logger_that_nobody_has_any_more_keeps_none_open(server: OtlpServer, tmp_path: Path) -> None:
+def test_a_logger_that_nobody_has_any_more_keeps_none_open(otlp_server: OtlpServer, tmp_path: Path) -> None:
     stream_of(otel_audit.configure(directory=tmp_path))
     audit = otel_audit.configure(directory=tmp_path)
     stream = stream_of(audit)
@@ -95,7 +85,7 @@ def test_a_logger_that_nobody_has_any_more_keeps_none_open(server: OtlpServer, t
     assert stream_of(audit) != stream
 
 
-def test_after_the_close_the_same_configuration_begins_anew(server: OtlpServer, tmp_path: Path) -> None:
+def test_after_the_close_the_same_configuration_begins_anew(otlp_server: OtlpServer, tmp_path: Path) -> None:
     first = otel_audit.configure(directory=tmp_path)
     stream_of(first)
     first.close()
@@ -103,7 +93,7 @@ def test_after_the_close_the_same_configuration_begins_anew(server: OtlpServer, 
     with otel_audit.configure(directory=tmp_path, batch_delay_s=0) as second:
         stream_of(second)
 
-    assert len(delivered(server)) == 2
+    assert len(delivered(otlp_server)) == 2
 
 
 def test_what_differs_has_a_journal_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(otel_audit.__file__).parent
 # From the bottom up: a module imports from its own layer and from those before it. A name stands for the module or
 # subpackage and all that is in it.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "failures", "terminal", "threads", "notices"},
+    {"_version", "errors", "failures", "ids", "terminal", "threads", "notices"},
     {"settings"},
     {"event", "attributes", "redaction"},
     {"derived", "event_fields", "draft"},
@@ -40,6 +40,7 @@ LAYERS: list[set[str]] = [
 ONLY: dict[str, set[str]] = {
     "errors": set(),
     "terminal": set(),
+    "ids": set(),
     "threads": set(),
     "notices": {"terminal", "threads"},
     "_version": set(),
@@ -55,7 +56,7 @@ ONLY: dict[str, set[str]] = {
     "policy": {"policy", "derived", "event", "settings", "errors"},
     "sinks": set(),
     # Lines and hashes, not OTel and not what an event is.
-    "journal": {"journal", "settings", "errors", "notices", "threads", "_version"},
+    "journal": {"journal", "settings", "errors", "notices", "ids", "threads", "_version"},
 }
 
 # Most have far fewer: what is longer holds two things.

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -96,16 +96,7 @@ def test_configuring_starts_no_thread_and_keeps_nothing_open(tmp_path: Path) -> 
 
 def ours() -> list[str]:
     """The threads of this process that are ours."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("otel-audit")]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpServer]:
-    with OtlpServer() as server:
-        monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", server.base_url)
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-        yield server
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("otel-audit"))
 
 
 @pytest.fixture
@@ -154,7 +145,7 @@ BEGINNINGS: dict[str, Callable[[AuditLogger], object]] = {
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_what_a_dead_process_left_is_delivered_once_this_one_begins(
-    beginning: str, server: OtlpServer, left: Path
+    beginning: str, otlp_server: OtlpServer, left: Path
 ) -> None:
     audit = otel_audit.configure(directory=left, batch_delay_s=0.02)
     assert audit.stats().emitted == 0
@@ -162,11 +153,11 @@ def test_what_a_dead_process_left_is_delivered_once_this_one_begins(
 
     BEGINNINGS[beginning](audit)
 
-    poll(lambda: delivered(server), what="what was left")
+    poll(lambda: delivered(otlp_server), what="what was left")
     audit.close()
 
 
-def test_a_child_that_logs_nothing_leaves_everything_to_others_at_its_end(server: OtlpServer, left: Path) -> None:
+def test_a_child_that_logs_nothing_leaves_everything_to_others_at_its_end(otlp_server: OtlpServer, left: Path) -> None:
     forking = """
         import os, otel_audit
 
@@ -181,11 +172,11 @@ def test_a_child_that_logs_nothing_leaves_everything_to_others_at_its_end(server
     said = run(
         forking,
         left,
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": server.base_url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_server.base_url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
     )
 
     assert said == "True\n"
-    assert delivered(server) == []
+    assert delivered(otlp_server) == []
 
 
 # What is asked first in the child: a server's start-up, a flush, the numbers, an event, or the end.

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import uuid_utils
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from otel_audit import ids
 from otel_audit.delivery.otel_logs import LogRecord, ReadableLogRecord, ReadWriteLogRecord
 from otel_audit.foreign import foreign_event
 from otel_audit.otlp_json import any_value, key_values, text_of
@@ -40,7 +40,7 @@ class ForeignEvents:
         log, origin = record.log_record, self._origin_of(record)
         observed_ns = _time_ns(log.observed_timestamp) or time.time_ns()
         time_ns = _time_ns(log.timestamp)
-        event_id = str(uuid_utils.uuid7())
+        event_id = str(ids.new_id())
         name = text_of(log.event_name or "")
         told = _told(log, record.dropped_attributes, time_ns=time_ns, observed_ns=observed_ns, name=name)
         event = foreign_event(event_id, name, origin.around(told))

@@ -20,6 +20,7 @@ import msgspec
 
 from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
+from otel_audit.journal.forks import process
 from otel_audit.threads import new_lock, real_sleep
 
 __all__ = ["ADDED_KEYS", "JsonlExporter", "JsonlFile", "as_given"]
@@ -53,7 +54,7 @@ class JsonlFile:
         self.path = Path(os.path.abspath(path))
         self._mode = mode
         self._descriptor = -1
-        self._pid = os.getpid()
+        self._owner = process()
         self._lock = new_lock()
 
     def append(self, lines: Sequence[bytes]) -> None:
@@ -76,10 +77,10 @@ class JsonlFile:
             self._let_go()
 
     def _own_lock(self) -> threading.Lock:
-        if self._pid != os.getpid():
+        if self._owner != process():
             # A forked child: the lock may be held by a thread that is gone, and a lock on the parent's descriptor
             # would not keep the parent out.
-            self._pid, self._lock = os.getpid(), new_lock()
+            self._owner, self._lock = process(), new_lock()
             self._let_go()
         return self._lock
 

@@ -25,6 +25,7 @@ from otel_audit.delivery.http_answers import readable
 from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
+from otel_audit.journal.forks import process
 from otel_audit.settings import Compression, OtlpSettings
 
 __all__ = ["OtlpGrpcExporter"]
@@ -59,7 +60,7 @@ class _Connection:
 
     channel: grpc.Channel
     export: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-    owner_pid: int
+    owner: tuple[int, int]
     files: tuple[_FileState, ...]
 
 
@@ -112,7 +113,7 @@ class OtlpGrpcExporter:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        if connection.owner_pid == os.getpid():
+        if connection.owner == process():
             connection.channel.close()
         else:
             # Closing takes locks that a thread of the parent may have held at the fork, and so does its destructor.
@@ -144,7 +145,7 @@ class OtlpGrpcExporter:
     def _current_connection(self) -> _Connection:
         files = tuple(_state(path) for path in _tls_files(self._settings))
         held = self._connection
-        if held is not None and held.owner_pid == os.getpid() and held.files == files:
+        if held is not None and held.owner == process() and held.files == files:
             return held
         self._let_go()
         self._connection = connection = self._connected(files)
@@ -159,7 +160,7 @@ class OtlpGrpcExporter:
         else:
             channel = grpc.secure_channel(self._target, _credentials(self._settings), self._options, compression)
         # Bytes in, bytes out: the request is serialised, and an answer that is not OTLP is not for the library to log.
-        return _Connection(channel, channel.unary_unary(_METHOD), os.getpid(), files)
+        return _Connection(channel, channel.unary_unary(_METHOD), process(), files)
 
 
 _COMPRESSION = {Compression.NONE: grpc.Compression.NoCompression, Compression.GZIP: grpc.Compression.Gzip}

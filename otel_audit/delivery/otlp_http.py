@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import http.client
 import netrc  # noqa: F401  # else `requests` imports it in its first call: a child forked then never gets that lock
-import os
 import socket
 import ssl
 import zlib
@@ -27,6 +26,7 @@ from otel_audit.delivery.http_session import BoundedSession, Exchange, exchange_
 from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable, UnavailableFor
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
+from otel_audit.journal.forks import process
 from otel_audit.settings import Compression, OtlpSettings
 
 __all__ = ["OtlpHttpExporter"]
@@ -59,7 +59,7 @@ class OtlpHttpExporter:
         self._settings = settings
         self._headers = _headers(settings)
         self._session: BoundedSession | None = None
-        self._owner_pid = os.getpid()
+        self._owner = process()
         self._in_use = False
         self._abandoned: BoundedSession | None = None
         _check_sendable(settings.endpoint, self._headers)
@@ -143,7 +143,7 @@ class OtlpHttpExporter:
 
     def _let_go_of_a_parents_session(self) -> None:
         """After a fork: closes the descriptors of this child only, the parent goes on using its connections."""
-        if self._owner_pid == os.getpid():
+        if self._owner == process():
             return
         inherited, self._session = self._session, None
         if inherited is not None and self._in_use:
@@ -152,7 +152,7 @@ class OtlpHttpExporter:
             self._abandoned = inherited
         elif inherited is not None:
             inherited.close()
-        self._owner_pid, self._in_use = os.getpid(), False
+        self._owner, self._in_use = process(), False
 
 
 def _headers(settings: OtlpSettings) -> dict[str, str]:

@@ -207,6 +207,25 @@ class BatchProcessor:
             self._keeper.join(deadline - time.monotonic())
         return self._release(deadline) and all(ended)
 
+    def reopen(self, *, timeout_s: float) -> bool:
+        """Leave what is held as it is: a process with the same memory may hold it. True if delivery had begun.
+
+        It has not begun from here on, and after a `close` it may again. Threads that do not end within the time end by
+        themselves, when their export is over.
+        """
+        deadline = time.monotonic() + timeout_s
+        had_begun = self._keeper is not None
+        self._closing.set()
+        for worker in self._workers:
+            worker.leave()
+        for worker in self._workers:
+            worker.join(deadline - time.monotonic())
+        if self._keeper is not None:
+            self._keeper.join(deadline - time.monotonic())
+        self._holdings.abandon()
+        self._begin()
+        return had_begun
+
     def _release(self, deadline: float) -> bool:
         """Let go of every stream, or have the keeper do it that is still at them: its disk may answer never."""
         if not acquired(self._adopting, deadline - time.monotonic()):

@@ -11,6 +11,7 @@ from otel_audit.delivery.otel_logs import LogRecordExporter
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable, UnavailableFor
 from otel_audit.delivery.sdk_records import readable_records
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
+from otel_audit.journal.forks import process
 from otel_audit.records import UnreadableLine
 
 __all__ = ["MadeOrMaker", "SdkExporter", "sdk_exporters"]
@@ -34,7 +35,7 @@ class SdkExporter:
         self.number = 1  # among those of its class
         self._make = None if isinstance(exporter, LogRecordExporter) else exporter
         self._exporter = exporter if isinstance(exporter, LogRecordExporter) else exporter()
-        self._pid = os.getpid()
+        self._owner = process()
         keep_clients_quiet()
 
     @property
@@ -49,13 +50,15 @@ class SdkExporter:
 
     def export(self, batch: Batch) -> ExportOutcome:
         """Hand the batch over. `Accepted` is what the exporter claims."""
-        if self._pid != os.getpid():
-            if self._make is None:
+        if self._owner != process():
+            if self._make is None and self._owner[0] != os.getpid():
                 return Unavailable(
                     f"{self.name} was made before this process was forked, and its connections are the parent's; "
                     "give the class, or a function that makes the exporter, in place of the exporter"
                 )
-            self._exporter, self._pid = self._make(), os.getpid()
+            if self._make is not None:
+                self._exporter = self._make()
+            self._owner = process()
         try:
             records = readable_records(batch.header, batch.contents)
         except UnreadableLine as error:
@@ -72,7 +75,7 @@ class SdkExporter:
 
     def close(self) -> None:
         """Shut the exporter down."""
-        if self._pid == os.getpid():
+        if self._owner == process():
             with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
                 self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK left it without types
 

@@ -46,6 +46,7 @@ class Worker:
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._draining = False
         self._closes = False
+        self._leaves = False
         self._over = False
         self._waiting: set[SimpleQueue[None]] = set()
         self._thread = RealThread(self._run, name=f"otel-audit-{destination.exporter.name}")
@@ -101,6 +102,11 @@ class Worker:
         self._closes = True
         self.drain()
 
+    def leave(self) -> None:
+        """The thread ends without another export, as soon as the one that is under way is over."""
+        self._leaves = True
+        self._wakes.put(None)
+
     def join(self, timeout_s: float) -> bool:
         """Wait for the end of the thread. True when it has sent what it could: then it lets go of the exporter."""
         self._thread.join(timeout_s)
@@ -131,8 +137,8 @@ class Worker:
             # Read before the turn: a request to drain that comes during it gets a turn of its own.
             draining = self._draining
             self._forget_wakes()
-            more = self._turn()
-            self._over = draining and not more
+            more = not self._leaves and self._turn()
+            self._over = self._leaves or (draining and not more)
             for turns in self._waiting.copy():
                 turns.put(None)
             if self._over:
@@ -167,7 +173,7 @@ class Worker:
         more = False
         self._drop_released()
         for export in self._exports:
-            if time.monotonic() < self._not_before:
+            if self._leaves or time.monotonic() < self._not_before:
                 return False
             if export.shipment.released:
                 continue

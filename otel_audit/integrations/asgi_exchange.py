@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
 
-from otel_audit import draft
+from otel_audit import ids
 from otel_audit.attributes import CLAIMED_REQUEST_ID, TRACEPARENT
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditSource, Outcome
 from otel_audit.integrations.asgi_progress import HttpProgress, Progress, SocketProgress
@@ -102,7 +102,7 @@ class Exchange:
         self.transport = "http" if is_http else "websocket"
         self.method: str = scope["method"] if is_http else "GET"
         self.path = path_in(scope)
-        self.event_id = self.own_id = str(draft.new_id())
+        self.event_id = self.own_id = str(ids.new_id())
         self.parent_id = parent_id()
         self.span = ServerSpan.of(scope)
         self.told: AuditPrincipal | None = None

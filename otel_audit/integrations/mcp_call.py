@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_audit import draft
+from otel_audit import ids
 from otel_audit.attributes import TRACEPARENT
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.integrations import principals
@@ -105,7 +105,7 @@ class Call:
             attributes=self._attributes(span) or None,
         )
         begun.event.jsonrpc_id = self.jsonrpc_id
-        begun.event.event_id = str(draft.new_id())
+        begun.event.event_id = str(ids.new_id())
         begun.event.parent_id = parent or (carrier.event_id if carrier else None)
         return begun
 

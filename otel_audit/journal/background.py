@@ -43,10 +43,13 @@ class Background:
         if self.committer is not None:
             self.committer.start()
 
-    def end(self, stream: OpenStream) -> None:
-        """The stream has ended, and the threads will. May be called again."""
+    def end(self, stream: OpenStream, *, leaves: bool = False) -> None:
+        """The stream has ended, or is left as it is, and the threads will end. May be called again."""
         self.syncer.close()
-        stream.close()
+        if leaves:
+            stream.leave()
+        else:
+            stream.close()
         if self.committer is not None:
             self.committer.close()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Protocol
 
-__all__ = ["Forkable", "watch"]
+__all__ = ["Forkable", "begin_anew", "process", "watch"]
 
 
 class Forkable(Protocol):
@@ -23,6 +23,20 @@ class Forkable(Protocol):
 
     def forked(self) -> None:
         """In the child: what belongs to the parent is left to it."""
+
+
+_times_reopened = 0
+
+
+def process() -> tuple[int, int]:
+    """Tell this process from its parent, and from another one with the same memory: connections are not shared."""
+    return os.getpid(), _times_reopened
+
+
+def begin_anew() -> None:
+    """From now on this is another process than before, since its memory was copied."""
+    global _times_reopened
+    _times_reopened += 1
 
 
 class _Holds(threading.local):

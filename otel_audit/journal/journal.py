@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import uuid_utils
-
+from otel_audit import ids
 from otel_audit.errors import AuditUnavailable
 from otel_audit.journal.commit import COMMIT_TIMEOUT_S, Commit, Committer
 from otel_audit.journal.files import make_directory
@@ -292,6 +291,24 @@ class Journal:
         finally:
             self._inside.discard(me)
 
+    def reopen(self) -> None:
+        """Leave the stream as it is. The next append opens a new one, since this memory was copied: see `Trail.reopen`.
+
+        From inside an append of the same thread nothing happens.
+        """
+        me = _get_ident()
+        if me in self._inside:
+            return
+        try:
+            self._inside.add(me)
+            with self._lock:
+                self._leave()
+        finally:
+            self._inside.discard(me)
+
+    def _leave(self) -> None:
+        self._end.end(leaves=True)
+
     def _announce(self) -> None:
         """Begin to look after the open stream, and to deliver it.
 
@@ -337,18 +354,20 @@ class Journal:
         if self._deferred:
             self.tend()
 
-    def leave_to_parent(self) -> None:
-        """In a child that C code has forked, which runs no hooks: as `forked`. Else nothing happens."""
+    def leave_to_parent(self) -> bool:
+        """In a child that C code has forked, which runs no hooks: as `forked`, and True. Else nothing happens."""
         pid = _getpid()
-        if pid != self._pid:
-            with _leaving.setdefault(pid, new_rlock()):  # the first two requests may come to two threads at once
-                if pid != self._pid:
-                    self.forked()
+        if pid == self._pid:
+            return False
+        with _leaving.setdefault(pid, new_rlock()):  # the first two requests may come to two threads at once
+            if pid != self._pid:
+                self.forked()
+        return True
 
     def forked(self) -> None:
         """In a forked child: the parent keeps its stream, its locks and its waiting events."""
         end = self._end
         self._begin()
-        uuid_utils.reseed_rng()  # or parent and child would make the same ids
+        ids.reseed()  # or parent and child would make the same ids
         end.abandon()
         self._on_fork()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-import uuid_utils
+from otel_audit import ids
 
 __all__ = [
     "FORMAT_VERSION",
@@ -103,7 +103,7 @@ def system_event(kind: str, content: Mapping[str, Any], observed_ns: int) -> byt
         "resource": {"type": "", "name": "", "actions": []},
         "outcome": "success" if kind != GAP else "error",
         "detail": "",
-        "event_id": str(uuid_utils.uuid7()),
+        "event_id": str(ids.new_id()),
         kind: content,
     }
     return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

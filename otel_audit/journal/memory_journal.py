@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import uuid_utils
-
+from otel_audit import ids
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal
@@ -138,6 +137,11 @@ class MemoryJournal(Journal):
                 "OTEL_AUDIT_DURABILITY=memory there is nowhere to set them aside",
             )
 
+    def _leave(self) -> None:
+        """See `Journal.reopen`. What was given up stays lost; the numbers begin anew, as in a forked child."""
+        self._end.background.syncer.close()
+        self._end = self._new_end()
+
     def _is_gone(self) -> bool:
         return False
 
@@ -177,7 +181,7 @@ class _MemoryEnd(WritingEnd):
     def _open(self) -> OpenStream:
         if self.is_over or self.only is not None:
             raise OSError(errno.ESHUTDOWN, "one that was closed")
-        files = StreamFiles(self.directory, str(uuid_utils.uuid7()))
+        files = StreamFiles(self.directory, str(ids.new_id()))
         stream = MemoryStream(files, self.describe(), limits=self._queue, exporters=self._exporters)
         self.only = stream
         if self.is_over:  # since the check above, by a signal handler

@@ -143,6 +143,9 @@ class MemoryStream:
     def close(self) -> None:
         """The stream has ended; what waits is still delivered."""
 
+    def leave(self) -> None:
+        """There is nothing to let go of."""
+
     def abandon(self) -> None:
         """In a forked child: the lines are the parent's, and their memory is free."""
         self._lines = {}

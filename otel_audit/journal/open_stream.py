@@ -62,5 +62,8 @@ class OpenStream(Protocol):
     def close(self) -> None:
         """The stream has ended."""
 
+    def leave(self) -> None:
+        """Let go of the stream where it is, without a word to it: another process may have the same memory."""
+
     def abandon(self) -> None:
         """In a forked child: the stream is its parent's."""

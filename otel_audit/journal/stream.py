@@ -259,6 +259,16 @@ class StreamWriter:
         if self._fsync:
             self._sync_open()
 
+    def leave(self) -> None:
+        """Let go of the stream where it is, and write nothing: another process with the same memory may go on with it.
+
+        With `fsync` what was written is synced first, for those who wait for it.
+        """
+        with contextlib.suppress(OSError):
+            if self._fsync:
+                self._sync_open()
+        self.abandon()
+
     def abandon(self) -> None:
         """Close this process's descriptors and touch nothing else: a forked child leaves the stream to its parent."""
         self._segment.close()

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import uuid_utils
-
+from otel_audit import ids
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
 from otel_audit.journal.background import Background
 from otel_audit.journal.files import StreamFiles
@@ -157,14 +156,20 @@ class WritingEnd:
         """What is untold is told with the next look, however short a time ago that was done."""
         self._told_ns = 0
 
-    def end(self) -> None:
-        """The stream has ended. Where an asynchronous exception stops this, the next call or line goes on with it."""
+    def end(self, *, leaves: bool = False) -> None:
+        """The stream has ended. Where an asynchronous exception stops this, the next call or line goes on with it.
+
+        `leaves`: it has not, but is another process's from now on, if there is one with the same memory.
+        """
         stream = self.stream
         if stream is None:
             return
         self._is_ending, self._tended_ns = True, 0
-        self.background.end(stream)
-        self.room.close()
+        self.background.end(stream, leaves=leaves)
+        if leaves:
+            self.room.abandon()
+        else:
+            self.room.close()
         background = self._new_background()
         appended = self._appended_before + _events(stream)
         gone = self.gone
@@ -203,7 +208,7 @@ class WritingEnd:
     def _open(self) -> OpenStream:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         stream = StreamWriter(
-            StreamFiles(self.directory, str(uuid_utils.uuid7())),
+            StreamFiles(self.directory, str(ids.new_id())),
             self.describe(),
             limits=self._limits,
             durability=self._durability,
