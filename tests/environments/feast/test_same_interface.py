@@ -183,6 +183,34 @@ def test_an_unknown_sink_warns_and_is_stdout(module: Any, caplog: pytest.LogCapt
     assert "kafka" in record.getMessage()
 
 
+def test_a_sink_gets_a_completed_copy_of_our_own_class_whatever_was_logged() -> None:
+    class Kept(ours.AuditSink):
+        def __init__(self) -> None:
+            self.events: list[Any] = []
+
+        def emit(self, event: Any) -> None:
+            self.events.append(event)
+
+    sink = Kept()
+    logger = ours.AuditLogger(sink)
+    logged = [theirs.AuditEvent(event_type="a"), ours.AuditEvent(event_type="b")]
+
+    for event in (*logged, "no event"):
+        receipt = logger.log(event)
+
+        assert receipt is not None
+        assert (receipt.event_id, receipt.seq) == (None, None)
+
+    assert [type(event) for event in sink.events] == [ours.AuditEvent] * 3
+    assert [event.event_type for event in sink.events] == ["a", "b", "unknown"]
+    assert all(event.request_id and event.timestamp for event in sink.events)
+    assert not any(event.request_id or event.timestamp for event in logged)
+
+
+def test_what_the_handler_of_an_mcp_server_sets_is_a_variable_of_ours() -> None:
+    assert ours.mcp_audit_request_id is not theirs.mcp_audit_request_id
+
+
 def plain(value: Any, field: str) -> Any:
     """A default as plain data: of a part, the fields that Feast's has."""
     if not isinstance(value, BaseModel):
