@@ -140,7 +140,8 @@ class Holdings:
     def _elsewhere(self, stream_id: str, exporter: str) -> Progress:
         """How far another process came, that ships a stream of this one."""
         try:
-            return read_cursor(StreamFiles(self._directory, stream_id).cursor)[0].get(exporter, Progress())
+            cursor = StreamFiles(self._directory, stream_id).cursor
+            return read_cursor(cursor, listed=False)[0].get(exporter, Progress())
         except OSError:
             return Progress()  # it is not known to be anywhere
 

@@ -22,9 +22,6 @@ from otel_audit.journal.reader import Line
 
 __all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 
-# From here on neighbours share a reason: a server that names each record in its own would make the cursor, which is
-# written with each batch, as long as the journal.
-_REASONS_MAX = 100
 _PAUSE_AFTER_HALVING_S = 0.5
 # A destination with a fixed limit would refuse every other batch if each success doubled the next one.
 _ACCEPTED_BEFORE_GROWING = 16
@@ -224,7 +221,7 @@ class StreamExport:
     def _keep(self) -> None:
         if not self._halving.suspects:
             self.shipment.cursor.advance(self._name, self._ahead)
-            self._ahead = self.progress  # as it is kept: memory has no list of what was refused
+            self._ahead = self.progress  # as it is kept: what was refused is listed elsewhere now
 
     def _rewind(self) -> None:
         """Go back to what is kept: what was sent since is sent again, with the same ids."""
@@ -264,9 +261,6 @@ def _with_quarantined(progress: Progress, line: Line, reason: str) -> Progress:
         position=_further(progress.position, line.end),
         blocked="",
     )
-    known = progress.quarantine
-    if len(known) >= _REASONS_MAX and known[-1].last_seq + 1 == line.seq:
-        return counted.with_quarantined(line.seq, known[-1].reason)
     return counted.with_quarantined(line.seq, reason)
 
 

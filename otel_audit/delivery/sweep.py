@@ -206,7 +206,7 @@ class Sweep:
                 self._leave_if_behind(files, "stopped")
 
     def _leave_if_behind(self, files: StreamFiles, reason: str) -> None:
-        progress, ended = read_cursor(files.cursor)
+        progress, ended = read_cursor(files.cursor, listed=False)
         position = progress.get(self._destination.exporter.name, Progress()).position
         try:
             behind = not ended and has_lines_after(files, position)

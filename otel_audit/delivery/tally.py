@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 from otel_audit.delivery.elsewhere import Elsewhere, blocked_elsewhere
 from otel_audit.delivery.numbers import ExporterNumbers, Numbers, Stats
 from otel_audit.delivery.processor import BatchProcessor
-from otel_audit.journal.cursor import Progress, Quarantined
+from otel_audit.journal.cursor import Progress
 from otel_audit.journal.journal import Journal, Written
 from otel_audit.journal.memory_journal import MemoryJournal
+from otel_audit.journal.quarantine import Quarantined
 from otel_audit.settings import ExporterName
 
 __all__ = ["MemoryTally", "Tally"]

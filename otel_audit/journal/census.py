@@ -190,7 +190,7 @@ def _kept(directory: Path, last: Entry | None, retained: _Retained) -> Iterator[
 
 def _is_left_over(files: StreamFiles, retained: _Retained) -> bool:
     """True for a cursor that says of a delivery, and whose stream is gone, but not by retention."""
-    return bool(read_cursor(files.cursor)[0]) and not retained.is_whole(files.stream_id)
+    return bool(read_cursor(files.cursor, listed=False)[0]) and not retained.is_whole(files.stream_id)
 
 
 def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:

@@ -1,27 +1,28 @@
 """How far each exporter has come in a stream.
 
 Two slots in a small preallocated file, written in place and in turn, each with a generation and a CRC: it can be
-stored on a full disk, and a torn write leaves the other slot. Written only by the holder of the ship lock.
+stored on a full disk, and a torn write leaves the other slot. Written only by the holder of the ship lock. Lines that
+were refused are counted here and listed in the quarantine file beside it, which is written first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import struct
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from otel_audit.journal.files import open_with_mode
-from otel_audit.journal.released import Released, disjoint, read_released
+from otel_audit.journal.quarantine import Again, Held, Quarantined, QuarantineFile, Record, Released, SetAside
 from otel_audit.threads import new_lock
 
-__all__ = ["Cursor", "Position", "Progress", "Quarantined", "is_over", "read_cursor"]
+__all__ = ["Cursor", "Position", "Progress", "is_over", "read_cursor"]
 
 _MAGIC = b"otaudcur"
 _HEAD = struct.Struct("<8sQII")  # magic, generation, length, CRC-32 of generation and payload
@@ -29,6 +30,12 @@ _SLOT_BYTES = 8192
 # The cursor of a stream that ended is longer than its two slots by this: to open and read those of thousands of old
 # streams takes seconds. It is a hole, for which a full disk has room too, and no slot is looked for there.
 _OVER_BYTES = 1
+# Versions that kept the quarantine in the cursor read one range with this reason, from the first to the last line that
+# was ever refused: they go on from the position, and their retention keeps the lines. Without it the file is void.
+_LISTED = "in the .quarantine file beside the cursor, which a newer otel-audit reads"
+# A reason that nothing moves may be a page of HTML. The slot has to hold it for each exporter.
+_BLOCKED_CHARS: Final = (1000, 100, 0)
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Position(NamedTuple):
@@ -40,17 +47,11 @@ class Position(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Quarantined:
-    """Lines that the destination refused one by one: a range of sequence numbers, both ends included."""
-
-    first_seq: int
-    last_seq: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Progress:
-    """What one exporter has done with a stream. Counts are of application events, but for `system`."""
+    """What one exporter has done with a stream. Counts are of application events, but for `system`.
+
+    `quarantine`: every line that is in it, for onlookers; for whoever ships, those that are not kept yet.
+    """
 
     position: Position = field(default_factory=Position)
     exported: int = 0
@@ -67,6 +68,11 @@ class Progress:
         return max(0, self.position.seq - self.exported - self.system - self.quarantined)
 
     @property
+    def unlisted(self) -> int:
+        """How many events are in quarantine of which nothing says where: the list was removed, or lost with power."""
+        return max(0, self.quarantined - sum(each.last_seq - each.first_seq + 1 for each in self.quarantine))
+
+    @property
     def rank(self) -> tuple[int, int]:
         """What orders exporters of one stream: the lowest is furthest behind, and of those as far as it has least."""
         return self.position.seq, self.exported + self.quarantined
@@ -81,16 +87,17 @@ class Progress:
         """With one more line in quarantine; neighbours with the same reason become one range."""
         last = self.quarantine[-1] if self.quarantine else None
         if last is not None and last.last_seq + 1 == seq and last.reason == reason:
-            ranges = (*self.quarantine[:-1], replace(last, last_seq=seq))
+            ranges = (*self.quarantine[:-1], last._replace(last_seq=seq))
         else:
             ranges = (*self.quarantine, Quarantined(seq, seq, reason))
         return replace(self, quarantine=ranges)
 
-    def without(self, released: Iterable[Released]) -> Progress:
-        """With these lines exported instead of quarantined, if they are that."""
-        kept, freed = _taken_off(self.quarantine, disjoint(released))
+    def listing(self, held: Held) -> Progress:
+        """With the quarantine that is held, as far as the position: lines that were released count as exported."""
+        held = held.up_to(self.position.seq)
+        freed = held.freed_events
         return replace(
-            self, exported=self.exported + freed, quarantined=self.quarantined - freed, quarantine=tuple(kept)
+            self, exported=self.exported + freed, quarantined=self.quarantined - freed, quarantine=tuple(held.aside)
         )
 
     @classmethod
@@ -105,46 +112,63 @@ class Progress:
         )
 
 
-def _taken_off(ranges: Iterable[Quarantined], released: Sequence[Released]) -> tuple[list[Quarantined], int]:
-    """What is left of the ranges, and how many application events are taken off. `released`: ascending, disjoint."""
-    firsts = [each.first_seq for each in released]
-    kept: list[Quarantined] = []
-    freed = 0
-    for entry in ranges:
-        first = entry.first_seq
-        for index in range(max(0, bisect_right(firsts, first) - 1), len(released)):
-            each = released[index]
-            if each.first_seq > entry.last_seq:
-                break
-            if each.last_seq < first:
-                continue
-            if each.first_seq > first:
-                kept.append(replace(entry, first_seq=first, last_seq=each.first_seq - 1))
-            if not each.system:
-                freed += min(entry.last_seq, each.last_seq) - max(first, each.first_seq) + 1
-            first = each.last_seq + 1
-        if first <= entry.last_seq:
-            kept.append(replace(entry, first_seq=first))
-    return kept, freed
-
-
 @dataclass(slots=True)
 class _State:
+    """`listed`: the first and the last line that an exporter ever had in the quarantine file, if it had any."""
+
     generation: int = 0
     ended: bool = False
     exporters: dict[str, Progress] = field(default_factory=dict)
+    listed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def read_cursor(path: Path) -> tuple[dict[str, Progress], bool]:
+def read_cursor(path: Path, *, listed: bool = True) -> tuple[dict[str, Progress], bool]:
     """The progress of each exporter, and whether the stream has ended and been read to its end. For onlookers.
 
-    Lines that were released from quarantine count as exported.
+    Lines that were released from quarantine count as exported. `listed=False` leaves the quarantine unread, which may
+    be long: for who asks for positions.
     """
     try:
         state = _read(path.read_bytes()) or _State()
     except FileNotFoundError:
         state = _State()
-    return {name: _as_seen(path, name, progress) for name, progress in state.exporters.items()}, state.ended
+    if not listed:
+        return state.exporters, state.ended
+    return _seen(state, QuarantineFile(path)), state.ended
+
+
+def _seen(state: _State, quarantine: QuarantineFile) -> dict[str, Progress]:
+    if not state.listed and not any(progress.quarantine for progress in state.exporters.values()):
+        return state.exporters  # most streams: no other file is opened
+    held = _held(state, quarantine)
+    return {name: progress.listing(held[name]) for name, progress in state.exporters.items()}
+
+
+def _held(state: _State, quarantine: QuarantineFile) -> dict[str, Held]:
+    """The quarantine of each exporter, wherever it stands: in the file, or in the slot of an older version."""
+    former = quarantine.formerly_released()  # first: whoever takes it into the file removes it then
+    file = quarantine.held()
+    return {
+        name: _held_by(name, progress.quarantine, file.get(name) if name in state.listed else None, quarantine, former)
+        for name, progress in state.exporters.items()
+    }
+
+
+def _held_by(
+    name: str,
+    ranges: Sequence[Quarantined],
+    file: Held | None,
+    quarantine: QuarantineFile,
+    former: Sequence[Released],
+) -> Held:
+    held = Held() if file is None else file.copy()
+    if ranges:
+        in_slot = Held()
+        in_slot.apply(SetAside(name, *each) for each in ranges)
+        in_slot.apply(each for each in quarantine.released() if each.exporter == name)
+        held.apply(in_slot.records(name)[1:])
+    held.apply(each for each in former if each.exporter == name)
+    return held
 
 
 def is_over(path: Path) -> bool:
@@ -157,12 +181,6 @@ def is_over(path: Path) -> bool:
     except OSError:
         return False
     return size > 2 * _SLOT_BYTES and size % (2 * _SLOT_BYTES) == _OVER_BYTES
-
-
-def _as_seen(path: Path, exporter: str, progress: Progress) -> Progress:
-    if not progress.quarantine:
-        return progress
-    return progress.without(each for each in read_released(path) if each.exporter == exporter)
 
 
 class Cursor:
@@ -181,6 +199,9 @@ class Cursor:
         self._origin = origin or Progress()
         self._mode = mode
         self._lock = new_lock()
+        self._quarantine = QuarantineFile(path, mode=mode)
+        self._formerly_released: list[Released] = []
+        self._owed: list[Record] = []  # what the quarantine file has to say before the next slot is written
         self._descriptor = open_with_mode(path, os.O_RDWR, mode)
         try:
             self._begin()
@@ -195,9 +216,28 @@ class Cursor:
         is_lost = written and not state
         self.note = f"{self._path}: no readable slot, sending again from the oldest line" if is_lost else None
         self._state = state or _State()
-        self._slot_bytes = max(_SLOT_BYTES, len(content) // 2)
+        self._slot_bytes = max(_SLOT_BYTES, len(content) // 2)  # older versions made it grow with the quarantine
         if len(content) < 2 * self._slot_bytes:
             os.posix_fallocate(self._descriptor, 0, 2 * self._slot_bytes)
+        self._take_over()
+
+    def _take_over(self) -> None:
+        """Find out what has to be appended to the quarantine file before it says what onlookers see now.
+
+        That is something after a death between the two writes, behind a cursor that was lost or begun again, and where
+        an older version kept the quarantine in the slot.
+        """
+        state, held, file = self._state, _held(self._state, self._quarantine), self._quarantine.held()
+        self._formerly_released = self._quarantine.formerly_released()
+        for name in {*state.exporters, *file}:
+            progress, there = state.exporters.get(name, self._origin), file.get(name, Held())
+            wanted = held.get(name, Held()).up_to(progress.position.seq)
+            if there != wanted:
+                is_ahead = there.up_to(wanted.last_seq) == wanted
+                self._owed += [Again(name, wanted.last_seq)] if is_ahead else wanted.records(name)
+            if progress.quarantine:
+                state.exporters[name] = replace(progress, quarantine=())
+                state.listed[name] = (1, wanted.last_seq)
 
     @property
     def ended(self) -> bool:
@@ -210,27 +250,45 @@ class Cursor:
 
     def seen(self, exporter: str) -> Progress:
         """Its progress as onlookers see it: lines that somebody released from quarantine count as exported."""
-        return _as_seen(self._path, exporter, self.progress(exporter))
+        state = self._state
+        if exporter not in state.listed:
+            return self.progress(exporter)
+        seen = read_cursor(self._path)[0] if self._owed else _seen(state, self._quarantine)
+        return seen.get(exporter, self.progress(exporter))  # of a file that somebody has just removed
 
     def exporters(self) -> dict[str, Progress]:
         """The progress of every exporter that the stream knows."""
         return dict(self._state.exporters)
 
     def advance(self, exporter: str, progress: Progress) -> None:
-        """Keep the progress of one exporter. It is in the file when this returns.
+        """Append its quarantine and keep the progress of one exporter. It is in the files when this returns.
 
         Raises:
-            OSError: it is kept in memory only; after a crash the lines are sent again.
+            OSError: it is kept in memory only; after a crash the lines are sent again. Where the quarantine could not
+                be written nothing is kept, but why.
         """
+        records = [SetAside(exporter, *each) for each in progress.quarantine]
+        kept = replace(progress, quarantine=())
         with self._lock:
-            self._keep(replace(self._state, exporters={**self._state.exporters, exporter: progress}))
+            listed = self._state.listed
+            if records:
+                first, last = listed.get(exporter, (records[0].first_seq, 0))
+                listed = {**listed, exporter: (first, max(last, records[-1].last_seq))}
+            try:
+                self._append(records)
+            except OSError as error:
+                raise self._blocked(exporter, error) from error
+            self._keep(replace(self._state, exporters={**self._state.exporters, exporter: kept}, listed=listed))
 
     def end(self) -> None:
         """Keep that the stream has ended and is delivered, so that nobody looks at it again."""
         with self._lock:
             if not self._state.ended:
+                self._append([])
                 self._keep(replace(self._state, ended=True))
             if self._descriptor >= 0:
+                if self._state.listed:
+                    self._quarantine.sync()
                 # In this order: a loss of power must not leave a stream that nobody looks at and that has not ended.
                 os.fdatasync(self._descriptor)
                 os.ftruncate(self._descriptor, 2 * self._slot_bytes + _OVER_BYTES)
@@ -240,13 +298,18 @@ class Cursor:
         with self._lock:
             if self._descriptor >= 0:
                 os.ftruncate(self._descriptor, 2 * self._slot_bytes)
-            self._keep(_State(self._state.generation, False, {**self._state.exporters, exporter: self._origin}))
+            self._append([])
+            listed = {name: lines for name, lines in self._state.listed.items() if name != exporter}
+            exporters = {**self._state.exporters, exporter: self._origin}
+            self._keep(_State(self._state.generation, False, exporters, listed))
+            self._owed.append(Again(exporter, 0))
 
     def close(self) -> None:
         """Nothing is stored any more; what comes later is kept in memory only."""
         with self._lock:
             if self._state.exporters and self._is_gone():
                 with contextlib.suppress(OSError):
+                    self._append([])
                     self._store(self._state)
             self.abandon()
 
@@ -255,6 +318,22 @@ class Cursor:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def _append(self, records: Sequence[Record]) -> None:
+        """Before the slot that counts them: a death in between costs nothing, the lines are sent again."""
+        if self._descriptor < 0 or not (self._owed or records):
+            return
+        self._quarantine.append([*self._owed, *records])
+        self._owed = []
+
+    def _blocked(self, exporter: str, error: OSError) -> OSError:
+        """Keep why nothing moves, which the slot has room for."""
+        reason = "no room for the quarantine" if error.errno in _NO_ROOM else f"cannot write the quarantine: {error}"
+        if not self._owed:  # else the slot is the only place where an older version's quarantine is
+            blocked = replace(self.progress(exporter), blocked=reason)
+            with contextlib.suppress(OSError):
+                self._keep(replace(self._state, exporters={**self._state.exporters, exporter: blocked}))
+        return OSError(error.errno, reason, str(self._path.with_suffix(".quarantine")))
 
     def _keep(self, state: _State) -> None:
         try:
@@ -268,12 +347,13 @@ class Cursor:
         # The generation moves when it is in the file: a slot whose write failed is written again, and not the other
         # one, which is the last that is known to be whole.
         generation = state.generation + 1
-        slot = _slot(state, generation)
-        if len(slot) > self._slot_bytes:
-            self._grow(slot, generation)
-        elif not self._is_put_back(slot, generation):
+        slot = _slot(state, generation, self._slot_bytes)
+        if not self._is_put_back(slot, generation):
             _write_at(self._descriptor, slot, generation % 2 * self._slot_bytes)
         state.generation = generation
+        if self._formerly_released and self._formerly_released == self._quarantine.formerly_released():
+            self._quarantine.forget_formerly_released()  # unless a replay of an older version has added to it
+        self._formerly_released = []
 
     def _is_gone(self) -> bool:
         """True when somebody removed the file: what is written into it would be lost with this process."""
@@ -284,28 +364,24 @@ class Cursor:
         if not self._is_gone():
             return False
         try:
-            self._grow(slot, generation)
+            self._put_back(slot, generation)
         except OSError:  # the directory is gone too, or full
             return False
         return True
 
-    def _grow(self, slot: bytes, generation: int) -> None:
-        """A long quarantine does not fit any more: a larger file takes the place of this one, or of none."""
-        slot_bytes = self._slot_bytes
-        while slot_bytes < len(slot):
-            slot_bytes *= 2
-        larger = self._path.with_suffix(".cursor.new")
-        descriptor = open_with_mode(larger, os.O_RDWR | os.O_TRUNC, self._mode)
+    def _put_back(self, slot: bytes, generation: int) -> None:
+        new = self._path.with_suffix(".cursor.new")
+        descriptor = open_with_mode(new, os.O_RDWR | os.O_TRUNC, self._mode)
         try:
-            os.posix_fallocate(descriptor, 0, 2 * slot_bytes)
-            _write_at(descriptor, slot, generation % 2 * slot_bytes)
+            os.posix_fallocate(descriptor, 0, 2 * self._slot_bytes)
+            _write_at(descriptor, slot, generation % 2 * self._slot_bytes)
             os.fsync(descriptor)
-            larger.rename(self._path)
+            new.rename(self._path)
         except BaseException:
             os.close(descriptor)
-            larger.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
             raise
-        former, self._descriptor, self._slot_bytes = self._descriptor, descriptor, slot_bytes
+        former, self._descriptor = self._descriptor, descriptor
         os.close(former)
 
 
@@ -315,13 +391,27 @@ def _write_at(descriptor: int, data: bytes, offset: int) -> None:
         done += os.pwrite(descriptor, data[done:], offset + done)
 
 
-def _slot(state: _State, generation: int) -> bytes:
-    exporters = {
-        name: {**asdict(progress), "position": progress.position._asdict()}
-        for name, progress in state.exporters.items()
-    }
-    payload = json.dumps({"ended": state.ended, "exporters": exporters}, separators=(",", ":")).encode()
-    return _HEAD.pack(_MAGIC, generation, len(payload), _checksum(generation, payload)) + payload
+def _slot(state: _State, generation: int, room: int) -> bytes:
+    """The slot for this state, which never has more than `room` bytes: long reasons are cut.
+
+    Raises:
+        OSError: there are too many exporters for it.
+    """
+    for most in _BLOCKED_CHARS:
+        exporters = {
+            name: {**asdict(progress), **_in_slot(progress, state.listed.get(name)), "blocked": progress.blocked[:most]}
+            for name, progress in state.exporters.items()
+        }
+        payload = json.dumps({"ended": state.ended, "exporters": exporters}, separators=(",", ":")).encode()
+        slot = _HEAD.pack(_MAGIC, generation, len(payload), _checksum(generation, payload)) + payload
+        if len(slot) <= room:
+            return slot
+    raise OSError(errno.EFBIG, f"expected at most {room} bytes for all exporters, got {len(slot)} for {len(exporters)}")
+
+
+def _in_slot(progress: Progress, listed: tuple[int, int] | None) -> Mapping[str, Any]:
+    ranges = [] if listed is None else [Quarantined(*listed, _LISTED)._asdict()]
+    return {"position": progress.position._asdict(), "quarantine": ranges}
 
 
 def _read(content: bytes) -> _State | None:
@@ -341,7 +431,16 @@ def _read_slot(slot: bytes) -> _State | None:
     try:
         stored = json.loads(payload)
         exporters = {name: Progress.of(progress) for name, progress in stored["exporters"].items()}
-        return _State(generation, stored["ended"], exporters)
+        listed = {
+            name: (each.first_seq, each.last_seq)
+            for name, progress in exporters.items()
+            for each in progress.quarantine
+            if each.reason == _LISTED
+        }
+        for name in listed:
+            ranges = tuple(each for each in exporters[name].quarantine if each.reason != _LISTED)
+            exporters[name] = replace(exporters[name], quarantine=ranges)
+        return _State(generation, stored["ended"], exporters, listed)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # whole, but of another version of this package
 

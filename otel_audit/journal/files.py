@@ -4,7 +4,7 @@
 <stream_id>.writer.lock        held while the writer lives
 <stream_id>.ship.lock          held by whoever exports the stream
 <stream_id>.cursor             how far each exporter has come
-<stream_id>.released           lines of its quarantine that were accepted since
+<stream_id>.quarantine         lines that were refused: set aside, and released since
 """
 
 from __future__ import annotations

@@ -71,13 +71,13 @@ def _has(progress: Progress, files: StreamFiles, number: int) -> bool:
     return segment > number or (segment == number and offset >= whole_bytes(files.segment(number)))
 
 
-def _is_evidence(files: StreamFiles, number: int, reached: Iterable[Progress]) -> bool:
-    """A line of the segment is in quarantine; or nothing in it can be read, which somebody should see."""
+def _is_evidence(files: StreamFiles, number: int, reached: Sequence[Progress]) -> bool:
+    """A line of the segment is in quarantine, or may be; or nothing in it can be read, which somebody should see."""
     ends = end_lines(files, number)
     if ends is None:
         return True
     (first, _), (last, _) = ends
-    return any(
+    return any(progress.unlisted for progress in reached) or any(
         entry.first_seq <= last.seq and first.seq <= entry.last_seq
         for progress in reached
         for entry in progress.quarantine

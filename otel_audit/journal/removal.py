@@ -18,6 +18,7 @@ from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, is_begun, latest
 from otel_audit.journal.line import digest
 from otel_audit.journal.locks import FileLock
+from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import stream_header
 from otel_audit.journal.readiness import end_lines
 from otel_audit.journal.segment_file import sync_directory
@@ -149,7 +150,7 @@ def _subject(directory: Path, last: Entry | None) -> tuple[StreamFiles, int, boo
 def _unlink(files: StreamFiles, number: int, *, whole: bool) -> None:
     files.segment(number).unlink(missing_ok=True)
     if whole and not files.segments():
-        for path in (files.cursor, files.cursor.with_suffix(".released")):
+        for path in (files.cursor, *files_beside(files.cursor)):
             path.unlink(missing_ok=True)
     # Before the next entry: only the last one may be unfinished.
     sync_directory(files.directory)
@@ -162,7 +163,7 @@ def _leaving(files: StreamFiles, lines: Counts, *, whole: bool) -> Counts:
     """
     if whole:
         return stream_counts(files, files.segments())
-    is_destination = not read_cursor(files.cursor)[0] and stream_header(files).get("export") == _NOWHERE
+    is_destination = not read_cursor(files.cursor, listed=False)[0] and stream_header(files).get("export") == _NOWHERE
     return lines if is_destination else Counts()
 
 

@@ -322,7 +322,7 @@ class StreamWriter:
         # Reads what is left behind the furthest exporter under the journal's lock: a second's lines, or a backlog.
         furthest = Position(segment.number, 0, self._first_seq - 1)
         with contextlib.suppress(OSError):
-            reached = (progress.position for progress in read_cursor(self.files.cursor)[0].values())
+            reached = (progress.position for progress in read_cursor(self.files.cursor, listed=False)[0].values())
             furthest = max([furthest, *reached], key=lambda position: position.seq)
         lost = self._head.seq - furthest.seq
         lost -= sum(seq > furthest.seq for seq in self._own)

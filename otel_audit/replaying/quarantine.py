@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from otel_audit.delivery.otlp import OtlpExporter
-from otel_audit.journal.cursor import Position, Progress, Quarantined, read_cursor
+from otel_audit.journal.cursor import Position, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.line import is_system
+from otel_audit.journal.quarantine import Quarantined, Released, release
 from otel_audit.journal.reader import StreamReader
-from otel_audit.journal.released import Released, release
 from otel_audit.replaying.parcel import JournalLine, Parcel, Place, Trouble
 from otel_audit.replaying.sending import Patience, Sending
 from otel_audit.replaying.source import Limits

@@ -1,10 +1,11 @@
-"""The cursor survives torn writes, full disks and long quarantines, or says that it starts again."""
+"""The cursor survives torn writes and full disks, or says that it starts again."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_audit.journal.cursor import Cursor, Position, Progress, Quarantined, is_over, read_cursor
-from tests.journal.writing import leave_no_room, open_files
+from otel_audit.journal.cursor import Cursor, Position, Progress, is_over, read_cursor
+from otel_audit.journal.quarantine import Quarantined
+from tests.journal.writing import leave_no_room
 
 SLOT_BYTES = 8192
 
@@ -25,10 +27,6 @@ def at(number: int) -> Progress:
 def exported(path: Path) -> int:
     """How far the exporter is, by the file; 0 when nothing can be read."""
     return read_cursor(path)[0].get("otlp", Progress()).exported
-
-
-def a_long_quarantine(ranges: int) -> Progress:
-    return Progress(quarantine=tuple(Quarantined(2 * seq, 2 * seq, "refused") for seq in range(ranges)))
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["closed", "advanced"])
@@ -60,7 +58,7 @@ def test_a_cursor_whose_directory_was_removed_is_kept_in_memory(tmp_path: Path) 
 
 def test_what_was_stored_is_there_after_the_file_was_opened_again(tmp_path: Path) -> None:
     cursor = Cursor(tmp_path / "cursor")
-    progress = Progress(Position(3, 70, 9), 5, 2, 1, 1, 4, blocked="503").with_quarantined(7, "400")
+    progress = Progress(Position(3, 70, 9), 5, 2, 1, 1, 4, blocked="503")
     cursor.advance("otlp", progress)
     cursor.advance("jsonl", at(4))
     cursor.end()
@@ -73,14 +71,10 @@ def test_what_was_stored_is_there_after_the_file_was_opened_again(tmp_path: Path
     assert again.note is None
 
 
-@pytest.mark.parametrize("ranges", [0, 1000])
-def test_the_end_of_a_stream_stands_in_the_size_of_its_cursor_until_it_is_sent_again(
-    tmp_path: Path, ranges: int
-) -> None:
+def test_the_end_of_a_stream_stands_in_the_size_of_its_cursor_until_it_is_sent_again(tmp_path: Path) -> None:
     path = tmp_path / "cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", a_long_quarantine(ranges))
-    assert path.stat().st_size > 2 * SLOT_BYTES or not ranges
+    cursor.advance("otlp", at(3))
     assert not is_over(path)
 
     cursor.end()
@@ -202,21 +196,19 @@ def test_a_slot_whose_write_failed_is_written_again_and_not_the_last_whole_one(
     assert exported(path) == 6
 
 
-def test_a_long_quarantine_makes_the_file_grow(tmp_path: Path) -> None:
+def test_the_file_has_its_first_length_however_long_the_reasons_are(tmp_path: Path) -> None:
     path = tmp_path / "cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", at(1))
 
-    for ranges in (200, 2000, 2001):
-        cursor.advance("otlp", a_long_quarantine(ranges))
-        assert read_cursor(path)[0]["otlp"] == a_long_quarantine(ranges)
-    cursor.close()
+    for name in ("otlp", "jsonl", "console"):
+        cursor.advance(name, replace(at(1), blocked=f"<html>{chr(0x1F600) * 20_000}"))
 
-    again = Cursor(path)
-    assert again.progress("otlp") == a_long_quarantine(2001)
-    again.advance("otlp", at(7))
-    assert exported(path) == 7
-    assert [each.name for each in tmp_path.iterdir()] == ["cursor"]
+    assert path.stat().st_size == 2 * SLOT_BYTES
+    progress, _ = read_cursor(path)
+    assert [each.blocked[:6] for each in progress.values()] == ["<html>"] * 3
+    with pytest.raises(OSError, match="expected at most 8192 bytes for all exporters"):
+        cursor.advance("x" * SLOT_BYTES, at(1))
+    assert path.stat().st_size == 2 * SLOT_BYTES
 
 
 def test_progress_is_stored_on_a_full_disk(small_disk: Path) -> None:
@@ -228,27 +220,6 @@ def test_progress_is_stored_on_a_full_disk(small_disk: Path) -> None:
         cursor.advance("otlp", at(number))
 
     assert exported(path) == 5
-
-
-def test_a_cursor_that_cannot_grow_on_a_full_disk_keeps_what_it_has(small_disk: Path) -> None:
-    path = small_disk / "cursor"
-    cursor = Cursor(path)
-    cursor.advance("otlp", at(1))
-    cursor.advance("otlp", at(2))
-    leave_no_room(small_disk)
-
-    for _ in range(3):
-        with pytest.raises(OSError, match="No space"):
-            cursor.advance("otlp", a_long_quarantine(1000))
-    assert exported(path) == 2
-    assert open_files(small_disk) == ["cursor"]
-
-    cursor.advance("otlp", at(3))
-    assert exported(path) == 3
-    (small_disk / "ballast").unlink()
-    cursor.advance("otlp", a_long_quarantine(1000))
-    assert read_cursor(path)[0]["otlp"] == a_long_quarantine(1000)
-    cursor.close()
 
 
 def test_nothing_is_said_to_be_delivered_before_the_file_says_it(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from otel_audit.journal.files import open_with_mode
+from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.recovery import take
 from otel_audit.journal.stream import Limits
 from tests.journal.writing import a_journal, append, the_stream
@@ -46,17 +46,17 @@ def test_every_file_has_the_mode_of_the_setting(mode: int, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("_umask")
-def test_a_cursor_that_grew_has_it_too(tmp_path: Path) -> None:
+def test_a_cursor_that_was_put_back_has_it_too_and_so_has_a_quarantine(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     append(journal, "a")
     shipment = take(the_stream(tmp_path), file_mode=READ_WRITE_FOR_GROUP)
     assert shipment is not None
-    before = shipment.files.cursor.stat().st_ino
-    progress = replace(shipment.cursor.progress("otlp"), blocked="a long reason " * 1000)
+    shipment.files.cursor.unlink()
 
-    shipment.cursor.advance("otlp", progress)
+    shipment.cursor.advance("otlp", shipment.cursor.progress("otlp").with_quarantined(2, "400"))
 
-    assert shipment.files.cursor.stat().st_ino != before
+    quarantine, _ = files_beside(shipment.files.cursor)
+    assert quarantine.stat().st_mode & 0o777 == READ_WRITE_FOR_GROUP
     assert shipment.files.cursor.stat().st_mode & 0o777 == READ_WRITE_FOR_GROUP
     shipment.release()
     journal.close()

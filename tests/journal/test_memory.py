@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
-from otel_audit.journal.cursor import Position, Progress, Quarantined
+from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.journal import Receipt
 from otel_audit.journal.memory_journal import MemoryJournal
 from otel_audit.journal.memory_stream import MemoryReader, MemoryStream, QueueLimits
+from otel_audit.journal.quarantine import Quarantined
 from tests.journal.writing import append, assert_chained, description, finish, ids_of, said, start_script
 
 NOWHERE = Path("/nowhere/at/all")

@@ -18,8 +18,8 @@ from otel_audit.journal.cursor import Cursor, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.latest import Latest
 from otel_audit.journal.ledger import RETAIN, entries
+from otel_audit.journal.quarantine import Released, files_beside, release
 from otel_audit.journal.recovery import take
-from otel_audit.journal.released import Released, release
 from otel_audit.journal.retention import Removed
 from tests.cli.journals import Inbox, deliver
 from tests.journal.retaining import (
@@ -162,6 +162,12 @@ def test_a_segment_with_a_line_in_quarantine_stays_until_it_is_released(tmp_path
     assert kept(tmp_path) == {files.stream_id: [2]}
     counted = census(tmp_path).totals
     assert counted.quarantined == 1
+    quarantine, _ = files_beside(files.cursor)
+    listed = quarantine.read_bytes()
+    quarantine.unlink()
+    retention.look()
+    assert kept(tmp_path) == {files.stream_id: [2]}, "what was refused is known no more, and went"
+    quarantine.write_bytes(listed)
     release(files.cursor, [Released("otlp", seqs[2], seqs[2], False)], mode=0o600)
     retention.look()
     clocks.pass_days(31)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.stream_export import Idle, Step, StreamExport
 from otel_audit.journal.journal import Journal
+from otel_audit.journal.quarantine import Quarantined
 from otel_audit.journal.recovery import Shipment, take
 from tests.journal.writing import append
 from tests.servers.otlp_server import Answer
 
-__all__ = ["BAD_REQUEST", "Clock", "Open", "export_of", "refuses", "run", "write"]
+__all__ = ["BAD_REQUEST", "Clock", "Open", "export_of", "quarantine_of", "refuses", "run", "write"]
 
 BAD_REQUEST = Answer(400, b"bad record", (("Content-Type", "text/plain"),))
 
@@ -61,6 +62,11 @@ def run(export: StreamExport, clock: Clock, *, steps: int = 200) -> list[Step]:
         if isinstance(taken[-1], Idle) and not export.blocked:
             return taken
     raise AssertionError(f"expected an end within {steps} steps, last: {taken[-5:]}")
+
+
+def quarantine_of(export: StreamExport) -> tuple[Quarantined, ...]:
+    """What `status` lists of the lines that were set aside."""
+    return export.shipment.cursor.seen("otlp").quarantine
 
 
 def refuses(*bad: str, answer: Answer = BAD_REQUEST) -> Callable[[Sequence[str]], Answer | None]:

@@ -12,7 +12,7 @@ from otel_audit.delivery.stream_export import Moved
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.stream import Limits
 from tests.delivery.audited_server import AuditedServer
-from tests.delivery.stream_export.exporting import BAD_REQUEST, Clock, Open, refuses, run, write
+from tests.delivery.stream_export.exporting import BAD_REQUEST, Clock, Open, quarantine_of, refuses, run, write
 from tests.journal.writing import a_journal
 from tests.servers.otlp_server import Answer, partial_success
 
@@ -29,7 +29,7 @@ def test_one_bad_record_among_a_thousand_is_the_only_one_set_aside(
     assert server.accepted == ["header", *(str(number) for number in range(1000) if number != 613)]
     progress = export.progress
     assert (progress.exported, progress.quarantined, progress.system) == (999, 1, 1)
-    (entry,) = progress.quarantine
+    (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (615, 615)  # the header is number 1
     assert entry.reason == "400 Bad Request: bad record"
 
@@ -43,7 +43,7 @@ def test_a_partial_success_is_followed_to_the_record_that_was_rejected(
 
     run(export, clock)
 
-    (entry,) = export.progress.quarantine
+    (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (5, 5)
     assert entry.reason == "1 of 1 records rejected: no such tenant"
     assert export.progress.exported == 7
@@ -97,7 +97,7 @@ def test_a_long_row_of_bad_records_does_not_stop_the_good_ones_behind_it(
 
     assert set(server.accepted) == {"good"}
     assert (export.progress.exported, export.progress.quarantined, export.progress.system) == (1, 100, 1)
-    (entry,) = export.progress.quarantine
+    (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (1, 101)
 
 
@@ -120,7 +120,7 @@ def test_good_records_in_a_later_segment_are_found_behind_a_long_row_of_bad_ones
 
 
 def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_cursor(
-    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+    tmp_path: Path, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
     def judge(names: Sequence[str]) -> Answer | None:
         return None if set(names) == {"good"} else Answer(400, f"{names[0]} is too old".encode())
@@ -128,17 +128,15 @@ def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_c
     server.judge = judge
     write(journal, *range(300), "good")
     export = exporting(journal)
+    (cursor,) = tmp_path.glob("*.cursor")
+    before = cursor.stat().st_size
 
     run(export, clock)
 
     assert export.progress.quarantined == 300
-    ranges = export.progress.quarantine
-    assert [each.reason.removeprefix("400 Bad Request: ") for each in ranges[:2]] == [
-        "header is too old",
-        "0 is too old",
-    ]
-    assert len(ranges) == 100
-    assert (ranges[-1].first_seq, ranges[-1].last_seq) == (100, 301)
+    reasons = [each.reason.removeprefix("400 Bad Request: ") for each in quarantine_of(export)]
+    assert reasons == ["header is too old", *(f"{number} is too old" for number in range(300))]
+    assert cursor.stat().st_size == before
 
 
 def test_a_bad_record_at_the_very_end_is_settled_by_the_next_line(
@@ -244,6 +242,6 @@ def test_a_line_from_which_no_record_can_be_built_is_the_only_one_set_aside(
     run(export, clock)
 
     assert server.accepted == ["header", *map(str, range(20))]
-    (entry,) = export.progress.quarantine
+    (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (12, 12)
     assert "event_type" in entry.reason

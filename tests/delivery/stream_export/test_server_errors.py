@@ -14,7 +14,7 @@ from otel_audit.delivery.stream_export import Blocked, Moved
 from otel_audit.journal.journal import Journal
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 from tests.delivery.audited_server import AuditedServer
-from tests.delivery.stream_export.exporting import Clock, Open, export_of, refuses, run, write
+from tests.delivery.stream_export.exporting import Clock, Open, export_of, quarantine_of, refuses, run, write
 from tests.servers.otlp_server import Answer
 
 
@@ -33,7 +33,7 @@ def test_a_server_error_that_stays_for_ten_minutes_is_taken_for_a_record(
     assert isinstance(export.step(), Moved)
 
     assert export.progress.exported == 99
-    (entry,) = export.progress.quarantine
+    (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (72, 72)
 
 
