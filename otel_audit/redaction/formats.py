@@ -50,7 +50,6 @@ FORMATS: Final[tuple[TokenFormat, ...]] = (
     TokenFormat(
         "Azure Storage", r"(?i:\bsig(?:=|%3D))([A-Za-z0-9%+/=_-]{20,})", "Azure Storage: service SAS, field sig"
     ),
-    TokenFormat("Azure DevOps", r"\b[A-Za-z0-9]{32,}AZDO[A-Za-z0-9]{4}\b", "Microsoft Purview: DevOps access tokens"),
     TokenFormat(
         "Yandex Cloud", r"\bAQVN[A-Za-z0-9_-]{35,38}|\bt1\.[A-Z0-9a-z_-]+={0,2}\.[A-Za-z0-9_-]{86}={0,2}", _RULES
     ),
@@ -137,7 +136,6 @@ FORMATS: Final[tuple[TokenFormat, ...]] = (
     TokenFormat("Sentry", r"\bsntry[su]_[A-Za-z0-9+/=_-]{40,}", "Sentry: auth tokens"),
     TokenFormat("Dynatrace", r"\bdt0[a-z][0-9]{2}\.[A-Z0-9]{24}\.[A-Z0-9]{64}", "Dynatrace: access tokens"),
     TokenFormat("PostHog", r"\bph[xc]_[A-Za-z0-9]{40,}", "PostHog: API keys"),
-    TokenFormat("MaxMind", r"\b[A-Za-z0-9]{6}_[A-Za-z0-9]{29}_mmk\b", "MaxMind: license keys"),
     # Models
     TokenFormat("Groq, Replicate", r"\b(?:gsk|r8)_[A-Za-z0-9]{37,}", "Groq and Replicate: API keys"),
     TokenFormat("xAI", r"\bxai-[A-Za-z0-9]{60,}", "xAI: API keys"),
@@ -178,7 +176,6 @@ FORMATS: Final[tuple[TokenFormat, ...]] = (
     TokenFormat("Twilio", r"\bSK[0-9a-f]{32}\b", "Twilio: API key SIDs; an auth token is found by its name"),
     TokenFormat("SendGrid", r"\bSG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", "SendGrid: API keys"),
     TokenFormat("Mailgun", r"\bkey-[0-9a-f]{32}\b", "Mailgun: API keys"),
-    TokenFormat("Mailchimp", r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", "Mailchimp: API keys; " + _RULES),
     TokenFormat("MailerSend", r"\bmlsn\.[0-9a-f]{64}", "MailerSend: API tokens; GitHub secret scanning"),
     TokenFormat(
         "Brevo", r"\bx(?:key|smtp)sib-[0-9a-f]{64}(?:-[A-Za-z0-9]{16})?", "Brevo: API and SMTP keys; " + _RULES
@@ -228,7 +225,7 @@ def _is_sk_key(value: bytes) -> bool:
 
 
 SERVICE_TOKENS: Final[tuple[SecretPattern, ...]] = (
-    # First what takes a closer look, or begins with any letter and is found by a sign.
+    # First what takes a closer look, or begins with any letter: without a sign such a row slows down every look.
     SecretPattern(
         "aws_pair",
         r"""\b(?:AKIA|ASIA)[A-Z0-9]{16}["']?[\s,;:|/]{1,3}["']?([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+]|\z)"""
@@ -253,6 +250,14 @@ SERVICE_TOKENS: Final[tuple[SecretPattern, ...]] = (
         "Telegram: bot API",
         sign="[0-9]:AA[A-Za-z0-9_-]{30}",
     ),
+    SecretPattern(
+        "azure_devops",
+        r"\b[A-Za-z0-9]{32,}AZDO[A-Za-z0-9]{4}\b",
+        "Microsoft Purview: DevOps access tokens",
+        sign="AZDO",
+    ),
+    SecretPattern("mailchimp", r"\b[0-9a-f]{32}-us[0-9]{1,2}\b", "Mailchimp: API keys; " + _RULES, sign="-us[0-9]"),
+    SecretPattern("maxmind", r"\b[A-Za-z0-9]{6}_[A-Za-z0-9]{29}_mmk\b", "MaxMind: license keys", sign="_mmk"),
     SecretPattern(
         "hcp_terraform",
         r"\b[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{60,}",
