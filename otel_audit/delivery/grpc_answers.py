@@ -34,7 +34,7 @@ _FAULTS = tuple(
         (r"[Ss]ocket closed|[Cc]onnection (reset|closed)", Fault.CLOSED),
     )
 )
-# Words for a message that is over a limit, as grpcio, grpc-go and grpc-java put them.
+# Words for a message that is over a limit, as grpcio, grpc-go, grpc-java and tonic put them.
 _TOO_LARGE = ("larger than max", "exceeds maximum", "too large")
 
 
@@ -58,8 +58,11 @@ def outcome_of(answer: GrpcAnswer, records: int) -> ExportOutcome:
             return Refused(_reason(answer), RefusedFor.RECORD)
         case StatusCode.RESOURCE_EXHAUSTED:
             return _outcome_of_exhaustion(answer, records)
+        case StatusCode.OUT_OF_RANGE if _says_size(answer):  # tonic, whose limit is 4 MiB
+            return Refused(_reason(answer), RefusedFor.SIZE)
         case code:
-            return Unavailable(_reason(answer), _cause(code), _retry_after_s(answer), _fault(answer))
+            fault = _fault(answer)
+            return Unavailable(_reason(answer), _cause(code, fault), _retry_after_s(answer), fault)
 
 
 def _outcome_of_success(answer: GrpcAnswer, records: int) -> ExportOutcome:
@@ -83,14 +86,19 @@ def _outcome_of_exhaustion(answer: GrpcAnswer, records: int) -> ExportOutcome:
     is far below the limit of any server, unless it says so: a rate limit must not put good records into quarantine.
     """
     retry_after_s = _retry_after_s(answer)
-    says_size = any(words in answer.details.lower() for words in _TOO_LARGE)
-    if retry_after_s is not None or (records == 1 and not says_size):
+    if retry_after_s is not None or (records == 1 and not _says_size(answer)):
         return Unavailable(_reason(answer), UnavailableFor.ENDPOINT, retry_after_s, Fault.BUSY)
     return Refused(_reason(answer), RefusedFor.SIZE)
 
 
-def _cause(code: StatusCode) -> UnavailableFor:
+def _says_size(answer: GrpcAnswer) -> bool:
+    return any(words in answer.details.lower() for words in _TOO_LARGE)
+
+
+def _cause(code: StatusCode, fault: Fault) -> UnavailableFor:
     match code:
+        case StatusCode.UNAVAILABLE if fault is Fault.CLOSED:
+            return UnavailableFor.OVERLOAD
         case StatusCode.DEADLINE_EXCEEDED:
             return UnavailableFor.TIMEOUT
         case StatusCode.UNKNOWN | StatusCode.INTERNAL:

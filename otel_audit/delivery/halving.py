@@ -21,7 +21,7 @@ __all__ = ["Endpoint", "Halving", "Part", "Repetition", "Stuck", "Suspect", "Too
 # With so many and nothing accepted in between, it is asked whether it is the records: an endpoint that refuses
 # everything is not sent a whole journal one by one.
 _SUSPECTS_MAX: Final = 32
-_TIMEOUTS_BEFORE_HALVING: Final = 3
+_FAILURES_BEFORE_HALVING: Final = 3
 _SERVER_ERROR_PATIENCE_S: Final = 600.0
 
 
@@ -82,18 +82,18 @@ class Repetition:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._timeouts = 0
+        self._in_a_row = 0
         self._server_error_since: float | None = None
 
     def judged(self, outcome: ExportOutcome, records: int) -> ExportOutcome:
         """Return the outcome, or a refusal in its place when it came back too often."""
         if not isinstance(outcome, Unavailable):
-            self._timeouts = 0
+            self._in_a_row = 0
             return outcome
-        if outcome.cause is UnavailableFor.TIMEOUT:
-            self._timeouts += 1
-            if self._timeouts >= _TIMEOUTS_BEFORE_HALVING and records > 1:
-                self._timeouts = 0
+        if outcome.cause in (UnavailableFor.TIMEOUT, UnavailableFor.OVERLOAD):
+            self._in_a_row += 1
+            if self._in_a_row >= _FAILURES_BEFORE_HALVING and records > 1:
+                self._in_a_row = 0
                 return Refused(outcome.reason, RefusedFor.SIZE)
         elif outcome.cause is UnavailableFor.SERVER_ERROR:
             now = self._clock()

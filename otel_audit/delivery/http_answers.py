@@ -71,8 +71,18 @@ def outcome_of(answer: HttpAnswer, records: int) -> ExportOutcome:
         case 400 | 422:
             return Refused(_reason(answer), _what_a_bad_request_is_about(answer))
         case status:
-            cause = UnavailableFor.SERVER_ERROR if status == 500 else UnavailableFor.ENDPOINT
-            return Unavailable(_reason(answer), cause, _retry_after_s(answer), _fault_of(status))
+            retry_after_s = _retry_after_s(answer)
+            return Unavailable(_reason(answer), _cause(status, retry_after_s), retry_after_s, _fault_of(status))
+
+
+def _cause(status: int, retry_after_s: float | None) -> UnavailableFor:
+    match status:
+        case 500:
+            return UnavailableFor.SERVER_ERROR
+        case 429 | 504 if retry_after_s is None:  # a limit of the rate, or of the request: stores answer both so
+            return UnavailableFor.OVERLOAD
+        case _:
+            return UnavailableFor.ENDPOINT
 
 
 def _fault_of(status: int) -> Fault:
@@ -122,10 +132,13 @@ def outcome_of_response(
 def _otlp_response(answer: HttpAnswer) -> ExportLogsServiceResponse | None:
     if not answer.body:
         return ExportLogsServiceResponse()
-    if answer.media_type == "application/json":
-        return _response_in_json(answer.body)
     if answer.media_type == "text/html":
         return None
+    if not answer.body.strip():
+        return ExportLogsServiceResponse()
+    # Gateways and stores send JSON under any type. As protobuf its first byte begins a group: OTLP has none.
+    if answer.media_type == "application/json" or answer.body.startswith(b"{"):
+        return _response_in_json(answer.body)
     try:
         response = ExportLogsServiceResponse.FromString(answer.body)
     except DecodeError:

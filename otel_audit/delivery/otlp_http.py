@@ -241,14 +241,14 @@ def _fault(error: BaseException, exchange: Exchange, settings: OtlpSettings) -> 
     place = urlsplit(settings.endpoint).netloc.rpartition("@")[2]
     causes = list(_causes(error))
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in causes):
-        missing, cause = (
-            ("answer", UnavailableFor.TIMEOUT) if exchange.sent else ("connection", UnavailableFor.ENDPOINT)
-        )
+        missing = "answer" if exchange.sent else "connection"
+        cause = UnavailableFor.TIMEOUT if exchange.sent else UnavailableFor.ENDPOINT
         return Unavailable(f"{place}: no {missing} within {settings.timeout_s:g} s", cause, fault=Fault.SLOW)
     words, fault = _words(causes, exchange)
     if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
         words, fault = f"proxy: {words}", Fault.PROXY
-    return Unavailable(f"{place}: {words}", fault=fault)
+    cause = UnavailableFor.OVERLOAD if fault is Fault.CLOSED and exchange.sent else UnavailableFor.ENDPOINT
+    return Unavailable(f"{place}: {words}", cause, fault=fault)
 
 
 def _words(causes: list[BaseException], exchange: Exchange) -> tuple[str, Fault]:

@@ -26,12 +26,13 @@ class RefusedFor(StrEnum):
 class UnavailableFor(StrEnum):
     """What kept the endpoint from answering well: time-outs and server errors that stay are looked at more closely.
 
-    TIMEOUT: the request was on its way, so its size may be the reason. A connection that does not come about in time
-    is of the ENDPOINT.
+    TIMEOUT, OVERLOAD: the request was on its way, so its size may be the reason. A connection that does not come about
+    in time is of the ENDPOINT, and so is a server that says when to come back.
     """
 
     ENDPOINT = "endpoint"
     TIMEOUT = "timeout"
+    OVERLOAD = "overload"
     SERVER_ERROR = "server error"
 
 

@@ -135,6 +135,17 @@ def test_a_single_record_over_the_limit_is_refused_for_its_size(server: OtlpGrpc
     assert outcome == Refused(f"RESOURCE_EXHAUSTED: {details}", RefusedFor.SIZE)
 
 
+@pytest.mark.parametrize("records", [1, 2])
+def test_a_message_that_is_out_of_the_range_of_a_server_of_tonic_is_refused_for_its_size(
+    records: int, server: OtlpGrpcServer
+) -> None:
+    details = "Error, decoded message length too large: found 5242880 bytes, the limit is: 4194304 bytes"
+
+    outcome = outcome_of(server, refusal(StatusCode.OUT_OF_RANGE, details), records=records)
+
+    assert outcome == Refused(f"OUT_OF_RANGE: {details}", RefusedFor.SIZE)
+
+
 def test_a_request_over_the_limit_of_the_server_is_refused_for_its_size() -> None:
     with (
         OtlpGrpcServer(options=[("grpc.max_receive_message_length", 1000)]) as server,

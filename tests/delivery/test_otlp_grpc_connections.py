@@ -57,7 +57,8 @@ def in_time(elapsed_s: float) -> bool:
 def is_endpoints_fault(outcome: ExportOutcome, *words: str) -> bool:
     return (
         isinstance(outcome, Unavailable)
-        and outcome.cause is UnavailableFor.ENDPOINT
+        # A server that hangs up, also for want of a client certificate, may have been sent too much.
+        and outcome.cause is (UnavailableFor.OVERLOAD if outcome.fault is Fault.CLOSED else UnavailableFor.ENDPOINT)
         and all(word.lower() in outcome.reason.lower() for word in words)
     )
 

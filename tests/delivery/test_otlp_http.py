@@ -70,6 +70,13 @@ def as_json(**content: object) -> bytes:
         Answer(200, as_json(partialSuccess={"rejectedLogRecords": "0"}, later="fields"), (JSON,)),
         Answer(200, b"\x52\x02ok", (PROTOBUF,)),
         Answer(200, b"\n\x00"),
+        Answer(200, b"{}", (TEXT,)),
+        Answer(200, b"{}", (PROTOBUF,)),
+        Answer(200, b"{}"),
+        Answer(200, as_json(partialSuccess={}), (TEXT,)),
+        Answer(200, b'{"partialSuccess":null}', (TEXT,)),
+        Answer(200, b" \r\n", (TEXT,)),
+        Answer(200, b"\n", (JSON,)),
     ],
     ids=[
         "the collector's own",
@@ -82,6 +89,13 @@ def as_json(**content: object) -> bytes:
         "JSON of a later version",
         "protobuf of a later version",
         "protobuf without a content type",
+        "empty JSON as text",
+        "empty JSON as protobuf",
+        "empty JSON without a content type",
+        "JSON with an empty partial success as text",
+        "JSON with no partial success as text",
+        "blank text",
+        "blank JSON",
     ],
 )
 def test_a_2xx_with_an_empty_or_an_otlp_body_is_accepted(server: OtlpServer, answer: Answer) -> None:
@@ -168,6 +182,9 @@ def test_a_rejection_without_a_reason_says_so(server: OtlpServer) -> None:
         (partial_success(-1, "odd"), "application/x-protobuf"),
         (Answer(200, b"\n\x00" * 40_000, (HTML,)), "text/html"),
         (Answer(201, b"<html>", (HTML,)), "text/html"),
+        (Answer(200, b"{}", (HTML,)), "text/html"),
+        (Answer(200, b" \n", (HTML,)), "text/html"),
+        (Answer(200, as_json(error="sign in first"), (TEXT,)), "text/plain"),
     ],
     ids=[
         "login page",
@@ -183,6 +200,9 @@ def test_a_rejection_without_a_reason_says_so(server: OtlpServer) -> None:
         "less than none rejected",
         "long page",
         "201 with a page",
+        "page of empty JSON",
+        "blank page",
+        "JSON error as text",
     ],
 )
 def test_a_2xx_with_any_other_body_accepts_nothing(server: OtlpServer, answer: Answer, kind: str) -> None:
@@ -201,13 +221,11 @@ def test_a_2xx_with_any_other_body_accepts_nothing(server: OtlpServer, answer: A
         (407, "407 Proxy Authentication Required: not now"),
         (408, "408 Request Timeout: not now"),
         (415, "415 Unsupported Media Type: not now"),
-        (429, "429 Too Many Requests: not now"),
         (431, "431 Request Header Fields Too Large: not now"),
         (499, "499: not now"),
         (501, "501 Not Implemented: not now"),
         (502, "502 Bad Gateway: not now"),
         (503, "503 Service Unavailable: not now"),
-        (504, "504 Gateway Timeout: not now"),
         (599, "599: not now"),
     ],
 )
@@ -215,6 +233,19 @@ def test_an_endpoint_that_cannot_take_records_now_is_unavailable(server: OtlpSer
     outcome = outcome_of(server, Answer(status, b"not now", (TEXT,)))
 
     assert outcome == Unavailable(reason, UnavailableFor.ENDPOINT)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(429, "429 Too Many Requests: not now"), (504, "504 Gateway Timeout: not now")]
+)
+def test_an_endpoint_that_may_have_too_much_is_unavailable_for_overload_unless_it_says_when_to_come_back(
+    server: OtlpServer, status: int, reason: str
+) -> None:
+    assert outcome_of(server, Answer(status, b"not now", (TEXT,))) == Unavailable(reason, UnavailableFor.OVERLOAD)
+
+    later = outcome_of(server, Answer(status, b"not now", (TEXT, ("Retry-After", "3"))))
+
+    assert later == Unavailable(reason, UnavailableFor.ENDPOINT, 3.0)
 
 
 def test_a_500_is_unavailable_for_a_server_error(server: OtlpServer) -> None:

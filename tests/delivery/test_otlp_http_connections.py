@@ -182,7 +182,8 @@ def test_a_connection_that_ends_too_early_is_unavailable(
 
     outcome = export(server.endpoint)
 
-    assert outcome == Unavailable(f"{place(server.endpoint)}: connection closed {reason} answer")
+    broken = f"{place(server.endpoint)}: connection closed {reason} answer"
+    assert outcome == Unavailable(broken, UnavailableFor.OVERLOAD)
     assert len(server.requests) == 1
 
 
@@ -224,7 +225,7 @@ def test_a_fresh_connection_that_breaks_as_well_is_a_failure(server: OtlpServer)
     with closing(OtlpHttpExporter(settings(server.endpoint))) as exporter:
         outcomes = [exporter.export(REQUEST, 1) for _ in range(3)]
 
-    broken = Unavailable(f"{place(server.endpoint)}: connection closed before an answer")
+    broken = Unavailable(f"{place(server.endpoint)}: connection closed before an answer", UnavailableFor.OVERLOAD)
     assert outcomes == [Accepted(), broken, Accepted()]
 
 

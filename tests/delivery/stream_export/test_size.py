@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from otel_audit.delivery.stream_export import Blocked, Halved
 from otel_audit.journal.journal import Journal
 from tests.delivery.audited_server import AuditedServer
@@ -61,6 +63,22 @@ def test_time_outs_that_repeat_halve_the_batch(
     server.judge = lambda names: Answer(delay_s=30) if len(names) > 3 else None
     write(journal, *range(5))
     export = exporting(journal, timeout_s=0.3)
+
+    steps = run(export, clock)
+
+    assert [type(step) for step in steps[:3]] == [Blocked, Blocked, Halved]
+    assert server.accepted == ["header", *map(str, range(5))]
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer(429), Answer(504), Answer(cut_after_bytes=0, reset=True)], ids=["429", "504", "closed"]
+)
+def test_a_batch_that_is_answered_as_by_an_endpoint_with_too_much_to_do_is_halved_on_the_third_in_a_row(
+    answer: Answer, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: answer if len(names) > 3 else None
+    write(journal, *range(5))
+    export = exporting(journal)
 
     steps = run(export, clock)
 
