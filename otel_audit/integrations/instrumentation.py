@@ -68,6 +68,19 @@ class Instrumentation:
         setattr(owner, name, replacement)
         self._undo.append(undo)
 
+    def when_imported(self, module: str, change: Callable[[ModuleType], None]) -> None:
+        """Change the module once it is imported, now if it is already; never, if this was undone by then.
+
+        An import here may come too early: other instrumentors put classes of their own into what it imports.
+        """
+        from wrapt import register_post_import_hook  # comes with opentelemetry-instrumentation
+
+        def change_it(imported: ModuleType) -> None:
+            if self.is_on:
+                change(imported)
+
+        register_post_import_hook(change_it, module)
+
     def undo(self) -> None:
         """The framework is as it was, and applications that are built already record nothing here any more."""
         self.is_on = False

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from otel_audit.integrations.feast import install_meanwhile
@@ -41,20 +40,10 @@ def audit_feature_servers(instrumentation: Instrumentation) -> None:
         original(mcp, *args, **kwargs)
         keep_out(mcp.server)
 
-    _wrap_when_imported(_SERVER, "get_app", make, instrumentation)
-    _wrap_when_imported(_MCP_SERVER, HOOKS[_MCP_SERVER], record_calls, instrumentation)
+    instrumentation.when_imported(_SERVER, lambda server: instrumentation.wrap(server, "get_app", make))
+    instrumentation.when_imported(
+        _MCP_SERVER, lambda server: instrumentation.wrap(server, HOOKS[_MCP_SERVER], record_calls)
+    )
 
 
 _making = threading.RLock()  # one application at a time: what is installed counts for all threads
-
-
-def _wrap_when_imported(
-    module: str, function: str, wrapper: Callable[..., Any], instrumentation: Instrumentation
-) -> None:
-    def wrap(imported: ModuleType) -> None:
-        if instrumentation.is_on:
-            instrumentation.wrap(imported, function, wrapper)
-
-    from wrapt import register_post_import_hook  # comes with opentelemetry-instrumentation
-
-    register_post_import_hook(wrap, module)  # now, if it is imported already

@@ -91,9 +91,9 @@ class MCPAuditor(FrameworkAuditor):
         return ["mcp >= 1.29, < 3"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
-        from mcp.server.lowlevel import Server
-
-        audit_sdk_servers(Server, instrumentation)
+        instrumentation.when_imported(
+            "mcp.server.lowlevel.server", lambda module: audit_sdk_servers(module.Server, instrumentation)
+        )
 
 
 class FastMCPAuditor(FrameworkAuditor):
@@ -104,9 +104,9 @@ class FastMCPAuditor(FrameworkAuditor):
         return ["fastmcp >= 4, < 5"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
-        from fastmcp import FastMCP
-
-        audit_fastmcp_servers(FastMCP, instrumentation)
+        instrumentation.when_imported(
+            "fastmcp.server.server", lambda module: audit_fastmcp_servers(module.FastMCP, instrumentation)
+        )
 
 
 class FeastAuditor(FrameworkAuditor):

@@ -31,7 +31,10 @@ NAMES = ["sdk1"] if IS_SDK1 else ["sdk2", "fastmcp"]
 
 TOOLS = """
 import os, sys
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
+trace.set_tracer_provider(TracerProvider())
 server = Server("calculator")
 
 @server.tool()
@@ -158,7 +161,28 @@ def test_each_call_over_http_is_one_event_inside_that_of_its_request(name: str, 
     ] * len(MODES)
     kinds = {event["event_id"]: event["event_type"] for event in service.all_events()}
     assert {kinds[call["parent_id"]] for call in calls} == {"http.request"}
+    if IS_SDK1:  # with OpenTelemetry's instrumentor of Starlette beside ours; SDK 2.x makes spans without one
+        spans = {event["event_id"]: event["span_id"] for event in service.all_events()}
+        assert [spans[call["parent_id"]] for call in calls] == [call["span_id"] for call in calls]
     assert "hunter2" not in service.text()
+
+
+def test_instrumenting_imports_no_sdk_before_the_instrumentors_of_what_it_is_built_on() -> None:
+    """They put another class in the place of Starlette's, which modules that were imported by then do not see."""
+    code = """
+import sys
+from otel_audit.integrations import instrumentors
+
+auditors = [instrumentors.MCPAuditor(), instrumentors.FastMCPAuditor()]
+for auditor in auditors:
+    auditor.instrument()
+assert not {"mcp", "fastmcp", "starlette"} & set(sys.modules), "imported"
+import mcp.server.lowlevel.server as server
+assert server.Server.run.__wrapped__
+auditors[0].uninstrument()
+assert not hasattr(server.Server.run, "__wrapped__")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("name", NAMES)
