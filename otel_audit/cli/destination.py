@@ -40,7 +40,7 @@ class Destination:
         """
         settings = Settings.load(os.environ, {"export": "otlp"})
         assert settings.otlp is not None  # it is read because export names it
-        exporter = OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s)
+        exporter = OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
         with Stop() as stop:
             patience = Patience(give_up_after_s, settings.backoff_cap_s, pause=stop.wait, stopped=stop)
             try:

@@ -51,7 +51,7 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
     try:
         settings = Settings.load(os.environ, {"export": "otlp", "directory": str(directory)})
         assert settings.otlp is not None  # it is read because export names it
-        exporter = OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s)
+        exporter = OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
         make_directory(directory)
         prove_locks(directory)
     except AuditError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from otel_audit.delivery.batch import Batch, Exporter
 from otel_audit.delivery.metrics import AuditMetrics
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 
 __all__ = ["Destination"]
 
@@ -42,7 +42,8 @@ class Destination:
         self._sending_since = self.clock()
         outcome = self._exported(batch)
         self._sending_since = None
-        if self._metrics is not None:
+        was_sent = not (isinstance(outcome, Refused) and outcome.about is RefusedFor.LIMIT)
+        if self._metrics is not None and was_sent:
             self._metrics.exported(self.exporter.name, outcome, time.perf_counter() - begun)
         if isinstance(outcome, Accepted):
             self.accepted += 1

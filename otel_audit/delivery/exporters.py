@@ -26,7 +26,7 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
         case ExporterName.OTLP:
             if settings.otlp is None:
                 raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT: expected an endpoint for the exporter otlp, got none")
-            return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s)
+            return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
         case ExporterName.CONSOLE:
             return ConsoleExporter()
         case ExporterName.JSONL:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.otlp_http import OtlpHttpExporter
-from otel_audit.delivery.outcomes import ExportOutcome, Refused
+from otel_audit.delivery.outcomes import ExportOutcome, Refused, RefusedFor
 from otel_audit.records import UnreadableLine, encoded_request
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 
@@ -22,14 +22,17 @@ class _Transport(Protocol):
 class OtlpExporter:
     """Sends journal lines as LogRecords to an OTLP endpoint.
 
+    A request of more than `batch_bytes`, before compression, is refused here and not sent; that of one record is.
+
     Raises:
         ConfigError: the endpoint or a header cannot be sent at all.
     """
 
     name = "otlp"
 
-    def __init__(self, settings: OtlpSettings, *, delay_s: float = 1.0) -> None:
+    def __init__(self, settings: OtlpSettings, *, delay_s: float = 1.0, batch_bytes: int = 3 << 20) -> None:
         self.delay_s = delay_s
+        self._batch_bytes = batch_bytes
         self._transport = _transport(settings)
 
     def export(self, batch: Batch) -> ExportOutcome:
@@ -49,6 +52,8 @@ class OtlpExporter:
 
         Returns within the time-out of the settings, whatever the network does.
         """
+        if len(request) > self._batch_bytes and records > 1:
+            return Refused(f"a request of {len(request)} bytes, over {self._batch_bytes}", RefusedFor.LIMIT)
         return self._transport.export(request, records)
 
     def close(self) -> None:

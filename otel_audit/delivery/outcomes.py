@@ -15,10 +15,12 @@ __all__ = ["Accepted", "ExportOutcome", "Fault", "Refused", "RefusedFor", "Unava
 class RefusedFor(StrEnum):
     """What a refusal may be about: it decides whether the batch is halved because of its size or to find a record.
 
-    SERVER_ERROR: a record, or still the server; no endpoint says so, it is what an error becomes that does not end.
+    LIMIT: a size as well, but by a limit of ours: nothing was sent. SERVER_ERROR: a record, or still the server; no
+    endpoint says so, it is what an error becomes that does not end.
     """
 
     SIZE = "size"
+    LIMIT = "limit"
     RECORD = "record"
     SERVER_ERROR = "server error"
 

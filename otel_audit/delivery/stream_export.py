@@ -74,7 +74,8 @@ class StreamExport:
         self._name = destination.exporter.name
         self._reader = shipment.reader()
         self._batch_count = batch_count
-        self._batch_bytes = batch_bytes
+        # A record holds the line and its attributes, which are most of the line again. The exporter has the last word.
+        self._read_bytes = batch_bytes // 2
         self._limit = batch_count
         # What is kept in the cursor stops before the first suspect; `_ahead` has read on behind it.
         self._ahead = shipment.cursor.progress(self._name)
@@ -120,7 +121,7 @@ class StreamExport:
             self._rewind()
         limit = self._limit
         durable = self.shipment.durable()
-        chunk = self._reader.read(self._ahead.position, max_lines=limit, max_bytes=self._batch_bytes, until=durable)
+        chunk = self._reader.read(self._ahead.position, max_lines=limit, max_bytes=self._read_bytes, until=durable)
         if not chunk.lines:
             return self._nothing_to_send(chunk.end, chunk.damaged)
         if durable is None and chunk.header.get("durability") == "fsync":

@@ -242,7 +242,7 @@ BATCH_BYTES: Setting[int] = Setting(
     default=3 * 1024**2,
     default_text="3 MiB",
     unit="bytes",
-    doc="Most bytes in one export, before compression. A single event is always sent, whatever its size.",
+    doc="Most bytes in one request, as it is sent but before compression. A single event is sent whatever its size.",
     reason="gRPC servers refuse messages over 4 MiB unless told otherwise, a collector HTTP bodies over 20 MiB",
 )
 BATCH_DELAY_S: Setting[float] = Setting(

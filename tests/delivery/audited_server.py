@@ -51,6 +51,9 @@ def _name(event: dict[str, str]) -> str:
     return "header" if event.get("system") == "segment" else event["event_id"]
 
 
-def exporter_to(server: OtlpServer, *, timeout_s: float = 10.0, delay_s: float = 0.05) -> OtlpExporter:
+def exporter_to(
+    server: OtlpServer, *, timeout_s: float = 10.0, delay_s: float = 0.05, batch_bytes: int = 3 << 20
+) -> OtlpExporter:
     """The exporter of the settings with this endpoint."""
-    return OtlpExporter(OtlpSettings(server.endpoint, OtlpProtocol.HTTP_PROTOBUF, timeout_s=timeout_s), delay_s=delay_s)
+    settings = OtlpSettings(server.endpoint, OtlpProtocol.HTTP_PROTOBUF, timeout_s=timeout_s)
+    return OtlpExporter(settings, delay_s=delay_s, batch_bytes=batch_bytes)

@@ -6,6 +6,7 @@ import gzip
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,20 @@ def test_a_parcel_that_is_too_large_is_halved(log: Path, server: AuditedServer) 
 
     assert replayed(log, server).is_complete
     assert server.accepted == names(*range(1, 21))
+
+
+def test_a_parcel_over_the_limit_of_a_request_is_halved_before_it_is_sent(log: Path, server: AuditedServer) -> None:
+    a_log(log, 40, ids=True)
+    exporter = exporter_to(server, batch_bytes=4000)
+    with closing(exporter):
+        state = ReplayState.load(log.with_name("state.json"))
+
+        report = Replay(a_source(log), exporter, state, patience=AT_ONCE).run()
+
+    assert report.is_complete
+    assert server.accepted == names(*range(1, 41))
+    assert 1 < len(server.requests) < 40
+    assert max(len(request.body) for request in server.requests) <= 4000
 
 
 def test_a_parcel_for_which_the_time_is_too_short_is_halved(log: Path, server: AuditedServer) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
+from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.stream_export import Blocked, Halved
 from otel_audit.journal.journal import Journal
-from tests.delivery.audited_server import AuditedServer
-from tests.delivery.stream_export.exporting import Clock, Open, refuses, run, write
+from tests.delivery.audited_server import AuditedServer, exporter_to, names_in
+from tests.delivery.stream_export.exporting import Clock, Open, export_of, refuses, run, write
 from tests.servers.otlp_server import Answer
 
 
@@ -84,3 +87,20 @@ def test_a_batch_that_is_answered_as_by_an_endpoint_with_too_much_to_do_is_halve
 
     assert [type(step) for step in steps[:3]] == [Blocked, Blocked, Halved]
     assert server.accepted == ["header", *map(str, range(5))]
+
+
+def test_no_request_is_larger_than_the_limit_but_that_of_a_single_line_and_each_line_is_sent_once(
+    journal: Journal, server: AuditedServer, clock: Clock
+) -> None:
+    names = [*map(str, range(60)), "long" * 1000, *map(str, range(60, 99))]
+    write(journal, *names)
+    exporter = exporter_to(server, batch_bytes=3000)
+
+    with closing(exporter), export_of(journal, Destination(exporter, clock=clock), 512) as export:
+        run(export, clock)
+
+    assert server.accepted == ["header", *names]
+    assert export.progress.quarantined == 0
+    assert ["long" * 1000] in server.batches
+    sizes = [len(request.body) for request in server.requests if len(names_in(request)) > 1]
+    assert 1500 < max(sizes) <= 3000
