@@ -37,8 +37,9 @@ def status(directory: Path, as_json: bool) -> None:
     """Count what became of the events.
 
     emitted = exported + pending + quarantined + dropped.
-    Exit code 1 when events wait for a blocked exporter or in streams of another host, are quarantined, were dropped, or
-    are dropped now for want of free space, and when files of the journal were removed that retention did not remove.
+    Exit code 1 when events wait for a blocked exporter or where nobody delivers them, were dropped, or are dropped now
+    for want of free space; when lines are in quarantine or damaged; and when files of the journal were removed that
+    retention did not remove.
     """
     try:
         counted = census(directory)

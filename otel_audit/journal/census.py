@@ -141,14 +141,17 @@ class Census:
 
     @property
     def is_stuck(self) -> bool:
-        """Something needs a person: events wait for an exporter that is blocked or for a word that another host is
-        gone, were set aside, or were lost; or somebody removed files.
+        """Something needs a person: events wait that nobody delivers, or behind an exporter that is blocked; lines are
+        in quarantine or damaged; events were lost, or somebody removed files.
         """
-        return self.foreign.streams > 0 or any(
+        return any(
             (stream.counts.pending and stream.blocked)
+            or stream.is_unattended
             or stream.counts.quarantined
             or stream.counts.dropped
             or stream.missing_segments
+            # The journal's own lines are no events, but a gap line that was refused tells of some.
+            or any(progress.quarantine or progress.damaged for progress in stream.exporters.values())
             for stream in self.streams
         )
 

@@ -151,6 +151,29 @@ def test_the_losses_that_a_refused_gap_line_tells_stay_in_the_numbers(tmp_path: 
     journal.close()
 
 
+def test_a_refused_line_of_the_journal_itself_is_a_finding(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    deliver(record(journal, "a", "b"), Inbox(refuses=b"audit.segment"))
+
+    status, code = status_of(tmp_path)
+
+    assert (status["exported"], status["quarantined"], code) == (2, 0, 1)
+    journal.close()
+
+
+def test_damage_that_was_passed_over_is_a_finding(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    files = record(journal, "a", "b")
+    journal.close()
+    with files.segment(1).open("ab") as segment:
+        segment.write(b"garbage\n")
+
+    deliver(files, Inbox())
+
+    status, code = status_of(tmp_path)
+    assert (status["exported"], status["streams"][0]["exporters"]["otlp"]["damaged"], code) == (2, 1, 1)
+
+
 def test_a_refused_line_of_the_journal_itself_is_no_quarantined_event(tmp_path: Path) -> None:
     journal = a_journal(tmp_path, export=("otlp", "jsonl"))
     files = record(journal, "poison", "b", "c")
@@ -318,13 +341,16 @@ def test_events_that_nobody_delivers_are_told_from_those_that_somebody_will(tmp_
     assert not status_of(tmp_path)[0]["streams"][0]["unattended"]
     journal.close()
     assert status_of(tmp_path)[0]["streams"][0]["unattended"]
-    assert hint in run(tmp_path).stdout.splitlines()
+    shown = run(tmp_path)
+    assert (hint in shown.stdout.splitlines(), shown.exit_code) == (True, 1)
     shipper = FileLock.acquire(files.ship_lock)
     assert shipper is not None
     assert not status_of(tmp_path)[0]["streams"][0]["unattended"]
+    assert run(tmp_path).exit_code == 0
     shipper.release()
     deliver(files, Inbox())
     assert "nobody delivers" not in run(tmp_path).stdout
+    assert run(tmp_path).exit_code == 0
 
 
 def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(memory_disk: Path) -> None:
@@ -351,7 +377,7 @@ def test_on_a_local_disk_events_of_another_host_wait_for_nothing_but_an_owner(ex
 
     told, code = status_of(ext4_disk)
 
-    assert (told["streams"][0]["unattended"], told["streams"][0]["foreign"], code) == (True, False, 0)
+    assert (told["streams"][0]["unattended"], told["streams"][0]["foreign"], code) == (True, False, 1)
 
 
 def test_too_little_free_space_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
