@@ -51,7 +51,8 @@ def taken_over(
     journal: Path, collector: Collector, configure: Callable[[Path], otel_audit.AuditLogger]
 ) -> list[Record]:
     """The archive after a process took over a copy of the journal."""
-    with closing(configure(shutil.copytree(journal, collector.data_dir / "journal"))):
+    with closing(configure(shutil.copytree(journal, collector.data_dir / "journal"))) as audit:
+        audit.start()
         collector.wait_for_archive(EVENTS + 1)  # and the header of the segment
     return delivered(collector)
 
