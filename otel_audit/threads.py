@@ -10,6 +10,7 @@ and the others go on meanwhile.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 import time
@@ -19,9 +20,21 @@ from contextlib import suppress
 from queue import Empty
 from typing import Any, Final
 
-__all__ = ["RealThread", "SimpleQueue", "acquired", "get_ident", "new_lock", "new_rlock", "real_sleep", "wait_for_word"]
+__all__ = [
+    "FORKS_WAIT",
+    "RealThread",
+    "SimpleQueue",
+    "acquired",
+    "get_ident",
+    "new_lock",
+    "new_rlock",
+    "real_sleep",
+    "wait_for_word",
+]
 
 _LOOK_S: Final = 0.002
+_FORK_LOOK_S: Final = 0.0002
+_FORK_WAITS_S: Final = 1.0  # for whoever waits himself for the thread that forks
 
 
 def _patched(module: str) -> bool:
@@ -40,6 +53,67 @@ new_rlock: Final[Callable[[], threading.RLock]] = _original("_thread", "RLock")
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 real_sleep: Final[Callable[[float], None]] = _original("time", "sleep")  # for whoever holds a lock of ours
 _start_new_thread: Final = _original("_thread", "start_new_thread")
+
+
+class _ForksWait:
+    """A context in which no other thread forks this process: `with FORKS_WAIT:`.
+
+    For native code that takes locks of its own, such as the mutex of RE2's automaton. A child would inherit one that
+    a thread of its parent holds, which is not there to release it, and its first event would wait for ever. A fork
+    waits for a second at most, and who comes meanwhile waits for the fork. May be entered again by the same thread.
+    """
+
+    __slots__ = ("_forks", "_inside")
+
+    def __init__(self) -> None:
+        self._inside: dict[int, int] = {}  # by thread: how many times it has entered
+        self._forks = 0
+
+    def __enter__(self) -> None:
+        me = get_ident()
+        count = self._inside.get(me, 0) + 1
+        self._inside[me] = count  # before the look: the fork that is not seen here sees this thread
+        if self._forks and count == 1:
+            self._let_fork(me)
+
+    def __exit__(self, *error: object) -> None:
+        me = get_ident()
+        count = self._inside.get(me, 1) - 1
+        if count:
+            self._inside[me] = count
+        else:
+            self._inside.pop(me, None)
+
+    def _let_fork(self, me: int) -> None:
+        deadline = time.monotonic() + 2 * _FORK_WAITS_S
+        while self._forks and time.monotonic() < deadline:
+            self._inside.pop(me, None)
+            real_sleep(_FORK_LOOK_S)
+            self._inside[me] = 1
+
+    def before_fork(self) -> None:
+        """Return when no other thread is inside, or after a second."""
+        self._forks += 1
+        me, deadline = get_ident(), time.monotonic() + _FORK_WAITS_S
+        while any(each != me for each in tuple(self._inside)) and time.monotonic() < deadline:
+            real_sleep(_FORK_LOOK_S)
+
+    def after_fork_in_parent(self) -> None:
+        """Let those in that wait."""
+        self._forks = max(0, self._forks - 1)
+
+    def after_fork_in_child(self) -> None:
+        """Forget the parent's threads, and its forks."""
+        me = get_ident()
+        self._forks, self._inside = 0, {me: self._inside[me]} if me in self._inside else {}
+
+
+FORKS_WAIT: Final = _ForksWait()
+os.register_at_fork(
+    before=FORKS_WAIT.before_fork,
+    after_in_parent=FORKS_WAIT.after_fork_in_parent,
+    after_in_child=FORKS_WAIT.after_fork_in_child,
+)
 
 
 class RealThread:

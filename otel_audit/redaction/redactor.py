@@ -25,6 +25,7 @@ from otel_audit.redaction.screen import Screen
 from otel_audit.redaction.secret_names import SecretNames, is_secret_name
 from otel_audit.redaction.secret_pattern import REDACTED
 from otel_audit.redaction.split_secret import SplitSecret
+from otel_audit.threads import FORKS_WAIT
 
 __all__ = ["Redactor"]
 
@@ -90,7 +91,8 @@ class Redactor:
         if len(joined) > self._plain_chars or joined.count("\n") >= self._caps.list_items:
             return False
         try:
-            return self._find(joined.encode()) is None
+            with FORKS_WAIT:
+                return self._find(joined.encode()) is None
         except UnicodeEncodeError:
             return False
 
@@ -111,7 +113,8 @@ class Redactor:
                 values += value
             else:
                 values.append(value)
-        return len(values) <= _MAX_PLAIN_VALUES and all(map(_is_plain, values))
+        with FORKS_WAIT:
+            return len(values) <= _MAX_PLAIN_VALUES and all(map(_is_plain, values))
 
     def rewritten(self, fields: dict[str, Any]) -> dict[str, Any]:
         """An event that is clean, as `clean` would make it. `fields` is not changed; without rules it is the result."""
@@ -132,7 +135,8 @@ class Redactor:
         there. Cleaning it again changes nothing, but that a pseudonym gets one too. Never raises an `Exception`,
         whatever the values are.
         """
-        return _Cleaning(self._caps, self._rules, self._screen, self._is_secret_name).event(fields)
+        with FORKS_WAIT:
+            return _Cleaning(self._caps, self._rules, self._screen, self._is_secret_name).event(fields)
 
 
 def _is_plain(value: object) -> bool:

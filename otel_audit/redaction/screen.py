@@ -15,6 +15,7 @@ import re2
 from otel_audit.redaction.reading import HINT, Reading
 from otel_audit.redaction.secret_pattern import REDACTED, SecretPattern
 from otel_audit.redaction.secret_patterns import PATTERNS
+from otel_audit.threads import FORKS_WAIT
 
 __all__ = ["MOST_PARTS", "SCREEN", "Screen", "Work", "has_secret", "without_secrets"]
 
@@ -75,6 +76,10 @@ class Screen:
         Raises:
             UnicodeEncodeError: the text holds a lone surrogate.
         """
+        with FORKS_WAIT:
+            return self._without_secrets(text, most_parts, work)
+
+    def _without_secrets(self, text: str, most_parts: int, work: Work | None) -> str:
         data = text.encode()
         if not any(patterns.has_any(data) for patterns in self._sets):
             return text
