@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ WEBSOCKET_SESSION: Final = "websocket.session"
 
 _LONG_NS: Final = 100_000_000
 _LONG_PATH_CHARS: Final = 512
+_LONG_HEADER_BYTES: Final = 64 * 1024  # what most servers take of all headers together
 _KEY: Final = "otel_audit.exchange"
 _EVENT: Final = "otel_audit.event"
 _LEFT_OUT: Final = "otel_audit.left_out"
@@ -122,7 +124,7 @@ class Exchange:
                 request_id = value if request_id is None else b""  # two are none
             elif name == header:
                 forwarded = [*(forwarded or ()), value]
-        self.user_agent = None if user_agent is None else user_agent.decode("utf-8", "replace")
+        self.user_agent = None if user_agent is None else _text_of(user_agent)
         client = self.scope.get("client")
         peer = client[0] if client else ""
         self.ip: str = peer if forwarded is None else proxies.client(peer, forwarded)
@@ -229,3 +231,13 @@ def is_left_out(scope: Scope) -> bool:
 
 def _sane_id(given: bytes | None) -> str | None:
     return given.decode() if given is not None and _SANE_ID.fullmatch(given) else None
+
+
+def _text_of(header: bytes) -> str:
+    """Return the value of a header; of one that is longer than any real one only what identifies it.
+
+    To decode, encode and look at a megabyte takes milliseconds of the event loop, to hash it half of one.
+    """
+    if len(header) <= _LONG_HEADER_BYTES:
+        return header.decode("utf-8", "replace")
+    return f"[{len(header)} bytes, sha256:{hashlib.sha256(header).hexdigest()}]"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -202,6 +203,16 @@ def test_one_request_writes_no_more_than_its_bound_whatever_it_sends(tmp_path: P
         line for line in segment.read_bytes().splitlines(keepends=True) if b'"event_type":"http.request"' in line
     ]
     assert len(line) <= MOST_BYTES
+
+
+def test_a_header_longer_than_any_real_one_is_recorded_as_what_identifies_it(tmp_path: Path) -> None:
+    agent = b"\xe2\x80\x8b" * 300_000
+    audited = AuditMiddleware(Counted(), audit=a_logger(tmp_path))
+
+    asyncio.run(ask_in_process(audited, "/", [(b"user-agent", agent)]))
+
+    (event,) = application_events(tmp_path)
+    assert event["source"]["user_agent"] == f"[900000 bytes, sha256:{hashlib.sha256(agent).hexdigest()}]"
 
 
 async def ask_in_process(app: Any, path: str, headers: list[tuple[bytes, bytes]]) -> None:
