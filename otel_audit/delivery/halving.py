@@ -40,13 +40,15 @@ _P = TypeVar("_P", bound=Part)
 
 
 class Endpoint(Protocol[_P]):
-    """Where parts go. `accepted` counts the parts that it took, ever; `last_accepted` is the last of them, or None."""
+    """Where parts go."""
 
     @property
-    def accepted(self) -> int: ...
+    def accepted(self) -> int:
+        """How many parts it has ever taken."""
 
     @property
-    def last_accepted(self) -> _P | None: ...
+    def last_accepted(self) -> _P | None:
+        """The last part that it took; None if there was none."""
 
     def send(self, part: _P) -> ExportOutcome:
         """Send one request."""

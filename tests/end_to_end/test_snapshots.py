@@ -26,7 +26,7 @@ from tests.servers.otlp_server import OtlpServer
 from tests.test_start import delivered, details, ours
 
 TWICE = """
-    import ctypes, json, os, sys, threading
+    import ctypes, json, os, sys, threading, time
     import otel_audit
 
     audit = otel_audit.configure()
@@ -39,6 +39,7 @@ TWICE = """
     if has_begun:
         log("before")
         assert audit.flush(timeout_s=20).complete
+        time.sleep(0.3)  # until its threads are idle: no hook of C's fork waits for the locks that they hold
 
     libc = ctypes.PyDLL(None, use_errno=True)
 
