@@ -239,6 +239,8 @@ def unrelated() -> User:
 
 
 NOBODY = AuditPrincipal()
+# An older release of FastAPI, which goes with an older OpenTelemetry, gives its schemes requests only.
+SOCKETS_HAVE_SCHEMES = "HTTPConnection" in str(OAuth2PasswordBearer.__call__.__annotations__["request"])
 BY_HEADER: dict[str, tuple[Callable[..., Any], AuditPrincipal]] = {
     **DEPENDENCIES,
     "id": (id_of, AuditPrincipal(username=str(UUID(int=17)), id=str(UUID(int=17)))),
@@ -361,8 +363,9 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
         client.get("/endpoint-refuses", auth=("ann", SECRET))
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda name: client.get(f"/by-name/{name}", headers=BEARER), map(str, range(64))))
-        with connect(f"ws://127.0.0.1:{server.address[1]}/socket", additional_headers=BEARER):
-            pass
+        if SOCKETS_HAVE_SCHEMES:
+            with connect(f"ws://127.0.0.1:{server.address[1]}/socket", additional_headers=BEARER):
+                pass
     found = {event["action"]["path"]: event for event in application_events(directory)}
     assert SECRET not in "".join(path.read_text() for path in directory.rglob("*.jsonl"))
     return found
@@ -407,8 +410,10 @@ def test_a_dependency_that_is_overridden_gives_the_user_all_the_same(events: dic
     assert who(events["/under-test/stripped"]) == NOBODY
 
 
-def test_a_connection_has_the_user_of_its_dependencies(events: dict[str, dict[str, Any]]) -> None:
-    assert who(events["/socket"]) == AuditPrincipal(username="ann")
+if SOCKETS_HAVE_SCHEMES:
+
+    def test_a_connection_has_the_user_of_its_dependencies(events: dict[str, dict[str, Any]]) -> None:
+        assert who(events["/socket"]) == AuditPrincipal(username="ann")
 
 
 def test_requests_at_the_same_time_keep_their_users_apart(events: dict[str, dict[str, Any]]) -> None:
