@@ -55,8 +55,9 @@ def test_thirty_times_cost_the_threads_and_descriptors_of_once(otlp_server: Otlp
         {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp_server.base_url, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
     )
 
-    first, last = json.loads(said)
-    assert first == last
+    (threads, descriptors), (threads_at_last, descriptors_at_last) = json.loads(said)
+    assert threads_at_last <= threads
+    assert descriptors_at_last <= descriptors + 2  # some are open for a moment, such as the directory
     assert sorted(delivered(otlp_server), key=int) == [str(number) for number in range(31)]
     assert len(list(tmp_path.glob("*.jsonl"))) == 2  # the forked child has its own
 

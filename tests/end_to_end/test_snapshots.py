@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tests.end_to_end.test_main_path import ROOT
 from tests.servers import free_port, poll
 from tests.servers.otlp_grpc_server import GrpcReceived, OtlpGrpcServer
 from tests.servers.otlp_server import OtlpServer
-from tests.test_start import delivered, details, ours
+from tests.test_start import delivered, details
 
 TWICE = """
     import ctypes, json, os, sys, threading, time
@@ -127,6 +129,11 @@ def test_two_copies_that_reopen_share_no_stream_no_id_and_no_connection(
         assert len(instances) == processes
 
 
+def new_since(others: set[threading.Thread]) -> list[threading.Thread]:
+    """The threads of ours that were not there before."""
+    return [each for each in threading.enumerate() if each not in others and each.name.startswith("otel-audit")]
+
+
 def descriptors() -> list[str]:
     """What this process has open, but for connections: the server at their other end is in it too."""
     opened = (f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd"))
@@ -137,7 +144,8 @@ def descriptors() -> list[str]:
 def test_where_the_threads_are_there_reopening_ends_them_and_loses_nothing(
     durability: str, otlp_server: OtlpServer, tmp_path: Path
 ) -> None:
-    before = ours(), descriptors()
+    # Loggers that other tests have not closed end when they like: only what is new counts.
+    others, opened = set(threading.enumerate()), Counter(descriptors())
     audit = otel_audit.configure(directory=tmp_path, durability=durability, batch_delay_s=60)
     streams = set()
 
@@ -148,17 +156,25 @@ def test_where_the_threads_are_there_reopening_ends_them_and_loses_nothing(
 
     log(0)
     assert audit.flush(timeout_s=20).complete
-    threads = ours()
+    threads = sorted(each.name for each in new_since(others))
     for number in range(1, 10):
         audit.reopen()
         log(number)  # not delivered when the next one comes
     assert audit.flush(timeout_s=20).complete
-    poll(ours, until=lambda now: now == threads, what="the former threads to be gone")
+    poll(
+        lambda: sorted(each.name for each in new_since(others)),
+        until=lambda now: now == threads,
+        what="the former threads to be gone",
+    )
     audit.close()
 
     assert len(streams) == 10
     assert sorted(delivered(otlp_server), key=int) == [str(number) for number in range(10)]
-    poll(lambda: (ours(), descriptors()), until=lambda now: now == before, what="nothing to be held any more")
+    poll(
+        lambda: (new_since(others), Counter(descriptors()) - opened),
+        until=lambda now: now == ([], Counter()),
+        what="nothing to be held any more",
+    )
 
 
 def test_a_logger_that_was_closed_for_the_snapshot_is_open_again(otlp_server: OtlpServer, tmp_path: Path) -> None:
