@@ -20,7 +20,7 @@ from otel_audit.event import (
     Outcome,
     PrincipalKind,
 )
-from otel_audit.integrations.asgi import AuditMiddleware
+from otel_audit.integrations.asgi.middleware import AuditMiddleware
 from otel_audit.journal.journal import Receipt
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 from otel_audit.operation import Operation

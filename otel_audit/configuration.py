@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.environment_variables import OTEL_EXPERIMENTAL_RESOURCE_DETECTORS, OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.outcomes import Exporter
 from otel_audit.errors import ConfigError
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 from otel_audit.policy import read_policy
-from otel_audit.process_end import close_at_end
 from otel_audit.redaction.caps import Caps
-from otel_audit.redaction.redactor import Redactor
-from otel_audit.redaction.rules import Rules
+from otel_audit.redaction.redactor import Redactor, Rules
 from otel_audit.settings import Settings
 from otel_audit.settings.settings import IGNORED_VARIABLES
 from otel_audit.sinks import AuditSink, FileAuditSink, LoggerAuditSink, StdoutAuditSink
-from otel_audit.trail import Trail
+from otel_audit.trail import Trail, close_at_end
 
 if TYPE_CHECKING:
     from otel_audit.delivery.sdk_exporter import MadeOrMaker

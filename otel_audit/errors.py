@@ -1,14 +1,8 @@
-"""The exception tree.
-
-AuditError
-├── ConfigError            a setting is wrong; nothing was started
-├── JournalUnreadable      a segment is of a format that this version does not know; nothing of it was read
-└── AuditUnavailable       the event is not known to be durable
-    ├── JournalFull        nothing was written: there is no room
-    └── JournalUnwritable  nothing was written: the directory or file does not accept writes
-"""
+"""The exception tree, and what any exception says of the work that it ended."""
 
 from __future__ import annotations
+
+import os
 
 __all__ = [
     "AuditError",
@@ -17,6 +11,8 @@ __all__ = [
     "JournalFull",
     "JournalUnreadable",
     "JournalUnwritable",
+    "described",
+    "is_stop",
 ]
 
 
@@ -51,3 +47,25 @@ class JournalFull(AuditUnavailable):
 
 class JournalUnwritable(AuditUnavailable):
     """Nothing was written: the journal's directory or file does not accept writes."""
+
+
+def is_stop(error: BaseException | None) -> bool:
+    """Whether work was ended from outside: a time-out, or a cancellation by whatever library, or a group of those."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_stop, error.exceptions))
+    return isinstance(error, TimeoutError) or not isinstance(error, Exception | SystemExit | None)
+
+
+def described(error: BaseException) -> str:
+    """The text of one of our own; of any other the class, what the system says, and where it was raised.
+
+    Its own message may hold a secret.
+    """
+    if isinstance(error, AuditError):
+        return str(error)
+    cause = f" ({os.strerror(error.errno)})" if isinstance(error, OSError) and error.errno else ""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = f" raised at {at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else ""
+    return f"{type(error).__qualname__}{cause}{place}"

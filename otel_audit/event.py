@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 import msgspec
 from pydantic import BaseModel, Field, ValidationError
 
+from otel_audit.json_values import JsonValues
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -145,8 +147,6 @@ def _text(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    from otel_audit.redaction.json_values import JsonValues  # redaction stands on this module
-
     return JsonValues(depth=_DEPTH, items=_ITEMS).of_field(value)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from pydantic import BaseModel
 
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
-from otel_audit.redaction.json_values import JsonValues
+from otel_audit.json_values import JsonValues
 
 __all__ = ["as_event", "fields_of"]
 

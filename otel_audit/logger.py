@@ -11,12 +11,13 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from opentelemetry.context import Context
 
-from otel_audit import draft, ids
+from otel_audit import fast_line as draft
+from otel_audit import ids
 from otel_audit.delivery.processor import FlushReport
-from otel_audit.draft import NOWHERE, Action, Source
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
-from otel_audit.handover import Handover
+from otel_audit.fast_line import NOWHERE, Action, Source
 from otel_audit.journal.journal import Receipt
+from otel_audit.loss import Handover
 from otel_audit.notices import Notices
 from otel_audit.operation import Operation, audited, operation
 from otel_audit.policy import Decisions, Policy

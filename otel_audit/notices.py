@@ -1,19 +1,49 @@
-"""What is said on stderr: losses, a blocked export, a setting that is ignored. Each kind at most once a minute.
-
-Never through `logging`: a handler there may be our own, and the notice would come back as an event.
-"""
+"""Notices on stderr, each kind at most once a minute; and text that is safe to show on a terminal."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable
+from typing import Any, Final
 
-from otel_audit.terminal import escaped
 from otel_audit.threads import get_ident, new_lock
 
-__all__ = ["Notices"]
+__all__ = ["Notices", "escaped", "escaped_json", "shown_json"]
+
+
+_SPACES: Final = ("Zs", "Zl", "Zp")  # those of JSON stay as they are: no terminal obeys them
+
+
+def escaped(text: str) -> str:
+    """The text with every character that is not printable written as a Python escape, such as `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def escaped_json(text: str) -> str:
+    """JSON of the same value, with every character that a terminal would obey written as an escape of JSON."""
+    if text.isprintable():
+        return text
+    return "".join(char if _is_harmless(char) else json.dumps(char)[1:-1] for char in text.replace("\x7f", "\\u007f"))
+
+
+def shown_json(value: Any) -> str:
+    """A value as the JSON that a command prints with `--json`."""
+    return escaped_json(json.dumps(value, indent=2))
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or char == "\n" or unicodedata.category(char) in _SPACES
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
 
 _INTERVAL_S = 60.0
 _TURN_MAX_S = 1.0  # how long a notice waits for another one: stderr may be a pipe that nobody reads

@@ -11,15 +11,15 @@ from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from opentelemetry.context import Context
 
-from otel_audit import draft, ids
-from otel_audit.errors import AuditUnavailable
+from otel_audit import fast_line as draft
+from otel_audit import ids
+from otel_audit.errors import AuditUnavailable, is_stop
 from otel_audit.event import AuditEvent, Outcome
 from otel_audit.event_fields import as_event
-from otel_audit.failures import is_stop
 from otel_audit.journal.journal import Receipt
-from otel_audit.policy.decision import Decision
+from otel_audit.json_values import JsonValues
+from otel_audit.policy.decisions import Decision
 from otel_audit.recorder import Recorder
-from otel_audit.redaction.json_values import JsonValues
 from otel_audit.settings import OnLoss
 
 __all__ = ["EXCEPTION_MESSAGE", "Operation", "audited", "operation"]

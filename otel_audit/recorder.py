@@ -18,16 +18,15 @@ import msgspec
 from msgspec import UNSET
 from opentelemetry.context import Context, get_current
 
-from otel_audit import draft, ids
-from otel_audit.draft import NOBODY, NOTHING, Action, Draft, Exchange, Principal, Resource, Source, SpanIds
+from otel_audit import fast_line as draft
+from otel_audit import ids
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.event_fields import as_event, fields_of
-from otel_audit.handover import Handover
+from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Exchange, Principal, Resource, Source, SpanIds
 from otel_audit.journal.commit import Commit
 from otel_audit.journal.journal import Receipt
-from otel_audit.policy.decision import Decision, Level, as_metadata
-from otel_audit.policy.decisions import Decisions
-from otel_audit.policy.facts import ROUTE_ATTRIBUTE, Facts, path_of
+from otel_audit.loss import Handover
+from otel_audit.policy.decisions import ROUTE_ATTRIBUTE, Decision, Decisions, Facts, Level, as_metadata, path_of
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.settings import OnLoss
 from otel_audit.trail import is_vital

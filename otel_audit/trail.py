@@ -1,8 +1,17 @@
-"""The trail: one journal and its delivery. It is a sink, and what `configure()` puts behind a logger."""
+"""The trail: one journal and its delivery. It is a sink, and what `configure()` puts behind a logger.
+
+The normal end of this process: every trail that is open is closed there, so that it delivers what it has.
+
+A process that `multiprocessing` forks, from its fork server too, runs no exit handlers, but finalizers of its own.
+
+The exporters that the settings name.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 import time
 import uuid
 import weakref
@@ -21,20 +30,20 @@ from opentelemetry.sdk.resources import (
 
 from otel_audit import ids
 from otel_audit._version import __version__
-from otel_audit.delivery.batch import Exporter
-from otel_audit.delivery.elsewhere import Elsewhere
-from otel_audit.delivery.exporters import exporters_of
-from otel_audit.delivery.metrics import AuditMetrics, metrics_of_process
-from otel_audit.delivery.numbers import Numbers, Stats
+from otel_audit.delivery.console import ConsoleExporter
+from otel_audit.delivery.counts import Elsewhere, MemoryTally, Tally
+from otel_audit.delivery.jsonl import JsonlExporter
+from otel_audit.delivery.metrics import AuditMetrics, Numbers, Stats, metrics_of_process
+from otel_audit.delivery.otlp.exporter import OtlpExporter
+from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
-from otel_audit.delivery.retaining import retention_of
-from otel_audit.delivery.tally import MemoryTally, Tally
+from otel_audit.delivery.sweep import retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
 from otel_audit.journal.files import say_exposure
 from otel_audit.journal.forks import begin_anew
-from otel_audit.journal.host import boot_id, host_id
 from otel_audit.journal.journal import Journal
+from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.memory_journal import MemoryJournal
 from otel_audit.journal.memory_stream import MemoryShipment, MemoryStream, QueueLimits
 from otel_audit.journal.open_stream import OpenStream
@@ -44,7 +53,31 @@ from otel_audit.notices import Notices
 from otel_audit.settings import Durability, ExporterName, OnLoss, Settings
 from otel_audit.sinks import AuditSink, JsonlEvent
 
-__all__ = ["Stats", "Trail", "is_vital"]
+__all__ = ["Stats", "Trail", "close_at_end", "exporters_of", "is_vital"]
+
+
+def exporters_of(settings: Settings) -> list[Exporter]:
+    """One for each destination; none where the journal is the destination, or another process delivers.
+
+    Raises:
+        ConfigError: one cannot be made.
+    """
+    return [exporter for name in settings.export if (exporter := _exporter(name, settings)) is not None]
+
+
+def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
+    match name:
+        case ExporterName.OTLP:
+            if settings.otlp is None:
+                raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT: expected an endpoint for the exporter otlp, got none")
+            return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
+        case ExporterName.CONSOLE:
+            return ConsoleExporter()
+        case ExporterName.JSONL:
+            return JsonlExporter(settings.jsonl_path, mode=settings.file_mode, delay_s=settings.batch_delay_s)
+        case ExporterName.NONE | ExporterName.SHIP:
+            return None
+
 
 SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
@@ -342,3 +375,51 @@ def is_vital(outcome: object, on_loss: OnLoss) -> bool:
 def _process_ids() -> dict[str, int]:
     """What the detector `process` says of this one and no other process."""
     return {PROCESS_PID: os.getpid(), PROCESS_PARENT_PID: os.getppid()}
+
+
+# After the finalizers of `multiprocessing` itself, which wait for the children of the process.
+_LATE = -100
+
+# In a forked child too: to close a trail there that nothing was logged to does no more than to forget it.
+_open: weakref.WeakSet[Trail] = weakref.WeakSet()
+_is_watched = False
+
+
+def close_at_end(trail: Trail) -> None:
+    """The trail is closed at the normal end of this process, and of each that is forked from it."""
+    _open.add(trail)
+    _watch_multiprocessing()
+
+
+def _close_all() -> None:
+    for trail in list(_open):
+        try:
+            trail.close()
+        except Exception as error:
+            Notices().say("close", f"closing failed: {error!r}")
+
+
+def _watch_multiprocessing() -> None:
+    """Every process that `multiprocessing` starts from here on finalizes its trails, and so does this one.
+
+    Nothing happens where it was not imported: then it has started no process, and did not start this one.
+    """
+    global _is_watched
+    # Not by an import, which could wait for ever in a forked child for the lock of a thread that is not there.
+    register_after_fork = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
+    if _is_watched or register_after_fork is None:
+        return
+    _is_watched = True
+    # Called when the process has forgotten the finalizers of its parent, and those made while its module was imported.
+    register_after_fork(_open, _finalize)
+    _finalize()
+
+
+def _finalize(_: object = None) -> None:
+    process, util = sys.modules["multiprocessing.process"], sys.modules["multiprocessing.util"]
+    if process.parent_process() is not None:  # the first process runs exit handlers
+        util.Finalize(None, _close_all, exitpriority=_LATE)
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_watch_multiprocessing)

@@ -7,9 +7,9 @@ from typing import Any
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from otel_audit import attributes as keys
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, PrincipalKind
-from otel_audit.records import export_request
+from otel_audit.records import attributes as keys
+from otel_audit.records.encoding import export_request
 from tests.journal_lines import HEADER, line_of, raw_line
 
 __all__ = [

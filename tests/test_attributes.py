@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit import attributes
-from otel_audit.attributes import ATTRIBUTES, KEY_PATTERN, Attribute, Standard
 from otel_audit.event import AuditEvent
+from otel_audit.records import attributes
+from otel_audit.records.attributes import ATTRIBUTES, KEY_PATTERN, Attribute, Standard
 
 SEMCONV_MODULES = ("client", "error", "gen_ai", "http", "jsonrpc", "mcp", "url", "user", "user_agent")
 

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditEvent
 from otel_audit.redaction.caps import JOURNAL_BYTES, SHORTEST_CUT, Caps, cut_key, cut_text, marker_of, split_marker
-from otel_audit.redaction.event_texts import MARGIN_CHARS
+from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
-from otel_audit.redaction.secret_patterns import REDACTED
+from otel_audit.redaction.screen import MARGIN_CHARS
 
 
 def examples(count: int) -> settings:

@@ -12,7 +12,7 @@ from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter, InMemoryLog
 from opentelemetry.sdk.resources import Resource
 
 import otel_audit
-from otel_audit.integrations.sdk import AuditLogRecordProcessor
+from otel_audit.integrations.otel_logs import AuditLogRecordProcessor
 from otel_audit.logger import AuditLogger
 from tests.servers.otlp_server import OtlpServer
 from tests.test_start import delivered, run

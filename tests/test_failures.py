@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.errors import ConfigError
-from otel_audit.failures import described, is_stop
+from otel_audit.errors import ConfigError, described, is_stop
 
 
 class ForeignCancelled(BaseException):

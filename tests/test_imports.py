@@ -15,19 +15,16 @@ PACKAGE = Path(otel_audit.__file__).parent
 # From the bottom up: a module imports from its own layer and from those before it. A name stands for the module or
 # subpackage and all that is in it.
 LAYERS: list[set[str]] = [
-    {"_version", "errors", "failures", "ids", "terminal", "threads", "notices"},
+    {"_version", "errors", "ids", "json_values", "threads", "notices"},
     {"settings"},
-    {"event", "attributes", "redaction"},
-    {"derived", "event_fields", "draft"},
-    {"mapping"},
-    {"wire", "otlp_json"},
-    {"foreign"},
+    {"event", "redaction"},
+    {"event_fields", "fast_line"},
     {"records"},
+    {"signing"},
     {"journal"},
-    {"integrity"},
     {"delivery"},
     {"stores", "trail", "sinks", "policy", "diagnosis"},
-    {"handover", "process_end", "verify", "replaying"},
+    {"loss", "verification", "replaying"},
     {"recorder"},
     {"operation"},
     {"logger"},
@@ -39,21 +36,16 @@ LAYERS: list[set[str]] = [
 # Sharper than the layers: what these may import of the package at all.
 ONLY: dict[str, set[str]] = {
     "errors": set(),
-    "terminal": set(),
     "ids": set(),
+    "json_values": set(),
     "threads": set(),
-    "notices": {"terminal", "threads"},
+    "notices": {"threads"},
     "_version": set(),
-    "event": {"redaction"},  # inside a function: what makes a text of any value
-    "attributes": set(),
+    "event": {"json_values"},
     "settings": {"settings", "errors"},
-    "derived": {"attributes", "event"},
-    "mapping": {"attributes", "derived"},
-    "wire": {"mapping"},
-    "foreign": {"otlp_json"},
-    "records": {"wire", "foreign", "mapping", "derived", "attributes", "event", "errors"},
-    "event_fields": {"event", "redaction"},
-    "policy": {"policy", "derived", "event", "settings", "errors"},
+    "records": {"records", "event", "errors", "ids"},
+    "event_fields": {"event", "json_values"},
+    "policy": {"policy", "records", "event", "settings", "errors"},
     "sinks": set(),
     # Lines and hashes, not OTel and not what an event is.
     "journal": {"journal", "settings", "errors", "notices", "ids", "threads", "_version"},
@@ -63,9 +55,9 @@ ONLY: dict[str, set[str]] = {
 LINES_MAX = 500
 
 # The journal, for one, knows no OTel.
-NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "attributes", "redaction", "policy"}
+NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "redaction", "policy"}
 # Private modules of OTel break between releases: tests/delivery/test_otel_logs.py says what these need of them.
-PRIVATE_OTEL = {"delivery/otel_logs.py", "delivery/suppression.py"}
+PRIVATE_OTEL = {"records/sdk.py", "delivery/suppression.py"}
 
 
 def parts_of(module: str) -> list[Path]:

@@ -22,7 +22,7 @@ from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_audit.otlp_json import any_value, key_values, read_request, read_resource_logs
+from otel_audit.records.otlp_json import any_value, key_values, read_request, read_resource_logs
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 # Without null: earlier releases of the official encoder leave out the AnyValue of one that is inside another value.

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, Outcome
 from otel_audit.policy import Decision, Decisions, Facts, Level, Policy, Rule, read_policy
-from otel_audit.policy.decision import as_metadata
-from otel_audit.policy.rule import Glob
+from otel_audit.policy.decisions import Glob, as_metadata
 from otel_audit.settings import OnLoss
 
 OPEN, CLOSED = OnLoss.OPEN, OnLoss.CLOSED

@@ -15,11 +15,11 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
-from otel_audit import attributes as keys
-from otel_audit.attributes import ATTRIBUTES, KEY_PATTERN, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, ValueType
-from otel_audit.delivery.sdk_records import readable_record, readable_records
 from otel_audit.event import Outcome
-from otel_audit.records import export_request
+from otel_audit.records import attributes as keys
+from otel_audit.records.attributes import ATTRIBUTES, KEY_PATTERN, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, ValueType
+from otel_audit.records.encoding import export_request
+from otel_audit.records.sdk import readable_record, readable_records
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, record_of, size_of
 

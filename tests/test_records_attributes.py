@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from otel_audit import attributes as keys
-from otel_audit.attributes import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES
-from otel_audit.derived import verdict_of
 from otel_audit.event import Outcome
+from otel_audit.records import attributes as keys
+from otel_audit.records.attributes import MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES
+from otel_audit.records.facts import verdict_of
 from tests.journal_lines import STREAM_ID, raw_line
 from tests.record_lines import MANDATORY, attributes_of, record_of, size_of
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
-from otel_audit import attributes as keys
-from otel_audit.delivery.sdk_records import readable_record, readable_records
-from otel_audit.records import UnreadableLine, export_request
+from otel_audit.records import attributes as keys
+from otel_audit.records.encoding import UnreadableLine, export_request
+from otel_audit.records.sdk import readable_record, readable_records
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import MANDATORY, SPAN, a_failed_login, a_tool_call, attributes_of, record_of
 

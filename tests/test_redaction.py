@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.redaction.caps import Caps
+from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import has_secret
-from otel_audit.redaction.secret_patterns import REDACTED
 from tests.cleaning import EVENTS, HOSTILE_EVENTS, ORDINARY_VALUES, an_event, examples, joined_texts_of, texts_of
 from tests.secret_samples import planted
 

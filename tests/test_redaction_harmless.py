@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from otel_audit.redaction.card_numbers import is_card_integer
+from otel_audit.redaction.pattern import is_card_integer
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import without_secrets
 

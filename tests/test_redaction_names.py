@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.redaction.caps import Caps
+from otel_audit.redaction.names import is_secret_name
+from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
-from otel_audit.redaction.secret_names import is_secret_name
-from otel_audit.redaction.secret_patterns import REDACTED
 from tests.cleaning import examples
 
 SECRET_NAMES = (

@@ -12,10 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from otel_audit.redaction.formats import FORMATS, TokenFormat
-from otel_audit.redaction.reading import HINT
+from otel_audit.redaction.patterns import PATTERNS, REDACTED, SecretPattern
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import has_secret, without_secrets
-from otel_audit.redaction.secret_patterns import PATTERNS, REDACTED, SecretPattern
+from otel_audit.redaction.values import HINT
 from tests.cleaning import examples
 from tests.secret_samples import SAMPLES, TOKENS, Sample, planted
 

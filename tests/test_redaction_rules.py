@@ -15,9 +15,8 @@ from otel_audit import configure
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditSource
 from otel_audit.redaction import Redactor, Rules
-from otel_audit.redaction.client_info import network_of, product_of
-from otel_audit.redaction.pseudonyms import PseudonymKey, Pseudonyms
-from otel_audit.redaction.secret_patterns import REDACTED
+from otel_audit.redaction.patterns import REDACTED
+from otel_audit.redaction.pseudonyms import PseudonymKey, Pseudonyms, network_of, product_of
 from otel_audit.settings import ClientInfo, Settings
 from tests.cleaning import joined_texts_of
 from tests.recording import event_of, recorder

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from otel_audit.redaction.reading import Reading
+from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import without_secrets
-from otel_audit.redaction.secret_patterns import REDACTED
+from otel_audit.redaction.values import Reading
 from tests.cleaning import examples
 
 _NAMES = (

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from otel_audit.redaction.caps import Caps
-from otel_audit.redaction.event_texts import MARGIN_CHARS
+from otel_audit.redaction.patterns import PATTERNS, REDACTED
 from otel_audit.redaction.redactor import Redactor
-from otel_audit.redaction.screen import without_secrets
-from otel_audit.redaction.secret_patterns import PATTERNS, REDACTED
+from otel_audit.redaction.screen import MARGIN_CHARS, without_secrets
 from tests.screen_work import Work, work_of
 
 SEED = 20_261_128

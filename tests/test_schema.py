@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from otel_audit.attributes import ATTRIBUTES
 from otel_audit.cli.schema import event_schema, schema, schema_markdown
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.logger import AuditLogger
+from otel_audit.records.attributes import ATTRIBUTES
 from tests.journal_lines import HEADER, line_of, raw_line
 from tests.recording import a_trail, recorder
 

@@ -9,8 +9,8 @@ import pytest
 
 from otel_audit.errors import ConfigError
 from otel_audit.settings import Origin, Setting, Settings, Source
-from otel_audit.settings.names import RESERVED
 from otel_audit.settings.otlp import OTLP_TABLE
+from otel_audit.settings.setting import RESERVED
 from otel_audit.settings.table import TABLE
 from tests.setting_examples import EACH_SETTING, EXAMPLES, HOME, companions, config_file, effective, refusal
 

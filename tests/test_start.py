@@ -31,7 +31,7 @@ LOADING = """
 
     import otel_audit
     from opentelemetry.sdk._logs.export import ConsoleLogRecordExporter
-    from otel_audit.integrations.sdk import AuditLogExporter, AuditLogRecordProcessor
+    from otel_audit.integrations.otel_logs import AuditLogExporter, AuditLogRecordProcessor
 
     def over(protocol, **settings):
         os.environ["OTEL_EXPORTER_OTLP_PROTOCOL"] = protocol

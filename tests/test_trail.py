@@ -17,8 +17,7 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.types import Attributes
 
-from otel_audit.delivery.batch import Batch, Exporter
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
+from otel_audit.delivery.outcomes import Accepted, Batch, Exporter, ExportOutcome, Refused, Unavailable
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.event import AuditEvent
 from otel_audit.journal.cursor import read_cursor

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from otel_audit import wire
+from otel_audit.records import wire
 
 SCALARS = (
     st.text(st.characters(exclude_categories=["Cs"]), max_size=300)

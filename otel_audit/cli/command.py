@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from otel_audit._version import __version__
-from otel_audit.terminal import escaped
+from otel_audit.notices import escaped
 
 __all__ = ["COMMANDS", "main"]
 

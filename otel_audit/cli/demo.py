@@ -20,12 +20,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 
 from otel_audit.cli.demo_service import FeatureService, Visitors
-from otel_audit.cli.parameters import GivenNumber, GivenPath
+from otel_audit.cli.options import GivenNumber, GivenPath
 from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
 from otel_audit.logger import AuditLogger
+from otel_audit.notices import escaped
 from otel_audit.settings import Durability, ExporterName, Origin, OtlpProtocol, Settings
-from otel_audit.terminal import escaped
 from otel_audit.trail import Stats
 
 __all__ = ["demo"]

@@ -12,8 +12,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from otel_audit.cli.parameters import GivenPath
-from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.cli.options import GivenPath
+from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.diagnosis import (
     Finding,
     destination_findings,
@@ -23,10 +23,10 @@ from otel_audit.diagnosis import (
     probe_finding,
 )
 from otel_audit.errors import ConfigError
+from otel_audit.notices import escaped, shown_json
 from otel_audit.policy import read_policy
 from otel_audit.redaction import Rules
 from otel_audit.settings import ExporterName, Settings
-from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["doctor"]
 

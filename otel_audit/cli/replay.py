@@ -1,10 +1,17 @@
-"""`otel-audit replay`: send what was recorded elsewhere, or before, to an OTLP endpoint."""
+"""`otel-audit replay`: send what was recorded elsewhere, or before, to an OTLP endpoint.
+
+`otel-audit replay --quarantine`: what it says about the quarantined lines that it sends again.
+
+Where a command sends records to, and how it waits: from the settings and the options of the command.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,21 +21,103 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otel_audit._version import __version__
-from otel_audit.cli.destination import Destination
-from otel_audit.cli.parameters import GivenNumber, GivenPath
-from otel_audit.cli.replay_quarantine import replay_quarantine
+from otel_audit.cli.options import GivenNumber, GivenPath, Stop
+from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
-from otel_audit.replaying.parcel import Trouble
-from otel_audit.replaying.replay import Replay, ReplayReport
-from otel_audit.replaying.source import Kind, Source
-from otel_audit.replaying.state import ReplayState, state_path
+from otel_audit.notices import escaped, shown_json
+from otel_audit.replaying.quarantine import QuarantineReplay, QuarantineReport
+from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState, state_path
+from otel_audit.replaying.sending import Patience, Trouble
+from otel_audit.replaying.source import Kind, Limits, Source
 from otel_audit.settings import OtlpSettings, Settings
-from otel_audit.terminal import escaped, shown_json
 from otel_audit.trail import SCOPE_NAME
 
-__all__ = ["replay"]
+__all__ = ["Destination", "replay", "replay_quarantine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The OTLP endpoint of the settings, with an exporter to it."""
+
+    settings: Settings
+    otlp: OtlpSettings
+    exporter: OtlpExporter
+    patience: Patience
+
+    @property
+    def limits(self) -> Limits:
+        """How much goes into one request."""
+        return Limits(self.settings.batch_count, self.settings.batch_bytes)
+
+    @classmethod
+    @contextmanager
+    def of_settings(cls, *, give_up_after_s: float) -> Iterator[Destination]:
+        """The destination, as long as it is used. SIGTERM and Ctrl-C ask for an end meanwhile.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        settings = Settings.load(os.environ, {"export": "otlp"})
+        assert settings.otlp is not None  # it is read because export names it
+        exporter = OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
+        with Stop() as stop:
+            patience = Patience(give_up_after_s, settings.backoff_cap_s, pause=stop.wait, stopped=stop)
+            try:
+                yield cls(settings, settings.otlp, exporter, patience)
+            finally:
+                exporter.close()
+
+
+_REFUSALS_SHOWN: Final = 20
+
+
+def replay_quarantine(directory: Path, destination: Destination, *, as_json: bool) -> bool:
+    """Send the quarantined lines of a directory and say what became of them. True when nothing is in quarantine now."""
+    run = QuarantineReplay(
+        directory,
+        destination.exporter,
+        limits=destination.limits,
+        patience=destination.patience,
+        file_mode=destination.settings.file_mode,
+    )
+    report = run.run()
+    if as_json:
+        click.echo(shown_json(_quarantine_as_json(directory, destination.otlp, report)))
+    else:
+        _say_quarantine(destination.otlp, report)
+    return report.is_complete
+
+
+def _quarantine_as_json(directory: Path, otlp: OtlpSettings, report: QuarantineReport) -> Mapping[str, Any]:
+    return {
+        "directory": str(directory),
+        "endpoint": otlp.shown_endpoint,
+        "streams": report.streams,
+        "lines": report.lines,
+        "sent": report.sent,
+        "refused": len(report.refused),
+        "missing": report.missing,
+        "refused_lines": [
+            {"stream_id": place.file, "seq": place.line, "reason": reason} for place, reason in report.refused
+        ],
+        "left": report.left or None,
+    }
+
+
+def _say_quarantine(otlp: OtlpSettings, report: QuarantineReport) -> None:
+    click.echo(
+        f"{report.sent} of {report.lines} quarantined lines of {report.streams} streams sent to "
+        f"{escaped(otlp.shown_endpoint)}, {len(report.refused)} refused again, {report.missing} missing"
+    )
+    for (stream_id, seq), reason in report.refused[:_REFUSALS_SHOWN]:
+        click.echo(f"{stream_id}:{seq}: refused again: {escaped(reason)}", err=True)
+    if len(report.refused) > _REFUSALS_SHOWN:
+        click.echo(f"and {len(report.refused) - _REFUSALS_SHOWN} more: see --json", err=True)
+    if report.left:
+        click.echo(f"the rest stays in quarantine: {escaped(report.left)}", err=True)
+
 
 _FINDING: Final = 1
 _WRONG_USAGE: Final = 2

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import click
 
-from otel_audit.attributes import (
+from otel_audit.event import AuditEvent, Outcome
+from otel_audit.records.attributes import (
     ATTRIBUTES,
     FREE_PREFIX,
     MAX_ATTRIBUTES,
@@ -17,8 +18,7 @@ from otel_audit.attributes import (
     MAX_TEXT_BYTES,
     SCHEMA_VERSION,
 )
-from otel_audit.derived import Verdict, verdict_of
-from otel_audit.event import AuditEvent, Outcome
+from otel_audit.records.facts import Verdict, verdict_of
 
 __all__ = ["event_schema", "schema", "schema_markdown"]
 
@@ -261,7 +261,7 @@ _CONFORMANCE: Final[tuple[tuple[str, str, str], ...]] = (
 _PAGE: Final = """\
 # Schema
 
-<!-- Made by `otel-audit schema --markdown > docs/schema.md` from the event model and otel_audit/attributes.py. -->
+<!-- Made by `otel-audit schema --markdown > docs/schema.md` from the event model and records/attributes.py. -->
 
 What an audit event holds, what the journal adds, and how the line becomes an OTel LogRecord. Version of the mapping:
 `{version}`, in every record as `audit.schema.version`. The JSON Schema: `otel-audit schema --json`; a journal line is

@@ -11,20 +11,17 @@ from typing import Any, Final
 
 import click
 
-from otel_audit.cli.directory import directory_argument
-from otel_audit.cli.stop import Stop
-from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.cli.options import Stop, directory_argument
+from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
-from otel_audit.delivery.retaining import retention_of
-from otel_audit.delivery.sweep import Sweep, SweepReport, restart
+from otel_audit.delivery.sweep import Sweep, SweepReport, restart, retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory, say_exposure
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.retention import Removed, Retention
-from otel_audit.notices import Notices
+from otel_audit.notices import Notices, escaped, shown_json
 from otel_audit.settings import OtlpSettings, Settings
-from otel_audit.terminal import escaped, shown_json
 
 __all__ = ["ship"]
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_audit.cli.directory import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
+from otel_audit.cli.options import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.diagnosis import missing_words
-from otel_audit.journal.census import Census, Counts, StreamCensus, census
+from otel_audit.journal.counts import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.room import Space
-from otel_audit.terminal import escaped, shown_json
+from otel_audit.notices import escaped, shown_json
 
 __all__ = ["status"]
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import click
 
-from otel_audit.cli.directory import directory_argument, say_if_empty, unreadable
+from otel_audit.cli.options import directory_argument, say_if_empty, unreadable
 from otel_audit.delivery.console import Terminal
-from otel_audit.journal.latest import Latest, Seen
-from otel_audit.terminal import escaped_json
+from otel_audit.notices import escaped_json
+from otel_audit.stores.directory import Latest, Seen
 
 __all__ = ["tail"]
 

@@ -10,9 +10,8 @@ from typing import Final, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Unavailable
-from otel_audit.delivery.view import LineView
+from otel_audit.delivery.event_text import LineView
+from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Unavailable
 
 __all__ = ["ConsoleExporter", "Terminal"]
 

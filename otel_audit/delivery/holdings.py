@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from otel_audit.delivery.adoption import Adoption
-from otel_audit.journal.census import Foreign, stream_counts
+from otel_audit.journal.counts import Foreign, stream_counts
 from otel_audit.journal.cursor import Progress, read_cursor
-from otel_audit.journal.exportable import Exportable
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.recovery import Shipment
+from otel_audit.journal.shipment import Adoption, Exportable, Shipment
 from otel_audit.notices import Notices
 
 __all__ = ["Holdings"]

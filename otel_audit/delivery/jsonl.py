@@ -18,8 +18,7 @@ from typing import Final
 
 import msgspec
 
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
+from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable
 from otel_audit.journal.forks import process
 from otel_audit.threads import new_lock, real_sleep
 

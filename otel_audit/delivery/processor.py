@@ -5,6 +5,8 @@ crashed process are read the same way, taking turns.
 
 Source: OpenTelemetry specification, "Batching processor", whose limits (count, delay) it keeps; what it does not keep
 is the dropping of records when a queue is full.
+
+That the end has begun: said by whoever closes, and waited for by one thread.
 """
 
 from __future__ import annotations
@@ -12,26 +14,50 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import Empty
 
-from otel_audit.delivery.adoption import Adoption
-from otel_audit.delivery.batch import Exporter
-from otel_audit.delivery.closing import Closing
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
+from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.worker import BatchLimits, Worker
 from otel_audit.journal.cursor import Position, Progress
-from otel_audit.journal.exportable import Exportable
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.recovery import take
 from otel_audit.journal.retention import Retention
+from otel_audit.journal.shipment import Adoption, Exportable, take
 from otel_audit.notices import Notices
-from otel_audit.threads import RealThread, acquired, new_rlock
+from otel_audit.threads import RealThread, SimpleQueue, acquired, new_rlock
 
-__all__ = ["Adoption", "BatchProcessor", "FlushReport"]
+__all__ = ["Adoption", "BatchProcessor", "Closing", "FlushReport"]
+
+
+class Closing:
+    """Set once. Not an `Event`, whose lock an asynchronous exception may leave locked: the next close would hang."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._said: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """The end has begun. Any thread, also a signal handler inside of this call."""
+        self._is_set = True
+        self._said.put(None)
+
+    def is_set(self) -> bool:
+        """Whether it has begun."""
+        return self._is_set
+
+    def is_set_within(self, timeout_s: float) -> bool:
+        """Wait for it, so many seconds at the most. One thread."""
+        if not self._is_set:
+            with suppress(Empty):
+                self._said.get(timeout=timeout_s)
+        return self._is_set
+
 
 _ADOPT_INTERVAL_S = 10.0
 

@@ -6,13 +6,11 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.otel_logs import LogRecordExporter
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable, UnavailableFor
-from otel_audit.delivery.sdk_records import readable_records
+from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable, UnavailableFor
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.journal.forks import process
-from otel_audit.records import UnreadableLine
+from otel_audit.records.encoding import UnreadableLine
+from otel_audit.records.sdk import LogRecordExporter, readable_records
 
 __all__ = ["MadeOrMaker", "SdkExporter", "sdk_exporters"]
 

@@ -1,26 +1,60 @@
 """The export of one stream to one destination: which lines go next, how many at a time, and how far it came.
 
 Source: the outcome table of docs/delivery.md. `halving` finds the lines that are refused.
+
+The newest line of a stream: the one to ask a destination with whether it takes anything at all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from otel_audit.delivery.backoff import Backoff
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
-from otel_audit.delivery.newest import newest_of
-from otel_audit.delivery.outcomes import Unavailable
+from otel_audit.delivery.outcomes import Batch, Unavailable
 from otel_audit.journal.cursor import Position, Progress
-from otel_audit.journal.exportable import Exportable
-from otel_audit.journal.losses import lost_events
 from otel_audit.journal.reader import Line
+from otel_audit.journal.room import lost_events
+from otel_audit.journal.shipment import Exportable, Shipment
 
-__all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
+__all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport", "newest_of"]
+
+
+_TAIL_BYTES = 256 * 1024  # a few of the longest lines
+_LINES_MAX = 1 << 16
+
+
+def newest_of(shipment: Exportable, after: Position) -> Batch | None:
+    """The last line that may be exported now, alone; None when there is none behind the position.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    durable = shipment.durable()
+    position = max(after, _near_the_end(shipment, durable))
+    reader = shipment.reader()
+    newest: Sequence[Line] = ()
+    header = None
+    try:
+        while (chunk := reader.read(position, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=durable)).lines:
+            newest, header, position = chunk.lines[-1:], chunk.header, chunk.end
+        if durable is None and header is not None and header.get("durability") == "fsync":
+            reader.sync()  # its writer is another process, and may not have come to it
+    finally:
+        reader.close()
+    return None if header is None else Batch(header, newest)
+
+
+def _near_the_end(shipment: Exportable, end: Position | None) -> Position:
+    """A place not far before the end, also inside of a line: what is left of that is passed over."""
+    if end is None and isinstance(shipment, Shipment):
+        last = shipment.files.segments()[-1]
+        end = Position(last, os.stat(shipment.files.segment(last)).st_size, 0)
+    return Position() if end is None else Position(end.segment, max(0, end.offset - _TAIL_BYTES), 0)
+
 
 _PAUSE_AFTER_HALVING_S = 0.5
 # A destination with a fixed limit would refuse every other batch if each success doubled the next one.

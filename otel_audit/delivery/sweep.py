@@ -1,29 +1,33 @@
 """One sweep over a directory: every stream that may be taken is delivered as far as it goes, and let go again.
 
 On the caller's thread, without waiting for a destination that is away: what `otel-audit ship --once` does.
+
+Retention as the settings ask for it, for who delivers the streams of a directory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from otel_audit.delivery.adoption import Adoption
-from otel_audit.delivery.batch import Exporter
 from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.journal.cursor import Position, Progress, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
-from otel_audit.journal.host import may_live_elsewhere
-from otel_audit.journal.locks import FileLock
+from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import has_lines_after, stream_header
-from otel_audit.journal.recovery import Shipment, take
 from otel_audit.journal.removal import finish_removal
+from otel_audit.journal.retention import Retention, RetentionLimits
+from otel_audit.journal.shipment import Adoption, Shipment, take
+from otel_audit.notices import Notices
+from otel_audit.settings import Settings
 
-__all__ = ["Left", "Sweep", "SweepReport", "restart"]
+__all__ = ["Left", "Sweep", "SweepReport", "restart", "retention_of"]
+
 
 # Each try of a destination that does not answer takes a whole time-out; nobody waits for a thousand of them.
 _BLOCKED_IN_A_ROW = 3
@@ -249,3 +253,27 @@ def _end_of(files: StreamFiles) -> Position:
     """A position behind everything that the stream has now."""
     last = files.segments()[-1]
     return Position(last, os.stat(files.segment(last)).st_size, 0)
+
+
+def retention_of(
+    settings: Settings, adoption: Adoption, exporters: Iterable[str], notices: Notices
+) -> Retention | None:
+    """Removes what the adopter of these streams has delivered with these exporters; None when all is kept for ever."""
+    limits = RetentionLimits(settings.retention_days, settings.retention_bytes)
+    if limits == RetentionLimits():
+        return None
+
+    def failed(files: StreamFiles, error: Exception) -> None:
+        notices.say(
+            f"retention {files.stream_id}", f"{files.segment(1)}: a stream cannot be looked at for retention: {error!r}"
+        )
+
+    return Retention(
+        settings.directory,
+        limits,
+        wanted=adoption.wanted,
+        exporters=exporters,
+        foreign=adoption.foreign,
+        file_mode=settings.file_mode,
+        failed=failed,
+    )

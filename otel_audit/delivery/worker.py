@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty
 
-from otel_audit.delivery.backoff import Backoff
-from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
-from otel_audit.journal.exportable import Exportable
+from otel_audit.journal.shipment import Exportable
 from otel_audit.notices import Notices
 from otel_audit.threads import RealThread, SimpleQueue, new_lock, wait_for_word
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from otel_audit.diagnosis.finding import Finding
+from otel_audit.diagnosis.findings import Finding
 from otel_audit.errors import JournalUnwritable
-from otel_audit.journal.census import Census, StreamCensus, census
+from otel_audit.journal.counts import Census, StreamCensus, census
 from otel_audit.journal.files import exposure_of
-from otel_audit.journal.host import mount_of
-from otel_audit.journal.locks import prove_locks
+from otel_audit.journal.locks import mount_of, prove_locks
 from otel_audit.journal.room import Space
 from otel_audit.settings import Durability, ExporterName, Settings
 

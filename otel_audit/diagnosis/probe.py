@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.otlp import OtlpExporter
-from otel_audit.delivery.outcomes import Accepted
-from otel_audit.diagnosis.finding import Finding
-from otel_audit.diagnosis.remedies import remedy_for
+from otel_audit.delivery.otlp.exporter import OtlpExporter
+from otel_audit.delivery.outcomes import Accepted, Batch
+from otel_audit.diagnosis.findings import Finding, remedy_for
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, Outcome
 from otel_audit.journal.cursor import Position

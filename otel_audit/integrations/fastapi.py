@@ -18,11 +18,10 @@ from starlette.requests import HTTPConnection
 
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, Outcome
-from otel_audit.integrations.asgi import REFUSAL
-from otel_audit.integrations.asgi_exchange import exchange_of, path_in
-from otel_audit.integrations.parent import parent_id
+from otel_audit.integrations.asgi.exchange import exchange_of, path_in
+from otel_audit.integrations.asgi.middleware import REFUSAL
+from otel_audit.integrations.parent import Ruling, parent_id
 from otel_audit.integrations.principals import Principals
-from otel_audit.integrations.ruling import Ruling
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 

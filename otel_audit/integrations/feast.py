@@ -1,13 +1,24 @@
 """Feast's own audit events, journalled and delivered: its feature server is left as it is, but for where they go.
 
 Source: Feast 0.67, `feast.audit.audit_logger` and `feast.feature_server.get_app`.
+
+What Feast writes on its logger `feast.audit`, as the fields of an event: JSON lines of two schemas.
+
+Source: Feast 0.67, `audit.audit_logger.AuditEvent` (setting `feature_server.audit_logging`) and
+`metrics.emit_online_audit_log`, `metrics.emit_offline_audit_log` (setting `feature_server.metrics.audit_logging`).
+
+Feast's feature server with our middleware and MCP recording in the place of its own.
+
+Source: Feast 0.67, `feast.feature_server.get_app` and `feast.infra.mcp_servers.mcp_server`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +26,171 @@ from typing import Any, Final
 
 from otel_audit.configuration import configure
 from otel_audit.errors import ConfigError
-from otel_audit.integrations.feast_server import hooks_of_feast, replace_in_feast
+from otel_audit.event import AuditPrincipal
+from otel_audit.integrations.asgi import AuditMiddleware
+from otel_audit.integrations.asgi.types import Receive, Scope, Send
 from otel_audit.integrations.lease import Lease
+from otel_audit.integrations.mcp import audit_server
+from otel_audit.integrations.mcp.recording import current_call
 from otel_audit.logger import AuditLogger
 from otel_audit.recorder import ModelLike
 
-__all__ = ["FeastSink", "install", "install_meanwhile", "uninstall"]
+__all__ = [
+    "FEAST_LOGGER",
+    "HOOKS",
+    "FeastSink",
+    "event_of_line",
+    "hooks_of_feast",
+    "install",
+    "install_meanwhile",
+    "replace_in_feast",
+    "uninstall",
+]
+
+
+FEAST_LOGGER: Final = "feast.audit"
+
+_ACTION_BY_EVENT: Final = {"online_feature_request": "READ_ONLINE", "offline_feature_retrieval": "READ_OFFLINE"}
+_MAPPED: Final = frozenset({"event", "timestamp", "requestor_id", "status", "latency_ms", "duration_ms"})
+
+
+def event_of_line(text: str) -> dict[str, Any] | None:
+    """The fields of the event in a line; None if it is of neither schema. Values may be of any type: see `as_event`."""
+    if not text.startswith("{"):
+        return None
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(line.get("event_type"), str):
+        return dict(line)
+    event = line.get("event")
+    return _of_metrics(line, event) if isinstance(event, str) and event in _ACTION_BY_EVENT else None
+
+
+def _of_metrics(line: Mapping[str, Any], event: str) -> dict[str, Any]:
+    """What has no field of its own is an attribute, under Feast's name for it."""
+    requestor = line.get("requestor_id")
+    return {
+        "event_type": f"feast.{event}",
+        "timestamp": line.get("timestamp", ""),
+        "principal": {"username": "" if requestor in (None, "anonymous") else requestor},
+        "action": {"verb": "READ"},
+        "resource": {
+            "type": "FeatureView",
+            "name": _joined(line.get("feature_views")),
+            "actions": [_ACTION_BY_EVENT[event]],
+        },
+        "outcome": line.get("status", ""),
+        "duration_ms": line.get("latency_ms", line.get("duration_ms")),
+        "attributes": {f"feast.{key}": value for key, value in line.items() if key not in _MAPPED},
+    }
+
+
+def _joined(names: object) -> str:
+    return ",".join(map(str, names)) if isinstance(names, list) else ""
+
+
+HOOKS: Final = {
+    "feast.feature_server": "_add_mcp_support_if_enabled",  # the last thing that `get_app` does to an application
+    "feast.infra.mcp_servers.mcp_server": "_wrap_call_tool_handler",
+}
+"""The functions of Feast that are replaced, by module."""
+
+# As Feast does: of MCP the calls are recorded, not what carries them.
+_EXCLUDED: Final = ("/health", "/docs", "/openapi.json", "/static", "/static/*", "/mcp", "/mcp/*")
+
+
+def hooks_of_feast() -> dict[str, Any]:
+    """The functions as Feast has them, by module.
+
+    Raises:
+        ConfigError: this release lacks one.
+    """
+    return {module: _hook(importlib.import_module(module), name) for module, name in HOOKS.items()}
+
+
+def replace_in_feast(audit: AuditLogger, of_feast: Mapping[str, Any]) -> Callable[[], None]:
+    """From here on what `get_app()` makes is recorded by us and not by Feast; the function given takes it back."""
+    add_mcp, _ = of_feast.values()
+
+    def add_mcp_and_record(app: Any, store: Any, audit_logger: Any = None) -> None:
+        if audit_logger is not None:
+            _refuse_filter(store)
+            _record_outermost(app, store, audit)
+        add_mcp(app, store, audit_logger)
+
+    def record_calls(mcp: Any, audit_logger: Any) -> None:
+        audit_server(mcp.server, audit)
+
+    _put(dict(zip(HOOKS, (add_mcp_and_record, record_calls), strict=True)))
+    return lambda: _put(of_feast)
+
+
+def _put(functions: Mapping[str, Any]) -> None:
+    for module, function in functions.items():
+        setattr(importlib.import_module(module), HOOKS[module], function)
+
+
+def _hook(module: Any, name: str) -> Any:
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ConfigError(
+            f"install(replace=True): expected a release of Feast with {module.__name__}.{name}, such as 0.67.0, "
+            "got one without it; install that release, or leave replace out"
+        )
+    return found
+
+
+def _refuse_filter(store: Any) -> None:
+    """Feast's own filter knows reads by what its middleware records; it would be silently without effect.
+
+    Raises:
+        ConfigError: it is on.
+    """
+    if not store.config.feature_server.audit_logging.log_successful_reads:
+        raise ConfigError(
+            "feature_server.audit_logging.log_successful_reads: expected true with install(replace=True), got false; "
+            "leave reads out by a policy file (OTEL_AUDIT_POLICY), by route and tool"
+        )
+
+
+def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
+    """Around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500.
+
+    The call of the application is taken over and not its stack of middleware, which OpenTelemetry's instrumentor of
+    FastAPI leaves alone unless it is the one that it knows.
+    """
+    of_feast = importlib.import_module("feast.audit.audit_middleware").AuditLoggingMiddleware
+    app.user_middleware = [each for each in app.user_middleware if each.cls is not of_feast]
+    kind = type(app)
+
+    def user(scope: MutableMapping[str, Any]) -> AuditPrincipal | None:
+        return _user_of_feast(store)
+
+    audited = AuditMiddleware(functools.partial(kind.__call__, app), audit=audit, principal=user, exclude=_EXCLUDED)
+
+    async def call(_: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        await audited(scope, receive, send)
+
+    app.__class__ = type(kind.__name__, (kind,), {"__call__": call})
+
+
+def _user_of_feast(store: Any) -> AuditPrincipal | None:
+    """Whom Feast's auth manager has verified for the request that runs here, and for the MCP call that made it.
+
+    A tool's call is verified by the request inside it and nowhere else: that one has the client's own token.
+    """
+    manager = importlib.import_module("feast.permissions.security_manager").get_security_manager()
+    user = manager.current_user if manager is not None else None
+    if user is None:
+        return None
+    found = AuditPrincipal(username=user.username, roles=list(user.roles), auth_type=store.config.auth_config.type)
+    call = current_call()
+    if call is not None and not call.principal.username:
+        call.principal = found
+    return found
+
 
 _MODULE: Final = "feast.audit.audit_logger"
 _FACTORIES: Final = "_SINK_FACTORIES"

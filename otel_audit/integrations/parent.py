@@ -1,14 +1,19 @@
-"""The event under way where code runs: code fills it in, and other events name it as their parent."""
+"""The event under way where code runs: code fills it in, and other events name it as their parent.
+
+What a permission check of an application says, whatever framework asks it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 
 from otel_audit.event import AuditEvent
 
-__all__ = ["current_event", "parent_id", "within"]
+__all__ = ["Ruling", "current_event", "parent_id", "within"]
+
 
 _under_way: ContextVar[tuple[str | None, Callable[[], AuditEvent] | None]] = ContextVar(
     "otel_audit_under_way", default=(None, None)
@@ -50,3 +55,15 @@ class within:  # in lower case, as it is used like a function; a generator would
             _under_way.reset(self._token)
         except ValueError:  # in another context, where the collector throws away a task that never ended: not set there
             return
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a permission check decided, if it wants to say more than yes or no. True when it allows."""
+
+    allowed: bool
+    reason: str = ""
+    policy_id: str = ""
+
+    def __bool__(self) -> bool:
+        return self.allowed

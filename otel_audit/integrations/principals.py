@@ -15,9 +15,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from otel_audit.errors import AuditError
+from otel_audit.errors import AuditError, described
 from otel_audit.event import AuditPrincipal, PrincipalKind
-from otel_audit.failures import described
 from otel_audit.notices import Notices
 
 __all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of", "principal_of_token"]

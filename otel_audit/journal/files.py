@@ -5,6 +5,8 @@
 <stream_id>.ship.lock          held by whoever exports the stream
 <stream_id>.cursor             how far each exporter has come
 <stream_id>.quarantine         lines that were refused: set aside, and released since
+
+The file of one segment, as its writer opens, fills and copies it.
 """
 
 from __future__ import annotations
@@ -22,15 +24,21 @@ from otel_audit.notices import Notices
 __all__ = [
     "Exposure",
     "StreamFiles",
+    "copy_bytes",
     "cursors_in",
     "exposure_of",
+    "is_at",
     "journal_bytes",
     "make_directory",
+    "open_segment",
     "open_with_mode",
     "say_exposure",
     "segments_in",
     "streams_in",
+    "sync_directory",
+    "write_whole",
 ]
+
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
@@ -207,3 +215,56 @@ def _unusable(directory: Path, error: OSError) -> str:
         f"{directory}: expected a directory that this process (uid {os.geteuid()}) can write, got "
         f"{error.strerror or error}; mount a writable volume there, or set OTEL_AUDIT_DIR"
     )
+
+
+_BLOCK_BYTES = 1 << 20
+
+
+def open_segment(path: Path, mode: int) -> int:
+    """A descriptor that appends to the file and reads it; made with the mode if it was missing, never a link."""
+    return open_with_mode(path, os.O_RDWR | os.O_APPEND, mode)
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """True while the open file is the one that others find at the path."""
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
+
+
+def write_whole(descriptor: int, data: bytes) -> None:
+    """All of the data is written.
+
+    Raises:
+        OSError: some of it may be.
+    """
+    done = 0
+    while done < len(data):
+        done += os.write(descriptor, data[done:])
+
+
+def copy_bytes(source: int, target: int, length: int) -> None:
+    """The first bytes of one file are appended to another: `length` of them, or as many as there are.
+
+    Raises:
+        OSError: some may be.
+    """
+    done = 0
+    while done < length and (block := os.pread(source, min(_BLOCK_BYTES, length - done), done)):
+        write_whole(target, block)
+        done += len(block)
+
+
+def sync_directory(directory: Path) -> None:
+    """The names in the directory survive a loss of power.
+
+    Raises:
+        OSError: they may not.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,7 +2,9 @@
 
 One lock, and under it one hash and one write. Who may come in, and what may come in between, is dealt with here: a call
 from inside a call (a signal handler, `__del__`, a logging handler), an asynchronous exception, a fork. What is done
-under the lock, and when a disk refuses, see `otel_audit.journal.writing_end`.
+under the lock, and when a disk refuses, see `otel_audit.journal.writer`.
+
+What a journal tells of the events that it was given.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from otel_audit import ids
 from otel_audit.errors import AuditUnavailable
@@ -23,15 +26,41 @@ from otel_audit.journal.files import make_directory
 from otel_audit.journal.forks import watch
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.open_stream import OpenStream
-from otel_audit.journal.receipt import Receipt, Written
 from otel_audit.journal.room import Space
 from otel_audit.journal.stream import Limits, StreamWriter, SyncFailed
-from otel_audit.journal.writing_end import WritingEnd
+from otel_audit.journal.writer import WritingEnd
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability
 from otel_audit.threads import get_ident, new_lock, new_rlock
 
 __all__ = ["Journal", "Receipt", "Written"]
+
+
+class Receipt(NamedTuple):
+    """What is known of a recorded event when `log()` returns.
+
+    `event_id` is None where the sink gives events no id. `stream_id` and `seq` (its number in the stream) are None
+    while the line has no place yet. `durable`: the line survives what the durability setting says; never in memory.
+    """
+
+    event_id: str | None
+    stream_id: str | None
+    seq: int | None
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Events of the application that this process handed to the journal.
+
+    `dropped` were not written. `gone` were written, and somebody took them away before any exporter had them.
+    """
+
+    emitted: int
+    dropped: int
+    by_reason: Mapping[str, int] = field(default_factory=dict)
+    gone: int = 0
+
 
 _DEFERRED_MAX = 1000
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from otel_audit.journal.files import open_with_mode
+from otel_audit.journal.files import open_segment, open_with_mode, sync_directory, write_whole
 from otel_audit.journal.line import digest
 from otel_audit.journal.locks import FileLock
-from otel_audit.journal.segment_file import open_segment, sync_directory, write_whole
-from otel_audit.journal.segments import pieces, pieces_backwards, whole_bytes
+from otel_audit.journal.reader import pieces, pieces_backwards, whole_bytes
 
 __all__ = ["RETAIN", "Entry", "Ledger", "entries", "has_room", "is_begun", "latest"]
 

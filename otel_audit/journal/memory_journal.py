@@ -12,13 +12,12 @@ from typing import Any, Final
 from otel_audit import ids
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.journal import Journal
+from otel_audit.journal.journal import Journal, Written
 from otel_audit.journal.memory_stream import MemoryStream, QueueLimits
 from otel_audit.journal.open_stream import OpenStream
-from otel_audit.journal.receipt import Written
 from otel_audit.journal.room import Room
 from otel_audit.journal.stream import Limits
-from otel_audit.journal.writing_end import WritingEnd
+from otel_audit.journal.writer import WritingEnd
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability
 

@@ -23,8 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from otel_audit.journal.files import open_with_mode
-from otel_audit.journal.segment_file import write_whole
+from otel_audit.journal.files import open_with_mode, write_whole
 
 __all__ = [
     "Again",

@@ -1,7 +1,7 @@
 """One stream while it is written: the head of its chain, the segment it is in, and the lock that makes it one writer's.
 
-What is done when a write or the file fails: see `otel_audit.journal.open_segment`. What is known to be durable: see
-`otel_audit.journal.durable`.
+What is done when a write or the file fails: see `otel_audit.journal.segment`. What is known to be durable: see
+`otel_audit.journal.segment`.
 
 Not safe for threads by itself: `Journal` holds its lock around every call.
 """
@@ -18,16 +18,13 @@ from hashlib import sha256
 from typing import Any
 
 from otel_audit.journal.cursor import Position, read_cursor
-from otel_audit.journal.durable import Durable
-from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.files import StreamFiles, sync_directory, write_whole
 from otel_audit.journal.line import FORMAT_VERSION, GAP, SEGMENT, digest, system_body
 from otel_audit.journal.locks import FileLock
-from otel_audit.journal.losses import TRUNCATED
-from otel_audit.journal.open_segment import OpenSegment
 from otel_audit.journal.open_stream import Head
 from otel_audit.journal.reader import lines_behind
-from otel_audit.journal.segment_file import sync_directory, write_whole
-from otel_audit.journal.segment_sync import SegmentSync
+from otel_audit.journal.room import TRUNCATED
+from otel_audit.journal.segment import Durable, OpenSegment, SegmentSync
 from otel_audit.settings import Durability
 
 __all__ = ["Limits", "StreamWriter", "SyncFailed"]

@@ -1,16 +1,240 @@
-"""The rules of a policy, ready to be asked: which one an event meets first, and what follows."""
+"""The rules of a policy, ready to be asked: which one an event meets first, and what follows.
+
+What a policy decides on an event, and what is left of one that is kept at level `metadata`.
+
+What a rule of a policy may ask of an event.
+
+One rule of a policy: which events it is about, and what it says of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
-from otel_audit.policy.decision import Decision, Level
-from otel_audit.policy.facts import Facts, is_successful_read
-from otel_audit.policy.rule import CONDITIONS, Glob, Rule, values_of
+from otel_audit.event import AuditEvent, Outcome
+from otel_audit.records.facts import http_facts_of
 from otel_audit.settings import OnLoss
 
-__all__ = ["Decisions"]
+__all__ = [
+    "CONDITIONS",
+    "ROUTE_ATTRIBUTE",
+    "Decision",
+    "Decisions",
+    "Facts",
+    "Glob",
+    "Level",
+    "Rule",
+    "as_metadata",
+    "is_successful_read",
+    "path_of",
+    "values_of",
+]
+
+
+# Source: OTel semantic conventions, HTTP: the template of the path.
+ROUTE_ATTRIBUTE: Final = "http.route"
+
+_READ_TYPES: Final = frozenset({"mcp.tools.call", "http.request"})
+_READ_TOOLS: Final = frozenset({"get_online_features", "retrieve_online_documents", "get_historical_features"})
+_READ_ACTIONS: Final = frozenset({"READ_ONLINE", "READ_OFFLINE"})
+
+
+class Facts(NamedTuple):
+    """What an event says of itself, as texts; empty where it says nothing.
+
+    `route`: the route template, else the path without its query. `actor`: the name of the principal; `actor_id` and
+    `issuer`: what identifies it. `outcome`: the stored word. `actions`: what was done to the resource, for the rule
+    about reads.
+    """
+
+    type: str
+    route: str = ""
+    tool: str = ""
+    actor: str = ""
+    outcome: str = ""
+    actions: Sequence[str] = ()
+    actor_id: str = ""
+    issuer: str = ""
+
+    @classmethod
+    def of(cls, event: AuditEvent) -> Facts:
+        """Of an event, whatever was assigned to its fields."""
+        try:
+            return cls._read(event)
+        except Exception:  # of a model that lost a field, or of a value's own methods: no rule can ask for it
+            return cls(_text(event.event_type))
+
+    @classmethod
+    def _read(cls, event: AuditEvent) -> Facts:
+        attributes: Any = event.attributes
+        template = _text(dict.get(attributes, ROUTE_ATTRIBUTE)) if isinstance(attributes, dict) else ""
+        return cls(
+            _text(event.event_type),
+            template or path_of(_text(event.action.path)),
+            _text(event.action.mcp_tool),
+            _text(event.principal.username),
+            _text(event.outcome),
+            tuple(map(_text, event.resource.actions)),
+            _text(event.principal.id),
+            _text(event.principal.issuer),
+        )
+
+    @property
+    def derived(self) -> str:
+        """The derived outcome: `denied` where the word is `deny`."""
+        return _derived(self.outcome)
+
+
+@lru_cache(maxsize=64)
+def _derived(word: str) -> str:
+    return Outcome.of(word).value
+
+
+def path_of(path: str) -> str:
+    """A path without its query."""
+    return path.partition("?")[0] if "?" in path else path
+
+
+def is_successful_read(facts: Facts) -> bool:
+    """Whether `log_successful_reads=False` leaves the event out.
+
+    Source: Feast 0.67 `AuditLogger._is_read_event`.
+    """
+    if facts.outcome != "success" or facts.type not in _READ_TYPES:
+        return False
+    return facts.tool in _READ_TOOLS or (bool(facts.actions) and _READ_ACTIONS.issuperset(facts.actions))
+
+
+def _text(value: object) -> str:
+    """The text itself, not an object of a class derived from `str`, whose methods may do anything."""
+    return value if type(value) is str else str.__str__(value) if isinstance(value, str) else ""
+
+
+class Level(StrEnum):
+    """How much of an event is recorded: nothing; who did what, when and how it ended; or all that was given.
+
+    Source: the levels of Kubernetes' audit policy, without its `RequestResponse`.
+    """
+
+    NONE = "none"
+    METADATA = "metadata"
+    REQUEST = "request"
+
+
+class Decision(NamedTuple):
+    """What becomes of an event: how much of it is recorded, and what happens if that fails.
+
+    `is_vital`: on a disk that is nearly full it is written whatever its outcome, as with `closed`.
+    """
+
+    level: Level
+    on_loss: OnLoss
+    is_vital: bool = False
+
+    @property
+    def keep(self) -> bool:
+        """Whether it is recorded at all."""
+        return self.level is not Level.NONE
+
+    def kept(self) -> Decision:
+        """The same, for an event that is recorded in any case."""
+        return self if self.keep else self._replace(level=Level.METADATA)
+
+
+_FREE_FIELDS: Final = ("detail", "attributes")
+
+
+def as_metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an event without what its caller was free to put in: detail, attributes, digest of the arguments.
+
+    The route template stays: it is a text of the program. So do the method and status of a request, of which a helper
+    writes nothing but the detail.
+    """
+    left = {key: value for key, value in fields.items() if key not in _FREE_FIELDS}
+    action = fields.get("action")
+    if isinstance(action, dict):
+        left["action"] = {key: value for key, value in action.items() if key != "arguments_digest"}
+    if "detail" in fields:
+        left["detail"] = ""
+    attributes = fields.get("attributes")
+    if isinstance(attributes, dict) and ROUTE_ATTRIBUTE in attributes:
+        left["attributes"] = {ROUTE_ATTRIBUTE: attributes[ROUTE_ATTRIBUTE]}
+    _keep_request(left, fields)
+    return {key: left[key] for key in AuditEvent.model_fields if key in left}
+
+
+def _keep_request(left: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    action = left.get("action")
+    if fields.get("event_type") != "http.request" or not isinstance(action, dict):
+        return
+    said = http_facts_of(fields)
+    if said.method:
+        action.setdefault("method", said.method)
+    if said.status_code is not None:
+        left.setdefault("status_code", said.status_code)
+
+
+# What a rule may ask for; each is a field of `Facts`.
+CONDITIONS: Final = ("type", "route", "tool", "actor", "actor_id", "issuer", "outcome")
+
+
+class Glob:
+    """A pattern in which `*` stands for any characters, none and `/` included; all others stand for themselves.
+
+    Matched from piece to piece without going back, so that no text takes long, however it was made.
+    """
+
+    __slots__ = ("_first", "_last", "_middle", "_min_chars", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._first, *middle, self._last = text.split("*")
+        self._middle = tuple(piece for piece in middle if piece)
+        self._min_chars = len(text) - text.count("*")
+
+    def matches(self, value: str) -> bool:
+        """Whether the whole value is of this pattern."""
+        if len(value) < self._min_chars or not value.startswith(self._first) or not value.endswith(self._last):
+            return False
+        at, end = len(self._first), len(value) - len(self._last)
+        for piece in self._middle:
+            at = value.find(piece, at, end)
+            if at < 0:
+                return False
+            at += len(piece)
+        return at <= end
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule as it stands in the file. `line` and `column` count from 1; `conditions` has no entry for what is open.
+
+    `level` and `on_loss`: None where the rule leaves them to the defaults.
+    """
+
+    line: int
+    column: int
+    conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    level: Level | None = None
+    on_loss: OnLoss | None = None
+
+    def decision(self, on_loss: OnLoss) -> Decision:
+        """What follows from it, where `on_loss` is the setting."""
+        return Decision(self.level or Level.REQUEST, self.on_loss or on_loss)
+
+
+def values_of(facts: Facts, condition: str) -> tuple[str, ...]:
+    """Return the values of which one must match: word and meaning of an outcome, id and name of an actor."""
+    if condition == "outcome":
+        return facts.outcome, facts.derived
+    if condition == "actor" and facts.actor_id:  # or `actor: ""`, which is nobody, would match whoever has no name
+        return (facts.actor_id, facts.actor) if facts.actor else (facts.actor_id,)
+    return (getattr(facts, condition),)
+
 
 _REMEMBERED: Final = 256  # types are free words: a flood of them must not take memory
 _KNOWN_BEFORE: Final = tuple(name for name in CONDITIONS if name not in ("type", "outcome"))

@@ -13,8 +13,7 @@ from typing import Any, Final, TypeVar
 import yaml
 
 from otel_audit.errors import ConfigError
-from otel_audit.policy.decision import Level
-from otel_audit.policy.rule import CONDITIONS, Rule
+from otel_audit.policy.decisions import CONDITIONS, Level, Rule
 from otel_audit.settings import OnLoss
 
 __all__ = ["POLICY_VARIABLE", "Policy", "read_policy"]

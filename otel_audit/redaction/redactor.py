@@ -2,32 +2,126 @@
 
 An event comes as a plain dict in the order of `AuditEvent`, unset fields left out. Two cheap checks (`is_clean`,
 `attributes_are_clean`) tell the common case, in which nothing is to be done; `clean` does the rest and never fails.
+
+What the user's rules change in an event, secrets apart: whose it is, where it came from, which attributes it has.
+
+What a user says about redaction, beside what is built in.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 import re2
 
+from otel_audit.errors import ConfigError
 from otel_audit.event import AuditEvent
-from otel_audit.redaction.caps import Caps, cut_key
-from otel_audit.redaction.card_numbers import is_card_integer
-from otel_audit.redaction.event_texts import EventTexts, Settled
-from otel_audit.redaction.json_values import INT64_MAX, INT64_MIN, TOO_MANY, JsonValues, free_key
-from otel_audit.redaction.line_fit import Address, Findings, fit_line, json_text, path_of
-from otel_audit.redaction.rewriting import rewritten_event, rewritten_field
-from otel_audit.redaction.rules import Rules
-from otel_audit.redaction.screen import Screen
-from otel_audit.redaction.secret_names import SecretNames, is_secret_name
-from otel_audit.redaction.secret_pattern import REDACTED
-from otel_audit.redaction.split_secret import SplitSecret
+from otel_audit.json_values import INT64_MAX, INT64_MIN, TOO_MANY, JsonValues, free_key
+from otel_audit.redaction.caps import Address, Caps, Findings, cut_key, fit_line, json_text, path_of
+from otel_audit.redaction.names import SecretNames, is_secret_name
+from otel_audit.redaction.pattern import REDACTED, SecretPattern, is_card_integer
+from otel_audit.redaction.pseudonyms import Pseudonyms, read_keyring, shortened_attributes, shortened_source
+from otel_audit.redaction.screen import SCREEN, EventTexts, Screen, Settled, SplitSecret
+from otel_audit.settings import Settings
+from otel_audit.settings.privacy import ClientInfo, pattern_fault
 from otel_audit.threads import FORKS_WAIT
 
-__all__ = ["Redactor"]
+__all__ = ["Redactor", "Rules", "rewritten_event", "rewritten_field"]
+
+
+_REDACTED = REDACTED.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of a user. Their fields are the settings of docs/settings.md, but for the keys, which are read here.
+
+    Raises:
+        ConfigError: a pattern is wrong; says which one, and where.
+    """
+
+    redact_patterns: tuple[str, ...] = ()
+    redact_names: tuple[str, ...] = ()
+    keep_names: tuple[str, ...] = ()
+    keep_attributes: tuple[str, ...] | None = None
+    client_info: ClientInfo = ClientInfo.KEEP
+    pseudonyms: Pseudonyms | None = None
+
+    def __post_init__(self) -> None:
+        for index, pattern in enumerate(self.redact_patterns):
+            if fault := pattern_fault(pattern):
+                raise ConfigError(f"Rules.redact_patterns[{index}]: expected an RE2 pattern, got {pattern!r}: {fault}")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Rules:
+        """The rules that the settings say.
+
+        Raises:
+            ConfigError: the file of keys cannot be used.
+        """
+        return cls(
+            redact_patterns=settings.redact_patterns,
+            redact_names=settings.redact_names,
+            keep_names=settings.keep_names,
+            keep_attributes=settings.keep_attributes,
+            client_info=settings.client_info,
+            pseudonyms=read_keyring(settings.pseudonym_keys) if settings.pseudonym_keys is not None else None,
+        )
+
+    @property
+    def rewrite(self) -> bool:
+        """Whether they may change an event in which there is no secret."""
+        return self.rewrite_more or self.pseudonyms is not None
+
+    @property
+    def rewrite_more(self) -> bool:
+        """Whether they may change more of it than names."""
+        return self.keep_attributes is not None or self.client_info is not ClientInfo.KEEP
+
+    def screen(self) -> Screen:
+        """What finds the secrets of the table and those of `redact_patterns`."""
+        if not self.redact_patterns:
+            return SCREEN
+        return Screen(SecretPattern("own", pattern, "the user's", _is_not_redacted) for pattern in self.redact_patterns)
+
+    def keeps_attribute(self, key: str) -> bool:
+        """Whether an attribute with this key is recorded at all."""
+        return self.keep_attributes is None or any(_matches(key, name) for name in self.keep_attributes)
+
+
+def _matches(key: str, name: str) -> bool:
+    return key.startswith(name[:-1]) if name.endswith("*") else key == name
+
+
+def _is_not_redacted(value: bytes) -> bool:
+    """Whether it is no part of the mark of an earlier removal, and not empty."""
+    return value not in _REDACTED
+
+
+def rewritten_field(name: str, value: Any, rules: Rules, removed: set[Address]) -> Any:
+    """A field of the model with pseudonyms, and with what is left of the client. Its attributes are all there still."""
+    if name == "principal" and rules.pseudonyms is not None:
+        return rules.pseudonyms.of_principal(value)
+    if name == "source":
+        return shortened_source(value, rules.client_info, removed)
+    if name == "attributes" and type(value) is dict:
+        return shortened_attributes(value, rules.client_info, removed)
+    return value
+
+
+def rewritten_event(fields: Mapping[str, Any], rules: Rules, removed: set[Address]) -> dict[str, Any]:
+    """An event in which there is no secret, with all that the rules change. `fields` is not changed."""
+    event = {name: rewritten_field(name, value, rules, removed) for name, value in fields.items()}
+    attributes = event.get("attributes")
+    if rules.keep_attributes is not None and type(attributes) is dict:
+        event["attributes"] = {key: value for key, value in attributes.items() if rules.keeps_attribute(key)}
+        removed |= {("attributes", key) for key in attributes if key not in event["attributes"]}
+    return event
+
 
 MODEL_FIELDS: Final = frozenset(AuditEvent.model_fields)
 _LISTS: Final = ("redacted", "truncated")

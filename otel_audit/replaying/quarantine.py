@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.journal.cursor import Position, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.line import is_system
 from otel_audit.journal.quarantine import Quarantined, Released, release
 from otel_audit.journal.reader import StreamReader
-from otel_audit.replaying.parcel import JournalLine, Parcel, Place, Trouble
-from otel_audit.replaying.sending import Patience, Sending
+from otel_audit.replaying.sending import JournalLine, Parcel, Patience, Place, Sending, Trouble
 from otel_audit.replaying.source import Limits
 
 __all__ = ["QuarantineReplay", "QuarantineReport"]

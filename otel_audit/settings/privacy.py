@@ -97,7 +97,7 @@ REDACT_PATTERNS: Final[Setting[tuple[str, ...]]] = Setting(
     kind=PatternList(),
     default=(),
     default_text="none",
-    doc="Patterns of secrets of your own, beside those of otel_audit/redaction/secret_patterns.py. Where a pattern has "
+    doc="Patterns of secrets of your own, beside those of otel_audit/redaction/patterns.py. Where a pattern has "
     "groups, they are the secret; without, the whole match is.",
     reason="what a secret of yours looks like is yours to say",
 )

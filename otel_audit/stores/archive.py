@@ -13,7 +13,7 @@ from typing import Final
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from otel_audit.otlp_json import read_request
+from otel_audit.records.otlp_json import read_request
 
 __all__ = ["ArchiveLine", "halves_of", "is_archive_line", "read_archive_line", "records_in"]
 

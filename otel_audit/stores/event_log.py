@@ -21,8 +21,8 @@ from uuid import UUID
 
 import msgspec
 
-from otel_audit.draft import time_ns_of
-from otel_audit.records import UnreadableLine, read_line
+from otel_audit.fast_line import time_ns_of
+from otel_audit.records.encoding import UnreadableLine, read_line
 
 __all__ = ["EventLog"]
 

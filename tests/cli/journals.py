@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
+from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable
 from otel_audit.delivery.stream_export import Destination, Moved, StreamExport
 from otel_audit.event import AuditEvent
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.host import host_id
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.recovery import take
+from otel_audit.journal.locks import host_id
+from otel_audit.journal.shipment import take
 from otel_audit.journal.stream import Limits
 
 __all__ = ["Inbox", "a_journal", "deliver", "record"]

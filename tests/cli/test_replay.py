@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from otel_audit.delivery.jsonl import as_given
-from otel_audit.draft import time_ns_of
 from otel_audit.event import AuditPrincipal
+from otel_audit.fast_line import time_ns_of
 from otel_audit.logger import AuditLogger
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail

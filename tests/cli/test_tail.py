@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import otel_audit.journal.segments as segments_module
+import otel_audit.journal.reader as segments_module
 from otel_audit.cli import main
 from otel_audit.cli.command import COMMANDS
-from otel_audit.journal.segments import pieces, pieces_backwards, whole_bytes
+from otel_audit.journal.reader import pieces, pieces_backwards, whole_bytes
 from tests.cli.journals import a_journal, record
 from tests.servers.polling import poll
 

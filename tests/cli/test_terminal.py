@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from otel_audit.cli import main
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
-from otel_audit.notices import Notices
-from otel_audit.terminal import escaped_json, shown_json
+from otel_audit.notices import Notices, escaped_json, shown_json
 from tests.cli.journals import Inbox, a_journal, deliver
 
 OBEYED = [

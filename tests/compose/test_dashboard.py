@@ -12,8 +12,8 @@ from typing import Any
 
 import requests
 
-from otel_audit.attributes import ATTRIBUTES, STORE_FIELDS
 from otel_audit.event import Outcome
+from otel_audit.records.attributes import ATTRIBUTES, STORE_FIELDS
 from tests.compose.stack import (
     GRAFANA,
     bind_mounts,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 from tests.servers.otlp_server import Answer, OtlpServer, Received, accepted
 

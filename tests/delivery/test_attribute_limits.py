@@ -15,7 +15,7 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter
 
 from otel_audit import AuditEvent, configure
-from otel_audit.integrations.sdk import AuditLogRecordProcessor
+from otel_audit.integrations.otel_logs import AuditLogRecordProcessor
 from tests.servers.otlp_server import OtlpServer, Received
 
 OWN: dict[str, Any] = {f"shop.field{number:02}": "a value longer than it may be" for number in range(20)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_audit.delivery.backoff import Backoff
+from otel_audit.delivery.destination import Backoff
 
 CAP_S = 60.0
 

@@ -13,15 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.console import ConsoleExporter
-from otel_audit.delivery.outcomes import Accepted, Unavailable
-from otel_audit.delivery.view import LineView
+from otel_audit.delivery.event_text import LineView
+from otel_audit.delivery.outcomes import Accepted, Batch, Unavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.line import system_event
 from otel_audit.journal.reader import Line
-from otel_audit.terminal import escaped
+from otel_audit.notices import escaped
 from tests.journal_lines import HEADER, STREAM_ID, line_of, raw_line
 
 A_REQUEST = AuditEvent(

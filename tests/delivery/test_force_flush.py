@@ -10,7 +10,7 @@ import pytest
 from opentelemetry._logs import LogRecord
 from opentelemetry.sdk._logs import LoggerProvider
 
-from otel_audit.integrations.sdk import AuditLogRecordProcessor
+from otel_audit.integrations.otel_logs import AuditLogRecordProcessor
 from tests.servers.otlp_server import Answer, OtlpServer, accepted
 
 

@@ -17,10 +17,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
-from otel_audit.delivery.foreign_events import ForeignEvents
-from otel_audit.delivery.sdk_records import readable_records
 from otel_audit.event import AuditEvent
-from otel_audit.records import export_request
+from otel_audit.records.encoding import export_request
+from otel_audit.records.sdk import ForeignEvents, readable_records
 from tests.journal_lines import HEADER, line_of, raw_line
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.jsonl import ADDED_KEYS, JsonlExporter, JsonlFile, as_given
-from otel_audit.delivery.outcomes import Accepted, Refused, Unavailable
+from otel_audit.delivery.outcomes import Accepted, Batch, Refused, Unavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.journal import Journal

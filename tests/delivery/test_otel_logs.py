@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otel_audit.delivery import otel_logs
+from otel_audit.records import sdk as otel_logs
 
 LOGS, SDK_LOGS, SDK_EXPORT = "opentelemetry._logs", "opentelemetry.sdk._logs", "opentelemetry.sdk._logs.export"
 
@@ -44,7 +44,7 @@ def found(name: str) -> Any:
                 importlib.import_module(module)
             except ImportError:
                 pytest.fail(
-                    f"OpenTelemetry has no {name} any more: mend otel_audit/delivery/otel_logs.py or suppression.py, "
+                    f"OpenTelemetry has no {name} any more: mend otel_audit/records/sdk.py or suppression.py, "
                     "or bound the release in pyproject.toml"
                 )
         value = getattr(value, step)
@@ -66,11 +66,11 @@ def test_every_name_of_the_one_place_is_looked_at() -> None:
 def test_a_record_is_made_of_the_same_arguments(name: str, arguments: str) -> None:
     missing = set(arguments.split()) - set(inspect.signature(found(name)).parameters)
 
-    assert not missing, f"{name} no longer takes {sorted(missing)}: mend otel_audit/delivery/sdk_records.py"
+    assert not missing, f"{name} no longer takes {sorted(missing)}: mend otel_audit/records/sdk.py"
 
 
 @pytest.mark.parametrize(("name", "methods"), ABSTRACT)
 def test_a_plug_in_has_no_more_methods_to_write(name: str, methods: set[str]) -> None:
     more = set(found(name).__abstractmethods__) - methods
 
-    assert not more, f"{name} asks for {sorted(more)} too: write them in otel_audit/integrations/sdk.py"
+    assert not more, f"{name} asks for {sorted(more)} too: write them in otel_audit/integrations/otel_logs.py"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.delivery.outcomes import (
     Accepted,
     ExportOutcome,

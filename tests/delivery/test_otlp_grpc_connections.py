@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Fault, Unavailable, UnavailableFor
 from otel_audit.settings import Compression, OtlpSettings
 from tests.servers.certificates import Authority, KeyPair
@@ -319,7 +319,7 @@ def test_a_client_certificate_that_is_renewed_is_shown_to_a_server_that_runs_on(
 
 FORKING = """
 import os, sys, threading
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.settings import OtlpSettings
 
 exporter = OtlpGrpcExporter(OtlpSettings(sys.argv[1], insecure=True))
@@ -403,7 +403,7 @@ def test_a_child_in_which_grpc_cannot_work_says_so_instead_of_hanging(server: Ot
 
 ENDING = """
 import sys, threading
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.settings import OtlpSettings
 
 exporter = OtlpGrpcExporter(OtlpSettings(sys.argv[1], insecure=True, timeout_s=60))
@@ -439,7 +439,7 @@ trace.set_tracer_provider(provider)
 GrpcInstrumentorClient().instrument()
 
 import grpc
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.settings import OtlpSettings
 
 with grpc.insecure_channel(sys.argv[1].removeprefix("http://")) as channel:

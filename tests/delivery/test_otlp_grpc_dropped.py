@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.delivery.outcomes import Accepted, Unavailable, UnavailableFor
 from otel_audit.settings import OtlpSettings, Settings
 from otel_audit.trail import Stats, Trail

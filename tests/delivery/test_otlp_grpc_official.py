@@ -18,7 +18,7 @@ from opentelemetry.sdk._logs.export import (
 )
 
 from otel_audit import _version
-from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.delivery.outcomes import Accepted
 from otel_audit.settings import Settings
 from tests.delivery.relay import Relay
@@ -188,7 +188,7 @@ import logging, sys
 logging.disable()
 if sys.argv[1] == "ours":
     import os
-    from otel_audit.delivery.otlp_grpc import OtlpGrpcExporter
+    from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
     from otel_audit.settings import Settings
 
     exporter = OtlpGrpcExporter(Settings.load(os.environ).otlp)

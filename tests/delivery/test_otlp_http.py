@@ -11,7 +11,7 @@ from email.utils import formatdate
 import pytest
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it ships no types
 
-from otel_audit.delivery.otlp_http import OtlpHttpExporter
+from otel_audit.delivery.otlp.http import OtlpHttpExporter
 from otel_audit.delivery.outcomes import (
     Accepted,
     ExportOutcome,

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from otel_audit.delivery.otlp_http import OtlpHttpExporter
+from otel_audit.delivery.otlp.http import OtlpHttpExporter
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 from otel_audit.errors import ConfigError
 from otel_audit.settings import Compression, OtlpProtocol, OtlpSettings
@@ -272,7 +272,7 @@ def test_an_exporter_that_was_closed_exports_over_a_new_connection(server: OtlpS
 
 FORKING = """
 import os, sys
-from otel_audit.delivery.otlp_http import OtlpHttpExporter
+from otel_audit.delivery.otlp.http import OtlpHttpExporter
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 
 exporter = OtlpHttpExporter(OtlpSettings(sys.argv[1], OtlpProtocol.HTTP_PROTOBUF))

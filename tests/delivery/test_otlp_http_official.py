@@ -17,7 +17,7 @@ from opentelemetry.sdk._logs.export import (
 )
 
 from otel_audit import _version
-from otel_audit.delivery.otlp_http import OtlpHttpExporter
+from otel_audit.delivery.otlp.http import OtlpHttpExporter
 from otel_audit.delivery.outcomes import Accepted
 from otel_audit.settings import Settings
 from tests.servers.otlp_server import Answer, OtlpServer, Received, accepted

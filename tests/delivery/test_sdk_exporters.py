@@ -18,8 +18,8 @@ from opentelemetry.sdk._logs.export import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_audit.delivery.sdk import AuditConsoleLogExporter, AuditJsonlLogExporter
 from otel_audit.event import AuditEvent, AuditPrincipal
+from otel_audit.integrations.otel_logs import AuditConsoleLogExporter, AuditJsonlLogExporter
 from tests.journal_lines import HEADER, line_of, raw_line
 
 EVENT = AuditEvent(event_type="authn.failure", principal=AuditPrincipal(username="mallory"), outcome="failure")

@@ -15,16 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.destination import Destination
-from otel_audit.delivery.outcomes import ExportOutcome, Unavailable
+from otel_audit.delivery.outcomes import Batch, ExportOutcome, Unavailable
 from otel_audit.delivery.stream_export import Idle, StreamExport
-from otel_audit.journal.census import Counts, census
+from otel_audit.journal.counts import Counts, census
 from otel_audit.journal.files import streams_in
-from otel_audit.journal.latest import Latest
-from otel_audit.journal.recovery import Shipment, take
+from otel_audit.journal.shipment import Shipment, take
 from otel_audit.journal.stream import Limits
 from otel_audit.settings import Settings
+from otel_audit.stores.directory import Latest
 from otel_audit.trail import Trail
 from tests.journal.keeping import Keeping
 from tests.journal.writing import a_journal, append, lines_of, the_stream

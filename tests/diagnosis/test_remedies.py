@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from otel_audit.delivery.otlp import OtlpExporter
+from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.delivery.outcomes import Accepted, Fault, Refused, RefusedFor, Unavailable
-from otel_audit.diagnosis.remedies import remedy_for
+from otel_audit.diagnosis.findings import remedy_for
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 from tests.servers.otlp_server import Answer, OtlpServer
 

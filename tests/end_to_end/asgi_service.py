@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 import otel_audit
 from otel_audit import AuditEvent, AuditLogger, Receipt
-from otel_audit.integrations.asgi_exchange import exchange_of
+from otel_audit.integrations.asgi.exchange import exchange_of
 from tests.end_to_end.background import log_in_the_background
 
 __all__ = ["audited", "careless", "closes"]

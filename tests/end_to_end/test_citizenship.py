@@ -292,7 +292,7 @@ LOGGING = """
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
     import otel_audit
-    from otel_audit.integrations.sdk import AuditLogRecordProcessor
+    from otel_audit.integrations.otel_logs import AuditLogRecordProcessor
 
     beside, directory, endpoint, protocol, official, health = sys.argv[1:]
 

@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 
 import otel_audit
 from otel_audit import AuditPrincipal
-from otel_audit.delivery.sdk_records import readable_record
-from otel_audit.integrations.sdk import AuditLogRecordProcessor
+from otel_audit.integrations.otel_logs import AuditLogRecordProcessor
+from otel_audit.records.sdk import readable_record
 from tests.chain_check import read_streams
 from tests.servers import Collector, Record, StartCollector
 from tests.servers.certificates import Authority

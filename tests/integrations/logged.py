@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from otel_audit.integrations.logging_handler import AuditHandler
+from otel_audit.integrations.stdlib_logging import AuditHandler
 from tests.chain_check import application_events
 from tests.recording import recorder
 

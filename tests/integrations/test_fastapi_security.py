@@ -33,9 +33,9 @@ from websockets.sync.client import connect
 
 from otel_audit import AuditLogger, AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
-from otel_audit.integrations.asgi_exchange import Exchange
-from otel_audit.integrations.client_address import TrustedProxies
-from otel_audit.integrations.fastapi_security import watch_dependencies
+from otel_audit.integrations.asgi.client_address import TrustedProxies
+from otel_audit.integrations.asgi.exchange import Exchange
+from otel_audit.integrations.asgi.fastapi_user import watch_dependencies
 from otel_audit.notices import Notices
 from otel_audit.settings import ForwardedHeader
 from tests.chain_check import application_events

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from otel_audit.integrations.instrumentors import FastAPIAuditor, FrameworkAuditor, StarletteAuditor
+from otel_audit.integrations.auto import FastAPIAuditor, FrameworkAuditor, StarletteAuditor
 from tests.chain_check import application_events
 from tests.integrations.serving import a_logger, served
 from tests.servers import Collector, free_port, poll
@@ -245,7 +245,7 @@ def test_no_other_module_needs_the_instrumentation_package() -> None:
         import otel_audit
 
         for info in pkgutil.walk_packages(otel_audit.__path__, "otel_audit."):
-            if not info.name.endswith((".instrumentors", ".__main__")):
+            if not info.name.endswith((".integrations.auto", ".__main__")):
                 importlib.import_module(info.name)
         print("done")
     """

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_audit.event import AuditEvent, AuditPrincipal
 from otel_audit.event_fields import as_event
-from otel_audit.integrations.feast_lines import event_of_line
+from otel_audit.integrations.feast import event_of_line
 from tests.integrations.logged import recorded
 
 tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")

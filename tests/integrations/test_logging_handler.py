@@ -26,8 +26,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from otel_audit.configuration import configure
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditEvent, AuditPrincipal
-from otel_audit.integrations.logging_handler import AuditCapture, AuditHandler
 from otel_audit.integrations.parent import within
+from otel_audit.integrations.stdlib_logging import AuditCapture, AuditHandler
 from otel_audit.logger import AuditLogger
 from otel_audit.settings import OnLoss
 from otel_audit.sinks import FileAuditSink, LoggerAuditSink
@@ -35,7 +35,7 @@ from tests.chain_check import application_events, read_streams
 from tests.integrations.logged import every_byte, logger_with, queued, recorded
 from tests.recording import recorder
 
-HANDLER = "otel_audit.integrations.logging_handler.AuditHandler"
+HANDLER = "otel_audit.integrations.stdlib_logging.AuditHandler"
 SECRET = "ghp_" + "a1B2" * 9
 PLAIN_MESSAGE = "the customer's name is in here"
 tracer = TracerProvider(shutdown_on_exit=False).get_tracer("t")
@@ -427,7 +427,7 @@ def in_front_of(target):
     atexit.register(listener.stop)
     return logging.handlers.QueueHandler(records)
 
-HANDLERS = "otel_audit.integrations.logging_handler"
+HANDLERS = "otel_audit.integrations.stdlib_logging"
 logging.config.dictConfig({
     "version": 1,
     "filters": {"capture": {"()": f"{HANDLERS}.AuditCapture"}},

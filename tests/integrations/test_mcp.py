@@ -22,11 +22,18 @@ from starlette.requests import Request
 
 from otel_audit.event import PrincipalKind
 from otel_audit.integrations.mcp import audit_server, current_event
-from otel_audit.integrations.mcp_call import Call, digest_of
-from otel_audit.integrations.mcp_caller import asserted_by, principal_of, source_of, token_attributes, token_of_request
-from otel_audit.integrations.mcp_recording import recorded
+from otel_audit.integrations.mcp.call import (
+    Call,
+    asserted_by,
+    digest_of,
+    principal_of,
+    source_of,
+    token_attributes,
+    token_of_request,
+)
+from otel_audit.integrations.mcp.recording import recorded
 from otel_audit.logger import AuditLogger
-from otel_audit.redaction.secret_names import is_secret_name
+from otel_audit.redaction.names import is_secret_name
 from tests.chain_check import application_events
 from tests.recording import recorder
 from tests.screen_work import Work, work_of

@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_audit import AuditUnavailable, configure
-from otel_audit.integrations.sdk import AuditLogExporter, AuditLogRecordProcessor
+from otel_audit.integrations.otel_logs import AuditLogExporter, AuditLogRecordProcessor
 from tests.chain_check import read_streams
 from tests.servers import poll
 from tests.servers.otlp_grpc_server import OtlpGrpcServer

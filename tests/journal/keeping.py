@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from otel_audit.delivery.batch import Batch
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome
+from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome
 from tests.journal.writing import ids_of
 
 __all__ = ["Keeping"]

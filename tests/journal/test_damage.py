@@ -20,7 +20,7 @@ from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.reader import StreamReader
-from otel_audit.journal.recovery import take
+from otel_audit.journal.shipment import take
 from otel_audit.journal.stream import Limits
 from tests.chain_check import application_events, read_streams
 from tests.journal.keeping import Keeping

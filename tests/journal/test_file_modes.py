@@ -11,7 +11,7 @@ import pytest
 
 from otel_audit.journal.files import open_with_mode
 from otel_audit.journal.quarantine import files_beside
-from otel_audit.journal.recovery import take
+from otel_audit.journal.shipment import take
 from otel_audit.journal.stream import Limits
 from tests.journal.writing import a_journal, append, the_stream
 

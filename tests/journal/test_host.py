@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.journal.host import (
+from otel_audit.journal.locks import (
     Mount,
     boot_id,
     host_id,

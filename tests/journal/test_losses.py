@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from otel_audit.journal.losses import Losses
+from otel_audit.journal.room import Losses
 
 
 @pytest.mark.parametrize("turn", range(9))

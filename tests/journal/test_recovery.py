@@ -11,7 +11,7 @@ import pytest
 
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.recovery import Shipment, adopt, take
+from otel_audit.journal.shipment import Shipment, adopt, take
 from tests.chain_check import application_events
 from tests.journal.writing import a_journal, append, description, finish, ids_of, lines_of, said, start_script
 from tests.opening import opening
@@ -32,7 +32,7 @@ A_WRITER = """
 AN_ADOPTER = """
     import os, sys
     from pathlib import Path
-    from otel_audit.journal.recovery import adopt
+    from otel_audit.journal.shipment import adopt
 
     directory, marks = Path(sys.argv[1]), Path(sys.argv[2])
     sys.stdin.readline()

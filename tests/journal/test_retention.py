@@ -13,14 +13,14 @@ import pytest
 
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
-from otel_audit.journal.census import census
+from otel_audit.journal.counts import census
 from otel_audit.journal.cursor import Cursor, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.latest import Latest
 from otel_audit.journal.ledger import RETAIN, entries
 from otel_audit.journal.quarantine import Released, files_beside, release
-from otel_audit.journal.recovery import take
 from otel_audit.journal.retention import Removed
+from otel_audit.journal.shipment import take
+from otel_audit.stores.directory import Latest
 from tests.cli.journals import Inbox, deliver
 from tests.journal.retaining import (
     Clocks,

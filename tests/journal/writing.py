@@ -18,8 +18,8 @@ import pytest
 
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, streams_in
-from otel_audit.journal.host import boot_id, host_id
 from otel_audit.journal.journal import Journal, Receipt
+from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.reader import StreamReader
 
 

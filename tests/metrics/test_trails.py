@@ -11,8 +11,7 @@ from pathlib import Path
 from opentelemetry.metrics import NoOpMeterProvider
 
 from otel_audit.delivery import metrics as metrics_module
-from otel_audit.delivery.metrics import AuditMetrics
-from otel_audit.delivery.numbers import ExporterNumbers, Numbers
+from otel_audit.delivery.metrics import AuditMetrics, ExporterNumbers, Numbers
 from otel_audit.journal.cursor import Cursor, Position, Progress
 from otel_audit.journal.files import streams_in
 from otel_audit.settings import Settings

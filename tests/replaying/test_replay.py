@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.replaying.parcel import Place, Trouble
-from otel_audit.replaying.replay import Replay, ReplayReport
-from otel_audit.replaying.sending import Patience
+from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState
+from otel_audit.replaying.sending import Patience, Place, Trouble
 from otel_audit.replaying.source import Kind, Limits, NothingToReplay
-from otel_audit.replaying.state import ReplayState
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.replaying.logs import a_line, a_log, a_source
 from tests.servers.otlp_server import Answer

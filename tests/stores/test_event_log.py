@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.delivery.jsonl import as_given
-from otel_audit.records import UnreadableLine, read_line
+from otel_audit.records.encoding import UnreadableLine, read_line
 from otel_audit.stores.event_log import EventLog
 from tests.replaying.logs import a_line
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_audit.stores import numbered_lines as module
-from otel_audit.stores.numbered_lines import Mark, is_marked, numbered_lines
+from otel_audit.stores import lines as module
+from otel_audit.stores.lines import Mark, is_marked, numbered_lines
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

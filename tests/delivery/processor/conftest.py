@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.worker import BatchLimits
 from tests.delivery.processor.delivered import DEFAULTS, NOBODY, Deliver, Delivered

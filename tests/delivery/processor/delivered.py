@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from otel_audit.delivery.batch import Exporter
+from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.journal.cursor import read_cursor

@@ -9,7 +9,7 @@ import pytest
 from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.processor import BatchProcessor
 from otel_audit.journal.open_stream import OpenStream
-from otel_audit.journal.recovery import Shipment, take
+from otel_audit.journal.shipment import Shipment, take
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.delivery.processor.delivered import SHOP, Deliver, is_ended, left_behind
 from tests.journal.writing import a_journal, append, description

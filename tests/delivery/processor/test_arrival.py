@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.jsonl import JsonlExporter
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome
+from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome
 from otel_audit.delivery.worker import BatchLimits
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.delivery.processor.delivered import SHOP, Deliver, left_behind, text

@@ -9,7 +9,7 @@ from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.stream_export import Idle, Step, StreamExport
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.quarantine import Quarantined
-from otel_audit.journal.recovery import Shipment, take
+from otel_audit.journal.shipment import Shipment, take
 from tests.journal.writing import append
 from tests.servers.otlp_server import Answer
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.destination import Destination
-from otel_audit.delivery.otlp import OtlpExporter
-from otel_audit.delivery.outcomes import ExportOutcome
+from otel_audit.delivery.otlp.exporter import OtlpExporter
+from otel_audit.delivery.outcomes import Batch, ExportOutcome
 from otel_audit.delivery.stream_export import Idle
 from otel_audit.journal.journal import Journal
 from otel_audit.settings import OtlpProtocol, OtlpSettings
@@ -87,10 +86,10 @@ KILLED_BEFORE_THE_CURSOR = """
     import os, signal, sys
     from pathlib import Path
     from otel_audit.delivery.destination import Destination
-    from otel_audit.delivery.otlp import OtlpExporter
+    from otel_audit.delivery.otlp.exporter import OtlpExporter
     from otel_audit.delivery.stream_export import StreamExport
     from otel_audit.journal.files import streams_in
-    from otel_audit.journal.recovery import take
+    from otel_audit.journal.shipment import take
     from otel_audit.settings import OtlpProtocol, OtlpSettings
 
     class DiesAfterTheAnswer(OtlpExporter):

@@ -6,10 +6,9 @@ from contextlib import closing
 
 import pytest
 
-from otel_audit.delivery.batch import Batch
 from otel_audit.delivery.destination import Destination
-from otel_audit.delivery.otlp import OtlpExporter
-from otel_audit.delivery.outcomes import ExportOutcome
+from otel_audit.delivery.otlp.exporter import OtlpExporter
+from otel_audit.delivery.outcomes import Batch, ExportOutcome
 from otel_audit.delivery.stream_export import Blocked, Moved
 from otel_audit.journal.journal import Journal
 from otel_audit.settings import OtlpProtocol, OtlpSettings

@@ -18,8 +18,7 @@ from feature_store import a_feature_store
 
 from otel_audit.errors import ConfigError
 from otel_audit.integrations.asgi import AuditMiddleware
-from otel_audit.integrations.feast import FeastSink, install, uninstall
-from otel_audit.integrations.feast_server import HOOKS
+from otel_audit.integrations.feast import HOOKS, FeastSink, install, uninstall
 from tests.chain_check import application_events, read_streams
 from tests.recording import recorder
 

@@ -22,8 +22,8 @@ from feature_store import ASK, a_feature_store
 from test_feast_install_served import PUSH, ROOT, TOOL, Service, ask_over_mcp, ask_over_rest, running
 
 from otel_audit.errors import ConfigError
+from otel_audit.integrations.auto import FeastAuditor
 from otel_audit.integrations.feast import install, uninstall
-from otel_audit.integrations.instrumentors import FeastAuditor
 from tests.chain_check import application_events
 from tests.recording import recorder
 from tests.servers.ports import LOOPBACK, free_port
@@ -127,7 +127,7 @@ def test_a_wrong_setting_ends_the_server_before_it_answers(tmp_path: Path) -> No
 
 
 def test_a_command_that_serves_no_features_does_not_import_feast(tmp_path: Path) -> None:
-    code = "import sys, otel_audit.integrations.instrumented_feast; print('feast' in sys.modules)"
+    code = "import sys, otel_audit.integrations.auto; print('feast' in sys.modules)"
 
     done = subprocess.run(
         [INSTRUMENT, sys.executable, "-c", code],

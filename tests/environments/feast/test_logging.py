@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_audit import LoggerAuditSink
 from otel_audit.delivery.jsonl import as_given
-from otel_audit.integrations.logging_handler import AuditHandler
+from otel_audit.integrations.stdlib_logging import AuditHandler
 from tests.chain_check import application_events
 from tests.recording import recorder
 

@@ -15,7 +15,7 @@ from fastmcp.exceptions import AuthorizationError
 from fastmcp.server.middleware import Middleware, MiddlewareContext
 from fastmcp.tools import InputRequiredToolResult
 
-from otel_audit.integrations.instrumentors import FastMCPAuditor
+from otel_audit.integrations.auto import FastMCPAuditor
 from otel_audit.integrations.mcp import audit_server
 from tests.recording import recorder
 

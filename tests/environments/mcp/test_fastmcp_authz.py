@@ -25,8 +25,8 @@ from tools import SECRET, TOKENS
 from otel_audit import AuditLogger
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent
-from otel_audit.integrations.fastmcp_authz import Ruling, audited_check
 from otel_audit.integrations.mcp import audit_server
+from otel_audit.integrations.mcp.fastmcp import Ruling, audited_check
 from otel_audit.settings import OnLoss
 from tests.recording import a_trail, recorder
 from tests.servers.ports import LOOPBACK, free_port

@@ -171,7 +171,7 @@ def test_instrumenting_imports_no_sdk_before_the_instrumentors_of_what_it_is_bui
     """They put another class in the place of Starlette's, which modules that were imported by then do not see."""
     code = """
 import sys
-from otel_audit.integrations import instrumentors
+from otel_audit.integrations import auto as instrumentors
 
 auditors = [instrumentors.MCPAuditor(), instrumentors.FastMCPAuditor()]
 for auditor in auditors:

@@ -18,9 +18,9 @@ from mcp.shared.message import SessionMessage
 from sdk import SERVERS
 
 import otel_audit
-from otel_audit.integrations.instrumentors import MCPAuditor
+from otel_audit.integrations.auto import MCPAuditor
 from otel_audit.integrations.mcp import audit_server, current_event
-from otel_audit.integrations.mcp_call import EVENT_TYPES
+from otel_audit.integrations.mcp.call import EVENT_TYPES
 from tests.recording import recorder
 
 

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sdk import SERVERS
 
 import otel_audit
-from otel_audit.integrations.instrumentors import MCPAuditor
+from otel_audit.integrations.auto import MCPAuditor
 from otel_audit.integrations.mcp import audit_server
 from tests.recording import recorder
 

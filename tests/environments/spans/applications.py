@@ -19,7 +19,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from otel_audit import AuditLogger, AuditMiddleware
-from otel_audit.integrations.instrumentors import FastAPIAuditor, StarletteAuditor
+from otel_audit.integrations.auto import FastAPIAuditor, StarletteAuditor
 
 __all__ = ["CANNOT_BE", "ORDERS", "Order", "build", "uninstrument"]
 

@@ -9,7 +9,7 @@ import pytest
 from otel_audit.delivery.stream_export import Destination, Idle, Moved, StreamExport
 from otel_audit.errors import AuditUnavailable
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.recovery import take
+from otel_audit.journal.shipment import take
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
 from tests.journal.group_commit.waiting import Start, hold, wait_for_written

@@ -10,7 +10,7 @@ import pytest
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.open_segment import OpenSegment
+from otel_audit.journal.segment import OpenSegment
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability, OnLoss
 from tests.chain_check import application_events

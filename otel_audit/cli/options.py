@@ -1,0 +1,169 @@
+"""The directory that a command looks at: an argument, `OTEL_AUDIT_DIR`, or the one that the settings give.
+
+The kinds of values that commands take: paths and numbers, without those that click lets through by mistake.
+
+Ends a command that goes on and on: SIGTERM and Ctrl-C ask, and the command ends when it can.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import click
+
+from otel_audit.errors import ConfigError
+from otel_audit.journal.files import segments_in
+from otel_audit.notices import escaped
+from otel_audit.settings import Durability, Settings
+
+__all__ = [
+    "GivenNumber",
+    "GivenPath",
+    "Stop",
+    "directory_argument",
+    "free_bytes_of_settings",
+    "say_if_empty",
+    "unreadable",
+]
+
+
+# A year of seconds, and more than any machine can do in one. Neither the kernel nor a thread waits for all numbers.
+_HIGHEST: Final = 365 * 86_400.0
+
+
+class GivenPath(click.Path):
+    """A path. An empty one is refused: click would take it for the working directory, and a variable was not set."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True) -> None:
+        # Who reads it says more about what is in the way than click, which would look first.
+        super().__init__(exists=exists, file_okay=file_okay, readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if not os.fspath(value):
+            said = "expected a path, got an empty one; leave it out, or set the variable that it comes from"
+            self.fail(said, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class GivenNumber(click.FloatRange):
+    """A number from 0 to a year of seconds. `above_zero`: not 0 itself."""
+
+    def __init__(self, *, above_zero: bool = False) -> None:
+        super().__init__(min=0, max=_HIGHEST, min_open=above_zero)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        number = super().convert(value, param, ctx)
+        if number != number:  # NaN is neither below nor above a limit
+            self.fail(f"expected a number, got {value}", param, ctx)
+        return number
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def directory_argument(command: F) -> F:
+    """Give the command a `directory: Path` that exists; one that does not is wrong usage."""
+    return click.argument(
+        "directory",
+        metavar="[DIR]",
+        required=False,
+        envvar="OTEL_AUDIT_DIR",
+        type=GivenPath(),
+        callback=_existing,
+    )(command)
+
+
+def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
+    directory = given or _from_settings(ctx)
+    if not directory.is_dir():
+        what = "is no directory" if os.path.lexists(directory) else "does not exist"
+        raise click.UsageError(
+            f"expected the directory of a journal, got {str(directory)!r}, which {what}; "
+            "give DIR or set OTEL_AUDIT_DIR",
+            ctx,
+        )
+    return directory
+
+
+def free_bytes_of_settings() -> int | None:
+    """The floor of free space of a service with this environment; the default one where that is not valid."""
+    try:
+        return Settings.load(os.environ).free_bytes
+    except ConfigError:
+        return None
+
+
+def unreadable(directory: Path, error: OSError) -> click.UsageError:
+    """What to raise when the journal in the directory cannot be read."""
+    where = directory if error.filename is None else error.filename
+    return click.UsageError(
+        f"{escaped(str(where))}: expected a journal that uid {os.geteuid()} can read, got {error.strerror or error}; "
+        "run it as the user of the service, or give that user's files to this one (OTEL_AUDIT_FILE_MODE=0640)"
+    )
+
+
+def say_if_empty(directory: Path) -> None:
+    """On stderr, where there is no stream: whoever has mistaken the directory would take silence for good news."""
+    if not segments_in(directory):
+        click.echo(
+            f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "
+            "OTEL_AUDIT_DIR, and see `otel-audit config` for that of a service",
+            err=True,
+        )
+
+
+def _from_settings(ctx: click.Context) -> Path:
+    try:
+        settings = Settings.load(os.environ)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
+    if settings.durability is Durability.MEMORY:
+        raise click.UsageError(
+            "expected a journal in a directory, got OTEL_AUDIT_DURABILITY=memory: the events of such a service are in "
+            "its memory only, and audit.stats() or its metrics tell of them; give DIR to look at another journal",
+            ctx,
+        )
+    return settings.directory
+
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stop:
+    """While entered, SIGTERM and Ctrl-C ask for an end instead of making one."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._asked: SimpleQueue[None] = SimpleQueue()  # its `put` may come in while the same thread is in its `get`
+        self._former: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        """Whether an end was asked for."""
+        return self.asked
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Return when an end is asked for, or after so many seconds."""
+        try:
+            self._asked.get(timeout=timeout_s)
+        except Empty:
+            return
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._asked.put(None)
+
+    def __enter__(self) -> Self:
+        self._former = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)

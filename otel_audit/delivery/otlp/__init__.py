@@ -1,0 +1,1 @@
+"""OTLP over HTTP and gRPC: one batch, one request, one outcome."""

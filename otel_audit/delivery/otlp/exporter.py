@@ -1,0 +1,71 @@
+"""OTLP as an exporter of journal lines: from a batch to one request, over the transport of the settings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from otel_audit.delivery.otlp.http import OtlpHttpExporter
+from otel_audit.delivery.outcomes import Batch, ExportOutcome, Refused, RefusedFor
+from otel_audit.records.encoding import UnreadableLine, encoded_request
+from otel_audit.settings import OtlpProtocol, OtlpSettings
+
+__all__ = ["OtlpExporter"]
+
+
+class _Transport(Protocol):
+    def export(self, request: bytes, records: int) -> ExportOutcome: ...
+
+    def close(self) -> None: ...
+
+
+class OtlpExporter:
+    """Sends journal lines as LogRecords to an OTLP endpoint.
+
+    A request of more than `batch_bytes`, before compression, is refused here and not sent; that of one record is.
+
+    Raises:
+        ConfigError: the endpoint or a header cannot be sent at all.
+    """
+
+    name = "otlp"
+
+    def __init__(self, settings: OtlpSettings, *, delay_s: float = 1.0, batch_bytes: int = 3 << 20) -> None:
+        self.delay_s = delay_s
+        self._batch_bytes = batch_bytes
+        self._transport = _transport(settings)
+
+    def export(self, batch: Batch) -> ExportOutcome:
+        """See `Exporter`."""
+        try:
+            request = encoded_request(batch.header, batch.contents)
+        except UnreadableLine as error:
+            return Refused(str(error))
+        except MemoryError:
+            raise
+        except Exception as error:  # nothing but lines went in: it will not be better the next time
+            return Refused(f"no record can be built: {type(error).__name__}")
+        return self.send(request, len(batch.lines))
+
+    def send(self, request: bytes, records: int) -> ExportOutcome:
+        """What became of a serialised ExportLogsServiceRequest that holds `records` records, such as one that was kept.
+
+        Returns within the time-out of the settings, whatever the network does.
+        """
+        if len(request) > self._batch_bytes and records > 1:
+            return Refused(f"a request of {len(request)} bytes, over {self._batch_bytes}", RefusedFor.LIMIT)
+        return self._transport.export(request, records)
+
+    def close(self) -> None:
+        """See `Exporter`."""
+        self._transport.close()
+
+
+def _transport(settings: OtlpSettings) -> _Transport:
+    match settings.protocol:
+        case OtlpProtocol.HTTP_PROTOBUF:
+            return OtlpHttpExporter(settings)
+        case OtlpProtocol.GRPC:
+            # Not at the top: gRPC's library takes 60 ms and 8 MB to load, and puts hooks on every fork of the process.
+            from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
+
+            return OtlpGrpcExporter(settings)

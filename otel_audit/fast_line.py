@@ -1,0 +1,316 @@
+"""An event on its way to a sink: its time as text, its span, and the texts that are looked through for secrets."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, SpanContext, get_current_span
+
+from otel_audit.event import AuditPrincipal, AuditResource, AuditSource
+from otel_audit.json_values import INT64_MAX, INT64_MIN, JsonValues
+
+__all__ = [
+    "NOBODY",
+    "NOTHING",
+    "NOWHERE",
+    "Action",
+    "Draft",
+    "Exchange",
+    "Principal",
+    "Resource",
+    "Source",
+    "SpanIds",
+    "TimestampText",
+    "caller_texts",
+    "completed",
+    "given_or",
+    "request_detail",
+    "time_ns_of",
+    "word_of",
+]
+
+Text = str | UnsetType
+
+_FEAST_KEYS = ("jsonrpc_id", "principal", "source", "action", "resource", "outcome", "duration_ms", "detail")
+
+
+class Principal(msgspec.Struct, frozen=True, gc=False):
+    """The JSON form of `AuditPrincipal`; what is UNSET is left out."""
+
+    username: str
+    roles: list[str]
+    auth_type: str
+    id: Text = UNSET
+    issuer: Text = UNSET
+    kind: Text = UNSET
+    on_behalf_of: Text = UNSET
+
+    @classmethod
+    def of(cls, model: AuditPrincipal, texts: list[str]) -> Principal:
+        """From the model, its texts added to `texts`."""
+        values = model.__dict__
+        username, roles, auth_type = values["username"], values["roles"], values["auth_type"]
+        texts += (username, auth_type, *roles)
+        identity, issuer, kind = values.get("id"), values.get("issuer"), values.get("kind")
+        on_behalf_of = values.get("on_behalf_of")
+        if identity is None and issuer is None and kind is None and on_behalf_of is None:
+            return cls(username, roles, auth_type)
+        texts += (identity or "", issuer or "", kind or "", on_behalf_of or "")
+        return cls(username, roles, auth_type, _given(identity), _given(issuer), _given(kind), _given(on_behalf_of))
+
+    def renamed(self, pseudonym_of: Callable[[str], str]) -> Principal:
+        """The same with pseudonyms for its names."""
+
+        def renamed(name: Text) -> Text:
+            return name if name is UNSET else pseudonym_of(name)
+
+        return msgspec.structs.replace(
+            self, username=pseudonym_of(self.username), id=renamed(self.id), on_behalf_of=renamed(self.on_behalf_of)
+        )
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """The JSON form of `AuditSource`."""
+
+    ip: str
+    transport: str
+    user_agent: Text = UNSET
+
+    @classmethod
+    def of(cls, model: AuditSource, texts: list[str]) -> Source:
+        """From the model, its texts added to `texts`."""
+        values = model.__dict__
+        ip, transport, user_agent = values["ip"], values["transport"], values.get("user_agent")
+        texts += (ip, transport, user_agent or "")
+        return cls(ip, transport, _given(user_agent))
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    """The JSON form of the `AuditAction` that a helper makes."""
+
+    mcp_tool: str
+    path: str
+    method: Text = UNSET
+
+
+class Resource(msgspec.Struct, frozen=True, gc=False):
+    """The JSON form of `AuditResource`."""
+
+    type: str
+    name: str
+    actions: list[str]
+
+    @classmethod
+    def of(cls, model: AuditResource, texts: list[str]) -> Resource:
+        """From the model, its texts added to `texts`."""
+        values = model.__dict__
+        kind, name, actions = values["type"], values["name"], values["actions"]
+        texts += (kind, name, *actions)
+        return cls(kind, name, actions)
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
+    """The JSON form of the `AuditEvent` that a helper makes, its fields in the order of the model."""
+
+    event_type: str
+    timestamp: str
+    request_id: str
+    trace_id: Text
+    span_id: Text
+    jsonrpc_id: Text
+    principal: Principal
+    source: Source
+    action: Action
+    resource: Resource
+    outcome: str
+    duration_ms: float | UnsetType
+    detail: str
+    event_id: Text
+    trace_flags: int | UnsetType
+    status_code: int | UnsetType = UNSET
+    error_type: Text = UNSET
+    parent_id: Text = UNSET
+    attributes: dict[str, str] | UnsetType = UNSET
+
+
+class Exchange(msgspec.Struct, frozen=True, gc=False):
+    """What is known of an HTTP request beyond what a helper is given. `span`: UNSET takes the active one."""
+
+    event_id: str
+    span: SpanIds | UnsetType = UNSET
+    status_code: int | UnsetType = UNSET
+    error_type: Text = UNSET
+    parent_id: Text = UNSET
+    attributes: dict[str, str] | UnsetType = UNSET
+
+    def texts(self) -> list[str]:
+        """Every text in it that the program did not make."""
+        texts = [self.error_type] if self.error_type is not UNSET else []
+        if self.attributes is not UNSET:
+            texts += self.attributes
+            texts += self.attributes.values()
+        return texts
+
+    def fields(self) -> dict[str, Any]:
+        """As fields of an event."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        span = fields.pop("span", None)
+        if span:
+            flags = {"trace_flags": span.pop("flags")} if "flags" in span else {}
+            fields |= span | flags
+        return fields
+
+
+NOBODY = Principal("", [], "")
+NOWHERE = Source("", "")
+NOTHING = Resource("", "", [])
+
+
+class SpanIds(msgspec.Struct, frozen=True, gc=False):
+    """The span that an event belongs to, in hex, and its W3C trace flags."""
+
+    trace_id: Text = UNSET
+    span_id: Text = UNSET
+    flags: int | UnsetType = UNSET
+
+    @classmethod
+    def active(cls, context: Context | None) -> SpanIds:
+        """Of the active span, or that of `context`, whether it is sampled or not; unset when there is none."""
+        span = get_current_span(context)
+        return _NO_SPAN if span is INVALID_SPAN else cls.of(span.get_span_context())
+
+    @classmethod
+    def of(cls, ids: SpanContext) -> SpanIds:
+        """Of these ids; unset when they are of no span."""
+        if not ids.is_valid:
+            return _NO_SPAN
+        return cls(f"{ids.trace_id:032x}", f"{ids.span_id:016x}", int(ids.trace_flags))
+
+
+_NO_SPAN = SpanIds()
+
+
+class TimestampText:
+    """Times as Feast writes them: UTC, milliseconds cut off, `Z`. Remembers the text of the last second."""
+
+    def __init__(self) -> None:
+        self._second = (-1, "")
+
+    def of(self, time_ns: int) -> str:
+        """The text of a time in nanoseconds since 1970."""
+        second, rest = divmod(time_ns, 1_000_000_000)
+        known, text = self._second
+        if known != second:
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = (second, text)
+        return f"{text}.{rest // 1_000_000:03d}Z"
+
+
+def completed(
+    fields: dict[str, Any], *, timestamp: str, request_id: str, span: SpanIds, event_id: str | None
+) -> dict[str, Any]:
+    """The event with the time, ids and span that it lacks, in the order of `AuditEvent`.
+
+    A `trace_id` that is set already is kept. `event_id`: None where the sink gives events none, nor trace flags.
+    """
+    done = {
+        "event_type": fields["event_type"],
+        "timestamp": fields["timestamp"] or timestamp,
+        "request_id": fields["request_id"] or request_id,
+    }
+    flags = fields.get("trace_flags")
+    if "trace_id" not in fields and span.trace_id is not UNSET:
+        done |= {"trace_id": span.trace_id, "span_id": span.span_id}
+        flags = span.flags if event_id is not None else flags
+    else:
+        done |= {key: fields[key] for key in ("trace_id", "span_id") if key in fields}
+    done |= {key: fields[key] for key in _FEAST_KEYS if key in fields}
+    if known_id := fields.get("event_id") or event_id:
+        done["event_id"] = known_id
+    if flags is not None:
+        done["trace_flags"] = flags
+    return done | {key: value for key, value in fields.items() if key not in done}
+
+
+def caller_texts(fields: dict[str, Any]) -> list[str]:
+    """Every text of an event that its caller gave, the keys of `attributes` too.
+
+    Raises:
+        TypeError: a value is of no type that a field has, or a number beyond int64: it must not be written as it is.
+    """
+    texts: list[str] = []
+    _gather(fields, texts)
+    return texts
+
+
+def request_detail(method: object, path: object, status_code: object) -> str:
+    """The `detail` of an HTTP request, as Feast writes it, whatever the arguments are."""
+    try:
+        return f"{method} {path} -> {status_code}"
+    except Exception:  # of an object's own method, or a number too long to be written
+        json = JsonValues(depth=1, items=1)
+        return f"{json.key(method)} {json.key(path)} -> {json.key(status_code)}"
+
+
+def given_or(value: Any, default: Any) -> Any:
+    """The value, or the default for one that is false; an object that cannot say which is kept."""
+    try:
+        return value or default
+    except Exception:
+        return value
+
+
+def word_of(value: Any) -> Any:
+    """The word itself where it is a member of an enum, or of a class derived from `str`."""
+    word = value.value if isinstance(value, enum.Enum) else value
+    return str.__str__(word) if isinstance(word, str) else word
+
+
+def time_ns_of(timestamp: str) -> int | None:
+    """Nanoseconds since 1970 of an ISO 8601 time with its zone; None when it is not one that a record can hold."""
+    try:
+        moment = datetime.fromisoformat(timestamp)
+        since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    except (ValueError, TypeError):  # no time, or one without a zone
+        return None
+    time_ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+    return time_ns if 0 <= time_ns <= INT64_MAX else None
+
+
+def _gather(fields: dict[str, Any], texts: list[str]) -> None:
+    for key, value in fields.items():
+        if isinstance(value, str):
+            texts.append(value)
+        elif value.__class__ is list:
+            texts.extend(value)  # what is no text here cannot be joined: a TypeError too
+        elif value.__class__ is dict:
+            if key == "attributes":
+                _gather_attributes(value, texts)
+            else:
+                _gather(value, texts)
+        elif not _is_number(value):
+            raise TypeError(f"{key}: expected a text, number, list or part, got {type(value).__name__}")
+
+
+def _gather_attributes(attributes: dict[str, Any], texts: list[str]) -> None:
+    texts.extend(attributes)
+    for value in attributes.values():
+        if isinstance(value, str):
+            texts.append(value)
+        elif value.__class__ is list:
+            texts.extend(text for text in value if isinstance(text, str))
+
+
+def _is_number(value: object) -> bool:
+    kind = type(value)
+    return kind is float or kind is bool or (kind is int and INT64_MIN <= value <= INT64_MAX)  # type: ignore[operator]  # an int
+
+
+def _given(text: str | None) -> Text:
+    return UNSET if text is None else text

@@ -1,0 +1,128 @@
+"""The lifespan of an ASGI application, which holds its audit logger, and closes it if nobody else does.
+
+The requests and connections of one application that are under way, for which its logger stays open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from otel_audit.integrations.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from otel_audit.integrations.lease import Lease
+from otel_audit.logger import AuditLogger
+
+__all__ = ["Lifespan", "UnderWay", "is_held"]
+
+
+_POLL_S: Final = 0.005
+_WAIT_S: Final = 5.0  # for the disk; what is asked to end has ended by then
+
+
+class UnderWay:
+    """Those without an end in the trail. Any thread."""
+
+    __slots__ = ("_recordings",)
+
+    def __init__(self) -> None:
+        self._recordings: set[object] = set()
+
+    def begins(self, recording: object) -> None:
+        """It has no end yet."""
+        self._recordings.add(recording)
+
+    def ends(self, recording: object) -> None:
+        """Its end is in the trail, or nothing of it will be."""
+        self._recordings.discard(recording)
+
+    async def over(self) -> None:
+        """All of them have ended, or some seconds are over.
+
+        A server that may wait no longer cancels what is under way, and asks the application to end in the same breath:
+        a logger that closes then would miss them.
+        """
+        if asyncio._get_running_loop() is None:
+            return
+        deadline = time.monotonic() + _WAIT_S
+        while self._recordings and time.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+
+
+_KEY: Final = "otel_audit.lifespan"
+
+# After these the server may end the process at once, so the logger is closed before they are passed on.
+_LAST: Final = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+
+
+def is_held(scope: Scope) -> bool:
+    """Whether this is a lifespan that holds a logger already, by a middleware outside."""
+    return _KEY in scope
+
+
+class Lifespan:
+    """One run of an application, from its startup to its shutdown, or to the failure of either."""
+
+    def __init__(self, app: ASGIApp, audit: AuditLogger, under_way: UnderWay, receive: Receive, send: Send) -> None:
+        self._app = app
+        self._under_way = under_way
+        self._receive = receive
+        self._send = send
+        self._lease = Lease(audit)
+        self._is_asked = False
+        self._has_started = False
+        self._is_ending = False
+        self._has_given_back = False
+
+    async def run(self, scope: Scope) -> None:
+        """The application has had its lifespan; the logger is given back.
+
+        An application without one, which refuses the scope or returns from it, gets one here, and one that returns when
+        it has started the rest of it: nothing else would close its logger, since servers run no exit handler after
+        SIGTERM. One that raises keeps its logger, unless it is asked to end: servers may go on to serve it.
+        """
+        scope[_KEY] = True
+        try:
+            await self._app(scope, self._watched_receive, self._watched_send)
+        except Exception:
+            if self._is_ending:
+                await self._give_back()
+            if self._is_asked or self._has_started:
+                raise
+        except BaseException:
+            await self._lease.give_back()
+            raise
+        if self._is_ending:
+            await self._give_back()
+        else:
+            await self._stand_in()
+
+    async def _give_back(self) -> None:
+        if not self._has_given_back:
+            self._has_given_back = True
+            await self._under_way.over()
+            await self._lease.give_back()
+
+    async def _watched_receive(self) -> Message:
+        self._is_asked = True
+        message = await self._receive()
+        self._is_ending = message["type"] == "lifespan.shutdown"
+        return message
+
+    async def _watched_send(self, message: Message) -> None:
+        self._has_started = True
+        if message["type"] in _LAST:
+            self._is_ending = True
+            await self._give_back()
+        await self._send(message)
+
+    async def _stand_in(self) -> None:
+        try:
+            if not self._is_asked:
+                await self._receive()
+            if not self._has_started:
+                await self._send({"type": "lifespan.startup.complete"})
+            await self._receive()
+        finally:
+            await self._give_back()
+        await self._send({"type": "lifespan.shutdown.complete"})

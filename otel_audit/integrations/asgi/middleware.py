@@ -1,0 +1,187 @@
+"""The middleware for FastAPI, Starlette and every other ASGI application: one event for each request."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar, Token
+from typing import Final
+
+from otel_audit.errors import AuditUnavailable
+from otel_audit.integrations.asgi.client_address import TrustedProxies
+from otel_audit.integrations.asgi.exchange import Exchange, exchange_of, leave_out
+from otel_audit.integrations.asgi.lifespan import Lifespan, UnderWay
+from otel_audit.integrations.asgi.messages import Inbox, Outbox
+from otel_audit.integrations.asgi.recording import Recording, SwiftRecording
+from otel_audit.integrations.asgi.span import watch_opentelemetry
+from otel_audit.integrations.asgi.types import ASGIApp, Receive, Scope, Send
+from otel_audit.integrations.parent import current_event, within
+from otel_audit.integrations.principals import Principals, PrincipalSource
+from otel_audit.logger import AuditLogger
+from otel_audit.notices import Notices
+from otel_audit.policy.decisions import Glob
+from otel_audit.settings import ForwardedHeader
+
+__all__ = ["REFUSAL", "AuditMiddleware", "current_event", "set_principal"]
+
+REFUSAL: Final = b"The request could not be recorded in the audit trail, and was refused.\n"
+"""What the client is told, with status 503, where the loss rule is `closed`: nothing of the server's disk."""
+
+_current: ContextVar[tuple[Exchange, Principals] | None] = ContextVar("otel_audit_exchange", default=None)
+
+
+def set_principal(principal: object) -> None:
+    """The request or connection that runs here has this principal, whatever else says so; nothing happens outside one.
+
+    An `AuditPrincipal`, a name, claims of a verified token, or an object of a user. It is seen from any task or thread
+    of the request, from a synchronous dependency too, where a ContextVar of one's own would be lost. Never raises: what
+    cannot be read of an object is said on stderr.
+    """
+    current = _current.get()
+    if current is not None:
+        exchange, principals = current
+        exchange.told = principals.named(principal)
+
+
+class AuditMiddleware:
+    """Records one event for each HTTP request (`http.request`) and each WebSocket connection (`websocket.session`).
+
+    The event is in the trail when the application has sent the last byte, or when it ends without that. Where the loss
+    rule of a request is `closed`, its begin is in the trail before the application is called, or the client gets 503.
+    What the application raises goes on as it was. The lifespan holds the logger: the last of its users closes it.
+
+    `principal`: where the application keeps its user, if not where `Principals` looks by itself. `exclude`: paths
+    without an event, `*` standing for anything. `audit_id_header`: the answer names its event in `X-Audit-Id`.
+    `trusted_proxies` and `forwarded_header` come before the settings of the same names.
+
+    Raises:
+        ConfigError: a proxy is no address, no network and not `unix`, or it is everybody.
+        TypeError: `principal` is a coroutine function.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        audit: AuditLogger,
+        principal: PrincipalSource | None = None,
+        exclude: str | Sequence[str] = (),
+        trusted_proxies: Iterable[str] | None = None,
+        forwarded_header: ForwardedHeader | None = None,
+        audit_id_header: bool = False,
+    ) -> None:
+        self.app = app
+        self._audit = audit
+        self._notices = Notices()
+        self._principals = Principals(principal, self._notices)
+        paths = (exclude,) if isinstance(exclude, str) else exclude
+        self._excluded = frozenset(path for path in paths if "*" not in path)
+        self._excluded_globs = tuple(Glob(path) for path in paths if "*" in path)
+        self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
+        self._under_way = UnderWay()
+        self._names_event = audit_id_header
+        self._has_said_claim = False
+        self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
+        if "fastapi" in sys.modules:
+            from otel_audit.integrations.asgi.fastapi_user import watch_dependencies
+
+            watch_dependencies(self._notices)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Source: ASGI specification 3.0."""
+        if scope["type"] == "lifespan":
+            await Lifespan(self.app, self._audit, self._under_way, receive, send).run(scope)
+        elif scope["type"] not in ("http", "websocket") or exchange_of(scope) is not None:
+            await self.app(scope, receive, send)  # the second: one of this kind records it already, outside of this one
+        elif self._is_excluded(scope["path"]):
+            leave_out(scope)
+            await self.app(scope, receive, send)
+        else:
+            watch_opentelemetry()
+            exchange = Exchange(scope, self._proxies)
+            if exchange.claimed_id is not None and not self._has_said_claim:
+                self._say_claim(exchange)
+            await self._record(exchange, receive, send)
+
+    def _say_claim(self, exchange: Exchange) -> None:
+        """Once, and not where there are trusted proxies and somebody else sends the header: he may."""
+        if not self._proxies:
+            remedy = "if it was your proxy, name its address or network in OTEL_AUDIT_TRUSTED_PROXIES"
+        elif exchange.ip and any(exchange.ip.encode() in value for value in self._proxies.said_in(exchange.scope)):
+            remedy = (
+                "here the server has put the client's address in the place of the proxy's; start uvicorn with "
+                "--no-proxy-headers, and OTEL_AUDIT_TRUSTED_PROXIES counts"
+            )
+        else:
+            return
+        self._has_said_claim = True
+        self._notices.say(
+            "claimed request id",
+            f"the X-Request-Id of a request from {exchange.ip or 'a Unix socket'} is recorded as "
+            f"audit.request.claimed_id, since only that of a trusted proxy is believed; {remedy}",
+        )
+
+    def _is_excluded(self, path: str) -> bool:
+        return path in self._excluded or any(glob.matches(path) for glob in self._excluded_globs)
+
+    async def _record(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        is_swift = self._is_swift and exchange.scope["type"] == "http"
+        make = SwiftRecording if is_swift else Recording
+        recording = make(self._audit, exchange, self._principals, self._notices, self._under_way)
+        self._under_way.begins(recording)
+        try:
+            await recording.begin()
+        except AuditUnavailable:
+            self._under_way.ends(recording)
+            exchange.forget()
+            await _refuse(exchange.scope, send)
+            return
+        except BaseException:
+            self._under_way.ends(recording)
+            exchange.forget()
+            raise
+        inbox = Inbox(receive, exchange, recording.end)
+        outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
+        token = _current.set((exchange, self._principals))
+        try:
+            with within(exchange.own_id, exchange.begun_event):
+                await self.app(exchange.scope, inbox, outbox)
+            await recording.end(None)
+        except BaseException as error:
+            await recording.end(error)
+            raise
+        finally:
+            exchange.forget()
+            _leave(token)
+
+
+def _leave(token: Token[tuple[Exchange, Principals] | None]) -> None:
+    try:
+        _current.reset(token)
+    except ValueError:  # as in `within`
+        return
+
+
+def _proxies(audit: AuditLogger, given: Iterable[str] | None, header: ForwardedHeader | None) -> TrustedProxies:
+    settings = audit.settings
+    if given is None:
+        given = settings.trusted_proxies if settings is not None else ()
+    if header is None:
+        header = settings.forwarded_header if settings is not None else ForwardedHeader.X_FORWARDED_FOR
+    return TrustedProxies(given, ForwardedHeader(header))
+
+
+async def _refuse(scope: Scope, send: Send) -> None:
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        if "websocket.http.response" not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1013})  # before accept: the server answers 403
+            return
+        kind = "websocket.http.response"
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(REFUSAL)).encode()),
+        (b"retry-after", b"5"),
+    ]
+    await send({"type": f"{kind}.start", "status": 503, "headers": headers})
+    await send({"type": f"{kind}.body", "body": REFUSAL})

@@ -1,0 +1,355 @@
+"""The instrumentors that `opentelemetry-instrument` finds: no line of a service is changed, and it is audited.
+
+Each works only where its framework is installed, and records to one logger of the process, made from the environment.
+`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` leaves out those named in it, by the names of the entry points.
+
+This is the only module that cannot be imported without the package `opentelemetry-instrumentation`, and nothing imports
+it but that.
+
+Starlette and FastAPI with the middleware around each application, though no line of it says so.
+
+Feast's feature server recorded by us, though no line of it says so.
+
+Feast is not imported here: it takes seconds, and most commands of a machine that has it serve no features.
+
+Servers of the MCP SDKs and of FastMCP that record their calls, though no line of theirs says so.
+
+A server that was given to `audit_server`, with SDK 1.x before it first runs, keeps to that: its logger counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Final
+
+from opentelemetry.instrumentation.dependencies import DependencyConflictError
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]  # not typed
+
+from otel_audit.errors import AuditError
+from otel_audit.integrations.asgi.exchange import exchange_of, is_left_out
+from otel_audit.integrations.asgi.lifespan import is_held
+from otel_audit.integrations.asgi.middleware import AuditMiddleware
+from otel_audit.integrations.asgi.types import ASGIApp, Receive, Scope, Send
+from otel_audit.integrations.feast import HOOKS, install_meanwhile
+from otel_audit.integrations.lease import Instrumentation, is_kept_out, keep_out
+from otel_audit.integrations.mcp import fastmcp
+from otel_audit.integrations.mcp import sdk1 as mcp_sdk1
+from otel_audit.integrations.mcp import sdk2 as mcp_sdk2
+from otel_audit.integrations.mcp.call import EVENT_TYPES, note_contexts
+
+__all__ = [
+    "FastAPIAuditor",
+    "FastMCPAuditor",
+    "FeastAuditor",
+    "FrameworkAuditor",
+    "MCPAuditor",
+    "StarletteAuditor",
+    "audit_applications",
+    "audit_fastmcp_servers",
+    "audit_feature_servers",
+    "audit_sdk_servers",
+]
+
+
+_APPLICATION: Final = "otel_audit.application"
+
+
+def audit_applications(kind: type, instrumentation: Instrumentation) -> None:
+    """Applications of this class of Starlette, or of one below it, are audited, those that run already too.
+
+    One that has `AuditMiddleware` among its own keeps to that: its logger and its options count. What is wrapped is the
+    call of the application, and not its stack of middleware: OpenTelemetry's instrumentor of FastAPI leaves alone what
+    is not the stack that it knows.
+    """
+    around = _Around(instrumentation)
+    original: Callable[..., Awaitable[None]] = kind.__call__
+
+    @functools.wraps(original)
+    async def call(app: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        run = functools.partial(original, app)
+        is_seen_to = exchange_of(scope) is not None or is_left_out(scope) or is_held(scope)
+        if is_seen_to or not instrumentation.is_on or _audits_itself(app):
+            await run(scope, receive, send)
+        else:
+            await around(run, scope, receive, send)
+
+    instrumentation.replace(kind, "__call__", call)  # uvicorn takes what can be called without arguments for a factory
+
+
+def _audits_itself(app: Any) -> bool:
+    if is_kept_out(app):
+        return True
+    kinds = [middleware.cls for middleware in app.user_middleware]
+    return any(isinstance(kind, type) and issubclass(kind, AuditMiddleware) for kind in kinds)
+
+
+class _Around:
+    """The middleware around all applications of an instrumentation.
+
+    The logger is made at the first lifespan, request or connection: a program that merely builds an application needs
+    no journal.
+    """
+
+    def __init__(self, instrumentation: Instrumentation) -> None:
+        self._instrumentation = instrumentation
+        self._audited: AuditMiddleware | None = None
+
+    async def __call__(self, run: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """`run` the application inside of it.
+
+        Raises:
+            AuditError: there is no logger, and the server has begun without a lifespan. The application is not called.
+        """
+        try:
+            audited = self._outermost()
+        except AuditError as error:
+            if scope["type"] != "lifespan":
+                raise
+            # An exception here would be taken for an application without a lifespan, and the server would go on.
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": f"otel-audit: {error}"})
+            return
+        scope[_APPLICATION] = run
+        await audited(scope, receive, send)
+
+    def _outermost(self) -> AuditMiddleware:
+        if self._audited is None:
+            self._audited = AuditMiddleware(_run_application, audit=self._instrumentation.audit)
+        return self._audited
+
+
+async def _run_application(scope: Scope, receive: Receive, send: Send) -> None:
+    await scope.pop(_APPLICATION)(scope, receive, send)
+
+
+_SERVER, _MCP_SERVER = HOOKS
+
+
+def audit_feature_servers(instrumentation: Instrumentation) -> None:
+    """What `get_app()` makes from here on is recorded as after `install(replace=True)`, if its store asks for audit.
+
+    Feast goes on recording, as after `install()`, where its configuration leaves successful reads out: only Feast
+    knows what it takes for a read. An `install()` of the caller's own stays as it is. In each case the instrumentors of
+    FastAPI, Starlette and MCP leave the application to it. `get_app()` raises what the logger of the process does.
+    """
+
+    def make(original: Callable[..., Any], store: Any, *args: Any, **kwargs: Any) -> Any:
+        config = getattr(store.config.feature_server, "audit_logging", None)
+        if not instrumentation.is_on or config is None or not config.enabled:
+            return original(store, *args, **kwargs)
+        with _making, install_meanwhile(lambda: instrumentation.audit, replace=config.log_successful_reads):
+            app = original(store, *args, **kwargs)
+        keep_out(app)
+        return app
+
+    def record_calls(original: Callable[..., None], mcp: Any, *args: Any, **kwargs: Any) -> None:
+        original(mcp, *args, **kwargs)
+        keep_out(mcp.server)
+
+    instrumentation.when_imported(_SERVER, lambda server: instrumentation.wrap(server, "get_app", make))
+    instrumentation.when_imported(
+        _MCP_SERVER, lambda server: instrumentation.wrap(server, HOOKS[_MCP_SERVER], record_calls)
+    )
+
+
+_making = threading.RLock()  # one application at a time: what is installed counts for all threads
+
+
+CallNext = Callable[[Any], Awaitable[Any]]
+
+# By class of server. A recorder stays in its server, and records again when the class is instrumented anew.
+_latest: dict[type, Instrumentation] = {}
+
+
+def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
+    """The calls of low-level servers of this class are recorded: of those made from here on; with SDK 1.x of all."""
+    _latest[kind] = instrumentation
+
+    async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
+        if instrumentation.is_on and not _is_of_fastmcp(server):
+            _prepare(server, instrumentation)
+        if hasattr(server, "middleware"):
+            await original(server, *args, **kwargs)
+        else:
+            await mcp_sdk1.run_watched(server, functools.partial(original, server), *args, **kwargs)
+
+    def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
+        original(server, *args, **kwargs)
+        if instrumentation.is_on and hasattr(server, "middleware") and not _is_of_fastmcp(server):
+            mcp_sdk2.insert(server.middleware, _SdkRecorder(server, kind))
+
+    note_contexts(instrumentation)
+    instrumentation.wrap(kind, "run", run)
+    instrumentation.wrap(kind, "__init__", init)
+
+
+def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
+    """The calls of servers of this class that are made from here on are recorded."""
+    from fastmcp.server.middleware import Middleware
+
+    _latest[kind] = instrumentation
+    recorder = type("AutomaticAudit", (_FastMcpRecorder, Middleware), {})
+
+    def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
+        original(server, *args, **kwargs)
+        if instrumentation.is_on and not _has(server.middleware, recorder):
+            server.middleware.insert(0, recorder(server, kind))
+
+    async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
+        if instrumentation.is_on and not _has(server.middleware, fastmcp.CallRecorder):
+            _ = instrumentation.audit  # a wrong setting ends the server before its first call
+        await original(server, *args, **kwargs)
+
+    note_contexts(instrumentation)
+    instrumentation.wrap(kind, "__init__", init)
+    instrumentation.wrap(kind, "run_async", run)
+
+
+def _prepare(server: Any, instrumentation: Instrumentation) -> None:
+    """It is about to run, over stdio or, with SDK 1.x, for one more session. A wrong setting ends it here."""
+    if hasattr(server, "middleware"):
+        if not _has(server.middleware, mcp_sdk2.AuditMiddleware):
+            _ = instrumentation.audit
+    elif not is_kept_out(server) and not mcp_sdk1.is_audited(server):
+        mcp_sdk1.audit_handlers(server, instrumentation.audit, None, lambda: instrumentation.is_on)
+
+
+class _SdkRecorder:
+    """Middleware of a server of SDK 2.x that records, unless `audit_server` has put another one beside it."""
+
+    def __init__(self, server: Any, kind: type) -> None:
+        self._server = server
+        self._kind = kind
+
+    async def __call__(self, ctx: Any, call_next: CallNext) -> Any:
+        instrumentation = _latest[self._kind]
+        if not instrumentation.is_on or _has(self._server.middleware, mcp_sdk2.AuditMiddleware):
+            return await call_next(ctx)
+        return await mcp_sdk2.AuditMiddleware(instrumentation.audit)(ctx, call_next)
+
+
+class _FastMcpRecorder:
+    """Middleware of a FastMCP server that records, unless `audit_server` or the server it is mounted on does."""
+
+    def __init__(self, server: Any, kind: type) -> None:
+        self._server = server
+        self._kind = kind
+
+    async def __call__(self, context: Any, call_next: CallNext) -> Any:
+        instrumentation = _latest[self._kind]
+        if not instrumentation.is_on or context.type != "request" or context.method not in EVENT_TYPES:
+            return await call_next(context)
+        if _has(self._server.middleware, fastmcp.CallRecorder) or fastmcp.recorded_by_outer_server() is not None:
+            return await call_next(context)
+        return await fastmcp.CallRecorder(instrumentation.audit)(context, call_next)
+
+
+def _has(middleware: list[Any], kind: type) -> bool:
+    return any(isinstance(each, kind) for each in middleware)
+
+
+def _is_of_fastmcp(server: Any) -> bool:
+    """FastMCP's servers hold one of the SDK, and have an instrumentor of their own."""
+    return type(server).__module__.partition(".")[0] == "fastmcp"
+
+
+class FrameworkAuditor(BaseInstrumentor):  # type: ignore[misc]  # not typed
+    """`instrument()` makes a framework audit what is built on it, `uninstrument()` undoes it.
+
+    `instrument(audit=...)` takes a logger in place of that of the process.
+
+    Source: OpenTelemetry Python, `BaseInstrumentor`; entry point `opentelemetry_instrumentor`.
+    """
+
+    _instrumentation: Instrumentation | None = None  # the instance is one for the process, and made anew by nobody
+
+    def _instrument(self, **kwargs: Any) -> None:
+        # The command does not ask whether the framework is there at all, and in which release.
+        conflict = self._check_dependency_conflicts()
+        if conflict is not None:
+            raise DependencyConflictError(conflict)
+        self._instrumentation = Instrumentation(kwargs.get("audit"))
+        self._begin(self._instrumentation)
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        if self._instrumentation is not None:
+            self._instrumentation.undo()
+            self._instrumentation = None
+
+    @abstractmethod
+    def _begin(self, instrumentation: Instrumentation) -> None:
+        """The framework is wrapped."""
+
+
+class StarletteAuditor(FrameworkAuditor):
+    """One event for each request and connection of a Starlette application, and of what is built on it."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The releases of Starlette."""
+        return ["starlette >= 0.40"]
+
+    def _begin(self, instrumentation: Instrumentation) -> None:
+        from starlette.applications import Starlette
+
+        audit_applications(_of(Starlette, "starlette"), instrumentation)
+
+
+class FastAPIAuditor(FrameworkAuditor):
+    """One event for each request and connection of a FastAPI application."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The releases of FastAPI."""
+        return ["fastapi >= 0.115"]
+
+    def _begin(self, instrumentation: Instrumentation) -> None:
+        from fastapi import FastAPI
+
+        audit_applications(_of(FastAPI, "fastapi"), instrumentation)
+
+
+def _of(kind: type, framework: str) -> type:
+    """The framework's own class: OpenTelemetry's instrumentors put one that is derived from it in its place."""
+    return next(each for each in kind.__mro__ if each.__module__.partition(".")[0] == framework)
+
+
+class MCPAuditor(FrameworkAuditor):
+    """One event for each tool call, resource read and prompt of a server of the official MCP SDK."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The releases of the SDK."""
+        return ["mcp >= 1.29, < 3"]
+
+    def _begin(self, instrumentation: Instrumentation) -> None:
+        instrumentation.when_imported(
+            "mcp.server.lowlevel.server", lambda module: audit_sdk_servers(module.Server, instrumentation)
+        )
+
+
+class FastMCPAuditor(FrameworkAuditor):
+    """One event for each tool call, resource read and prompt of a server of the package `fastmcp`."""
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The releases of FastMCP."""
+        return ["fastmcp >= 4, < 5"]
+
+    def _begin(self, instrumentation: Instrumentation) -> None:
+        instrumentation.when_imported(
+            "fastmcp.server.server", lambda module: audit_fastmcp_servers(module.FastMCP, instrumentation)
+        )
+
+
+class FeastAuditor(FrameworkAuditor):
+    """One event for each request and each tool call of Feast's feature server, if its store has audit logging enabled.
+
+    A server that is built already goes on recording after `uninstrument()`.
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """The releases of Feast."""
+        return ["feast >= 0.67"]
+
+    def _begin(self, instrumentation: Instrumentation) -> None:
+        audit_feature_servers(instrumentation)

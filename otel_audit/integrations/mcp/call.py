@@ -1,0 +1,332 @@
+"""One request of an MCP client, and the event that it becomes.
+
+Who called an MCP server: what a verified token says, and apart from it what the client merely says of itself.
+
+Only the token that the server's own verifier accepted for this very request is believed. All else that a client sends
+(`_meta`, the name in its handshake) is recorded under `mcp.client.asserted_*`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from otel_audit import ids
+from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
+from otel_audit.integrations import principals
+from otel_audit.integrations.asgi.exchange import Carrier, carrier_of, traceparent_in
+from otel_audit.integrations.lease import Instrumentation
+from otel_audit.integrations.parent import parent_id
+from otel_audit.integrations.principals import principal_of_token
+from otel_audit.logger import AuditLogger, mcp_audit_request_id
+from otel_audit.notices import Notices
+from otel_audit.operation import Operation, operation
+from otel_audit.records.attributes import TRACEPARENT
+
+__all__ = [
+    "EVENT_TYPES",
+    "Call",
+    "FindPrincipal",
+    "asserted_by",
+    "digest_of",
+    "note_contexts",
+    "principal_of",
+    "source_of",
+    "token_attributes",
+    "token_of_request",
+]
+
+
+# The last step of a `_meta` key, in lower case, to what it claims.
+_CLAIMS: Final = {
+    **dict.fromkeys(("user", "user_id", "userid", "username", "sub", "subject", "principal", "enduser"), "user"),
+    **dict.fromkeys(("agent", "agent_id", "agentid"), "agent"),
+    **dict.fromkeys(("tenant", "tenant_id", "tenantid", "organization"), "tenant"),
+    **dict.fromkeys(("session_id", "sessionid", "conversation_id"), "session"),
+}
+_MOST_CLAIMS: Final = 64
+_MOST_KEY_CHARS: Final = 64  # of the end of a key: more than any claim has
+_ASSERTED: Final = "mcp.client.asserted_"
+
+
+def token_of_request(request: Any) -> Any:
+    """The access token that was verified for this HTTP request; None where there was none.
+
+    Read from the request and not from the SDK's ContextVar: in a session of SDK 1.x that one is of the first request.
+    """
+    scope = getattr(request, "scope", None)
+    token = getattr(scope.get("user"), "access_token", None) if isinstance(scope, Mapping) else None
+    # Other authentication than the SDK's may keep the text of a token under this name: that says nothing of the caller.
+    return token if hasattr(token, "client_id") else None
+
+
+def principal_of(token: Any) -> AuditPrincipal | None:
+    """Whom a verified token names; None without a token."""
+    return None if token is None else principal_of_token(token)
+
+
+def token_attributes(token: Any) -> dict[str, Any]:
+    """What else of a verified token is recorded: client, scopes and issuer. Never the token itself."""
+    if token is None:
+        return {}
+    found = {
+        "mcp.auth.client_id": _text(token.client_id),
+        "mcp.auth.scopes": [_text(scope) for scope in token.scopes or ()],
+        "mcp.auth.issuer": _text(_claims_of(token).get("iss")),
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def asserted_by(meta: Mapping[str, Any], client: Any) -> dict[str, str]:
+    """What the client says of itself, in `_meta` and in its handshake (`clientInfo`): not verified by anybody.
+
+    Only the first entries of `_meta` are looked at: it may hold as many as fit into a request.
+    """
+    found: dict[str, str] = {}
+    for key, value in itertools.islice(meta.items(), _MOST_CLAIMS):
+        step = (
+            str(key)[-_MOST_KEY_CHARS:]
+            .lower()
+            .replace("-", "_")
+            .replace("/", ".")
+            .removesuffix(".id")
+            .rpartition(".")[2]
+        )
+        if step in _CLAIMS and isinstance(value, str | int) and not isinstance(value, bool):
+            found.setdefault(_ASSERTED + _CLAIMS[step], str(value))
+    for name in ("name", "version"):
+        if said := _text(getattr(client, name, None)):
+            found[f"{_ASSERTED}{name}"] = said
+    return found
+
+
+def source_of(request: Any) -> AuditSource:
+    """Where the request came from: the peer of the connection over HTTP; without HTTP, the process at the other end."""
+    if request is None:
+        return AuditSource(transport="mcp-stdio")
+    peer = getattr(request, "client", None)
+    return AuditSource(
+        ip=peer.host if peer else "", transport="mcp-http", user_agent=request.headers.get("user-agent") or None
+    )
+
+
+def _claims_of(token: Any) -> Mapping[str, Any]:
+    claims = getattr(token, "claims", None)
+    return claims if isinstance(claims, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+EVENT_TYPES: Final = {
+    "tools/call": "mcp.tools.call",
+    "resources/read": "mcp.resources.read",
+    "prompts/get": "mcp.prompts.get",
+}
+"""The methods that are recorded, and the type of the event of each."""
+
+FindPrincipal = Callable[[Any], object]
+"""From the HTTP request (Starlette's; None on stdio) to who called, where no verified token says it.
+
+What it gives is read as `principals.principal_of` does: a principal, a name, claims, an object of a user, or None.
+"""
+
+_CONTEXT: Final = "otel_audit.context"
+# A `traceparent` has 55 characters, and later versions may append some; its parser goes over a longer one again and
+# again. Source: W3C Trace Context, 3.2.4 and 3.3.1.5.
+_MOST_CHARS: Final = {"traceparent": 128, "tracestate": 512}
+_W3C: Final = TraceContextTextMapPropagator()
+_PRINCIPALS: Final = principals.Principals(None, Notices())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What an SDK knows of one request.
+
+    `target` is the tool's or prompt's name, or the resource's URI. `request` is the HTTP request that carried it, None
+    on stdio. `token` is the access token that was verified for it. `client` is what the client said it is. `inherited`
+    is there where the SDK runs the call in a task that another request began, as the span of that one: what this task
+    says is not of this call then. `is_local`: no client asked, but code of the same process.
+    """
+
+    method: str
+    target: str
+    arguments: Any = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    jsonrpc_id: str | None = None
+    request: Any = None
+    token: Any = None
+    client: Any = None
+    protocol_version: str = ""
+    inherited: Span | None = None
+    is_local: bool = False
+
+    @property
+    def carrier(self) -> Carrier | None:
+        """The HTTP request that carried it, as the ASGI middleware knows it, if there is that middleware."""
+        return None if self.request is None else carrier_of(self.request.scope)
+
+    def principal(self, find: FindPrincipal | None) -> AuditPrincipal | None:
+        """Who called: by the token, else by `find`, else as the application around the server knows it.
+
+        Raises what `find` raises.
+        """
+        verified = principal_of(self.token) or (None if find is None else principals.principal_of(find(self.request)))
+        if verified is not None or self.request is None:
+            return verified
+        told, found = (None, None) if self.carrier is None else (self.carrier.told, self.carrier.found)
+        return told or _PRINCIPALS.of(self.request.scope, found)
+
+    def operation(self, audit: AuditLogger, principal: AuditPrincipal | None, span: Span) -> Operation:
+        """The operation whose event says all of this, and belongs to the span."""
+        carrier = self.carrier
+        owns_task = self.inherited is None
+        inherited = mcp_audit_request_id.get() if owns_task else None
+        parent = parent_id() if owns_task else None
+        begun = operation(
+            audit.recorder,
+            EVENT_TYPES[self.method],
+            context=set_span_in_context(span, Context()),
+            principal=principal,
+            source=self._source(),
+            action=self._action(),
+            resource=self._resource(),
+            request_id=inherited or (carrier.request_id if carrier else audit.new_request_id()),
+            attributes=self._attributes(span) or None,
+        )
+        begun.event.jsonrpc_id = self.jsonrpc_id
+        begun.event.event_id = str(ids.new_id())
+        begun.event.parent_id = parent or (carrier.event_id if carrier else None)
+        return begun
+
+    def _source(self) -> AuditSource:
+        if self.is_local:
+            return AuditSource(transport="mcp-local")
+        source = source_of(self.request)
+        if self.carrier is not None:
+            source.ip = self.carrier.ip  # behind proxies that are trusted, that of the client
+        return source
+
+    def _action(self) -> AuditAction:
+        is_tool = self.method == "tools/call"
+        return AuditAction(
+            mcp_tool=self.target if is_tool else "",
+            path=self._path(),
+            arguments_digest=None if self.method == "resources/read" else digest_of(self.arguments),
+        )
+
+    def _path(self) -> str:
+        """From the scope: Starlette's `url` raises for a query that is no UTF-8."""
+        path = "" if self.request is None else str(self.request.scope["path"])
+        return path.replace("?", "%3F")  # decoded by the server: it is no begin of a query
+
+    def _resource(self) -> AuditResource | None:
+        match self.method:
+            case "resources/read":
+                return AuditResource(type="mcp.resource", name=self.target)
+            case "prompts/get":
+                return AuditResource(type="mcp.prompt", name=self.target)
+        return None
+
+    def _attributes(self, span: Span) -> dict[str, Any]:
+        known = {"mcp.protocol.version": self.protocol_version} if self.protocol_version else {}
+        if self.request is not None and span is INVALID_SPAN and (claimed := traceparent_in(self.request.scope)):
+            known[TRACEPARENT] = claimed
+        return {**known, **token_attributes(self.token), **asserted_by(self.meta, self.client)}
+
+    @contextlib.contextmanager
+    def trace(self) -> Iterator[Span]:
+        """The span of the event, while the call sees that of its own request.
+
+        The event has the span that an instrumentation began for the call, else that of `_meta.traceparent`, else that
+        of the request. What the call does belongs to the first or the last of these: it is part of what the service
+        traces, and to the second only where the service traces nothing. Source: ours, for `_meta` the MCP
+        specification.
+        """
+        span, context = self._span_and_context()
+        token = None if context is None else otel_context.attach(context)
+        try:
+            yield span
+        except GeneratorExit:
+            token = None  # thrown away with its event loop, in another context: OTel would log that it cannot go back
+            raise
+        finally:
+            if token is not None:
+                otel_context.detach(token)
+
+    def _span_and_context(self) -> tuple[Span, Context | None]:
+        """The span of the event, and the context to run the call in; None to leave it in the one that it has."""
+        here, said = get_current_span(), self._said()
+        if self.request is None:
+            if said is None or _is_one_trace(here, said):
+                return here, None
+            return said, set_span_in_context(said)
+        context: Context | None = self.request.scope.get(_CONTEXT)
+        if context is None and self.inherited is not None:
+            context = Context()  # not that of this task
+        of_request = get_current_span(context)
+        if _is_of_this_process(here) and here is not self.inherited and here is not of_request:
+            return here, None
+        if self.inherited is None:
+            context = None
+        if _is_of_this_process(of_request):
+            return said or of_request, context
+        # Where nothing is traced here, the span that a header names may be the active one. It is not believed.
+        return (INVALID_SPAN, context) if said is None else (said, set_span_in_context(said, context))
+
+    def _said(self) -> Span | None:
+        """The caller's span. Baggage stays outside: it is the client's word."""
+        said = {key: self.meta.get(key) for key in _MOST_CHARS}
+        carrier = {key: text for key, text in said.items() if isinstance(text, str) and len(text) <= _MOST_CHARS[key]}
+        span = get_current_span(_W3C.extract(carrier, Context()))
+        return span if span.get_span_context().is_valid else None
+
+
+def note_contexts(instrumentation: Instrumentation) -> None:
+    """From here on an HTTP request that carries a message has noted its OTel context, for the call in that message.
+
+    SDK 1.x runs a call in the context of the first request of its session, where the one that carried it is not seen;
+    and in that of SDK 2.x a span that is begun for the call hides that of the request. Both make these metadata in the
+    task of the request, over each of their transports, and so do those of others.
+    """
+    from mcp.shared.message import ServerMessageMetadata
+
+    def note(original: Callable[..., None], metadata: Any, *args: Any, **kwargs: Any) -> None:
+        original(metadata, *args, **kwargs)
+        scope = getattr(getattr(metadata, "request_context", None), "scope", None)
+        if isinstance(scope, MutableMapping):
+            scope[_CONTEXT] = otel_context.get_current()
+
+    instrumentation.wrap(ServerMessageMetadata, "__init__", note)
+
+
+def _is_of_this_process(span: Span) -> bool:
+    ids = span.get_span_context()
+    return ids.is_valid and not ids.is_remote
+
+
+def _is_one_trace(span: Span, other: Span) -> bool:
+    return span.get_span_context().trace_id == other.get_span_context().trace_id
+
+
+def digest_of(arguments: Any) -> str | None:
+    """The hex SHA-256 of the arguments as canonical JSON: keys sorted, no spaces, UTF-8. No arguments count as `{}`.
+
+    None for what JSON cannot hold. Source: ours; equal to RFC 8785 for objects of texts, small integers, booleans.
+    """
+    try:
+        text = json.dumps(arguments or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):  # a mapping of odd keys, a circle, too deep
+        return None
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,269 @@
+"""FastMCP 4, the package `fastmcp`: a middleware that sees each call with its own exceptions.
+
+FastMCP 4: auth checks that record whom they let call a tool, read a resource or get a prompt, and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+from otel_audit.errors import AuditUnavailable
+from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, Outcome
+from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, principal_of, token_attributes
+from otel_audit.integrations.mcp.recording import REFUSAL, current_call, name_error, recorded, set_meanwhile
+from otel_audit.integrations.mcp.sdk2 import origin_of, refusal
+from otel_audit.integrations.parent import Ruling, parent_id
+from otel_audit.logger import AuditLogger
+
+__all__ = ["CallRecorder", "Ruling", "audited_check", "decided_once", "install", "recorded_by_outer_server"]
+
+
+Check = Callable[[Any], Any]
+_Decision = tuple["_AuditedCheck", str]
+
+_ALLOW: Final = "allow"
+_DENY: Final = "deny"
+_LISTINGS: Final = frozenset({"list_tools", "list_resources", "list_resource_templates", "list_prompts"})
+
+_decided: ContextVar[set[_Decision] | None] = ContextVar("otel_audit_fastmcp_decided", default=None)
+
+
+def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reason: str = "") -> Any:
+    """An auth check that asks `check`, records its decision on a call as `authz.decision`, and decides the same.
+
+    For `auth=` of a tool, resource or prompt, and for `AuthMiddleware`; of a list of checks, each for itself. `check`
+    is any auth check, sync or async, FastMCP's own too: the client is still told the scopes that `require_scopes` and
+    `restrict_tag` miss. It may return a `Ruling`. What it raises is a denial, as it is to FastMCP, and goes on.
+
+    `policy_id` and `reason`: the rule and why, where a `Ruling` or an `AuthorizationError` does not say.
+
+    Recorded inside the calls that `audit_server` records, once for each call, and not where FastMCP asks which
+    components to list. A decision that cannot be recorded is a denial where the loss rule is `closed`.
+    """
+    return _kind_of(check)(audit, check, policy_id, reason)
+
+
+@contextlib.contextmanager
+def decided_once() -> Iterator[None]:
+    """What is decided inside is about one call. FastMCP asks a check several times before it runs a tool."""
+    with set_meanwhile(_decided, set()):
+        yield
+
+
+class _AuditedCheck:
+    def __init__(self, audit: AuditLogger, check: Check, policy_id: str, reason: str) -> None:
+        self._audit = audit
+        self._check = check
+        self._policy_id = policy_id
+        self._reason = reason
+        self.__name__ = getattr(check, "__name__", type(check).__name__)  # FastMCP logs it when the check raises
+
+    async def __call__(self, context: Any) -> Any:
+        """Raises what the check raises, and `AuthorizationError` for a decision that had to be recorded and was not."""
+        event = _event(context)
+        try:
+            answer = self._check(context)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        except Exception as error:
+            if event is not None:
+                _raised(event, error)
+                await self._record(event)
+            raise
+        if event is not None:
+            self._answered(event, answer, context)
+            await self._record(event)
+        return answer
+
+    def missing_scopes(self, context: Any) -> set[str]:
+        """Those that the check misses, where it is one about scopes."""
+        ask = getattr(self._check, "missing_scopes", None)
+        return set() if ask is None else set(ask(context))
+
+    def _answered(self, event: AuditEvent, answer: Any, context: Any) -> None:
+        event.outcome = _ALLOW if answer else _DENY
+        if isinstance(answer, Ruling):
+            event.reason, event.policy_id = answer.reason or None, answer.policy_id or None
+        elif not answer and not self._reason and (missing := self.missing_scopes(context)):
+            event.reason = f"missing scopes: {', '.join(sorted(missing))}"
+
+    async def _record(self, event: AuditEvent) -> None:
+        decided = _decided.get()
+        decision = (self, str(event.outcome))
+        if decided is None or decision in decided:
+            return
+        event.reason = event.reason or self._reason or None
+        event.policy_id = event.policy_id or self._policy_id or None
+        try:
+            if self._audit.recorder.syncs or self._audit.recorder.may_refuse:
+                await self._audit.alog(event)
+            else:
+                self._audit.log(event)
+        except AuditUnavailable as error:
+            raise _denial(REFUSAL) from error
+        decided.add(decision)  # only now: FastMCP asks again after a denial, and must not get what is not recorded
+
+
+def _kind_of(check: Check) -> type[_AuditedCheck]:
+    """The class for a check: FastMCP tells the missing scopes only of a kind of its own."""
+    kinds = [kind for kind in type(check).__mro__ if "missing_scopes" in vars(kind)]
+    return type("_AuditedScopes", (_AuditedCheck, kinds[-1]), {}) if kinds else _AuditedCheck
+
+
+def _event(context: Any) -> AuditEvent | None:
+    """The event of a decision on the call under way; None where there is no call, or components are listed."""
+    call = current_call()
+    if call is None or _decided.get() is None or _is_listing():
+        return None
+    is_tool = call.event_type == EVENT_TYPES["tools/call"]
+    return AuditEvent(
+        event_type="authz.decision",
+        principal=principal_of(context.token) or call.principal or AuditPrincipal(),
+        source=call.source,
+        action=call.action,
+        resource=AuditResource(type="mcp.tool", name=call.action.mcp_tool) if is_tool else call.resource,
+        request_id=call.request_id,
+        jsonrpc_id=call.jsonrpc_id,
+        parent_id=parent_id(),
+        attributes=token_attributes(context.token) or None,
+    )
+
+
+def _is_listing() -> bool:
+    """Whether FastMCP asks in order to list components, as it also does inside a call when it finds nothing to run.
+
+    The stack says it, and nothing else: the check gets the same context, and a component may bear another name than
+    the one that was called, where its server is mounted or a transform renames it.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not recorded.__code__:
+        if frame.f_code.co_name in _LISTINGS and str(frame.f_globals.get("__name__")).startswith("fastmcp."):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return False
+
+
+def _raised(event: AuditEvent, error: Exception) -> None:
+    """A denial. The text counts only of FastMCP's own error, which is one for the caller."""
+    from fastmcp.exceptions import AuthorizationError
+
+    event.outcome = _DENY
+    event.error_type = type(error).__qualname__
+    if isinstance(error, AuthorizationError):
+        event.reason = str(error) or None
+
+
+def _denial(message: str) -> Exception:
+    from fastmcp.exceptions import AuthorizationError
+
+    error: Exception = AuthorizationError(message)
+    return error
+
+
+_METHODS: Final = frozenset({"call_tool", "read_resource", "render_prompt"})
+_MOUNTS: Final = "fastmcp.server.providers.fastmcp_provider"
+
+_recorded_by: ContextVar[AuditLogger | None] = ContextVar("otel_audit_fastmcp_recorded_by", default=None)
+
+
+def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
+    """The recorder is the outermost of the server's middleware, so that what another one refuses is recorded too."""
+    from fastmcp.server.middleware import Middleware
+
+    if not any(isinstance(each, CallRecorder) for each in server.middleware):
+        kind = type("AuditMiddleware", (CallRecorder, Middleware), {})  # made here: the package is not ours to need
+        server.middleware.insert(0, kind(audit, find_principal))
+
+
+class CallRecorder:
+    """Records tool calls, resource reads and prompts: those of clients, and those that code makes on the server.
+
+    A call that a tool makes on a server is an event of its own, with the tool's as its parent. One that is handed on to
+    a mounted server is not, where the outer server has recorded it with the same logger.
+    """
+
+    def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
+        self._audit = audit
+        self._find_principal = find_principal
+
+    async def __call__(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """One message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
+        self._audit.start()
+        if context.type != "request" or context.method not in EVENT_TYPES:
+            return await call_next(context)
+        if recorded_by_outer_server() is self._audit:
+            return await call_next(context)
+        with set_meanwhile(_recorded_by, self._audit), decided_once():
+            return await recorded(
+                self._audit,
+                _call(context),
+                lambda: call_next(context),
+                refusal=refusal,
+                find_principal=self._find_principal,
+                on_error=_tool_failed if context.method == "tools/call" else _failed,
+            )
+
+
+def recorded_by_outer_server() -> AuditLogger | None:
+    """The logger that has the call of which the one that begins here is a part; None where it is a call of its own.
+
+    It is a part where the outer server hands it on to one that is mounted on it. The stack says it, and nothing else: a
+    tool that calls another server itself does so for the same request of the same client.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in _METHODS and frame.f_globals.get("__name__") == "fastmcp.server.server":
+            caller = frame.f_back
+            is_mounted = caller is not None and caller.f_globals.get("__name__") == _MOUNTS
+            return _recorded_by.get() if is_mounted else None
+        frame = frame.f_back  # type: ignore[assignment]  # None at the end
+    return None
+
+
+def _call(context: Any) -> Call:
+    """The message, which may be one that a tool made, and the client's request that it is part of."""
+    message = context.message if isinstance(context.message, Mapping) else vars(context.message)
+    target = message.get("uri" if context.method == "resources/read" else "name")
+    live = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
+    return Call(
+        method=context.method,
+        target="" if target is None else str(target),
+        arguments=message.get("arguments"),
+        **({"is_local": True} if live is None else origin_of(live, live.meta)),
+    )
+
+
+def _failed(event: AuditEvent, error: BaseException) -> None:
+    from fastmcp.exceptions import AuthorizationError
+
+    cause = error.__cause__ if isinstance(error, Exception) else None  # FastMCP wraps what a tool raises
+    if isinstance(error, AuthorizationError) or isinstance(cause, PermissionError):
+        event.outcome = event.outcome or Outcome.DENIED.value
+    if _is_time_out(cause):
+        event.outcome = event.outcome or Outcome.CANCELLED.value
+        event.error_type = event.error_type or TimeoutError.__qualname__
+    if cause is not None:
+        event.error_type = event.error_type or type(cause).__qualname__
+    name_error(event, error)
+
+
+def _is_time_out(cause: BaseException | None) -> bool:
+    """A time-out in the tool, or the end of the time that it has on the server: FastMCP makes an `MCPError` of that."""
+    from mcp import MCPError
+
+    ended = cause.__context__ if isinstance(cause, MCPError) else cause
+    return isinstance(ended, TimeoutError)
+
+
+def _tool_failed(event: AuditEvent, error: BaseException) -> None:
+    """FastMCP answers its own exceptions as an error of the tool, all others as one of the protocol."""
+    from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
+
+    _failed(event, error)
+    if isinstance(error, FastMCPError | NotFoundError | DisabledError):
+        event.outcome = event.outcome or "mcp_error"

@@ -1,0 +1,84 @@
+"""The official MCP SDK 2.x: a middleware of its servers, the low-level one and `MCPServer`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, token_of_request
+from otel_audit.integrations.mcp.recording import recorded
+from otel_audit.logger import AuditLogger
+
+__all__ = ["AuditMiddleware", "call_of", "insert", "install", "origin_of", "refusal"]
+
+
+def install(middleware: list[Any], audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
+    """The middleware is in the list, once."""
+    if not any(isinstance(each, AuditMiddleware) for each in middleware):
+        insert(middleware, AuditMiddleware(audit, find_principal))
+
+
+def insert(middleware: list[Any], recorder: Callable[[Any, Any], Awaitable[Any]]) -> None:
+    """The recorder is at its place: inside the SDK's span of the request, outside of all else."""
+    spans = [place for place, each in enumerate(middleware) if type(each).__name__ == "OpenTelemetryMiddleware"]
+    middleware.insert(spans[0] + 1 if spans else 0, recorder)
+
+
+class AuditMiddleware:
+    """Records tool calls, resource reads and prompts, those included that fail before a handler is found."""
+
+    def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
+        self._audit = audit
+        self._find_principal = find_principal
+
+    async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        """One request or notification, as the SDK gives it."""
+        self._audit.start()
+        if ctx.request_id is None or ctx.method not in EVENT_TYPES:
+            return await call_next(ctx)
+        return await recorded(
+            self._audit,
+            call_of(ctx),
+            lambda: call_next(ctx),
+            refusal=refusal,
+            find_principal=self._find_principal,
+        )
+
+
+def call_of(ctx: Any) -> Call:
+    """The call from the SDK's context of a request. Its parameters are not validated yet: they may be anything."""
+    params = ctx.params if isinstance(ctx.params, Mapping) else {}
+    target = params.get("uri" if ctx.method == "resources/read" else "name")
+    return Call(
+        method=ctx.method,
+        target=target if isinstance(target, str) else "",
+        arguments=params.get("arguments"),
+        **origin_of(ctx, params.get("_meta")),
+    )
+
+
+def origin_of(ctx: Any, meta: Any) -> dict[str, Any]:
+    """Where a call comes from, in the terms of `Call`: of the SDK's context of the request, or of FastMCP's."""
+    return {
+        "meta": meta if isinstance(meta, Mapping) else {},
+        "jsonrpc_id": None if ctx.request_id is None else str(ctx.request_id),
+        "request": ctx.request,
+        "token": _ambient_token() if ctx.request is None else token_of_request(ctx.request),
+        "client": getattr(ctx.session.client_params, "client_info", None),
+        "protocol_version": ctx.protocol_version,
+    }
+
+
+def refusal(message: str) -> Exception:
+    """The error that a client gets for a call that must not run."""
+    from mcp import MCPError
+    from mcp.types import INTERNAL_ERROR
+
+    error: Exception = MCPError(code=INTERNAL_ERROR, message=message)
+    return error
+
+
+def _ambient_token() -> Any:
+    from mcp.server.auth.middleware.auth_context import get_access_token
+
+    return get_access_token()

@@ -1,0 +1,62 @@
+"""MCP servers: one event for each tool call, resource read and prompt. The official SDK 1.x and 2.x, and FastMCP."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, TypeVar
+
+from otel_audit.integrations.lease import Instrumentation
+from otel_audit.integrations.mcp import fastmcp
+from otel_audit.integrations.mcp import sdk1 as mcp_sdk1
+from otel_audit.integrations.mcp import sdk2 as mcp_sdk2
+from otel_audit.integrations.mcp.call import FindPrincipal, note_contexts
+from otel_audit.integrations.parent import current_event
+from otel_audit.logger import AuditLogger
+
+__all__ = ["audit_server", "current_event"]
+
+S = TypeVar("S")
+
+
+def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | None = None) -> S:
+    """From here on the server's calls are recorded, over HTTP and stdio. A second call changes nothing.
+
+    `server` is a low-level `Server` of the official SDK (1.x or 2.x), its `FastMCP` (1.x) or `MCPServer` (2.x), or a
+    `FastMCP` of the package `fastmcp`; it is given back. Who called is what a verified token says; where there is none,
+    `principal` is asked, with the HTTP request (None on stdio). Tools may add to their event: see `current_event`.
+
+    Raises:
+        TypeError: it is none of these, or `principal` is a coroutine function.
+    """
+    if inspect.iscoroutinefunction(principal) or inspect.iscoroutinefunction(getattr(principal, "__call__", None)):  # noqa: B004
+        raise TypeError(
+            f"audit_server: expected a plain function as principal, got the coroutine function {principal!r}; await it "
+            "in an authentication middleware around the server, whose user is recorded without `principal`"
+        )
+    given: Any = server
+    middleware = getattr(given, "middleware", None)
+    if isinstance(middleware, list) and hasattr(given, "add_middleware"):
+        fastmcp.install(given, audit, principal)
+    elif isinstance(middleware, list):
+        mcp_sdk2.install(middleware, audit, principal)
+    else:
+        mcp_sdk1.install(_low_level(given), audit, principal)
+    _note_contexts_from_now_on()
+    return server
+
+
+@functools.cache
+def _note_contexts_from_now_on() -> None:
+    note_contexts(Instrumentation(None))
+
+
+def _low_level(server: Any) -> Any:
+    """The low-level server of SDK 1.x that this one is, or holds: its FastMCP has no other name for it."""
+    for each in (server, getattr(server, "_mcp_server", None)):
+        if hasattr(each, "request_handlers"):
+            return each
+    raise TypeError(
+        "audit_server: expected a server of the official MCP SDK (Server, FastMCP, MCPServer) or of fastmcp (FastMCP), "
+        f"got {type(server).__module__}.{type(server).__qualname__}; give it the server object, not its ASGI app"
+    )

@@ -1,0 +1,230 @@
+"""The end of a journal where lines are added: the stream that is open, the room for it, and what was lost.
+
+A stream is opened when there is something to write, looked after once a second, and left when its lock was lost. A
+loss is told before anything else is written.
+
+Not safe for threads by itself: `Journal` holds its lock around every call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit import ids
+from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
+from otel_audit.journal.background import Background
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.line import GAP
+from otel_audit.journal.open_stream import OpenStream
+from otel_audit.journal.room import Losses, Room, is_full, reason_of
+from otel_audit.journal.stream import Limits, StreamWriter
+from otel_audit.settings import Durability
+
+__all__ = ["WritingEnd"]
+
+_TEND_NS: Final = 1_000_000_000
+_TELL_NS: Final = 60_000_000_000  # a gap line that often while events are refused: what is set aside is small
+_PLACE_BYTES: Final = 143  # what a stream adds to a body: its id, the number of the line, the hash of the one before
+
+
+class WritingEnd:
+    """What one process writes of a journal. `describe` gives what each segment header says of the writer.
+
+    `lock`, `inside` and `look_after` are for the threads, see `Background`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        describe: Callable[[], Mapping[str, Any]],
+        *,
+        limits: Limits,
+        durability: Durability,
+        lock: threading.Lock,
+        inside: set[int],
+        look_after: weakref.WeakMethod[Callable[[], None]],
+    ) -> None:
+        self.directory = directory
+        self.describe = describe
+        self.losses = Losses()
+        self.room = self._new_room(limits)
+        self.stream: OpenStream | None = None
+        self.is_unannounced = False  # somebody is to be told that a stream was opened
+        self._limits = limits
+        self._durability = durability
+        self._lock = lock
+        self._inside = inside
+        self._look_after = look_after
+        self.background = self._new_background()
+        self._appended_before = self._gone_before = 0  # events in streams that have ended
+        self._is_ending = False
+        self._tended_ns = 0
+        self._told_ns = 0
+
+    def _new_room(self, limits: Limits) -> Room:
+        return Room(self.directory, limits.directory_bytes, floor_bytes=limits.free_bytes)
+
+    def _new_background(self) -> Background:
+        return Background(
+            self.directory, self._durability, lock=self._lock, inside=self._inside, look_after=self._look_after
+        )
+
+    @property
+    def events(self) -> int:
+        """How many events of the application were written. Any thread."""
+        stream = self.stream
+        return self._appended_before + (_events(stream) if stream else 0)
+
+    @property
+    def gone(self) -> int:
+        """How many of them nobody can read any more, of those that no exporter had. Any thread."""
+        stream = self.stream
+        return self._gone_before + (stream.gone if stream else 0)
+
+    @property
+    def tended_ns(self) -> int:
+        """When the stream was looked after last, by the clock that events were observed by. Any thread."""
+        return self._tended_ns
+
+    def write(self, body: bytes, observed_ns: int, is_vital: bool) -> tuple[int, OpenStream]:
+        """Append one line; its number, and the stream that has it.
+
+        `is_vital`: see `Journal.append`.
+
+        Raises:
+            JournalFull: nothing was written, there is no room; the loss is counted.
+            JournalUnwritable: nothing was written, for another reason; the loss is counted.
+        """
+        stream = self.stream
+        try:
+            # From both sides: a wall clock that was set back must not end the looks for years.
+            if stream is None or self.losses or not 0 <= observed_ns - self._tended_ns < _TEND_NS:
+                stream = self.ready(observed_ns)
+            if not self.room.is_scarce:
+                return stream.write(body, observed_ns), stream
+            self.room.check(is_vital=is_vital)
+            seq = stream.write(body, observed_ns)
+            self.room.added(len(body) + _PLACE_BYTES)
+            return seq, stream
+        except OSError as error:
+            lost = self.lost(reason_of(error), observed_ns, error)
+            self._make_room(error, observed_ns)
+            raise lost from error
+
+    def write_waiting(self, waiting: deque[tuple[bytes, int]], stream: OpenStream) -> None:
+        """Write what waits, in its order. On a disk that refuses it goes on waiting."""
+        with contextlib.suppress(OSError):
+            self.room.check(is_vital=True)  # they were accepted
+            while waiting:
+                # Written before it is taken out: an exception in between writes it twice, never not at all.
+                stream.write(*waiting[0])
+                waiting.popleft()
+
+    def ready(self, observed_ns: int) -> OpenStream:
+        """The open stream, looked after: opened if there is none, a loss told before anything else is written.
+
+        Raises:
+            OSError: there is none, or what is wrong with it cannot be mended now.
+        """
+        if self._is_ending:
+            self.end()
+        stream = self.stream or self._open()
+        if not 0 <= observed_ns - self._tended_ns < _TEND_NS:
+            self.room.look()
+            stream.tend(observed_ns)
+            if not stream.keeps_its_lock():
+                # Whoever has the lock now takes the stream for ended: what is written there might never be exported.
+                self.end()
+                stream = self._open()
+            self._tended_ns = observed_ns
+        if self.losses and not (self.room.is_refused and 0 <= observed_ns - self._told_ns < _TELL_NS):
+            self._tell_losses(stream, observed_ns)
+        return stream
+
+    def look_now(self) -> None:
+        """The stream is looked after with the next call, however short a time ago that was done."""
+        self._tended_ns = 0
+
+    def tell_now(self) -> None:
+        """What is untold is told with the next look, however short a time ago that was done."""
+        self._told_ns = 0
+
+    def end(self, *, leaves: bool = False) -> None:
+        """The stream has ended. Where an asynchronous exception stops this, the next call or line goes on with it.
+
+        `leaves`: it has not, but is another process's from now on, if there is one with the same memory.
+        """
+        stream = self.stream
+        if stream is None:
+            return
+        self._is_ending, self._tended_ns = True, 0
+        self.background.end(stream, leaves=leaves)
+        if leaves:
+            self.room.abandon()
+        else:
+            self.room.close()
+        background = self._new_background()
+        appended = self._appended_before + _events(stream)
+        gone = self.gone
+        # No call from here on, so that nobody counts the events twice, or not at all.
+        self.background = background
+        self._appended_before, self._gone_before = appended, gone
+        self.stream = None
+        self._is_ending = False
+
+    def abandon(self) -> None:
+        """In a forked child: all of it is the parent's."""
+        self.background.abandon()
+        self.room.abandon()
+        if self.stream is not None:
+            self.stream.abandon()
+
+    def lost(self, reason: str, observed_ns: int, error: OSError | None) -> AuditUnavailable:
+        """Count an event that will not be written; the error for its caller."""
+        self.losses.add(reason, observed_ns)
+        kind = JournalFull if is_full(error) else JournalUnwritable
+        return kind(self._refusal(error, reason))
+
+    def _refusal(self, error: OSError | None, reason: str) -> str:
+        return (
+            f"{self.directory}: expected to append a line, got {error or reason}; the event was not recorded, and the "
+            "next line of the stream will say so; free space, or set OTEL_AUDIT_DIR to another volume"
+        )
+
+    def _make_room(self, error: OSError, observed_ns: int) -> None:
+        """After a refusal: what is set aside for the journal's own lines is free for them, and the loss is told."""
+        self.room.give(error)
+        if self.room.is_refused and self.stream is not None:
+            with contextlib.suppress(OSError):  # it waits for the next try
+                self.ready(observed_ns)
+
+    def _open(self) -> OpenStream:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stream = StreamWriter(
+            StreamFiles(self.directory, str(ids.new_id())),
+            self.describe(),
+            limits=self._limits,
+            durability=self._durability,
+            retire=self.background.syncer.retire,
+        )
+        self.stream = stream
+        self.is_unannounced = True
+        self.room.measure()
+        return stream
+
+    def _tell_losses(self, stream: OpenStream, observed_ns: int) -> None:
+        gap = self.losses.untold()
+        stream.write_system(GAP, gap, observed_ns)
+        self.losses.told(gap)
+        self._told_ns = observed_ns
+
+
+def _events(stream: OpenStream) -> int:
+    head = stream.head
+    return head.seq - head.system

@@ -1,0 +1,185 @@
+"""The last step of a recorded event: it is handed to the sink, and what that refuses is dealt with by the loss rule."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pydantic_core
+
+from otel_audit.errors import AuditUnavailable, described
+from otel_audit.event import AuditEvent
+from otel_audit.event_fields import as_event
+from otel_audit.journal.commit import Commit
+from otel_audit.journal.journal import Receipt
+from otel_audit.notices import Notices
+from otel_audit.settings import Durability, OnLoss
+from otel_audit.sinks import AuditSink
+from otel_audit.trail import Trail
+
+__all__ = ["Handover"]
+
+_ROUNDS: Final = 8  # of events that a sink's own writing causes: what is left after so many is a loop
+
+
+class Handover:
+    """Hands events to a sink: to a trail as the bytes of a line, to any other as models, one at a time.
+
+    What an event's `on_loss` says happens when it is refused: `closed` raises `AuditUnavailable`, `open` says it on
+    stderr and gives a receipt that is not durable. `emitted` and `dropped` count the events of a sink that is no trail,
+    and of this process. Any thread; fork-safe.
+    """
+
+    def __init__(self, sink: AuditSink, notices: Notices) -> None:
+        self._sink = sink
+        self.trail = sink if isinstance(sink, Trail) else None
+        self._journal = self.trail.journal if self.trail is not None else None
+        self.syncs = self._journal is not None and self._journal.durability is Durability.FSYNC
+        self._warns_of_loops = self.syncs
+        self._notices = notices
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.RLock()  # who logs from inside a sink, or in a signal handler, has it already
+        self._is_emitting = False
+        self._from_inside: list[AuditEvent] = []
+        self.emitted = 0
+        self.dropped = 0
+        self._pid = os.getpid()
+
+    def hand(
+        self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
+    ) -> Receipt:
+        """The sink has the event, or the loss rule was followed.
+
+        Raises:
+            AuditUnavailable: only with `closed`: it is not known to be durable.
+        """
+        if self.trail is None:
+            return self._emit(fields, on_loss)
+        return self.append(fields["event_id"], _json_of(fields), time_ns, observed_ns, on_loss, is_vital)
+
+    def append(
+        self, event_id: str, event: bytes, time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
+    ) -> Receipt:
+        """`hand` for a trail: `event` is its JSON.
+
+        Raises:
+            AuditUnavailable: as `hand`.
+        """
+        assert self._journal is not None
+        if self._warns_of_loops and asyncio._get_running_loop() is not None:
+            self._warn_of_loop()
+        try:
+            return self._journal.append(event_id, event, time_ns, observed_ns, is_vital)
+        except Exception as error:
+            return self._failed(event_id, error, on_loss)
+
+    def begin(
+        self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
+    ) -> tuple[Receipt, Commit | None]:
+        """`hand`, but for the wait for the disk, which is left to `committed` if there is one.
+
+        Raises:
+            AuditUnavailable: as `hand`.
+        """
+        if self._journal is None:
+            return self._emit(fields, on_loss), None
+        try:
+            return self._journal.begin(fields["event_id"], _json_of(fields), time_ns, observed_ns, is_vital)
+        except Exception as error:
+            return self._failed(fields["event_id"], error, on_loss), None
+
+    async def committed(self, receipt: Receipt, commit: Commit, on_loss: OnLoss) -> Receipt:
+        """The receipt, once its line is synced. No thread is held meanwhile.
+
+        Raises:
+            AuditUnavailable: as `hand`.
+        """
+        assert self._journal is not None
+        loop = asyncio.get_running_loop()
+        served = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+                loop.call_soon_threadsafe(served.set)
+
+        commit.call_when_served(tell)
+        with contextlib.suppress(TimeoutError):  # `confirm` says it
+            async with asyncio.timeout(self._journal.commit_timeout_s):
+                await served.wait()
+        try:
+            self._journal.confirm(commit)
+        except Exception as error:
+            return self._failed(receipt.event_id, error, on_loss)
+        return receipt
+
+    def _warn_of_loop(self) -> None:
+        self._warns_of_loops = False
+        self._notices.say(
+            "loop",
+            "log() was called on a running event loop with OTEL_AUDIT_DURABILITY=fsync: the loop stands still until "
+            "the disk has the event; use `await alog()`",
+        )
+
+    def _failed(self, event_id: str | None, error: Exception, on_loss: OnLoss) -> Receipt:
+        if not isinstance(error, AuditUnavailable):  # a fault of ours, or of an exporter's: the application goes on
+            error = AuditUnavailable(f"expected to record an event, got {described(error)}")
+        return self._lost(event_id, error, on_loss)
+
+    def _emit(self, fields: Mapping[str, Any], on_loss: OnLoss) -> Receipt:
+        event = as_event(fields)
+        if os.getpid() != self._pid:
+            self._begin()  # a thread of the parent may have been inside the sink, and is not here to leave it
+        try:
+            with self._lock:
+                self.emitted += 1
+                self._write(event)
+        except Exception as error:
+            return self._lost(event.event_id, self._refused(described(error)), on_loss)
+        return Receipt(event.event_id, None, None, False)
+
+    def _write(self, event: AuditEvent) -> None:
+        """The sink has the event, or, if this is called from inside the sink, gets it as soon as it is done."""
+        if self._is_emitting:
+            self._from_inside.append(event)
+            return
+        self._is_emitting = True
+        try:
+            self._sink.emit(event)
+        finally:
+            try:
+                self._write_from_inside()
+            finally:
+                self._is_emitting = False
+
+    def _write_from_inside(self) -> None:
+        """Their callers have gone on: what the sink refuses now is counted and said, whatever the loss rule."""
+        for _ in range(_ROUNDS):
+            events, self._from_inside = self._from_inside, []
+            for event in events:
+                try:
+                    self._sink.emit(event)
+                except Exception as error:
+                    self._lost(event.event_id, self._refused(described(error)), OnLoss.OPEN)
+        left, self._from_inside = self._from_inside, []
+        for event in left:
+            self._lost(event.event_id, self._refused("one that its own writing causes, again and again"), OnLoss.OPEN)
+
+    def _refused(self, got: str) -> AuditUnavailable:
+        self.dropped += 1
+        return AuditUnavailable(f"{type(self._sink).__name__}: expected to take an event, got {got}")
+
+    def _lost(self, event_id: str | None, error: AuditUnavailable, on_loss: OnLoss) -> Receipt:
+        if on_loss is OnLoss.CLOSED:
+            raise error
+        self._notices.say("sync" if error.in_journal else "loss", error.told_of("events"))
+        return Receipt(event_id, None, None, False)
+
+
+def _json_of(fields: Mapping[str, Any]) -> bytes:
+    return pydantic_core.to_json(fields, inf_nan_mode="null")

@@ -1,0 +1,322 @@
+"""Journal lines as OTel LogRecords: OTLP requests, encoded straight from line and segment header.
+
+A line that holds a foreign record is sent as that record.
+
+Nothing of the exporting process gets in: no clock, no resource, no active span. So a line that is sent again, by
+whomever, makes an equal record.
+
+Source: OTLP 1.x `logs.proto`; OTel logs data model; attributes and severities as in `mapping`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
+
+from otel_audit.errors import AuditError
+from otel_audit.records import wire
+from otel_audit.records.facts import HttpFacts, Verdict, http_facts_of, verdict_of
+from otel_audit.records.mapping import (
+    SURELY_FITS_BYTES,
+    AttributeValue,
+    SegmentMapping,
+    kind_of,
+    plain_attributes,
+    repeating_attributes,
+)
+from otel_audit.records.otlp_json import OTLP, ForeignRequest, foreign_resource_logs
+
+__all__ = [
+    "Segment",
+    "Trace",
+    "UnreadableLine",
+    "encoded_request",
+    "export_request",
+    "foreign_of",
+    "read_line",
+    "time_of",
+    "trace_of",
+]
+
+
+class UnreadableLine(AuditError):
+    """A line from which no record can be built: only it is at fault, the others can be sent without it.
+
+    `position`: its index among the lines that were given, None when it was given alone.
+    """
+
+    def __init__(self, reason: str, position: int | None = None) -> None:
+        self.reason, self.position = reason, position
+        where = "" if position is None else f"line {position} of the batch: "
+        super().__init__(f"{where}{reason}; set the line aside and verify the journal")
+
+
+_INT64_MAX: Final = 2**63 - 1
+_NEEDED: Final = (("event_type", str), ("stream_id", str), ("time_ns", int), ("observed_ns", int), ("seq", int))
+_decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
+
+
+def read_line(line: bytes) -> dict[str, Any]:
+    """The event of a journal line, with the journal's keys.
+
+    Raises:
+        UnreadableLine: it is no JSON object, or lacks `event_type`, `time_ns`, `observed_ns`, `stream_id` or `seq`.
+    """
+    try:
+        event = _decode(line)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableLine(f"expected a JSON object in UTF-8, got {type(error).__name__} - at `$`") from error
+    if type(event) is not dict:
+        raise UnreadableLine(f"expected a JSON object, got {type(event).__name__} - at `$`")
+    get = event.get
+    observed_ns, seq = get("observed_ns"), get("seq")
+    if not (
+        type(get("event_type")) is type(get("stream_id")) is str
+        and type(get("time_ns")) is int
+        and type(observed_ns) is type(seq) is int
+    ):
+        raise _lacking(event)
+    if not (0 <= observed_ns <= _INT64_MAX and 0 <= seq <= _INT64_MAX):
+        raise UnreadableLine("expected numbers from 0 to 2^63-1 - at `$.observed_ns` or `$.seq`")
+    return event
+
+
+def _lacking(event: Mapping[str, Any]) -> UnreadableLine:
+    key, kind = next((key, kind) for key, kind in _NEEDED if type(event.get(key)) is not kind)
+    return UnreadableLine(f"expected {kind.__name__}, got {type(event.get(key)).__name__} - at `$.{key}`")
+
+
+def foreign_of(event: Mapping[str, Any]) -> ResourceLogs:
+    """The foreign record of a line that has one.
+
+    Raises:
+        UnreadableLine: it is no OTLP-JSON.
+    """
+    try:
+        return foreign_resource_logs(event)
+    except ValueError as error:
+        raise UnreadableLine(f"{error} - at `$.{OTLP}`") from error
+
+
+class Trace(NamedTuple):
+    """The span that was active at `log()`: 16 and 8 bytes, empty where there was none, and the W3C flags."""
+
+    trace_id: bytes = b""
+    span_id: bytes = b""
+    flags: int = 0
+
+
+_NO_TRACE: Final = Trace()
+
+
+def time_of(event: Mapping[str, Any]) -> int:
+    """Nanoseconds since 1970; 0, which says unknown, for a time before that, which OTLP cannot hold.
+
+    Source: OTLP `LogRecord.time_unix_nano`, "0 indicates unknown or missing timestamp".
+    """
+    time_ns: int = event["time_ns"]
+    return time_ns if 0 <= time_ns <= _INT64_MAX else 0
+
+
+def trace_of(event: Mapping[str, Any]) -> Trace:
+    """The span of an event. An id that is malformed or all zeros counts as none, and no trace id means no span id.
+
+    Source: W3C Trace Context, "trace-id", "parent-id" and "trace-flags".
+    """
+    written = event.get("trace_id")
+    if written is None:
+        return _NO_TRACE
+    trace_id = _id_bytes(written, 16)
+    if not trace_id:
+        return _NO_TRACE
+    flags = event.get("trace_flags")
+    return Trace(
+        trace_id, _id_bytes(event.get("span_id"), 8), flags if type(flags) is int and 0 <= flags <= 0xFF else 0
+    )
+
+
+def _id_bytes(text: object, length: int) -> bytes:
+    if type(text) is not str or len(text) != 2 * length:
+        return b""
+    try:
+        octets = bytes.fromhex(text)
+    except ValueError:
+        return b""
+    return octets if len(octets) == length and any(octets) else b""  # fromhex skips spaces
+
+
+class Segment:
+    """What all records of one segment share, from its header: resource, scope and the mapping of its attributes."""
+
+    __slots__ = ("mapping", "resource", "resource_schema_url", "scope", "scope_attributes")
+
+    def __init__(self, header: Mapping[str, Any]) -> None:
+        self.resource = plain_attributes(header.get("resource"))
+        self.resource_schema_url = _text(header.get("resource_schema_url"))
+        scope = header.get("scope")
+        scope = scope if isinstance(scope, Mapping) else {}
+        self.scope = {name: _text(scope.get(name)) for name in ("name", "version", "schema_url")}
+        self.scope_attributes = plain_attributes(scope.get("attributes"))
+        self.mapping = SegmentMapping(self.resource)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def export_request(header: Mapping[str, Any], lines: Sequence[bytes]) -> ExportLogsServiceRequest:
+    """`encoded_request` as the official message.
+
+    Raises:
+        UnreadableLine: says which line; nothing was built.
+    """
+    return ExportLogsServiceRequest.FromString(encoded_request(header, lines))
+
+
+def encoded_request(header: Mapping[str, Any], lines: Sequence[bytes]) -> bytes:
+    """One request with a record for each line, in their order: one resource, one scope, both from the header.
+
+    `header` is the `segment` object of the segment's first line, not changed from call to call; the lines may end in a
+    newline, which is not sent.
+
+    Raises:
+        UnreadableLine: says which line; nothing was built.
+    """
+    return _encoder_of(header).request(lines)
+
+
+def _encoder_of(header: Mapping[str, Any]) -> _Encoder:
+    """The encoder for a segment, kept from batch to batch. By identity: comparing headers costs as much as reading one.
+
+    Each entry holds its header, so that no other one can have its id.
+    """
+    known = _encoders.get(id(header))
+    if known is None:
+        if len(_encoders) >= _ENCODERS_MAX:
+            _encoders.clear()
+        known = _encoders[id(header)] = (header, _Encoder(Segment(header)))
+    return known[1]
+
+
+_ENCODERS_MAX: Final = 16  # streams that are exported in turn
+_encoders: Final[dict[int, tuple[Mapping[str, Any], _Encoder]]] = {}
+
+
+class _Common(NamedTuple):
+    """What records of one kind have in common, as fields of a LogRecord; `attributes`: how many, beside constants."""
+
+    encoded: bytes
+    attributes: int
+
+
+class _Request:
+    """A request of our records and foreign ones, in the order in which they are added."""
+
+    __slots__ = ("_envelope", "_foreign", "_own", "_parts")
+
+    def __init__(self, envelope: Callable[[list[bytes]], bytes]) -> None:
+        self._envelope = envelope
+        self._parts: list[bytes] = []  # whole requests: encoded one after the other they are one
+        self._own: list[bytes] = []
+        self._foreign: ForeignRequest | None = None
+
+    def add(self, record: bytes) -> None:
+        if self._foreign is not None:
+            self._end_run()
+        self._own.append(record)
+
+    def add_foreign(self, records: ResourceLogs) -> None:
+        if self._foreign is None:
+            self._end_run()
+            self._foreign = ForeignRequest()
+        self._foreign.add(records)
+
+    def encoded(self) -> bytes:
+        self._end_run()
+        return b"".join(self._parts) or self._envelope([])
+
+    def _end_run(self) -> None:
+        if self._foreign is not None:
+            self._parts.append(self._foreign.encoded())
+            self._foreign = None
+        elif self._own:
+            self._parts.append(self._envelope(self._own))
+            self._own = []
+
+
+class _Encoder:
+    """Makes requests of the lines of one segment. What events of a kind have in common is encoded once. Any thread."""
+
+    __slots__ = ("_common", "_envelope", "_heads", "_mapping")
+
+    def __init__(self, segment: Segment) -> None:
+        self._mapping = segment.mapping
+        self._common: dict[bytes, _Common] = {}
+        self._heads = wire.Heads()
+        self._envelope = wire.envelope(
+            segment.resource, segment.resource_schema_url, segment.scope, segment.scope_attributes
+        )
+
+    def request(self, lines: Sequence[bytes]) -> bytes:
+        request = _Request(self._envelope)
+        for position, line in enumerate(lines):
+            try:
+                line = line.removesuffix(b"\n")
+                event = read_line(line)
+                if OTLP in event:
+                    request.add_foreign(foreign_of(event))
+                else:
+                    request.add(self._record(line, event))
+            except UnreadableLine as error:
+                raise UnreadableLine(error.reason, position) from error
+        return request.encoded()
+
+    def _record(self, line: bytes, event: Mapping[str, Any]) -> bytes:
+        if len(line) <= SURELY_FITS_BYTES:
+            http = http_facts_of(event)
+            common = self._common_of(event, http)
+            own, left_out = self._mapping.own(event, http, common.attributes)
+        else:
+            verdict = verdict_of(event.get("outcome"))
+            repeating, own, left_out = self._mapping.attributes(event, verdict, len(line))
+            common = self._encoded(event, verdict, repeating)
+        parts = [common.encoded, wire.times(time_of(event), event["observed_ns"])]
+        self._heads.add_attributes(parts, own)
+        self._heads.add_body(parts, line)
+        trace = trace_of(event)
+        if trace.trace_id:
+            parts.append(wire.span(*trace))
+        if left_out:
+            parts.append(LogRecord(dropped_attributes_count=left_out).SerializeToString())
+        return b"".join(parts)
+
+    def _common_of(self, event: Mapping[str, Any], http: HttpFacts) -> _Common:
+        try:
+            kind = kind_of(event, http)
+        except RecursionError:  # as deep as a line can be that could just be read
+            kind = b""
+        known = self._common.get(kind)
+        if known is None:
+            verdict = verdict_of(event.get("outcome"))
+            known = self._encoded(event, verdict, repeating_attributes(event, verdict, http))
+            if len(self._common) >= _KINDS_MAX:
+                self._common.clear()
+            if kind:
+                self._common[kind] = known
+        return known
+
+    def _encoded(self, event: Mapping[str, Any], verdict: Verdict, repeating: Mapping[str, AttributeValue]) -> _Common:
+        record = LogRecord(
+            severity_number=verdict.severity_number,  # type: ignore[arg-type]  # an open enum: a number will do
+            severity_text=verdict.severity_text,
+            event_name=event["event_type"],
+        )
+        constants = self._mapping.constants
+        return _Common(record.SerializeToString() + wire.attributes({**constants, **repeating}), len(repeating))
+
+
+_KINDS_MAX: Final = 2048  # about a megabyte

@@ -1,0 +1,180 @@
+"""Pieces of an OTLP request in protobuf's encoding, of which a whole request is put together.
+
+To set a field of a message costs several times what it costs to copy its bytes, and the way from disk to wire is all
+CPU. So the official messages encode each shape once, with a value of the same length in place of the real one; what
+stands before the value is kept, and the value itself is appended. Nothing here knows the number of a field.
+
+Source: Protocol Buffers, "Encoding": a message is the concatenation of its fields, in any order, and of those of the
+messages merged into it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+
+from otel_audit.records.mapping import AttributeValue
+
+__all__ = ["Heads", "attributes", "envelope", "span", "times"]
+
+_HEADS_MAX: Final = 8192  # of about 60 bytes
+_DOUBLE: Final = -1  # in place of a length; from it downwards: varints, by their length
+_BODY: Final = ""  # in place of a key
+
+
+def attributes(values: Mapping[str, AttributeValue]) -> bytes:
+    """The attributes, as fields of a LogRecord."""
+    record = LogRecord()
+    _add(record.attributes, values)
+    return record.SerializeToString()
+
+
+class Heads:
+    """Encodes attributes and bodies one by one, and keeps what it learned of their shapes. Any thread."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], bytes] = {}
+
+    def add_attributes(self, parts: list[bytes], values: Mapping[str, AttributeValue]) -> None:
+        """Append the attributes, as fields of a LogRecord."""
+        known, append = self._known, parts.append
+        for key, value in values.items():
+            kind = type(value)
+            if kind is str:
+                encoded = value.encode()  # type: ignore[union-attr]  # by its kind
+                place = (key, len(encoded))
+            elif kind is float:
+                encoded = _double(value)
+                place = (key, _DOUBLE)
+            elif kind is int and value >= 0:  # type: ignore[operator]  # by its kind
+                encoded = _varint(value)  # type: ignore[arg-type]  # by its kind
+                place = (key, _DOUBLE - len(encoded))
+            else:
+                append(attributes({key: value}))
+                continue
+            append(known.get(place) or self._learn(place))
+            append(encoded)
+
+    def add_body(self, parts: list[bytes], text: bytes) -> None:
+        """Append a body, UTF-8, as fields of a LogRecord."""
+        place = (_BODY, len(text))
+        parts += (self._known.get(place) or self._learn(place), text)
+
+    def _learn(self, place: tuple[str, int]) -> bytes:
+        if len(self._known) >= _HEADS_MAX:
+            self._known.clear()
+        head = self._known[place] = _head_of(*place)
+        return head
+
+
+def _head_of(key: str, length: int) -> bytes:
+    """What stands before a text of `length` bytes, a `_DOUBLE`, or a varint of `_DOUBLE - length` bytes."""
+    if length == _DOUBLE:
+        return attributes({key: 1.0})[: -len(_double(1.0))]
+    if length < _DOUBLE:
+        varint_bytes = _DOUBLE - length
+        return attributes({key: 1 << 7 * (varint_bytes - 1)})[:-varint_bytes]
+    text = "x" * length
+    whole = attributes({key: text}) if key else LogRecord(body=AnyValue(string_value=text)).SerializeToString()
+    return whole[: len(whole) - length]
+
+
+def times(time_ns: int, observed_ns: int) -> bytes:
+    """Both times of a record, nanoseconds since 1970."""
+    return _times(_TIME_TAG, time_ns, _OBSERVED_TAG, observed_ns)
+
+
+def span(trace_id: bytes, span_id: bytes, flags: int) -> bytes:
+    """The span of a record: 16 bytes, and 8 or none."""
+    if len(trace_id) == 16 and len(span_id) == 8:
+        return b"".join((_TRACE_HEAD, trace_id, _SPAN_HEAD, span_id, _FLAGS_TAG, _flags(flags)))
+    return LogRecord(trace_id=trace_id, span_id=span_id, flags=flags).SerializeToString()
+
+
+_double: Final = struct.Struct("<d").pack
+_flags: Final = struct.Struct("<I").pack
+_times: Final = struct.Struct("<cQcQ").pack
+_TIME_TAG: Final = LogRecord(time_unix_nano=1).SerializeToString()[:1]
+_OBSERVED_TAG: Final = LogRecord(observed_time_unix_nano=1).SerializeToString()[:1]
+_FLAGS_TAG: Final = LogRecord(flags=1).SerializeToString()[:1]
+_TRACE_HEAD: Final = LogRecord(trace_id=b"\1" * 16).SerializeToString()[:-16]
+_SPAN_HEAD: Final = LogRecord(span_id=b"\1" * 8).SerializeToString()[:-8]
+
+# The tag of a field that holds a message: that of the same field with an empty one, whose length is the last byte.
+_RESOURCE_LOGS_TAG: Final = ExportLogsServiceRequest(resource_logs=[ResourceLogs()]).SerializeToString()[:-1]
+_SCOPE_LOGS_TAG: Final = ResourceLogs(scope_logs=[ScopeLogs()]).SerializeToString()[:-1]
+_LOG_RECORD_TAG: Final = ScopeLogs(log_records=[LogRecord()]).SerializeToString()[:-1]
+
+
+def envelope(
+    resource: Mapping[str, AttributeValue],
+    resource_schema_url: str,
+    scope: Mapping[str, str],
+    scope_attributes: Mapping[str, AttributeValue],
+) -> Callable[[list[bytes]], bytes]:
+    """A function that makes an ExportLogsServiceRequest of records: one resource, one scope, the order of the records.
+
+    `scope`: name, version and schema_url.
+    """
+    resource_logs = ResourceLogs(resource=Resource(), schema_url=resource_schema_url)
+    _add(resource_logs.resource.attributes, resource)
+    named = InstrumentationScope(name=scope["name"], version=scope["version"])
+    scope_logs = ScopeLogs(scope=named, schema_url=scope["schema_url"])
+    _add(scope_logs.scope.attributes, scope_attributes)
+    resource_head, scope_head = resource_logs.SerializeToString(), scope_logs.SerializeToString()
+
+    def request(records: list[bytes]) -> bytes:
+        parts = [scope_head]
+        for record in records:
+            parts += (_LOG_RECORD_TAG, _varint(len(record)), record)
+        inside = b"".join(parts)
+        around = b"".join((resource_head, _SCOPE_LOGS_TAG, _varint(len(inside))))
+        return b"".join((_RESOURCE_LOGS_TAG, _varint(len(around) + len(inside)), around, inside))
+
+    return request
+
+
+def _varint_of(number: int) -> bytes:
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+_SMALL: Final = tuple(_varint_of(number) for number in range(1 << 12))  # status codes, lengths of texts and records
+
+
+def _varint(number: int) -> bytes:
+    return _SMALL[number] if number < len(_SMALL) else _varint_of(number)
+
+
+def _add(to: Any, values: Mapping[str, AttributeValue]) -> None:
+    add: Callable[..., KeyValue] = to.add
+    for key, value in values.items():
+        _set_value(add(key=key).value, value)
+
+
+def _set_value(to: AnyValue, value: AttributeValue) -> None:
+    kind = type(value)
+    if kind is str:
+        to.string_value = value  # type: ignore[assignment]  # by its kind
+    elif kind is int:
+        to.int_value = value  # type: ignore[assignment]  # by its kind
+    elif kind is float:
+        to.double_value = value  # type: ignore[assignment]  # by its kind
+    elif kind is bool:
+        to.bool_value = value  # type: ignore[assignment]  # by its kind
+    else:
+        to.array_value.SetInParent()
+        for item in value:  # type: ignore[union-attr]  # a list is left
+            _set_value(to.array_value.values.add(), item)
