@@ -30,14 +30,13 @@ NEWEST_ONLY = (
     "tests/end_to_end/test_side_car.py",
     "tests/end_to_end/test_truth.py",
     "tests/end_to_end/test_worker_ends.py",
+    "tests/policy",
+    "tests/records/test_attributes.py",
+    "tests/redaction",
     "tests/stores",
-    "tests/test_attributes.py",
-    "tests/test_caps.py",
     "tests/test_licences.py",
     "tests/test_no_skip.py",
-    "tests/test_policy.py",
     "tests/test_public_names.py",
-    "tests/test_redaction*.py",
     "tests/test_wheel.py",
 )
 # The release whose audit logger this package takes the place of; docs/integrations.md names it too.

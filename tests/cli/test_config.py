@@ -129,7 +129,7 @@ def test_a_service_without_otlp_is_told_that_its_settings_are_not_used() -> None
 
 
 def test_the_document_of_settings_is_the_one_the_table_makes() -> None:
-    document = Path(__file__).parents[1] / "docs" / "settings.md"
+    document = Path(__file__).parents[2] / "docs" / "settings.md"
 
     if document.read_text(encoding="utf-8") != settings_markdown():
         pytest.fail("docs/settings.md is old; run: otel-audit config --markdown > docs/settings.md")

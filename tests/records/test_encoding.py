@@ -23,7 +23,7 @@ from otel_audit.records.sdk import readable_record, readable_records
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, record_of, size_of
 
-GOLDEN = Path(__file__).parent / "golden" / "records"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("name", LINES)

@@ -24,7 +24,7 @@ from tests.journal_lines import HEADER, line_of, raw_line
 from tests.recording import a_trail, recorder
 
 PRESENCE = {"always", "when set"}
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def validator(part: str = "") -> jsonschema.Draft202012Validator:
