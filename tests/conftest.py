@@ -27,6 +27,12 @@ settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a test whose id differs from run to run: `pytest -n` compares the ids of its processes."""
+    if " at 0x" in item.name:
+        raise pytest.UsageError(f"{item.nodeid}: expected the same id in each run, got an address; name its parameters")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _with_ctrl_c() -> Iterator[None]:
     """What a test starts can be interrupted, also when the tests run in the background, where SIGINT is ignored."""

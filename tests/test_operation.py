@@ -271,7 +271,9 @@ async def async_generator() -> AsyncIterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize("function", [generator, async_generator, functools.partial(generator)], ids=repr)
+@pytest.mark.parametrize(
+    "function", [generator, async_generator, functools.partial(generator)], ids=["sync", "async", "partial"]
+)
 def test_a_generator_function_is_refused_since_its_call_is_over_before_it_has_run(
     audit: AuditLogger, function: Callable[..., Any]
 ) -> None:

@@ -285,7 +285,7 @@ def test_the_parameters_of_a_check_stand_in_the_description_of_the_service(audit
     assert parameters["security"] == [{"HTTPBearer": []}]
 
 
-@pytest.mark.parametrize("user", [None, False, UnauthenticatedUser()], ids=repr)
+@pytest.mark.parametrize("user", [None, False, UnauthenticatedUser()], ids=["None", "False", "Unauthenticated"])
 def test_an_authentication_that_finds_nobody_is_a_failure(audit: AuditLogger, directory: Path, user: object) -> None:
     app = FastAPI()
 

@@ -143,7 +143,7 @@ class Broken:
     [
         ("sold %d", ("tea",), "sold %d"),
         ("sold", ("tea",), "sold"),
-        (Broken(), (), "[unreadable message]"),
+        pytest.param(Broken(), (), "[unreadable message]", id="broken"),
         (7, (), "7"),
         ("\ud800%", (), "\ufffd%"),
     ],

@@ -330,7 +330,7 @@ def test_a_coroutine_that_nobody_awaited_is_nobody_and_said(capfd: pytest.Captur
         "",
         {},
         {"exp": 17},
-        object(),
+        pytest.param(object(), id="object"),
         SimpleNamespace(is_authenticated=False, username="ann"),
         SimpleNamespace(username=True),
         SimpleNamespace(username=b"ann"),
