@@ -11,6 +11,10 @@ __all__ = [
     "JournalFull",
     "JournalUnreadable",
     "JournalUnwritable",
+    "KeyUnusable",
+    "NoteMalformed",
+    "ProofInvalid",
+    "SignatureInvalid",
     "described",
     "is_stop",
 ]
@@ -47,6 +51,22 @@ class JournalFull(AuditUnavailable):
 
 class JournalUnwritable(AuditUnavailable):
     """Nothing was written: the journal's directory or file does not accept writes."""
+
+
+class KeyUnusable(AuditError):
+    """A key is missing, may be read by others, or is none. Nothing was signed with it."""
+
+
+class NoteMalformed(AuditError, ValueError):
+    """A signed note, a checkpoint or a key is not written as its specification says. Nothing of it may be believed."""
+
+
+class SignatureInvalid(AuditError):
+    """No trusted key signed a note, or a signature in it is not of the key that it names."""
+
+
+class ProofInvalid(AuditError):
+    """A proof does not show what it is said to show."""
 
 
 def is_stop(error: BaseException | None) -> bool:

@@ -47,6 +47,7 @@ ONLY: dict[str, set[str]] = {
     "event_fields": {"event", "json_values"},
     "policy": {"policy", "records", "event", "settings", "errors"},
     "sinks": set(),
+    "signing": {"signing", "errors"},
     # Lines and hashes, not OTel and not what an event is.
     "journal": {"journal", "settings", "errors", "notices", "ids", "threads", "_version"},
 }
@@ -55,7 +56,7 @@ ONLY: dict[str, set[str]] = {
 LINES_MAX = 500
 
 # The journal, for one, knows no OTel.
-NOT_OF_OTEL = {"journal", "event", "errors", "notices", "sinks", "redaction", "policy"}
+NOT_OF_OTEL = {"signing", "journal", "event", "errors", "notices", "sinks", "redaction", "policy"}
 # Private modules of OTel break between releases: tests/delivery/test_otel_logs.py says what these need of them.
 PRIVATE_OTEL = {"records/sdk.py", "delivery/suppression.py"}
 
