@@ -109,6 +109,29 @@ def test_each_public_name_of_the_package_is_public_where_it_is_defined() -> None
             assert name in home.__all__, home.__name__
 
 
+def test_a_type_checker_sees_the_names_that_are_loaded_when_they_are_used() -> None:
+    homes = {
+        alias.name: node.module.removeprefix("otel_audit.")
+        for block in tree_of("otel_audit").body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
+
+    assert homes == otel_audit._HOME
+    assert sorted(homes) == sorted(otel_audit.__all__)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'otel_audit' has no attribute 'configur'"):
+        otel_audit.configur  # type: ignore[attr-defined]  # noqa: B018 - what happens then is what is tested
+
+
+def test_the_names_are_listed_before_they_are_loaded() -> None:
+    assert set(otel_audit.__all__) <= set(dir(otel_audit))
+
+
 def test_a_star_import_gives_the_public_names() -> None:
     namespace: dict[str, object] = {}
 
