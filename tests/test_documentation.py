@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,44 +13,20 @@ from click import Context
 from markdown_it import MarkdownIt
 
 from otel_audit.cli import main
+from tests.servers import COLLECTOR
+from tests.walkthrough import ROOT, RUNNABLE, Block, Section, sections_of, walk
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_RUN = re.compile(r"<!-- (?P<why>not run: .+|demo command|test command) -->")  # both commands are run by .ci/run
-RUNNABLE = {"sh", "python"}
+# Both commands are run by .ci/run.
+KINDS = {"", "file", "server", "prints", "not run", "demo command", "test command"}
+
+SECTIONS = [section for document in DOCUMENTS for section in sections_of(document)]
+BLOCKS = [block for section in SECTIONS for block in section.blocks]
+ALONE = [block for section in SECTIONS if not section.is_walk for block in section.blocks if block.is_run]
+WALKS = [section for section in SECTIONS if section.is_walk and not section.run_by]
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block, and the reason not to run it, if its document gives one."""
-
-    place: str
-    language: str
-    text: str
-    not_run: str | None
-
-
-def blocks() -> list[Block]:
-    found = []
-    for document in DOCUMENTS:
-        comment = None
-        for token in MarkdownIt().parse(document.read_text()):
-            if token.type == "html_block":
-                comment = token.content.strip()
-            elif token.type == "fence":
-                match = NOT_RUN.match(comment or "")
-                line = (token.map or [0])[0] + 1
-                place = f"{document.relative_to(ROOT)}:{line}"
-                found.append(Block(place, token.info.strip(), token.content, match["why"] if match else None))
-                comment = None
-            elif token.type not in {"paragraph_open", "inline", "paragraph_close"}:
-                comment = None
-    return found
-
-
-@pytest.mark.parametrize(
-    "block", [b for b in blocks() if b.language in RUNNABLE and not b.not_run], ids=lambda b: b.place
-)
+@pytest.mark.parametrize("block", ALONE, ids=lambda block: block.place)
 def test_a_block_of_the_documents_runs_as_it_stands(block: Block, tmp_path: Path) -> None:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "AUDIT_"))},
@@ -68,10 +43,28 @@ def test_a_block_of_the_documents_runs_as_it_stands(block: Block, tmp_path: Path
     assert done.returncode == 0, f"{block.place}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.parametrize("section", WALKS, ids=lambda section: section.title)
+def test_a_section_leads_where_it_says(section: Section, tmp_path: Path) -> None:
+    if any("build-collector.sh" in block.text for block in section.blocks):
+        COLLECTOR.path()
+
+    walk(section, tmp_path)
+
+
+def test_a_comment_above_a_block_is_understood() -> None:
+    assert [f"{block.place}: {block.kind}" for block in BLOCKS if block.kind not in KINDS] == []
+
+
+def test_what_another_session_runs_is_run_there() -> None:
+    sessions = {section.run_by for section in SECTIONS if section.run_by}
+
+    assert sessions == {"nox -s mcp2"}  # tests/environments/mcp/test_guide.py
+
+
 def test_a_block_without_a_language_is_no_command() -> None:
     """A command that nobody runs rots; a block of commands says `sh`, or says why it is not run."""
     commands = re.compile(r"^\s*(\$|otel-audit|python|pip|docker|git|pytest|\.ci)", re.MULTILINE)
-    unmarked = [b.place for b in blocks() if b.language not in RUNNABLE and not b.not_run and commands.search(b.text)]
+    unmarked = [b.place for b in BLOCKS if b.language not in RUNNABLE and not b.kind and commands.search(b.text)]
     assert unmarked == []
 
 
@@ -89,6 +82,27 @@ def test_every_file_that_the_documents_link_to_exists() -> None:
         for document in DOCUMENTS
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text())
         if not (document.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def headings_of(document: Path) -> set[str]:
+    """The anchors of a page, as GitHub and the site make them."""
+    found: set[str] = set()
+    tokens = MarkdownIt().parse(document.read_text())
+    for index, token in enumerate(tokens):
+        if token.type == "heading_open":
+            words = re.sub(r"[^\w\- ]", "", tokens[index + 1].content.lower()).replace(" ", "-")
+            found.add(words)
+    return found
+
+
+def test_every_heading_that_the_documents_link_to_exists() -> None:
+    missing = [
+        f"{document.name}: {target}#{anchor}"
+        for document in DOCUMENTS
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text())
+        if anchor not in headings_of(document.parent / target if target else document)
     ]
     assert missing == []
 
