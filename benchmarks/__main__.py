@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 from rich.console import Console
@@ -20,9 +20,18 @@ from benchmarks.machine import machine
 from benchmarks.middleware import middleware
 from benchmarks.receiver import receiver
 from benchmarks.report import Report
+from benchmarks.server import server
 from benchmarks.workload import calls
 
-_SHORT: Final = {"rounds": 2, "call_events": 200, "delivery_events": 500}
+_SHORT: Final = (2, 200, 500, 0.2)  # rounds, call_events, delivery_events, server_seconds
+
+
+class _Options(NamedTuple):
+    rounds: int
+    seed: int
+    call_events: int
+    delivery_events: int
+    server_seconds: float
 
 
 @click.command()
@@ -32,13 +41,28 @@ _SHORT: Final = {"rounds": 2, "call_events": 200, "delivery_events": 500}
 @click.option(
     "--delivery-events", type=click.IntRange(min=1), default=10_000, show_default=True, help="Events delivered a round."
 )
+@click.option(
+    "--server-seconds",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="How long each server is under load in a round.",
+)
 @click.option("--short", is_flag=True, help="So few events that it ends at once; the numbers mean little.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every value of every round.")
-def main(rounds: int, seed: int, call_events: int, delivery_events: int, short: bool, as_json: bool) -> None:
+def main(
+    rounds: int,
+    seed: int,
+    call_events: int,
+    delivery_events: int,
+    server_seconds: float,
+    short: bool,
+    as_json: bool,
+) -> None:
     """Measure audit logging side by side: a call, a request, CPU up to the acknowledgement, events a second, fsync."""
     if short:
-        rounds, call_events, delivery_events = _SHORT.values()
-    options = {"rounds": rounds, "seed": seed, "call_events": call_events, "delivery_events": delivery_events}
+        rounds, call_events, delivery_events, server_seconds = _SHORT
+    options = _Options(rounds, seed, call_events, delivery_events, server_seconds)
     for name in [name for name in os.environ if name.startswith(("OTEL_", "FEAST_"))]:
         del os.environ[name]  # every contender at its defaults, whatever this shell exports
     report = _measured(options, _teller())
@@ -48,20 +72,21 @@ def main(rounds: int, seed: int, call_events: int, delivery_events: int, short: 
         report.show(Console(width=max(110, Console().width)))
 
 
-def _measured(options: dict[str, int], tell: Callable[[str], None]) -> Report:
+def _measured(options: _Options, tell: Callable[[str], None]) -> Report:
     with tempfile.TemporaryDirectory(prefix="otel-audit-benchmark-") as place, receiver() as sink:
         directory = Path(place)
         facts = machine(directory)
-        one_call = calls(options["call_events"], options["seed"])
-        delivered = calls(options["delivery_events"], options["seed"])
+        one_call = calls(options.call_events, options.seed)
+        delivered = calls(options.delivery_events, options.seed)
         return Report(
             machine=facts,
-            options=options,
-            calls=call_cost(one_call, options["rounds"], sink, directory, tell),
-            middleware=middleware(options["call_events"], options["rounds"], directory, tell),
-            hostile=hostile(options["rounds"], directory, tell),
-            delivery=delivery(delivered, options["rounds"], sink, directory, tell),
-            durability=durability(one_call, options["rounds"], directory, tell),
+            options=options._asdict(),
+            calls=call_cost(one_call, options.rounds, sink, directory, tell),
+            middleware=middleware(options.call_events, options.rounds, directory, tell),
+            server=server(options.server_seconds, options.rounds, sink, directory, tell),
+            hostile=hostile(options.rounds, directory, tell),
+            delivery=delivery(delivered, options.rounds, sink, directory, tell),
+            durability=durability(one_call, options.rounds, directory, tell),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import call_cost, delivery, durability, hostile, middleware
+from benchmarks import call_cost, delivery, durability, hostile, middleware, server
 from benchmarks.contenders import FEAST, STRUCTLOG, missing
 from benchmarks.measurement import Series
 
@@ -32,6 +33,7 @@ class Report:
     options: Mapping[str, Any]
     calls: Numbers
     middleware: Numbers
+    server: Numbers
     hostile: Numbers
     delivery: Numbers
     durability: Numbers
@@ -40,6 +42,7 @@ class Report:
         """Print the tables."""
         console.print(_calls_table(self.calls))
         console.print(_middleware_table(self.middleware))
+        console.print(_server_table(self.server))
         console.print(_hostile_table(self.hostile))
         console.print(_delivery_table(self.delivery))
         console.print(_durability_table(self.durability))
@@ -54,6 +57,7 @@ class Report:
             "options": dict(self.options),
             "call": {row: _json_of(numbers) for row, numbers in self.calls.items()},
             "middleware": {row: _json_of(numbers) for row, numbers in self.middleware.items()},
+            "server": {row: _json_of(numbers) for row, numbers in self.server.items()},
             "hostile": {row: _json_of(numbers) for row, numbers in self.hostile.items()},
             "delivery": {row: _json_of(numbers) for row, numbers in self.delivery.items()},
             "durability": {row: _json_of(numbers) for row, numbers in self.durability.items()},
@@ -90,6 +94,30 @@ def _middleware_table(found: Numbers) -> Table:
         table.add_row(row, f"{took.median:.1f}", f"{took.least:.1f}", _spread(took), f"{took.median / bare:.2f}")
     table.caption = "ratio: how many times the same event, logged by hand · log_http_request has fewer facts"
     return table
+
+
+def _server_table(found: Numbers) -> Table:
+    title = "A FastAPI application under uvicorn (httptools) and 16 connections"
+    table = _table(title, "requests/s", "ratio", "goal", "p99 ms", "ratio", "goal", "CPU us/request", "ratio")
+    alone = found[server.ALONE_ROW]
+    for row, numbers in found.items():
+        goal = server.GOALS.get(row)
+        speed = (f"{numbers[server.PER_SECOND].median:,.0f}", _ratio(numbers, alone, server.PER_SECOND))
+        p99 = (f"{numbers[server.P99_MS].median:.1f}", _ratio(numbers, alone, server.P99_MS))
+        goals = ("", "") if goal is None else (f">= {goal:.2f}", f"<= {server.P99_GOAL:.2f}")
+        cpu = (f"{numbers[server.CPU_US].median:.0f}", _ratio(numbers, alone, server.CPU_US))
+        table.add_row(row, *speed, goals[0], *p99, goals[1], *cpu)
+    table.caption = (
+        "ratio: of the application alone, median of the rounds · CPU: of the serving process, its exporter included, "
+        "for each request until all is delivered; it holds on a busy machine too"
+    )
+    return table
+
+
+def _ratio(numbers: Mapping[str, Series], alone: Mapping[str, Series], name: str) -> str:
+    """Return the median ratio of two rows measured in the same rounds, so that what else ran touched both alike."""
+    pairs = zip(numbers[name].values, alone[name].values, strict=True)
+    return f"{statistics.median(one / other for one, other in pairs):.2f}"
 
 
 def _hostile_table(found: Numbers) -> Table:
