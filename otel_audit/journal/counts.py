@@ -8,8 +8,6 @@ ledger. Each line has a number, so that those are counted too which somebody too
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,9 +19,9 @@ from typing import Any, Final
 from otel_audit.journal.cursor import Position, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
 from otel_audit.journal.ledger import RETAIN, Entry, entries, latest
-from otel_audit.journal.line import Tail, is_system
+from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
-from otel_audit.journal.reader import pieces, place_of
+from otel_audit.journal.reader import lines_behind, stream_header
 from otel_audit.journal.room import lost_events
 
 __all__ = ["Census", "Counts", "Foreign", "StreamCensus", "census", "removed_counts", "segment_counts", "stream_counts"]
@@ -31,7 +29,6 @@ __all__ = ["Census", "Counts", "Foreign", "StreamCensus", "census", "removed_cou
 NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
 ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
 _LOOKS: Final = 5
-_TAIL_BYTES: Final = 260  # more than the longest tail of a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +239,7 @@ class _Retained:
 
 
 def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None, retained: _Retained) -> StreamCensus:
-    header = _header(files, numbers)
+    header = stream_header(files, numbers)
     known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
     words = [word for word in header.get("export", ()) if isinstance(word, str)]
     named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
@@ -298,8 +295,7 @@ def _missing(
     retained: _Retained,
 ) -> int:
     """How many events have a number, and are neither in a file nor counted by the exporter that is furthest behind."""
-    tail = Tail.of(behind.last)
-    last_seq = slowest.position.seq if tail is None else tail.seq
+    last_seq = behind.last_seq or slowest.position.seq
     system = slowest.system + behind.system
     lines = last_seq - slowest.exported - slowest.quarantined - behind.events - system
     if lines <= 0:
@@ -313,7 +309,7 @@ def _missing(
 def _system_lines(files: StreamFiles, numbers: Sequence[int]) -> int | None:
     """How many lines of a stream are the journal's own, wherever they are now, by its newest header."""
     for number in reversed(numbers):
-        before = _header(files, [number]).get("system_lines")
+        before = stream_header(files, [number]).get("system_lines")
         if isinstance(before, int):
             return before + _count(_lines(files, [number], Position())).system
     return None
@@ -324,35 +320,27 @@ class _Counted:
     events: int = 0
     system: int = 0
     dropped: int = 0
-    last: bytes = b""
+    last_seq: int = 0
 
 
-def _count(lines: Iterable[bytes]) -> _Counted:
+def _count(lines: Iterable[Line]) -> _Counted:
     counted = _Counted()
-    line = b""
     for line in lines:
-        if not is_system(line):
+        counted.last_seq = line.seq
+        if not line.system:
             counted.events += 1
             continue
         counted.system += 1
-        counted.dropped += lost_events(line)
-    counted.last = line
+        counted.dropped += lost_events(line.content)
     return counted
 
 
-def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> Iterator[bytes]:
-    """The lines of the chain behind a position. Damage is passed over, by the tail that every line has."""
-    tag = b',"stream_id":"%b","seq":' % files.stream_id.encode()
+def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> Iterator[Line]:
+    """The lines of the stream behind a position. Damage is passed over."""
     for number in numbers:
         if number < position.segment:
             continue
-        try:
-            offset = place_of(files, position).offset if number == position.segment else 0
-            for content, _ in pieces(files.segment(number), offset):
-                if content[:1] == b"{" and content[-1:] == b"}" and tag in content[-_TAIL_BYTES:]:
-                    yield content
-        except FileNotFoundError:
-            continue  # removed since the directory was listed
+        yield from lines_behind(files, position if number == position.segment else Position(number))
 
 
 def _quarantined(files: StreamFiles, numbers: Sequence[int], exporters: Sequence[Progress], slowest: Progress) -> int:
@@ -383,9 +371,8 @@ def _union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return union
 
 
-def _system_lines_in(ranges: Sequence[tuple[int, int]], lines: Iterable[bytes]) -> int:
-    tails = (Tail.of(line) for line in lines if is_system(line))
-    return sum(any(first <= tail.seq <= last for first, last in ranges) for tail in tails if tail is not None)
+def _system_lines_in(ranges: Sequence[tuple[int, int]], lines: Iterable[Line]) -> int:
+    return sum(any(first <= line.seq <= last for first, last in ranges) for line in lines if line.system)
 
 
 def _is_held(lock: Path) -> bool | None:
@@ -393,18 +380,6 @@ def _is_held(lock: Path) -> bool | None:
         return FileLock.is_held(lock)
     except OSError:
         return None  # a reader who may not open the lock file, or a read-only file system
-
-
-def _header(files: StreamFiles, numbers: Sequence[int]) -> Mapping[str, Any]:
-    """The oldest segment header that can be read; all of a stream name the same writer."""
-    for number in numbers:
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            for content, _ in pieces(files.segment(number)):
-                header = json.loads(content)["segment"]
-                if isinstance(header, dict):
-                    return header
-                break
-    return {}
 
 
 def _service_name(header: Mapping[str, Any]) -> str:

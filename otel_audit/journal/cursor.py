@@ -16,9 +16,10 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from otel_audit.journal.files import open_with_mode
+from otel_audit.journal.line import Position
 from otel_audit.journal.quarantine import Again, Held, Quarantined, QuarantineFile, Record, Released, SetAside
 from otel_audit.threads import new_lock
 
@@ -36,14 +37,6 @@ _LISTED = "in the .quarantine file beside the cursor, which a newer otel-audit r
 # A reason that nothing moves may be a page of HTML. The slot has to hold it for each exporter.
 _BLOCKED_CHARS: Final = (1000, 100, 0)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-class Position(NamedTuple):
-    """A place between two lines: everything before it is dealt with. `seq` is the number of the last line before it."""
-
-    segment: int = 1
-    offset: int = 0
-    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

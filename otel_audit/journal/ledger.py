@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from otel_audit.journal.files import open_segment, open_with_mode, sync_directory, write_whole
 from otel_audit.journal.line import digest
+from otel_audit.journal.line_file import pieces, pieces_backwards, whole_bytes
 from otel_audit.journal.locks import FileLock
-from otel_audit.journal.reader import pieces, pieces_backwards, whole_bytes
 
 __all__ = ["RETAIN", "Entry", "Ledger", "entries", "has_room", "is_begun", "latest"]
 
@@ -75,7 +75,7 @@ def entries(directory: Path) -> Iterator[Entry]:
     """
     with contextlib.suppress(FileNotFoundError):
         for piece in pieces(directory / _NAME):
-            if (entry := Entry.of(piece.content)) is not None:
+            if piece.content is not None and (entry := Entry.of(piece.content)) is not None:
                 yield entry
 
 
@@ -177,8 +177,7 @@ class Ledger:
         self.release()
 
     def _next(self, kind: str, content: Mapping[str, Any], time_ns: int) -> Entry:
-        end = whole_bytes(self._path)
-        last = next(pieces_backwards(self._path, end), None)
+        last = next((piece.content for piece in pieces_backwards(self._path) if piece.content is not None), None)
         number = 1
         for passed, entry in enumerate(_backwards(self._path)):
             number = passed + 2
@@ -215,5 +214,5 @@ class Ledger:
 def _backwards(path: Path) -> Iterator[Entry | None]:
     """The entries from the last to the first; None for a line that is none."""
     with contextlib.suppress(FileNotFoundError):
-        for content in pieces_backwards(path, whole_bytes(path)):
-            yield Entry.of(content)
+        for piece in pieces_backwards(path):
+            yield None if piece.content is None else Entry.of(piece.content)

@@ -1,18 +1,22 @@
 """A line of the journal: one JSON object whose last keys are the journal's own.
 
-Because they come last, a reader finds them with one pattern, and never re-serialises to verify: the stored bytes are
-hashed.
+Because they come last, a reader finds them with one pattern. To verify a line, its stored bytes are hashed; nothing is
+serialised again.
+
+`Line` is what every reader gets: the delivery, the counts, retention, `tail` and `replay`. It holds bytes and a place,
+and parses nothing until somebody asks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from otel_audit import ids
 
@@ -20,9 +24,16 @@ __all__ = [
     "FORMAT_VERSION",
     "GAP",
     "SEGMENT",
+    "TAIL_BYTES",
+    "Damage",
+    "Line",
+    "Position",
     "Tail",
     "digest",
     "is_system",
+    "last_line_in",
+    "line_pattern",
+    "names_line",
     "seq_reader",
     "system_body",
     "system_event",
@@ -37,7 +48,16 @@ _TAIL = re.compile(
     rb',"time_ns":(?P<time_ns>-?\d+),"observed_ns":(?P<observed_ns>\d+)'
     rb',"stream_id":"(?P<stream_id>[0-9a-f-]{36})","seq":(?P<seq>\d+)(?:,"prev_hash":"(?P<prev_hash>[0-9a-f]{64})")?\}\Z'
 )
-_TAIL_BYTES = 260  # more than the longest tail
+TAIL_BYTES = 260  # more than the longest tail
+_BEGINNING = re.compile(rb'\{"(?:event_type|system)":')
+
+
+class Position(NamedTuple):
+    """A place between two lines: everything before it is dealt with. `seq` is the number of the last line before it."""
+
+    segment: int = 1
+    offset: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +72,8 @@ class Tail:
 
     @classmethod
     def of(cls, line: bytes) -> Tail | None:
-        """The tail of a line without its newline; None when these bytes are no line of a journal."""
-        match = _TAIL.search(line, max(0, len(line) - _TAIL_BYTES))
+        """Return the tail of a line without its newline, or None if these bytes are no line of a journal."""
+        match = _TAIL.search(line, max(0, len(line) - TAIL_BYTES))
         if match is None or line[:1] != b"{":
             return None
         time_ns, observed_ns, stream_id, seq, prev_hash = match.groups()
@@ -62,35 +82,118 @@ class Tail:
         )
 
 
-def seq_reader(stream_id: str) -> Callable[[bytes], int | None]:
-    """A function that gives the number of a line of this stream; None for bytes that are no line of it.
+class Line:
+    """One whole line of a stream, without its newline, and where it stands: its segment and its offset there.
 
-    It accepts what `Tail.of` accepts, and costs a quarter: it is called for every line that is exported.
+    Never changed once it is made. `seq` was read to know that it is a line of its stream; all else is read when asked.
     """
-    search = re.compile(
+
+    __slots__ = ("content", "offset", "segment", "seq")
+
+    def __init__(self, content: bytes, seq: int, segment: int = 1, offset: int = 0) -> None:
+        self.content = content
+        self.seq = seq
+        self.segment = segment
+        self.offset = offset
+
+    @property
+    def end(self) -> Position:
+        """The position behind it."""
+        return Position(self.segment, self.offset + len(self.content) + 1, self.seq)
+
+    @property
+    def system(self) -> bool:
+        """True for a line that the journal made itself."""
+        return self.content.startswith(_SYSTEM_PREFIX)
+
+    @property
+    def hash(self) -> str:
+        """The `prev_hash` of the line that follows it."""
+        return digest(self.content)
+
+    @property
+    def tail(self) -> Tail:
+        """The journal's own keys.
+
+        Raises:
+            ValueError: it was made of bytes that are no line of a journal.
+        """
+        tail = Tail.of(self.content)
+        if tail is None:
+            raise ValueError(f"expected the keys of a journal at the end of a line, got {self.content[-TAIL_BYTES:]!r}")
+        return tail
+
+    def __repr__(self) -> str:
+        return f"Line({self.content!r}, {self.seq}, {self.segment}, {self.offset})"
+
+
+class Damage(NamedTuple):
+    """Bytes of a segment that are no line of its stream, without the newline behind them.
+
+    `otel_audit.journal.reader.hash_of` gives their hash.
+    """
+
+    segment: int
+    offset: int
+    length: int
+
+
+def line_pattern(stream_id: str) -> re.Pattern[bytes]:
+    """Return the pattern that is found at the end of each line of this stream; its first group is the number.
+
+    It accepts what `Tail.of` accepts, and costs a quarter: it is searched for in every line that is read.
+    """
+    return re.compile(
         rb',"time_ns":-?\d+,"observed_ns":\d+,"stream_id":"%b","seq":(\d+)(?:,"prev_hash":"[0-9a-f]{64}")?\}\Z'
         % re.escape(stream_id.encode())
-    ).search
+    )
+
+
+def seq_reader(stream_id: str) -> Callable[[bytes], int | None]:
+    """Return a function that gives the number of a line of this stream, and None for bytes that are no line of it."""
+    search = line_pattern(stream_id).search
 
     def seq_of(line: bytes) -> int | None:
-        match = search(line, max(0, len(line) - _TAIL_BYTES))
+        match = search(line, max(0, len(line) - TAIL_BYTES))
         return int(match[1]) if match is not None and line.startswith(b"{") else None
 
     return seq_of
 
 
+def names_line(before: bytes, stream_id: str, seq: int) -> bool:
+    """Return True if the line of this number ends with these bytes, of which the last is its newline.
+
+    Bytes that begin inside of the line are enough, if they hold its tail.
+    """
+    tail = before[:-1].rpartition(b"\n")[2]
+    own = b',"stream_id":"%b","seq":%d' % (stream_id.encode(), seq)
+    return before.endswith(b"\n") and (own + b"," in tail or tail.endswith(own + b"}"))
+
+
+def last_line_in(piece: bytes) -> bytes:
+    """Return the line behind the remains of one that somebody cut off: its writer has gone on behind them.
+
+    A piece that is one whole line is returned as it is.
+    """
+    for beginning in _BEGINNING.finditer(piece):
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(piece[beginning.start() :])
+            return piece[beginning.start() :]
+    return piece
+
+
 def digest(line: bytes) -> str:
-    """Hex SHA-256 of a line without its newline: the `prev_hash` of the next one."""
+    """Return the hex SHA-256 of a line without its newline, which is the `prev_hash` of the next one."""
     return sha256(line).hexdigest()
 
 
 def is_system(line: bytes) -> bool:
-    """True for a line that the journal made itself: a segment header or a gap."""
+    """Return True for a line that the journal made itself: a segment header or a gap."""
     return line.startswith(_SYSTEM_PREFIX)
 
 
 def system_event(kind: str, content: Mapping[str, Any], observed_ns: int) -> bytes:
-    """A system event as a JSON object. It has the shape of an audit event, so that every reader can show it."""
+    """Return a system event as a JSON object. It has the shape of an audit event, so that every reader can show it."""
     moment = datetime.fromtimestamp(observed_ns / 1e9, UTC)
     event = {
         "system": kind,
@@ -110,7 +213,7 @@ def system_event(kind: str, content: Mapping[str, Any], observed_ns: int) -> byt
 
 
 def system_body(kind: str, content: Mapping[str, Any], observed_ns: int) -> bytes:
-    """A system event as `OpenStream.write` takes it: without its closing brace, its times last."""
+    """Return a system event as `write` of a stream takes it: without its closing brace, its times last."""
     return b'%b,"time_ns":%d,"observed_ns":%d' % (
         system_event(kind, content, observed_ns)[:-1],
         observed_ns,

@@ -223,7 +223,7 @@ class MemoryReader:
             size += len(content)
             if lines and size > max_bytes:
                 break
-            lines.append(Line(content, seq, is_system(content), Position(_SEGMENT_NUMBER, 0, seq)))
+            lines.append(Line(content, seq, _SEGMENT_NUMBER))
         end = lines[-1].end if lines else position
         return Chunk(self._stream.header, tuple(lines), end, more=end.seq < last)
 

@@ -1,8 +1,10 @@
-"""Reading a stream back by offset: one way for live traffic, a backlog, and what a crashed process left.
+"""The one reader of a stream: live traffic, a backlog and what a crashed process left are read the same way.
 
-A segment as an onlooker reads it: forwards and backwards, without any lock.
+`StreamReader` goes on from any position, as an exporter does, over the borders of segments. `segment_lines` reads one
+segment from its beginning or its end, as an onlooker does. Both give every whole line of the stream as a `Line`, and
+say where the bytes stand that are none as `Damage`. Memory stays flat, whatever a file holds.
 
-Nothing is opened that a writer or exporter locks.
+Nothing that a writer or exporter locks is opened, so nobody is kept out and nothing is set free by reading.
 """
 
 from __future__ import annotations
@@ -13,126 +15,54 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from hashlib import sha256
+from typing import Any, Final
 
 from otel_audit.errors import JournalUnreadable
-from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, is_at
-from otel_audit.journal.line import FORMAT_VERSION, is_system, seq_reader
+from otel_audit.journal.line import (
+    FORMAT_VERSION,
+    TAIL_BYTES,
+    Damage,
+    Line,
+    Position,
+    last_line_in,
+    line_pattern,
+    names_line,
+)
+from otel_audit.journal.line_file import (
+    BLOCK_BYTES,
+    Block,
+    blocks,
+    blocks_backwards,
+    find_newline,
+    last_newline,
+    opened,
+    read_block,
+)
 
 __all__ = [
     "Chunk",
+    "Damage",
     "Line",
-    "Piece",
     "StreamReader",
     "has_lines_after",
+    "hash_of",
+    "lines_before",
     "lines_behind",
-    "pieces",
-    "pieces_backwards",
     "place_of",
+    "segment_lines",
+    "segment_lines_backwards",
     "stream_header",
-    "whole_bytes",
 ]
 
-
-_BLOCK_BYTES: Final = 1 << 20
-_LINE_MAX_BYTES: Final = 4 << 20  # far above any line that is written; what is longer is damage
-
-
-class Piece(NamedTuple):
-    """The bytes between two newlines, which may be a line of the chain or damage, and the offset behind them."""
-
-    content: bytes
-    end: int
-
-
-def whole_bytes(path: Path) -> int:
-    """How many bytes of a segment are behind a newline: what is after them, its writer may still be at.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as segment:
-        end = segment.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - _BLOCK_BYTES)
-            found = _read(segment, start, end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            end = start
-    return 0
-
-
-def pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
-    """What is between the newlines of a segment, from the offset on. A last piece without a newline is left alone.
-
-    Memory stays flat, also when damage made a piece of any length: that one is passed over.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as segment:
-        segment.seek(offset)
-        rest, skipping = b"", False
-        while block := segment.read(_BLOCK_BYTES):
-            *whole, rest = (rest + block).split(b"\n")
-            for content in whole:
-                offset += len(content) + 1
-                if not skipping:
-                    yield Piece(content, offset)
-                skipping = False
-            if len(rest) > _LINE_MAX_BYTES:
-                offset += len(rest)
-                rest, skipping = b"", True
-
-
-def pieces_backwards(path: Path, end: int) -> Iterator[bytes]:
-    """The contents of the same pieces from the last to the first; `end` is what `whole_bytes` gave.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if not end:
-        return
-    with path.open("rb") as segment:
-        rest, skipping, start = b"", False, end - 1
-        while start:
-            start, stop = max(0, start - _BLOCK_BYTES), start
-            rest, *whole = (_read(segment, start, stop - start) + rest).split(b"\n")
-            for content in reversed(whole):
-                if not skipping:
-                    yield content
-                skipping = False
-            if len(rest) > _LINE_MAX_BYTES:
-                rest, skipping = b"", True
-        if not skipping:
-            yield rest
-
-
-def _read(segment: BinaryIO, offset: int, length: int) -> bytes:
-    segment.seek(offset)
-    return segment.read(length)
-
-
-_HEADER_MAX_BYTES = 1 << 20
-_LINE_BYTES = 1024  # what a line is taken for before one was read
-_TAIL_BYTES = 260  # more than the longest tail of a line
-_BEGINNING = re.compile(rb'\{"(?:event_type|system)":')
-
-
-class Line(NamedTuple):
-    """One whole line of a stream, without its newline, and the position behind it."""
-
-    content: bytes
-    seq: int
-    system: bool
-    end: Position
+_HEADER_MAX_BYTES: Final = 1 << 20
+_LINE_BYTES: Final = 1024  # what a line is taken for before one was read
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one read gave: whole lines of one segment, and how many pieces between them are no lines of the chain.
+    """What one read gave: whole lines of one segment, and what stands between them that is no line of the stream.
 
     `end` is the position behind all of it; it may have moved although there are no lines. `more`: a limit ended the
     read, or another segment follows, so there is probably more behind it.
@@ -141,11 +71,16 @@ class Chunk:
     header: Mapping[str, Any]
     lines: tuple[Line, ...]
     end: Position
-    damaged: int = 0
+    damage: tuple[Damage, ...] = ()
     more: bool = False
 
+    @property
+    def damaged(self) -> int:
+        """How many pieces between newlines are no lines of the stream."""
+        return len(self.damage)
+
     def up_to(self, seq: int, begin: Position) -> Chunk:
-        """The part that ends with the line of this number; `begin` is where the whole began."""
+        """Return the part that ends with the line of this number; `begin` is where the whole began."""
         if not self.lines or self.lines[-1].seq <= seq:
             return self
         lines = tuple(line for line in self.lines if line.seq <= seq)
@@ -160,15 +95,16 @@ class StreamReader:
         self._number = 0
         self._descriptor = -1
         self._header: Mapping[str, Any] = {}
-        self._seq_of = seq_reader(files.stream_id)
+        self._pattern = line_pattern(files.stream_id)
         self._line_bytes = _LINE_BYTES
         self._found: tuple[Position | None, int] = (None, 0)  # where to go on in a file that was cut, at this size
+        self._searched = (0, 0)  # behind this offset there is no newline up to the other one
 
     def read(self, position: Position, *, max_lines: int, max_bytes: int, until: Position | None = None) -> Chunk:
-        """The next lines; none when there is nothing more to read now, or nothing before `until`.
+        """Return the next lines; none when there is nothing more to read now, or nothing before `until`.
 
-        At least one line is read if there is one, however long. Damage is passed over and counted. A last piece
-        without a newline is left alone: its writer may still be at it.
+        At least one line is read if there is one, however long. Damage is passed over. A last piece without a newline
+        is left alone: its writer may still be at it.
 
         Raises:
             OSError: the file cannot be read.
@@ -184,29 +120,28 @@ class StreamReader:
         place = self._place_of(position)
         is_cut = place is not None or not position.offset
         position = place or position
-        left = until.offset - position.offset if until is not None and until.segment == number else None
+        stop = until.offset if until is not None and until.segment == number else None
         # No more than these lines will take: what is read beyond them would be read again the next time.
         wanted = min(max_bytes, max_lines * self._line_bytes)
-        data, filled = self._whole_lines(position.offset, wanted, left)
-        if not data and self._is_replaced():
-            self.close()
-            return self.read(place_of(self.files, position), max_lines=max_lines, max_bytes=max_bytes, until=until)
-        closed = None
-        if not data and left is None and (closed := self.files.segment_from(number + 1)) is not None:
-            # Read again now that a later segment is known: only what is read after that is all there is. Looked for
-            # only at the end of this one, since it lists the directory where a number is missing.
-            data, filled = self._whole_lines(position.offset, wanted, None)
-        if not data and closed is not None:
-            torn = os.fstat(self._descriptor).st_size > position.offset
-            return Chunk(self._header, (), Position(closed, 0, position.seq), int(torn))
-        chunk = self._parse(data, filled, position, max_lines, is_cut=is_cut)
-        if left is not None and until is not None and os.fstat(self._descriptor).st_size < until.offset:
+        block = self._block(position.offset, wanted, stop)
+        if block.end == position.offset:
+            if self._is_replaced():
+                self.close()
+                return self.read(place_of(self.files, position), max_lines=max_lines, max_bytes=max_bytes, until=until)
+            closed = None if stop is not None else self.files.segment_from(number + 1)
+            if closed is not None:
+                # Read again now that a later segment is known: only what is read after that is all there is.
+                block = self._block(position.offset, wanted, None)
+                if block.end == position.offset:
+                    return self._left_behind(position, closed)
+        chunk = self._parse(block, position, max_lines, stop, is_cut=is_cut)
+        if stop is not None and until is not None and os.fstat(self._descriptor).st_size < until.offset:
             # In a file that was cut the writer's offset says nothing of what is durable, but the number does.
             return chunk.up_to(until.seq, position)
         return chunk
 
     def sync(self) -> None:
-        """What was read of the open segment is durable.
+        """Make durable what was read of the open segment.
 
         Raises:
             OSError: it may not be.
@@ -234,6 +169,7 @@ class StreamReader:
                 continue  # retention removed it in this moment
             self._number = number
             self._header = {}
+            self._searched = (0, 0)
         return number
 
     def _is_replaced(self) -> bool:
@@ -251,40 +187,35 @@ class StreamReader:
             self._found = (place_of(self.files, position), size)
         return self._found[0]
 
-    def _whole_lines(self, offset: int, max_bytes: int, left: int | None) -> tuple[bytes, bool]:
-        """Bytes from the offset to the last newline within `max_bytes`, or to the first one if that is further.
+    def _block(self, offset: int, max_bytes: int, stop: int | None) -> Block:
+        """Read from the offset on. What has no newline yet, and may be long, is searched for one only once."""
+        searched_from, searched = self._searched
+        size = os.fstat(self._descriptor).st_size
+        known = searched if searched_from == offset and searched <= size else 0
+        block = read_block(self._descriptor, offset, max_bytes, stop=stop, searched=known)
+        if block.end == offset and stop is None:
+            self._searched = (offset, size)
+        return block
 
-        Also whether there were at least as many bytes as were asked for. `left`: how many may be read at all.
-        """
-        if left is not None and left <= max_bytes:
-            data = os.pread(self._descriptor, max(0, left), offset)
-            return data[: data.rfind(b"\n") + 1], False
-        data = os.pread(self._descriptor, max_bytes, offset)
-        end = data.rfind(b"\n") + 1
-        while not end and len(data) == max_bytes:
-            max_bytes *= 2
-            data = os.pread(self._descriptor, max_bytes, offset)
-            end = data.find(b"\n") + 1
-        return data[:end], len(data) == max_bytes
+    def _left_behind(self, position: Position, closed: int) -> Chunk:
+        """Go on with the next segment; what stands behind the last newline of this one will never be a line."""
+        torn = os.fstat(self._descriptor).st_size - position.offset
+        damage = (Damage(position.segment, position.offset, torn),) if torn > 0 else ()
+        return Chunk(self._header, (), Position(closed, 0, position.seq), damage)
 
-    def _parse(self, data: bytes, filled: bool, position: Position, max_lines: int, *, is_cut: bool) -> Chunk:
-        *pieces, rest = data.split(b"\n", max_lines)
-        segment, offset, seq = position
-        lines: list[Line] = []
-        for content in pieces:
-            offset += len(content) + 1
-            found = self._seq_of(content)
-            if found is not None:
-                if found != seq + 1 or (is_cut and not lines):
-                    content = _whole(content)
-                seq = found
-                lines.append(Line(content, seq, is_system(content), Position(segment, offset, seq)))
+    def _parse(self, block: Block, begin: Position, max_lines: int, stop: int | None, *, is_cut: bool) -> Chunk:
+        found, end = _lines_in(block, begin, self._pattern, max_lines, is_cut=is_cut)
+        lines = tuple(each for each in found if type(each) is Line)
+        damage = tuple(each for each in found if type(each) is Damage) if len(lines) < len(found) else ()
         if lines:
-            self._line_bytes = 1 + (offset - position.offset) * 5 // (4 * len(pieces))
+            self._line_bytes = 1 + (end.offset - begin.offset) * 5 // (4 * len(found))
             self._header = self._header or self._known(self._read_header())
         # A reader that took the end of a segment for the end of the stream would rest once for each of a backlog.
-        more = filled or rest != b"" or (data != b"" and self.files.segment(segment + 1).exists())
-        return Chunk(self._header, tuple(lines), Position(segment, offset, seq), len(pieces) - len(lines), more)
+        more = bool(found) and (
+            end.offset < (os.fstat(self._descriptor).st_size if stop is None else stop)
+            or self.files.segment(begin.segment + 1).exists()
+        )
+        return Chunk(self._header, lines, end, damage, more)
 
     def _known(self, header: Mapping[str, Any]) -> Mapping[str, Any]:
         """The header, if its format is known: what another version means by a line could be sent or counted wrong."""
@@ -301,82 +232,156 @@ class StreamReader:
         return _header(os.pread(self._descriptor, _HEADER_MAX_BYTES, 0)) or stream_header(self.files)
 
 
-def _whole(content: bytes) -> bytes:
-    """The line behind what was left of one that somebody cut off: the writer has appended to it."""
-    for beginning in _BEGINNING.finditer(content):
-        with contextlib.suppress(ValueError, RecursionError):
-            json.loads(content[beginning.start() :])
-            return content[beginning.start() :]
-    return content
+def segment_lines(files: StreamFiles, number: int, after: Position | None = None) -> Iterator[Line | Damage]:
+    """Yield what stands in a segment, in its order: from its beginning on, or behind a position in it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    pattern = line_pattern(files.stream_id)
+    place = Position(number) if after is None else place_of(files, after)
+    is_cut = place != after or not place.offset
+    with opened(files.segment(number)) as descriptor:
+        for block in blocks(descriptor, place.offset):
+            found, place = _lines_in(block, place, pattern, is_cut=is_cut)
+            is_cut = False
+            yield from found
+
+
+def segment_lines_backwards(files: StreamFiles, number: int, end: int | None = None) -> Iterator[Line | Damage]:
+    """Yield what stands in a segment from its last line to its first; before the offset `end`, if it is given.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    pattern = line_pattern(files.stream_id)
+    with opened(files.segment(number)) as descriptor:
+        if end is None:
+            end = last_newline(descriptor, os.fstat(descriptor).st_size) + 1
+        for block in blocks_backwards(descriptor, end):
+            found, _ = _lines_in(block, Position(number, block.offset), pattern, is_cut=True)
+            yield from reversed(found)
+
+
+def _lines_in(
+    block: Block, begin: Position, pattern: re.Pattern[bytes], max_pieces: int = -1, *, is_cut: bool = False
+) -> tuple[list[Line | Damage], Position]:
+    """Return what stands between the newlines of a block, and the position behind it.
+
+    `is_cut`: the first line may stand behind the remains of another one, whatever its number is.
+    """
+    segment, offset, seq = begin
+    if not block.data:
+        length = block.end - offset - 1
+        return ([Damage(segment, offset, length)], Position(segment, block.end, seq)) if length >= 0 else ([], begin)
+    found: list[Line | Damage] = []
+    search = pattern.search
+    pieces = block.data.split(b"\n", max_pieces)
+    del pieces[-1]  # what is behind the last newline that counts
+    for content in pieces:
+        length = len(content)
+        match = search(content, max(0, length - TAIL_BYTES))
+        if match is None or content[0] != 0x7B:  # {
+            found.append(Damage(segment, offset, length))
+        else:
+            number = int(match[1])
+            if number != seq + 1 or is_cut:
+                content = last_line_in(content)
+            seq, is_cut = number, False
+            found.append(Line(content, seq, segment, offset + length - len(content)))
+        offset += length + 1
+    return found, Position(segment, offset, seq)
+
+
+def hash_of(files: StreamFiles, damage: Damage) -> str:
+    """Return the hex SHA-256 of damaged bytes, as a later header names it. They are read block by block.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    found = sha256()
+    with opened(files.segment(damage.segment)) as descriptor:
+        offset, end = damage.offset, damage.offset + damage.length
+        while offset < end and (data := os.pread(descriptor, min(BLOCK_BYTES, end - offset), offset)):
+            found.update(data)
+            offset += len(data)
+    return found.hexdigest()
 
 
 def place_of(files: StreamFiles, position: Position) -> Position:
-    """Where the lines behind a position begin: there, or elsewhere in a segment that somebody cut.
+    """Return where the lines behind a position begin: there, or elsewhere in a segment that somebody cut.
 
     Raises:
         OSError: the segment cannot be read.
     """
-    path = files.segment(position.segment)
     if not position.offset:
         return position
-    with path.open("rb", buffering=0) as segment:
-        if _ends_line(segment.fileno(), files.stream_id, position):
+    with opened(files.segment(position.segment)) as descriptor:
+        if _ends_line(descriptor, files.stream_id, position):
             return position
-    seq_of, end = seq_reader(files.stream_id), 0
-    for content, end in pieces(path):  # the last one is used behind the loop
-        if (seq_of(content) or 0) > position.seq:
-            return Position(position.segment, end - len(_whole(content)) - 1, position.seq)
+    end = 0
+    for each in segment_lines(files, position.segment):
+        if isinstance(each, Damage):
+            end = each.offset + each.length + 1
+        elif each.seq > position.seq:
+            return Position(position.segment, each.offset, position.seq)
+        else:
+            end = each.end.offset
     return Position(position.segment, end, position.seq)
 
 
 def _ends_line(descriptor: int, stream_id: str, position: Position) -> bool:
     """True if the line of this number still ends here."""
-    start = max(0, position.offset - _TAIL_BYTES)
+    start = max(0, position.offset - TAIL_BYTES)
     before = os.pread(descriptor, position.offset - start, start)
-    tail = before[:-1].rpartition(b"\n")[2]
-    own = b',"stream_id":"%b","seq":%d' % (stream_id.encode(), position.seq)
-    return (
-        start + len(before) == position.offset
-        and before.endswith(b"\n")
-        and (own + b"," in tail or tail.endswith(own + b"}"))
-    )
+    return start + len(before) == position.offset and names_line(before, stream_id, position.seq)
 
 
 def has_lines_after(files: StreamFiles, position: Position) -> bool:
-    """True when a whole line of the stream stands behind this position."""
+    """Return True when a whole line of the stream stands behind this position.
+
+    Raises:
+        OSError: its files cannot be read.
+    """
     number = files.segment_from(position.segment)
     if number is None:
         return False
     if number != position.segment or files.segment_from(number + 1) is not None:
         return True
     offset = place_of(files, position).offset
-    with files.segment(number).open("rb") as segment:
-        segment.seek(offset)
-        while block := segment.read(1 << 16):
-            if b"\n" in block:
-                return True
-    return False
+    with opened(files.segment(number)) as descriptor:
+        return find_newline(descriptor, offset) >= 0
 
 
 def lines_behind(files: StreamFiles, position: Position) -> Iterator[Line]:
-    """The lines that stand behind a position in its segment.
+    """Yield the lines that stand behind a position in its segment; none if it is gone.
 
     Raises:
         OSError: it cannot be read.
     """
-    reader = StreamReader(files)
-    try:
-        while position.segment == (chunk := reader.read(position, max_lines=1 << 16, max_bytes=1 << 20)).end.segment:
-            yield from chunk.lines
-            if chunk.end == position:
-                return
-            position = chunk.end
-    finally:
-        reader.close()
+    with contextlib.suppress(FileNotFoundError):
+        for each in segment_lines(files, position.segment, position):
+            if isinstance(each, Line):
+                yield each
+
+
+def lines_before(files: StreamFiles, number: int, end: int | None = None) -> Iterator[Line]:
+    """Yield the lines of a segment, the last one first; none if it is gone. Those before `end`, if it is given.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for each in segment_lines_backwards(files, number, end):
+            if isinstance(each, Line):
+                yield each
 
 
 def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> Mapping[str, Any]:
-    """The oldest segment header of a stream that can be read; empty when none can. `numbers`: if they are known."""
+    """Return the oldest segment header of a stream that can be read; empty when none can.
+
+    `numbers` are those of its segments, if they are known.
+    """
     if numbers is None:  # the first one is nearly always there: to list thousands of files takes milliseconds
         return stream_header(files, [1]) or stream_header(files, files.segments())
     for number in numbers:

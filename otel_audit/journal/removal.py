@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,11 @@ from otel_audit.journal.counts import Counts, removed_counts, segment_counts, st
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
 from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, is_begun, latest
-from otel_audit.journal.line import Tail, digest
+from otel_audit.journal.line import Line, Position
+from otel_audit.journal.line_file import pieces, whole_bytes
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.quarantine import files_beside
-from otel_audit.journal.reader import pieces, pieces_backwards, stream_header, whole_bytes
+from otel_audit.journal.reader import lines_before, lines_behind, stream_header
 
 __all__ = ["end_lines", "finish_removal", "obituary", "origin_of", "ready_segments", "remove"]
 
@@ -89,7 +90,7 @@ def _is_evidence(files: StreamFiles, number: int, reached: Sequence[Progress]) -
     ends = end_lines(files, number)
     if ends is None:
         return True
-    (first, _), (last, _) = ends
+    first, last = ends
     return any(progress.unlisted for progress in reached) or any(
         entry.first_seq <= last.seq and first.seq <= entry.last_seq
         for progress in reached
@@ -97,21 +98,15 @@ def _is_evidence(files: StreamFiles, number: int, reached: Sequence[Progress]) -
     )
 
 
-def end_lines(files: StreamFiles, number: int) -> tuple[tuple[Tail, bytes], tuple[Tail, bytes]] | None:
-    """The first and the last line of a segment, each with its tail; None when there is no line of the stream in it.
+def end_lines(files: StreamFiles, number: int) -> tuple[Line, Line] | None:
+    """Return the first and the last line of a segment; None when there is no line of the stream in it.
 
     Raises:
         OSError: it cannot be read.
     """
-    path = files.segment(number)
-    first = _first_line(files.stream_id, (content for content, _ in pieces(path)))
-    last = _first_line(files.stream_id, pieces_backwards(path, whole_bytes(path)))
+    first = next(lines_behind(files, Position(number)), None)
+    last = next(lines_before(files, number), None)
     return None if first is None or last is None else (first, last)
-
-
-def _first_line(stream_id: str, contents: Iterable[bytes]) -> tuple[Tail, bytes] | None:
-    lines = ((Tail.of(content), content) for content in contents)
-    return next(((tail, line) for tail, line in lines if tail is not None and tail.stream_id == stream_id), None)
 
 
 _NOWHERE: Final = ["none"]  # a header's `export` where the journal is the destination
@@ -128,7 +123,7 @@ def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = Fals
     ends = end_lines(files, number)
     if ends is None:
         return None
-    (first, _), (last, last_line) = ends
+    first, last = ends
     lines = segment_counts(files, number)
     return {
         "stream_id": files.stream_id,
@@ -137,9 +132,9 @@ def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = Fals
         "reason": reason,
         "bytes": files.segment(number).stat().st_size,
         "first_seq": first.seq,
-        "prev_hash": first.prev_hash,
+        "prev_hash": first.tail.prev_hash,
         "last_seq": last.seq,
-        "last_hash": digest(last_line),
+        "last_hash": last.hash,
         "lines": lines.exported + lines.system,
         "events": lines.exported,
         "system": lines.system,

@@ -5,17 +5,18 @@ No lock is taken and no lock file opened, so nobody is kept out and nothing is s
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, segments_in
-from otel_audit.journal.line import Tail
-from otel_audit.journal.reader import pieces, pieces_backwards, place_of, whole_bytes
+from otel_audit.journal.line import Line, Position
+from otel_audit.journal.line_file import whole_bytes
+from otel_audit.journal.reader import lines_before, lines_behind
 
 __all__ = ["Latest", "Seen"]
 
@@ -33,13 +34,6 @@ class Seen:
     line: bytes
 
 
-@dataclass(slots=True)
-class _Place:
-    number: int
-    offset: int = 0
-    seq: int = 0  # of the last line before it, by which it is found again in a file that somebody cut
-
-
 class Latest:
     """Reads the streams of a directory from their ends. For one thread.
 
@@ -49,10 +43,11 @@ class Latest:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Position] = {}
+        self._looked_at: dict[str, tuple[int, int]] = {}  # the segment that was read last, and its size before that
 
     def last(self, count: int) -> list[Seen]:
-        """The last lines of all streams by time, segment headers left out. `new` goes on behind them."""
+        """Return the last lines of all streams by time, without the segment headers. `new` goes on behind them."""
         chosen: list[Seen] = []
         for stream_id, numbers in segments_in(self._directory).items():
             files = StreamFiles(self._directory, stream_id)
@@ -60,67 +55,60 @@ class Latest:
             if not ends:
                 continue
             newest = max(ends)
-            tails = map(Tail.of, pieces_backwards(files.segment(newest), ends[newest]))
-            seq = next((tail.seq for tail in tails if tail is not None), 0)
-            self._places[stream_id] = _Place(newest, ends[newest], seq)
+            last = next(lines_before(files, newest, ends[newest]), None)
+            self._places[stream_id] = Position(newest, ends[newest], 0) if last is None else last.end
             chosen = heapq.nlargest(count, [*chosen, *islice(_backwards(files, ends), count)])
         return sorted(chosen)
 
     def new(self) -> list[Seen]:
-        """Lines that were written since, also in new segments and streams, by time. At most some thousand at once."""
+        """Return the lines that were written since, by time, some thousand at most. New segments and streams too."""
         found: list[Seen] = []
         for stream_id, numbers in segments_in(self._directory).items():
-            place = self._places.setdefault(stream_id, _Place(numbers[0]))
             files = StreamFiles(self._directory, stream_id)
-            found += islice(_forwards(files, numbers, place), max(0, _MOST_AT_ONCE - len(found)))
+            for line in islice(self._forwards(files, numbers), max(0, _MOST_AT_ONCE - len(found))):
+                found += _seen(line, stream_id)
         return sorted(found)
 
+    def _forwards(self, files: StreamFiles, numbers: Sequence[int]) -> Iterator[Line]:
+        """The lines behind the place of a stream, which moves along."""
+        place = self._places.setdefault(files.stream_id, Position(numbers[0]))
+        for number in numbers:
+            if number < place.segment:
+                continue
+            if number > place.segment:
+                place = Position(number, 0, place.seq)
+            size = _size(files, number)
+            if self._looked_at.get(files.stream_id) == (number, size):
+                continue  # behind the place there may be damage, which would be read again and again
+            for line in lines_behind(files, place):
+                self._places[files.stream_id] = place = line.end
+                yield line
+            self._looked_at[files.stream_id] = (number, size)
 
-def _ends(files: StreamFiles, numbers: list[int]) -> Mapping[int, int]:
+
+def _ends(files: StreamFiles, numbers: Sequence[int]) -> Mapping[int, int]:
     """Where the whole lines of each segment end, oldest first."""
     ends: dict[int, int] = {}
     for number in numbers:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # removed since the directory was listed
             ends[number] = whole_bytes(files.segment(number))
-        except FileNotFoundError:
-            continue  # removed since the directory was listed
     return ends
+
+
+def _size(files: StreamFiles, number: int) -> int:
+    try:
+        return files.segment(number).stat().st_size
+    except FileNotFoundError:
+        return 0  # removed since the directory was listed
 
 
 def _backwards(files: StreamFiles, ends: Mapping[int, int]) -> Iterator[Seen]:
     for number in reversed(ends):
-        try:
-            for content in pieces_backwards(files.segment(number), ends[number]):
-                if (seen := _seen(content, files.stream_id)) is not None:
-                    yield seen
-        except FileNotFoundError:
-            continue
+        for line in lines_before(files, number, ends[number]):
+            yield from _seen(line, files.stream_id)
 
 
-def _forwards(files: StreamFiles, numbers: list[int], place: _Place) -> Iterator[Seen]:
-    """The lines behind a place, which moves along."""
-    for number in numbers:
-        if number < place.number:
-            continue
-        if number > place.number:
-            place.number, place.offset = number, 0
-        try:
-            if files.segment(number).stat().st_size == place.offset:
-                continue
-            if place.seq:
-                place.offset = place_of(files, Position(number, place.offset, place.seq)).offset
-            for content, end in pieces(files.segment(number), place.offset):
-                place.offset = end
-                if (tail := Tail.of(content)) is not None:
-                    place.seq = tail.seq
-                if (seen := _seen(content, files.stream_id)) is not None:
-                    yield seen
-        except FileNotFoundError:
-            continue
-
-
-def _seen(content: bytes, stream_id: str) -> Seen | None:
-    tail = Tail.of(content)
-    if tail is None or tail.stream_id != stream_id or content.startswith(_HEADER_PREFIX):
-        return None
-    return Seen(tail.observed_ns, stream_id, tail.seq, content)
+def _seen(line: Line, stream_id: str) -> list[Seen]:
+    if line.content.startswith(_HEADER_PREFIX):
+        return []
+    return [Seen(line.tail.observed_ns, stream_id, line.seq, line.content)]

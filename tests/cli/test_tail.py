@@ -12,15 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-import otel_audit.journal.reader as segments_module
 from otel_audit.cli import main
 from otel_audit.cli.command import COMMANDS
-from otel_audit.journal.reader import pieces, pieces_backwards, whole_bytes
 from tests.cli.journals import a_journal, record
 from tests.servers.polling import poll
 
@@ -202,34 +197,6 @@ def test_a_reader_that_has_enough_is_no_traceback(tmp_path: Path) -> None:
 
     assert "Traceback" not in ran.stderr
     journal.close()
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.binary(max_size=200).map(lambda data: data.replace(b"x", b"\n")), st.integers(1, 20))
-def test_a_segment_reads_the_same_forwards_and_backwards_whatever_is_in_it(
-    tmp_path: Path, data: bytes, block_bytes: int
-) -> None:
-    path = tmp_path / "segment"
-    path.write_bytes(data)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments_module, "_BLOCK_BYTES", block_bytes)
-        end = whole_bytes(path)
-
-        forwards = list(pieces(path))
-
-        assert [content for content, _ in forwards] == data.split(b"\n")[:-1]
-        assert list(pieces_backwards(path, end)) == data.split(b"\n")[:-1][::-1]
-        assert end == (forwards[-1].end if forwards else 0) == data.rfind(b"\n") + 1
-
-
-def test_a_piece_without_end_is_passed_over_and_costs_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments_module, "_BLOCK_BYTES", 10)
-    monkeypatch.setattr(segments_module, "_LINE_MAX_BYTES", 30)
-    path = tmp_path / "segment"
-    path.write_bytes(b"first\n" + b"\0" * 100 + b"\nlast\n")
-
-    assert list(pieces(path)) == [(b"first", 6), (b"last", 112)]
-    assert list(pieces_backwards(path, 112)) == [b"last", b"first"]
 
 
 def test_the_command_knows_its_version_and_every_command_has_help() -> None:

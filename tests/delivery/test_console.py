@@ -17,7 +17,6 @@ from otel_audit.delivery.console import ConsoleExporter
 from otel_audit.delivery.event_text import LineView
 from otel_audit.delivery.outcomes import Accepted, Batch, Unavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource
-from otel_audit.journal.cursor import Position
 from otel_audit.journal.line import system_event
 from otel_audit.journal.reader import Line
 from otel_audit.notices import escaped
@@ -52,7 +51,7 @@ A_HEADER = a_system_line("segment", HEADER)
 
 
 def a_batch(lines: Sequence[bytes]) -> Batch:
-    return Batch(HEADER, [Line(line, seq, False, Position()) for seq, line in enumerate(lines, 1)])
+    return Batch(HEADER, [Line(line, seq) for seq, line in enumerate(lines, 1)])
 
 
 def shown(*lines: bytes) -> str:

@@ -19,7 +19,6 @@ from otel_audit.delivery.outcomes import Accepted, Batch, Refused, Unavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.line import is_system
 from otel_audit.journal.reader import Line, StreamReader
 from tests.journal_lines import HEADER, line_of
 
@@ -66,7 +65,7 @@ def journalled(event: AuditEvent) -> bytes:
 
 
 def a_batch(lines: Sequence[bytes]) -> Batch:
-    return Batch(HEADER, [Line(line, seq, is_system(line), Position()) for seq, line in enumerate(lines, 1)])
+    return Batch(HEADER, [Line(line, seq) for seq, line in enumerate(lines, 1)])
 
 
 @given(feast_events)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+import otel_audit.journal.line_file as line_file_module
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.line import Tail, seq_reader
-from otel_audit.journal.reader import Line, StreamReader
+from otel_audit.journal.line import Damage, Line, Tail, digest, seq_reader
+from otel_audit.journal.line_file import find_newline
+from otel_audit.journal.reader import StreamReader, hash_of, segment_lines, segment_lines_backwards
 from otel_audit.journal.stream import Limits
 from tests.journal.writing import a_journal, append, ids_of, lines_of, the_stream
 from tests.journal_lines import STREAM_ID
@@ -224,3 +229,85 @@ def test_a_segment_that_is_removed_while_it_is_opened_is_passed_over(tmp_path: P
 
     assert lines[0] == second
     assert ids_of(lines)[-1] == "29"
+
+
+def _with_hole(files: StreamFiles, hole_bytes: int) -> None:
+    with files.segment(1).open("wb") as segment:
+        segment.write(_line(1) + b"\n" + _line(2) + b"\n")
+        segment.seek(hole_bytes, os.SEEK_CUR)
+        segment.write(b"\n" + _line(3) + b"\n" + _line(4) + b"\n")
+
+
+@pytest.mark.parametrize("hole_bytes", [1000, 9 << 20, 5 << 29])
+def test_lines_behind_a_hole_are_read_and_the_hole_is_told_as_damage(tmp_path: Path, hole_bytes: int) -> None:
+    files = StreamFiles(tmp_path, STREAM_ID)
+    _with_hole(files, hole_bytes)
+    hole = Damage(1, 2 + len(_line(1)) + len(_line(2)), hole_bytes)
+    reader = StreamReader(files)
+    lines: list[Line] = []
+    damage: list[Damage] = []
+    position = Position()
+
+    tracemalloc.start()
+    try:
+        while (chunk := reader.read(position, max_lines=512, max_bytes=3 << 20)).end != position:
+            lines, damage, position = [*lines, *chunk.lines], [*damage, *chunk.damage], chunk.end
+        forwards, backwards = list(segment_lines(files, 1)), list(segment_lines_backwards(files, 1))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        reader.close()
+
+    assert [line.content for line in lines] == [_line(seq) for seq in range(1, 5)]
+    assert damage == [hole]
+    assert position == Position(1, files.segment(1).stat().st_size, 4)
+    assert [each if isinstance(each, Damage) else each.seq for each in forwards] == [1, 2, hole, 3, 4]
+    assert [each if isinstance(each, Damage) else each.seq for each in backwards] == [4, 3, hole, 2, 1]
+    assert most < 64 << 20
+
+
+def test_the_hash_of_damage_is_that_of_its_bytes(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, STREAM_ID)
+    _with_hole(files, 3 << 20)
+
+    (damage,) = [each for each in segment_lines(files, 1) if isinstance(each, Damage)]
+
+    assert hash_of(files, damage) == sha256(b"\0" * (3 << 20)).hexdigest()
+
+
+def test_a_long_piece_without_end_is_searched_once_and_read_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = StreamFiles(tmp_path, STREAM_ID)
+    files.segment(1).write_bytes(_line(1) + b"\n" + b"x" * (20 << 20))
+    reader = StreamReader(files)
+    position = reader.read(Position(), max_lines=100, max_bytes=1 << 20).end
+    assert reader.read(position, max_lines=100, max_bytes=1 << 20).end == position
+    asked: list[int] = []
+
+    def watched(descriptor: int, offset: int) -> int:
+        asked.append(offset)
+        return find_newline(descriptor, offset)
+
+    monkeypatch.setattr(line_file_module, "find_newline", watched)
+
+    assert reader.read(position, max_lines=100, max_bytes=1 << 20).end == position
+    assert asked == [files.segment(1).stat().st_size]
+    with files.segment(1).open("ab") as segment:
+        segment.write(b"\n" + _line(2) + b"\n")
+
+    torn = reader.read(position, max_lines=100, max_bytes=1 << 20)
+    assert torn.damage == (Damage(1, position.offset, 20 << 20),)
+    assert [line.seq for line in reader.read(torn.end, max_lines=100, max_bytes=1 << 20).lines] == [2]
+    reader.close()
+
+
+def test_a_line_parses_nothing_but_says_all_when_it_is_asked(tmp_path: Path) -> None:
+    line = Line(_line(7), 7, 2, 100)
+
+    assert line.end == Position(2, 100 + len(_line(7)) + 1, 7)
+    assert line.tail == Tail(1, 2, STREAM_ID, 7, "0" * 64)
+    assert line.hash == digest(_line(7))
+    assert not line.system
+    with pytest.raises(ValueError, match="expected the keys of a journal"):
+        _ = Line(b"{}", 1).tail

@@ -1,0 +1,223 @@
+"""A file of lines, read in bounded memory from any offset, forwards and backwards.
+
+Everything that reads lines of the journal reads them here, in blocks that hold whole lines. What is longer than any
+line that is ever written is damage: nobody holds it in memory, and its length is all that is said of it. Damage may be
+a hole of gigabytes, as a crash leaves it behind, or `logrotate` with `copytruncate`: holes are passed over without
+reading them.
+
+Lines are split on the byte of the newline only. What stands behind the last newline is left alone: its writer may
+still be at it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+__all__ = [
+    "BLOCK_BYTES",
+    "LINE_MAX_BYTES",
+    "Block",
+    "Piece",
+    "blocks",
+    "blocks_backwards",
+    "find_newline",
+    "last_newline",
+    "opened",
+    "pieces",
+    "pieces_backwards",
+    "read_block",
+    "whole_bytes",
+]
+
+BLOCK_BYTES: Final = 1 << 20
+LINE_MAX_BYTES: Final = 4 << 20  # far above any line that is written
+
+
+class Block(NamedTuple):
+    """Whole lines that stand one behind the other in a file, each with its newline; `end` is the offset behind them.
+
+    One that is too long to be a line stands alone, and its `data` is empty.
+    """
+
+    offset: int
+    end: int
+    data: bytes
+
+
+class Piece(NamedTuple):
+    """The bytes between two newlines: a line or damage. `content` is None where they are too many to be a line."""
+
+    offset: int
+    length: int
+    content: bytes | None
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Have a file open for reading, and its descriptor.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def read_block(descriptor: int, offset: int, max_bytes: int, *, stop: int | None = None, searched: int = 0) -> Block:
+    """Return the lines from the offset to the last newline within `max_bytes`, or the first line if it is longer.
+
+    Nothing, if there is no newline. Nothing is read from the offset `stop` on. Up to the offset `searched` there is
+    known to be no newline.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    data = os.pread(descriptor, max_bytes if stop is None else max(0, min(max_bytes, stop - offset)), offset)
+    end = data.rfind(b"\n") + 1
+    if end or len(data) < max_bytes:
+        return Block(offset, offset + end, data[:end])
+    newline = find_newline(descriptor, max(offset + len(data), searched))
+    return Block(offset, offset, b"") if newline < 0 else _single(descriptor, offset, newline)
+
+
+def blocks(descriptor: int, offset: int = 0) -> Iterator[Block]:
+    """Yield every line from the offset on.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    while (block := read_block(descriptor, offset, BLOCK_BYTES)).end > offset:
+        yield block
+        offset = block.end
+
+
+def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
+    """Yield every line before `end`, which is behind a newline. The last block comes first.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    while end:
+        start = max(0, end - BLOCK_BYTES)
+        data = os.pread(descriptor, end - start, start)
+        begin = data.find(b"\n") + 1 if start else 0  # the first piece may have begun before
+        if start and begin == end - start:
+            block = _single(descriptor, last_newline(descriptor, end - 1) + 1, end - 1)
+        else:
+            block = Block(start + begin, end, data[begin:])
+        yield block
+        end = block.offset
+
+
+def _single(descriptor: int, offset: int, newline: int) -> Block:
+    """Return the one piece that ends with this newline."""
+    is_held = newline - offset <= LINE_MAX_BYTES
+    return Block(offset, newline + 1, os.pread(descriptor, newline + 1 - offset, offset) if is_held else b"")
+
+
+def pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
+    """Yield what is between the newlines of a file, from the offset on.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with opened(path) as descriptor:
+        for block in blocks(descriptor, offset):
+            yield from _pieces_of(block)
+
+
+def pieces_backwards(path: Path, end: int | None = None) -> Iterator[Piece]:
+    """Yield the same pieces from the last to the first; from `end` on, which `whole_bytes` gave, if it is given.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with opened(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        for block in blocks_backwards(descriptor, last_newline(descriptor, size) + 1 if end is None else end):
+            yield from reversed(_pieces_of(block))
+
+
+def _pieces_of(block: Block) -> list[Piece]:
+    if not block.data:
+        return [Piece(block.offset, block.end - 1 - block.offset, None)]
+    found, offset = [], block.offset
+    for content in block.data[:-1].split(b"\n"):
+        found.append(Piece(offset, len(content), content))
+        offset += len(content) + 1
+    return found
+
+
+def whole_bytes(path: Path) -> int:
+    """Return how many bytes of a file are behind a newline.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with opened(path) as descriptor:
+        return last_newline(descriptor, os.fstat(descriptor).st_size) + 1
+
+
+def find_newline(descriptor: int, offset: int) -> int:
+    """Return the offset of the first newline from this offset on; -1 if there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    while offset >= 0:
+        block = os.pread(descriptor, BLOCK_BYTES, offset)
+        found = block.find(b"\n")
+        if found >= 0:
+            return offset + found
+        if len(block) < BLOCK_BYTES:
+            break
+        offset = _next_data(descriptor, offset + len(block))
+    return -1
+
+
+def last_newline(descriptor: int, end: int) -> int:
+    """Return the offset of the last newline before `end`; -1 if there is none.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    while end:
+        start = max(0, end - BLOCK_BYTES)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found
+        end = _hole_before(descriptor, start)
+    return -1
+
+
+def _next_data(descriptor: int, offset: int) -> int:
+    """Return where the first byte stands from this offset on that is in no hole; -1 if there is none.
+
+    Source: lseek(2), SEEK_DATA. A file system that knows of no holes says that all is data.
+    """
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as error:
+        return -1 if error.errno == errno.ENXIO else offset
+
+
+def _hole_before(descriptor: int, end: int) -> int:
+    """Return where the hole begins that ends at this offset; the offset itself where there is none."""
+    low, high = -1, end  # up to `low` there is data before the end, from `high` on there is none
+    if not end or 0 <= _next_data(descriptor, end - 1) < end:
+        return end
+    while high - low > 1:
+        middle = (low + high) // 2
+        if 0 <= _next_data(descriptor, middle) < end:
+            low = middle
+        else:
+            high = middle
+    return high
