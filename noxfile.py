@@ -9,7 +9,7 @@ import nox
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2", "servers", "spans"]
+nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2", "servers", "spans", "docs"]
 
 # The lowest release that pyproject.toml allows: a user may be held back by another package.
 OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
@@ -130,6 +130,13 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site of docs/, built into site/. A link to a page or a heading that is missing fails it."""
+    session.install("zensical")
+    session.run("zensical", "build", "--strict")
 
 
 @nox.session

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ from tests.walkthrough import ROOT, RUNNABLE, Block, Section, sections_of, walk
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Both commands are run by .ci/run.
+SHORT_CELLS = [page for page in DOCUMENTS if page.name not in {"delivery.md", "settings.md"}]
+MOST_WORDS = 25  # in a cell of a table: what is longer is a list
+TABLE_CELL = 4
 KINDS = {"", "file", "server", "prints", "not run", "demo command", "test command"}
 
 SECTIONS = [section for document in DOCUMENTS for section in sections_of(document)]
@@ -105,6 +110,30 @@ def test_every_heading_that_the_documents_link_to_exists() -> None:
         if anchor not in headings_of(document.parent / target if target else document)
     ]
     assert missing == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    nav = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    shown = re.findall(r"[\w-]+\.md", str(nav))
+
+    assert sorted(shown) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def cells_of(document: Path) -> Iterator[tuple[int, str]]:
+    """The line and the text of each cell of a table."""
+    for token in MarkdownIt().enable("table").parse(document.read_text()):
+        if token.type == "inline" and token.level == TABLE_CELL:
+            yield (token.map or [0])[0] + 1, token.content
+
+
+@pytest.mark.parametrize("document", SHORT_CELLS, ids=lambda document: document.name)
+def test_a_cell_of_a_table_is_short_enough_to_be_read_across(document: Path) -> None:
+    long = [
+        f"{document.name}:{line}: {len(cell.split())} words"
+        for line, cell in cells_of(document)
+        if len(cell.split()) > MOST_WORDS
+    ]
+    assert long == []
 
 
 def test_every_test_that_the_documents_name_exists() -> None:
