@@ -12,16 +12,13 @@ from msgspec import UNSET, UnsetType
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanContext, get_current_span
 
-from otel_audit.event import AuditPrincipal, AuditResource, AuditSource
 from otel_audit.json_values import INT64_MAX, INT64_MIN, JsonValues
 
 __all__ = [
     "NOBODY",
     "NOTHING",
-    "NOWHERE",
     "Action",
     "Draft",
-    "Exchange",
     "Principal",
     "Resource",
     "Source",
@@ -51,19 +48,6 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     kind: Text = UNSET
     on_behalf_of: Text = UNSET
 
-    @classmethod
-    def of(cls, model: AuditPrincipal, texts: list[str]) -> Principal:
-        """From the model, its texts added to `texts`."""
-        values = model.__dict__
-        username, roles, auth_type = values["username"], values["roles"], values["auth_type"]
-        texts += (username, auth_type, *roles)
-        identity, issuer, kind = values.get("id"), values.get("issuer"), values.get("kind")
-        on_behalf_of = values.get("on_behalf_of")
-        if identity is None and issuer is None and kind is None and on_behalf_of is None:
-            return cls(username, roles, auth_type)
-        texts += (identity or "", issuer or "", kind or "", on_behalf_of or "")
-        return cls(username, roles, auth_type, _given(identity), _given(issuer), _given(kind), _given(on_behalf_of))
-
     def renamed(self, pseudonym_of: Callable[[str], str]) -> Principal:
         """The same with pseudonyms for its names."""
 
@@ -82,14 +66,6 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     transport: str
     user_agent: Text = UNSET
 
-    @classmethod
-    def of(cls, model: AuditSource, texts: list[str]) -> Source:
-        """From the model, its texts added to `texts`."""
-        values = model.__dict__
-        ip, transport, user_agent = values["ip"], values["transport"], values.get("user_agent")
-        texts += (ip, transport, user_agent or "")
-        return cls(ip, transport, _given(user_agent))
-
 
 class Action(msgspec.Struct, frozen=True, gc=False):
     """The JSON form of the `AuditAction` that a helper makes."""
@@ -105,14 +81,6 @@ class Resource(msgspec.Struct, frozen=True, gc=False):
     type: str
     name: str
     actions: list[str]
-
-    @classmethod
-    def of(cls, model: AuditResource, texts: list[str]) -> Resource:
-        """From the model, its texts added to `texts`."""
-        values = model.__dict__
-        kind, name, actions = values["type"], values["name"], values["actions"]
-        texts += (kind, name, *actions)
-        return cls(kind, name, actions)
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -139,36 +107,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
     attributes: dict[str, str] | UnsetType = UNSET
 
 
-class Exchange(msgspec.Struct, frozen=True, gc=False):
-    """What is known of an HTTP request beyond what a helper is given. `span`: UNSET takes the active one."""
-
-    event_id: str
-    span: SpanIds | UnsetType = UNSET
-    status_code: int | UnsetType = UNSET
-    error_type: Text = UNSET
-    parent_id: Text = UNSET
-    attributes: dict[str, str] | UnsetType = UNSET
-
-    def texts(self) -> list[str]:
-        """Every text in it that the program did not make."""
-        texts = [self.error_type] if self.error_type is not UNSET else []
-        if self.attributes is not UNSET:
-            texts += self.attributes
-            texts += self.attributes.values()
-        return texts
-
-    def fields(self) -> dict[str, Any]:
-        """As fields of an event."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        span = fields.pop("span", None)
-        if span:
-            flags = {"trace_flags": span.pop("flags")} if "flags" in span else {}
-            fields |= span | flags
-        return fields
-
-
 NOBODY = Principal("", [], "")
-NOWHERE = Source("", "")
 NOTHING = Resource("", "", [])
 
 
@@ -181,16 +120,16 @@ class SpanIds(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def active(cls, context: Context | None) -> SpanIds:
-        """Of the active span, or that of `context`, whether it is sampled or not; unset when there is none."""
+        """Return the ids of the active span, or of that of `context`, sampled or not; unset when there is none."""
         span = get_current_span(context)
         return _NO_SPAN if span is INVALID_SPAN else cls.of(span.get_span_context())
 
     @classmethod
     def of(cls, ids: SpanContext) -> SpanIds:
-        """Of these ids; unset when they are of no span."""
-        if not ids.is_valid:
-            return _NO_SPAN
-        return cls(f"{ids.trace_id:032x}", f"{ids.span_id:016x}", int(ids.trace_flags))
+        """Return these ids; unset when they are of no span."""
+        # Unpacked, since it is a tuple by its type: its properties cost a call each.
+        trace_id, span_id, _, flags, _, is_valid = ids
+        return cls(f"{trace_id:032x}", f"{span_id:016x}", int(flags)) if is_valid else _NO_SPAN
 
 
 _NO_SPAN = SpanIds()

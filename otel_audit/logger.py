@@ -15,7 +15,6 @@ from otel_audit import fast_line as draft
 from otel_audit import ids
 from otel_audit.delivery.processor import FlushReport
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
-from otel_audit.fast_line import NOWHERE, Action, Source
 from otel_audit.journal.journal import Receipt
 from otel_audit.loss import Handover
 from otel_audit.notices import Notices
@@ -35,9 +34,6 @@ mcp_audit_request_id: contextvars.ContextVar[str | None] = contextvars.ContextVa
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OVER_HTTP = Source("", "http")
-_OVER_MCP = Source("", "mcp-http")
-_NO_ACTION = Action("", "")
 _SINK_TIMEOUT_S = 5.0
 
 
@@ -124,17 +120,18 @@ class AuditLogger:
         """Record the call of an MCP tool: an event `mcp.tools.call`. Duration in milliseconds. See `log`."""
         return self._log_call(
             "mcp.tools.call",
-            request_id,
-            context,
-            jsonrpc_id,
-            principal,
-            source,
-            _OVER_MCP,
-            Action(tool_name, path),
-            resource,
-            outcome,
-            duration_ms,
-            detail,
+            request_id=request_id,
+            context=context,
+            jsonrpc_id=jsonrpc_id,
+            principal=principal,
+            source=source,
+            transport="mcp-http",
+            tool=tool_name,
+            path=path,
+            resource=resource,
+            outcome=outcome,
+            duration_ms=duration_ms,
+            detail=detail,
         )
 
     def log_http_request(
@@ -154,17 +151,16 @@ class AuditLogger:
         """Record an HTTP request: an event `http.request`. Duration in milliseconds. See `log`."""
         return self._log_call(
             "http.request",
-            request_id,
-            context,
-            None,
-            principal,
-            source,
-            _OVER_HTTP,
-            Action("", path),
-            resource,
-            outcome,
-            duration_ms,
-            draft.request_detail(method, path, status_code),
+            request_id=request_id,
+            context=context,
+            principal=principal,
+            source=source,
+            transport="http",
+            path=path,
+            resource=resource,
+            outcome=outcome,
+            duration_ms=duration_ms,
+            detail=draft.request_detail(method, path, status_code),
         )
 
     def log_authn(
@@ -181,17 +177,12 @@ class AuditLogger:
         word = draft.word_of(outcome)
         return self._log_call(
             "authn.success" if isinstance(word, str) and word == "success" else "authn.failure",
-            request_id,
-            context,
-            None,
-            principal,
-            source,
-            NOWHERE,
-            _NO_ACTION,
-            None,
-            word,
-            None,
-            detail,
+            request_id=request_id,
+            context=context,
+            principal=principal,
+            source=source,
+            outcome=word,
+            detail=detail,
         )
 
     def log_authz(
@@ -207,17 +198,12 @@ class AuditLogger:
         """Record an authorization decision: an event `authz.decision`. See `log`."""
         return self._log_call(
             "authz.decision",
-            request_id,
-            context,
-            None,
-            principal,
-            None,
-            NOWHERE,
-            _NO_ACTION,
-            resource,
-            outcome,
-            None,
-            detail,
+            request_id=request_id,
+            context=context,
+            principal=principal,
+            resource=resource,
+            outcome=outcome,
+            detail=detail,
         )
 
     def operation(

@@ -15,14 +15,14 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from opentelemetry.context import Context, get_current
 
 from otel_audit import fast_line as draft
 from otel_audit import ids
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.event_fields import as_event, fields_of
-from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Exchange, Principal, Resource, Source, SpanIds
+from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text
 from otel_audit.journal.commit import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.loss import Handover
@@ -119,6 +119,7 @@ class Recorder:
         self._pseudonym_of = redactor.pseudonym_of
         self._clock = clock
         self._timestamps = draft.TimestampText()
+        self.log_call = self._helper_call()
 
     @property
     def filtered(self) -> int:
@@ -226,111 +227,155 @@ class Recorder:
             "attributes" not in fields or self._redactor.attributes_are_clean(fields["attributes"])
         )
 
-    def log_call(
-        self,
-        event_type: str,
-        request_id: str,
-        context: Context | None,
-        jsonrpc_id: str | None,
-        principal: AuditPrincipal | None,
-        source: AuditSource | None,
-        default_source: Source,
-        action: Action,
-        resource: AuditResource | None,
-        outcome: str,
-        duration_ms: float | None,
-        detail: str,
-        exchange: Exchange | None = None,
-    ) -> Receipt | None:
-        """What all helpers do. No model is built, unless there is something to leave out, or a value of an odd type.
+    def _helper_call(self) -> Callable[..., Receipt | None]:
+        """Return `log_call`, the one function behind all helpers.
 
-        Raises:
-            AuditUnavailable: as `log`.
+        It takes the fields of an event by keyword, and builds no model unless there is something to leave out or a
+        value of an odd type. Without a `source` the event has `ip`, `transport` and `user_agent`; without a `span` it
+        has that of `context`, else the active one. The keys of `attributes` are a program's own, their values texts.
+
+        It raises `AuditUnavailable` as `log` does.
         """
-        now_ns = self._clock()
-        on_loss = self._on_loss
-        texts = [request_id, action.mcp_tool, action.path, outcome, detail]
-        try:
-            who = Principal.of(principal, texts) if principal else NOBODY
-            where = Source.of(source, texts) if source else default_source
-            what = Resource.of(resource, texts) if resource else NOTHING
-            if jsonrpc_id is not None:
-                texts.append(jsonrpc_id)
-            if exchange is not None:
-                texts += (where.ip, where.user_agent or "", *exchange.texts())
-            quick = self._has_journal and not self._redactor.rewrites_more and self._redactor.is_clean("\n".join(texts))
-            if self._decisions is not None:
-                level, on_loss, _ = self._decisions.on(
-                    Facts(
-                        event_type,
-                        _route_of(action, exchange),
-                        action.mcp_tool,
-                        who.username,
-                        outcome,
-                        what.actions,
-                        who.id or "",
-                        who.issuer or "",
+        # One function with all that it needs in its own variables. In a busy server little of this is in the caches of
+        # the processor, so that each call, object and look-up costs several times what a loop of calls shows.
+        may_be_quick = self._has_journal and not self._redactor.rewrites_more
+        clock, timestamp_of, new_request_id = self._clock, self._timestamps.of, self.new_request_id
+        is_clean, pseudonym_of = self._redactor.is_clean, self._redactor.pseudonym_of
+        default_loss, decisions, append = self._on_loss, self._decisions, self._handover.append
+
+        def log_call(
+            event_type: str,
+            *,
+            outcome: str,
+            request_id: str = "",
+            context: Context | None = None,
+            jsonrpc_id: str | None = None,
+            principal: AuditPrincipal | None = None,
+            source: AuditSource | None = None,
+            ip: str = "",
+            transport: str = "",
+            user_agent: Text = UNSET,
+            tool: str = "",
+            path: str = "",
+            method: Text = UNSET,
+            resource: AuditResource | None = None,
+            duration_ms: float | None = None,
+            detail: str = "",
+            event_id: str = "",
+            span: SpanIds | None = None,
+            status_code: int | UnsetType = UNSET,
+            error_type: Text = UNSET,
+            parent_id: Text = UNSET,
+            attributes: dict[str, str] | UnsetType = UNSET,
+        ) -> Receipt | None:
+            now_ns = clock()
+            on_loss = default_loss
+            quick = may_be_quick
+            try:
+                texts = [request_id, tool, path, outcome, detail]
+                who, where, what = NOBODY, Source(ip, transport, user_agent), NOTHING
+                if principal:
+                    of = principal.__dict__
+                    username, roles, auth_type = of["username"], of["roles"], of["auth_type"]
+                    texts += (username, auth_type, *roles)
+                    identity, issuer, kind = of.get("id"), of.get("issuer"), of.get("kind")
+                    behalf = of.get("on_behalf_of")
+                    if identity is None and issuer is None and kind is None and behalf is None:
+                        who = Principal(username, roles, auth_type)
+                    else:
+                        texts += (identity or "", issuer or "", kind or "", behalf or "")
+                        ours = [UNSET if each is None else each for each in (identity, issuer, kind, behalf)]
+                        who = Principal(username, roles, auth_type, *ours)
+                if source:
+                    of = source.__dict__
+                    agent = of.get("user_agent")
+                    where = Source(of["ip"], of["transport"], UNSET if agent is None else agent)
+                texts += (where.ip, where.transport, where.user_agent or "")
+                if resource:
+                    of = resource.__dict__
+                    what = Resource(of["type"], of["name"], of["actions"])
+                    texts += (what.type, what.name, *what.actions)
+                if jsonrpc_id is not None:
+                    texts.append(jsonrpc_id)
+                if error_type is not UNSET:
+                    texts.append(error_type)
+                if attributes is not UNSET:
+                    texts += attributes
+                    texts += attributes.values()
+                quick = quick and is_clean("\n".join(texts))
+                if decisions is not None:
+                    route = None if attributes is UNSET else attributes.get(ROUTE_ATTRIBUTE)
+                    route = path_of(path) if route is None else route
+                    actor = who.id or "", who.issuer or ""
+                    facts = Facts(event_type, route, tool, who.username, outcome, what.actions, *actor)
+                    level, on_loss, _ = decisions.on(facts)
+                    if level is _NONE:
+                        self._filtered.add()
+                        return None
+                    quick = quick and level is _REQUEST
+                if quick:
+                    if span is None:
+                        span = SpanIds.active(context)
+                    event_id = event_id or str(ids.new_id())
+                    event = _encode(
+                        Draft(
+                            event_type,
+                            timestamp_of(now_ns),
+                            request_id or new_request_id(),
+                            span.trace_id,
+                            span.span_id,
+                            UNSET if jsonrpc_id is None else jsonrpc_id,
+                            who if pseudonym_of is None else who.renamed(pseudonym_of),
+                            where,
+                            Action(tool, path, method),
+                            what,
+                            outcome,
+                            UNSET if duration_ms is None else _as_pydantic(duration_ms),
+                            detail,
+                            event_id,
+                            span.flags,
+                            status_code,
+                            error_type,
+                            parent_id,
+                            attributes,
+                        )
                     )
-                )
-                if level is _NONE:
-                    self._filtered.add()
-                    return None
-                quick = quick and level is _REQUEST
+            except Exception:  # of a value that is not of its type: the way through the models makes something of it
+                quick = False
             if quick:
-                known = exchange or _NOT_KNOWN
-                span = SpanIds.active(context) if known.span is UNSET else known.span
-                event_id = known.event_id or str(ids.new_id())
-                event = _encode(
-                    Draft(
-                        event_type,
-                        self._timestamps.of(now_ns),
-                        request_id or self.new_request_id(),
-                        span.trace_id,
-                        span.span_id,
-                        UNSET if jsonrpc_id is None else jsonrpc_id,
-                        who if self._pseudonym_of is None else who.renamed(self._pseudonym_of),
-                        where,
-                        action,
-                        what,
-                        outcome,
-                        UNSET if duration_ms is None else _as_pydantic(duration_ms),
-                        detail,
-                        event_id,
-                        span.flags,
-                        known.status_code,
-                        known.error_type,
-                        known.parent_id,
-                        known.attributes,
-                    )
-                )
-        except Exception:  # of a value that is not of its type: the way through the models makes something of it
-            quick = False
-        if quick:
-            return self._append(event_id, event, now_ns, now_ns, on_loss, is_vital(outcome, on_loss))
-        given = {
-            "event_type": event_type,
-            "request_id": draft.given_or(request_id, ""),
-            "jsonrpc_id": jsonrpc_id,
-            "principal": draft.given_or(principal, {}),
-            "source": draft.given_or(source, msgspec.to_builtins(default_source)),
-            "action": {"mcp_tool": action.mcp_tool, "path": action.path}
-            | ({"method": action.method} if action.method is not UNSET else {}),
-            "resource": draft.given_or(resource, {}),
-            "outcome": outcome,
-            "duration_ms": duration_ms,
-            "detail": detail,
-            **(exchange.fields() if exchange is not None else {}),
-        }
-        return self.log(as_event(given), context)
+                return append(event_id, event, now_ns, now_ns, on_loss, is_vital(outcome, on_loss))
+            given: dict[str, Any] = {
+                "event_type": event_type,
+                "request_id": draft.given_or(request_id, ""),
+                "jsonrpc_id": jsonrpc_id,
+                "principal": draft.given_or(principal, {}),
+                "source": draft.given_or(source, _given(ip=ip, transport=transport, user_agent=user_agent)),
+                "action": _given(mcp_tool=tool, path=path, method=method),
+                "resource": draft.given_or(resource, {}),
+                "outcome": outcome,
+                "duration_ms": duration_ms,
+                "detail": detail,
+            }
+            given |= _given(
+                event_id=event_id or UNSET,
+                status_code=status_code,
+                error_type=error_type,
+                parent_id=parent_id,
+                attributes=attributes,
+            )
+            if span is not None:
+                given |= _given(trace_id=span.trace_id, span_id=span.span_id, trace_flags=span.flags)
+                context = _NO_SPAN
+            return self.log(as_event(given), context)
+
+        return log_call
 
 
-_NOT_KNOWN = Exchange("")
+_NO_SPAN = Context()  # the caller knows its span, or knows that there is none
 
 
-def _route_of(action: Action, exchange: Exchange | None) -> str:
-    if exchange is not None and exchange.attributes is not UNSET and ROUTE_ATTRIBUTE in exchange.attributes:
-        return exchange.attributes[ROUTE_ATTRIBUTE]
-    return path_of(action.path)
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not UNSET}
 
 
 def _as_pydantic(number: float) -> float:

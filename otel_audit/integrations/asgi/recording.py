@@ -10,8 +10,7 @@ from opentelemetry.context import Context
 
 from otel_audit.errors import described
 from otel_audit.event import AuditEvent, AuditPrincipal
-from otel_audit.fast_line import Action, Source, given_or
-from otel_audit.fast_line import Exchange as ExchangeFacts
+from otel_audit.fast_line import given_or
 from otel_audit.integrations.asgi.exchange import HTTP_REQUEST, Exchange, route_of
 from otel_audit.integrations.asgi.lifespan import UnderWay
 from otel_audit.integrations.principals import Principals
@@ -136,25 +135,22 @@ class SwiftRecording:
         status_code = exchange.progress.status_code
         self._audit.recorder.log_call(
             HTTP_REQUEST,
-            exchange.request_id,
-            None,
-            None,
-            _principal(exchange, self._principals),
-            None,
-            Source(exchange.ip, "http", UNSET if exchange.user_agent is None else exchange.user_agent),
-            Action("", exchange.path, exchange.method),
-            None,
-            outcome.value,
-            exchange.duration_ms,
-            exchange.detail(outcome),
-            ExchangeFacts(
-                exchange.event_id,
-                exchange.span.ids,
-                UNSET if status_code is None else status_code,
-                UNSET if error is None else type(error).__qualname__,
-                exchange.parent_id or UNSET,
-                _attributes_of(exchange) or UNSET,
-            ),
+            request_id=exchange.request_id,
+            principal=_principal(exchange, self._principals),
+            ip=exchange.ip,
+            transport="http",
+            user_agent=UNSET if exchange.user_agent is None else exchange.user_agent,
+            path=exchange.path,
+            method=exchange.method,
+            outcome=outcome.value,
+            duration_ms=exchange.duration_ms,
+            detail=exchange.detail(outcome),
+            event_id=exchange.event_id,
+            span=exchange.span.ids,
+            status_code=UNSET if status_code is None else status_code,
+            error_type=UNSET if error is None else type(error).__qualname__,
+            parent_id=exchange.parent_id or UNSET,
+            attributes=_attributes_of(exchange) or UNSET,
         )
 
     def _record_filled(self, event: AuditEvent, error: BaseException | None) -> None:
