@@ -5,6 +5,8 @@ refuse everything for a while. It is given up only when the endpoint has accepte
 one alone once more after that. Where nothing else is accepted, a record is asked with, the last one that the endpoint
 took first: a copy is the price.
 
+A backlog that is older than its store allows would take three requests a record. It is settled in runs: see `_is_run`.
+
 Source: the outcome table of docs/delivery.md.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final, Generic, Protocol, Self, TypeVar
 
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
@@ -21,6 +24,10 @@ __all__ = ["Endpoint", "Halving", "Part", "Repetition", "Stuck", "Suspect", "Too
 # With so many and nothing accepted in between, it is asked whether it is the records: an endpoint that refuses
 # everything is not sent a whole journal one by one.
 _SUSPECTS_MAX: Final = 32
+# So many neighbours are refused alone, one after the other, before a part is taken for a run; and the samples of a
+# shorter part would cost as much as its halves.
+_ALONE_BEFORE_RUNS: Final = 4
+_RUN_MIN_RECORDS: Final = 8
 _FAILURES_BEFORE_HALVING: Final = 3
 _SERVER_ERROR_PATIENCE_S: Final = 600.0
 
@@ -33,7 +40,13 @@ class Part(Protocol):
         """How many there are."""
 
     def halves(self) -> tuple[Self, Self]:
-        """Two parts, in order, of one that has more than one record."""
+        """Return two parts, in order, of one that has more than one record."""
+
+    def samples(self) -> Sequence[Self]:
+        """Return some of the records, each alone: first the newest, than which no other of the part is newer.
+
+        Empty where their times cannot be told: then no run is made of them.
+        """
 
 
 _P = TypeVar("_P", bound=Part)
@@ -56,12 +69,16 @@ class Endpoint(Protocol[_P]):
 
 @dataclass(frozen=True, slots=True, eq=False)  # each is itself: to compare the bytes of their lines takes long
 class Suspect(Generic[_P]):
-    """A record that was refused alone. `accepted_before`: how many parts the endpoint had taken by then."""
+    """A record that was refused alone, or a run of records that was refused.
+
+    `accepted_before`: how many parts the endpoint had taken by then; None for a piece of a run that was not refused
+    again: it has not been sent by itself yet.
+    """
 
     part: _P
     reason: str
     about: RefusedFor
-    accepted_before: int
+    accepted_before: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +127,12 @@ class Repetition:
 
 
 class Halving(Generic[_P]):
-    """Delivers parts to an endpoint. Each record is accepted, or refused twice alone, or stays a suspect. One thread.
+    """Delivers parts to an endpoint. Each record is accepted, or refused twice, or stays a suspect. One thread.
 
     `accepted` is told of each part that is taken, also of a suspect that turns out to be good: the order is not that of
-    the records. `suspected` is told of each suspect, `refused` of each that is given up, both at once. `newest` gives a
-    record behind the one it is given, to ask with. `judged` may make a refusal of a failure. With `stops_at_size`
-    the caller sends less at a time when a part is too large; else it is halved here.
+    the records. `suspected` is told of each suspect, `refused` of each that is given up, both at once. `ahead` gives
+    records behind the one it is given, to ask with: the newest, then others. `judged` may make a refusal of a failure.
+    With `stops_at_size` the caller sends less at a time when a part is too large; else it is halved here.
     """
 
     def __init__(
@@ -125,7 +142,7 @@ class Halving(Generic[_P]):
         accepted: Callable[[_P], None],
         refused: Callable[[Suspect[_P]], None],
         suspected: Callable[[Suspect[_P]], None] = lambda suspect: None,
-        newest: Callable[[_P], _P | None] = lambda after: None,
+        ahead: Callable[[_P], Iterable[_P]] = lambda after: (),
         judged: Callable[[ExportOutcome, int], ExportOutcome] = lambda outcome, records: outcome,
         stops_at_size: bool = False,
     ) -> None:
@@ -133,56 +150,102 @@ class Halving(Generic[_P]):
         self._accepted = accepted
         self._refused = refused
         self._suspected = suspected
-        self._newest = newest
+        self._ahead = ahead
         self._judged = judged
         self._stops_at_size = stops_at_size
         self._suspects: list[Suspect[_P]] = []
+        self._waiting: list[_P] = []  # the last one is next
+        self._refused_alone = 0  # in a row, each for a reason that may be that of its neighbours
 
     @property
     def suspects(self) -> Sequence[Suspect[_P]]:
-        """The records that were refused alone and of which nothing is certain yet, in order."""
+        """The records that were refused and of which nothing is certain yet, in order."""
         return self._suspects
 
     @property
     def is_full(self) -> bool:
         """Return True if there are so many suspects that nothing more is sent before some of them are settled."""
-        return len(self._suspects) >= _SUSPECTS_MAX
+        return len(self._suspects) >= _SUSPECTS_MAX or any(each.part.records > 1 for each in self._suspects)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Return True if some of the part that was given to `deliver` was not sent yet."""
+        return bool(self._waiting)
 
     def forget(self) -> None:
-        """Drop the suspects: they are sent again with what follows them."""
-        self._suspects = []
+        """Drop the suspects and what is under way: they are sent again with what follows them."""
+        self._suspects, self._waiting = [], []
 
     def deliver(self, part: _P) -> TooLarge | Unavailable | Stuck | None:
         """Send a part, in halves where it is refused. None: each of its records is accepted, given up, or a suspect."""
-        waiting = [part]
-        while waiting:
-            stopped = self._advance(waiting.pop(), waiting)
+        self.begin(part)
+        while self._waiting:
+            stopped = self.go_on()
             if stopped is not None:
                 return stopped
         return None
 
-    def _advance(self, part: _P, waiting: list[_P]) -> TooLarge | Unavailable | Stuck | None:
+    def begin(self, part: _P) -> None:
+        """Take a part on, of which each `go_on` sends a piece."""
+        self._waiting = [part]
+
+    def go_on(self) -> TooLarge | Unavailable | Stuck | None:
+        """Send the next piece of what is under way."""
+        part = self._waiting.pop()
         match self._send(part):
             case Accepted():
+                self._refused_alone = 0
                 self._accepted(part)
                 return self.settle()
             case Refused(reason=reason, about=RefusedFor.SIZE) if part.records > 1 and self._stops_at_size:
                 return TooLarge(reason, part.records)
-            case Refused() if part.records > 1:
+            case Refused(reason=reason, about=about, each=each) if part.records > 1:
+                match each and self._is_run(part):
+                    case Unavailable() as away:
+                        return away
+                    case True:
+                        return self._suspect(part, reason, about)
                 first, second = part.halves()
-                waiting += [second, first]
-            case Refused(reason=reason, about=about):
-                self._suspects.append(suspect := Suspect(part, reason, about, self._endpoint.accepted))
-                self._suspected(suspect)
-                if self.is_full:
-                    return self.ask(reversed(waiting))
+                self._waiting += [second, first]
+            case Refused(reason=reason, about=about, each=each):
+                self._refused_alone = self._refused_alone + 1 if each else 0
+                return self._suspect(part, reason, about)
             case Unavailable() as away:
                 return away
         return None
 
+    def _suspect(self, part: _P, reason: str, about: RefusedFor) -> Unavailable | Stuck | None:
+        self._suspects.append(suspect := Suspect(part, reason, about, self._endpoint.accepted))
+        self._suspected(suspect)
+        return self.ask() if self.is_full else None
+
+    def _is_run(self, part: _P) -> Unavailable | bool:
+        """Return True if each record of a part that was refused may be taken for refused.
+
+        Either the endpoint said that it rejected every one of them, or it said that they are too old: a record that is
+        older than one that was refused alone for its age is too old as well. The samples, the newest one among them,
+        have to be refused alone for the same kind of reason, as several of their neighbours were just before. A sample
+        that is accepted is sent once more in its turn.
+        """
+        if self._refused_alone < _ALONE_BEFORE_RUNS or part.records < _RUN_MIN_RECORDS:
+            return False
+        samples = part.samples()
+        return self._are_refused(samples) if samples else False
+
+    def _are_refused(self, samples: Sequence[_P]) -> Unavailable | bool:
+        for sample in samples:
+            match self._send(sample):
+                case Unavailable() as away:
+                    return away
+                case Refused(each=True):
+                    continue
+                case _:
+                    return False
+        return True
+
     def settle(self) -> Unavailable | None:
         """Send each suspect once more since which the endpoint accepted something, and tell what became of it."""
-        while due := [each for each in self._suspects if each.accepted_before < self._endpoint.accepted]:
+        while due := [each for each in self._suspects if self._is_due(each)]:
             suspect = due[0]
             match self._send(suspect.part):
                 case Accepted():
@@ -191,23 +254,57 @@ class Halving(Generic[_P]):
                 case Unavailable(cause=cause) as away if not (
                     cause is UnavailableFor.SERVER_ERROR and suspect.about is RefusedFor.SERVER_ERROR
                 ):
-                    # What the endpoint accepts when it is back will tell.
-                    accepted = self._endpoint.accepted
-                    self._suspects = [replace(each, accepted_before=accepted) for each in self._suspects]
-                    return away
-                case _:
-                    self._suspects.remove(suspect)
-                    self._refused(suspect)
+                    return self._come_back_later(away)
+                case outcome:
+                    each = isinstance(outcome, Refused) and outcome.each
+                    stopped = self._refused_again(suspect, outcome.reason, each)
+                    if stopped is not None:
+                        return self._come_back_later(stopped)
         return None
 
-    def ask(self, later: Iterable[_P] = ()) -> Unavailable | Stuck | None:
+    def _is_due(self, suspect: Suspect[_P]) -> bool:
+        return suspect.accepted_before is None or suspect.accepted_before < self._endpoint.accepted
+
+    def _come_back_later(self, away: Unavailable) -> Unavailable:
+        """What the endpoint accepts when it is back will tell."""
+        accepted = self._endpoint.accepted
+        self._suspects = [
+            each if each.accepted_before is None else replace(each, accepted_before=accepted) for each in self._suspects
+        ]
+        return away
+
+    def _refused_again(self, suspect: Suspect[_P], reason: str, each: bool) -> Unavailable | None:
+        part, is_new = suspect.part, suspect.accepted_before is None
+        if part.records > 1:
+            match each and not is_new and self._are_refused(part.samples()[:1]):
+                case Unavailable() as away:
+                    return away
+                case True:
+                    self._give_up(suspect)
+                case _:  # something else is going on: each record for itself
+                    self._put(suspect, *(Suspect(half, reason, suspect.about, None) for half in part.halves()))
+        elif is_new:
+            self._put(suspect, Suspect(part, reason, suspect.about, self._endpoint.accepted))
+        else:
+            self._give_up(suspect)
+        return None
+
+    def _give_up(self, suspect: Suspect[_P]) -> None:
+        self._suspects.remove(suspect)
+        self._refused(suspect)
+
+    def _put(self, suspect: Suspect[_P], *instead: Suspect[_P]) -> None:
+        place = self._suspects.index(suspect)
+        self._suspects[place : place + 1] = instead
+
+    def ask(self) -> Unavailable | Stuck | None:
         """Settle the suspects by asking with another record whether the endpoint accepts any. None: they are settled.
 
-        A record of `later` that is accepted here is sent once more in its turn.
+        A record that was not delivered yet and is accepted here is sent once more in its turn.
         """
         if not self._suspects:
             return None
-        for record in self._to_ask_with(later):
+        for record in self._to_ask_with():
             match self._send(record):
                 case Accepted():
                     return self.settle()
@@ -215,18 +312,18 @@ class Halving(Generic[_P]):
                     return away
         return Stuck(self._suspects[0].reason)
 
-    def _to_ask_with(self, later: Iterable[_P]) -> Iterator[_P]:
-        """One that was taken before, the newest one, and the last ones of what waits, which lie ever further ahead.
+    def _to_ask_with(self) -> Iterator[_P]:
+        """One that was taken before, the newest one, the last ones of what waits, and others that lie further ahead.
 
         No single one will do: the store may find the first too old by now, and the newest may be bad as well.
         """
         if self._endpoint.last_accepted is not None:
             yield _last_record_of(self._endpoint.last_accepted)
-        newest = self._newest(self._suspects[-1].part)
-        if newest is not None:
-            yield newest
-        for part in later:
+        ahead = iter(self._ahead(self._suspects[-1].part))
+        yield from islice(ahead, 1)
+        for part in reversed(self._waiting):
             yield _last_record_of(part)
+        yield from ahead
 
     def _send(self, part: _P) -> ExportOutcome:
         return self._judged(self._endpoint.send(part), part.records)

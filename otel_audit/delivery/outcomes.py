@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from otel_audit.journal.line import Tail
 from otel_audit.journal.reader import Line
 
 __all__ = [
@@ -86,10 +87,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The destination does not want these records as they are: too large together, or one of them is bad."""
+    """The destination does not want these records as they are: too large together, or one of them is bad.
+
+    `each`: every one of them may be refused for this reason. The destination counted as many rejections as there are
+    records, or said that they are too old. It says no more than the reason does, so two that differ in it are equal.
+    """
 
     reason: str
     about: RefusedFor = RefusedFor.RECORD
+    each: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +132,24 @@ class Batch:
         return len(self.lines)
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches, in order, of one that has more than one line."""
+        """Return two batches, in order, of one that has more than one line."""
         middle = len(self.lines) // 2
         return Batch(self.header, self.lines[:middle]), Batch(self.header, self.lines[middle:])
+
+    def samples(self) -> list[Batch]:
+        """Return the newest line, the first and the one in the middle, each alone; none where times are not in order.
+
+        The newest has the latest of both times that a line has: a store may go by either.
+        """
+        tails = [tail for line in self.lines if (tail := Tail.of(line.content)) is not None]
+        if len(tails) < len(self.lines):
+            return []
+        times = [(tail.time_ns, tail.observed_ns) for tail in tails]
+        latest = max(time_ns for time_ns, _ in times), max(observed_ns for _, observed_ns in times)
+        if latest not in times:
+            return []
+        places = dict.fromkeys([times.index(latest), 0, len(self.lines) // 2])
+        return [Batch(self.header, self.lines[place : place + 1]) for place in places]
 
 
 class Exporter(Protocol):

@@ -1,61 +1,34 @@
 """The export of one stream to one destination: which lines go next, how many at a time, and how far it came.
 
 Source: the outcome table of docs/delivery.md. `halving` finds the lines that are refused.
-
-The newest line of a stream: the one to ask a destination with whether it takes anything at all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+import random
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
 from otel_audit.delivery.outcomes import Batch, Unavailable
 from otel_audit.journal.cursor import Position, Progress
-from otel_audit.journal.reader import Line
+from otel_audit.journal.reader import Chunk, Line
 from otel_audit.journal.room import lost_events
-from otel_audit.journal.shipment import Exportable, Shipment
+from otel_audit.journal.shipment import Exportable, LineReader, Shipment
 
-__all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport", "newest_of"]
-
+__all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 
 _TAIL_BYTES = 256 * 1024  # a few of the longest lines
 _LINES_MAX = 1 << 16
-
-
-def newest_of(shipment: Exportable, after: Position) -> Batch | None:
-    """The last line that may be exported now, alone; None when there is none behind the position.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    durable = shipment.durable()
-    position = max(after, _near_the_end(shipment, durable))
-    reader = shipment.reader()
-    newest: Sequence[Line] = ()
-    header = None
-    try:
-        while (chunk := reader.read(position, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=durable)).lines:
-            newest, header, position = chunk.lines[-1:], chunk.header, chunk.end
-        if durable is None and header is not None and header.get("durability") == "fsync":
-            reader.sync()  # its writer is another process, and may not have come to it
-    finally:
-        reader.close()
-    return None if header is None else Batch(header, newest)
-
-
-def _near_the_end(shipment: Exportable, end: Position | None) -> Position:
-    """A place not far before the end, also inside of a line: what is left of that is passed over."""
-    if end is None and isinstance(shipment, Shipment):
-        last = shipment.files.segments()[-1]
-        end = Position(last, os.stat(shipment.files.segment(last)).st_size, 0)
-    return Position() if end is None else Position(end.segment, max(0, end.offset - _TAIL_BYTES), 0)
-
-
+_PLACES = 8
+# The other streams of an exporter wait while the refused lines of one are looked for, but no longer than this.
+_TURN_S = 1.0
+_TURN_PIECES = 64
 _PAUSE_AFTER_HALVING_S = 0.5
 # A destination with a fixed limit would refuse every other batch if each success doubled the next one.
 _ACCEPTED_BEFORE_GROWING = 16
@@ -119,12 +92,13 @@ class StreamExport:
             accepted=self._accepted,
             refused=self._quarantine,
             suspected=self._suspect,
-            newest=lambda after: newest_of(shipment, after.lines[-1].end),
+            ahead=lambda after: _lines_ahead(shipment, after.lines[-1].end),
             judged=self._repetition.judged,
             stops_at_size=True,
         )
         self._backoff = Backoff(backoff_cap_s)
         self._sending: Batch | None = None
+        self._chunk: Chunk | None = None  # the one that is under way
         self._retry_at = 0.0
         self._not_before = 0.0
         self._accepted_to_grow = 0
@@ -153,19 +127,18 @@ class StreamExport:
             return Idle()
         if self._halving.is_full:
             self._rewind()
-        limit = self._limit
-        durable = self.shipment.durable()
-        chunk = self._reader.read(self._ahead.position, max_lines=limit, max_bytes=self._read_bytes, until=durable)
-        if not chunk.lines:
-            return self._nothing_to_send(chunk.end, chunk.damaged)
-        if durable is None and chunk.header.get("durability") == "fsync":
-            self._reader.sync()  # its writer is another process, and may not have come to it
-        stopped = self._delivered(Batch(chunk.header, chunk.lines))
-        if stopped is not None:
-            return stopped
-        self._ahead = replace(self._ahead, position=chunk.end, damaged=self._ahead.damaged + chunk.damaged)
-        self._keep()
-        return Moved(full=chunk.more)
+        if self._chunk is None:
+            durable = self.shipment.durable()
+            chunk = self._reader.read(
+                self._ahead.position, max_lines=self._limit, max_bytes=self._read_bytes, until=durable
+            )
+            if not chunk.lines:
+                return self._nothing_to_send(chunk.end, chunk.damaged)
+            if durable is None and chunk.header.get("durability") == "fsync":
+                self._reader.sync()  # its writer is another process, and may not have come to it
+            self._chunk = chunk
+            self._halving.begin(Batch(chunk.header, chunk.lines))
+        return self._sent(self._chunk)
 
     def retry_now(self) -> None:
         """The next step does not wait for a refused line's turn to be tried again."""
@@ -199,20 +172,26 @@ class StreamExport:
             case None:
                 return Moved(full=True)
 
-    def _delivered(self, batch: Batch) -> Step | None:
-        """Send the lines. None: each of them was accepted, is quarantined, or waits as a suspect."""
-        self._sending = batch
-        match self._halving.deliver(batch):
-            case None:
-                return None
-            case TooLarge(reason=reason, records=records):
-                return self._halved(reason, records)
-            case Unavailable() as away:
-                return self._unavailable(away)
-            case Stuck():
-                # They stay suspects: another stream may show that the destination accepts what is good.
-                self._not_before = self._retry_at
-                return Idle()
+    def _sent(self, chunk: Chunk) -> Step:
+        """Send what is not sent yet of the lines, or as much of it as one turn may take."""
+        begun, pieces = self._destination.clock(), 0
+        while self._halving.is_under_way:
+            if pieces >= _TURN_PIECES or self._destination.clock() - begun >= _TURN_S:
+                return Moved(full=True)
+            pieces += 1
+            match self._halving.go_on():
+                case TooLarge(reason=reason, records=records):
+                    return self._halved(reason, records)
+                case Unavailable() as away:
+                    return self._unavailable(away)
+                case Stuck():
+                    # They stay suspects: another stream may show that the destination accepts what is good.
+                    self._not_before = self._retry_at
+                    return Idle()
+        self._chunk = None
+        self._ahead = replace(self._ahead, position=chunk.end, damaged=self._ahead.damaged + chunk.damaged)
+        self._keep()
+        return Moved(full=chunk.more)
 
     def _accepted(self, part: Batch) -> None:
         if part is self._sending:  # halves that are accepted do not clear the one that is not
@@ -222,7 +201,7 @@ class StreamExport:
         self._move_on()
 
     def _quarantine(self, suspect: Suspect[Batch]) -> None:
-        self._ahead = _with_quarantined(self._ahead, suspect.part.lines[0], suspect.reason)
+        self._ahead = _with_quarantined(self._ahead, suspect.part.lines, suspect.reason)
         self._move_on()
 
     def _move_on(self) -> None:
@@ -261,6 +240,7 @@ class StreamExport:
     def _rewind(self) -> None:
         """Go back to what is kept: what was sent since is sent again, with the same ids."""
         self._halving.forget()
+        self._chunk = None
         self._ahead = self.progress
 
     def _unavailable(self, away: Unavailable) -> Blocked:
@@ -287,18 +267,76 @@ def _with_exported(progress: Progress, lines: Sequence[Line]) -> Progress:
     )
 
 
-def _with_quarantined(progress: Progress, line: Line, reason: str) -> Progress:
+def _with_quarantined(progress: Progress, lines: Sequence[Line], reason: str) -> Progress:
+    system = sum(line.system for line in lines)
     counted = replace(
         progress,
-        quarantined=progress.quarantined + (not line.system),
-        system=progress.system + line.system,
-        dropped=progress.dropped + lost_events(line.content),
-        position=_further(progress.position, line.end),
+        quarantined=progress.quarantined + len(lines) - system,
+        system=progress.system + system,
+        dropped=progress.dropped + sum(lost_events(line.content) for line in lines if line.system),
+        position=_further(progress.position, lines[-1].end),
         blocked="",
     )
-    return counted.with_quarantined(line.seq, reason)
+    for line in lines:
+        counted = counted.with_quarantined(line.seq, reason)
+    return counted
 
 
 def _further(one: Position, other: Position) -> Position:
     # By the number of the line: in a file that somebody cut, a later line has a lower offset.
     return one if one.seq >= other.seq else other
+
+
+def _lines_ahead(shipment: Exportable, after: Position) -> Iterator[Batch]:
+    """Yield lines behind the position, each alone, that may be exported now: the newest, then some from anywhere.
+
+    Any of these may be refused as well. Since they lie elsewhere each time, one that is accepted is found in the end.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    durable = shipment.durable()
+    end = durable or _end_of(shipment)
+    reader = shipment.reader()
+    try:
+        newest = deque(_lines_from(reader, max(after, _near(end)), durable), maxlen=1)
+        yield from newest
+        for _ in range(_PLACES if newest else 0):
+            yield from islice(_lines_from(reader, _between(shipment, after, end), durable), 1)
+    finally:
+        reader.close()
+
+
+def _lines_from(reader: LineReader, place: Position, until: Position | None) -> Iterator[Batch]:
+    """Each line behind a place, which may be inside of one: what is left of that is passed over."""
+    while (chunk := reader.read(place, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=until)).end != place:
+        place = chunk.end
+        if chunk.lines and until is None and chunk.header.get("durability") == "fsync":
+            reader.sync()  # its writer is another process, and may not have come to it
+        for line in chunk.lines:
+            yield Batch(chunk.header, [line])
+
+
+def _near(end: Position) -> Position:
+    return Position(end.segment, max(0, end.offset - _TAIL_BYTES), 0)
+
+
+def _end_of(shipment: Exportable) -> Position:
+    if not isinstance(shipment, Shipment):
+        return Position()
+    last = shipment.files.segments()[-1]
+    return Position(last, _size_of(shipment, last), 0)
+
+
+def _between(shipment: Exportable, after: Position, end: Position) -> Position:
+    segment = random.randint(after.segment, max(after.segment, end.segment))
+    first = after.offset if segment == after.segment else 0
+    last = end.offset if segment == end.segment else _size_of(shipment, segment)
+    return Position(segment, random.randint(first, max(first, last)), 0)
+
+
+def _size_of(shipment: Exportable, segment: int) -> int:
+    try:
+        return os.stat(shipment.files.segment(segment)).st_size if isinstance(shipment, Shipment) else 0
+    except FileNotFoundError:  # retention, or somebody else, removed it
+        return 0

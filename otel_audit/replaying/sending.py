@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otel_audit.delivery.destination import Backoff
-from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
+from otel_audit.delivery.halving import Halving, Repetition, Stuck, TooLarge
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.records.encoding import encoded_request
 from otel_audit.stores.archive import halves_of, records_in
@@ -116,6 +116,10 @@ class Parcel:
             case JournalLine():
                 raise ValueError("expected more than one record to halve, got one line")
 
+    def samples(self) -> list[Parcel]:
+        """Return none: no run is made of records that somebody waits for."""
+        return []
+
 
 def _envelope(piece: Piece) -> int:
     """What pieces have in common whose records share one resource and scope."""
@@ -170,7 +174,7 @@ class Sending:
         self._halving = Halving(
             _PatientEndpoint(sender, patience, self._repetition),
             accepted=self._count,
-            refused=lambda suspect: refused(_trouble(suspect)),
+            refused=lambda suspect: refused(Trouble(suspect.part.place, suspect.reason)),
         )
         self._whole: Parcel | None = None
 
@@ -199,7 +203,7 @@ class Sending:
                 return ""
             case Stuck():
                 suspects = self._halving.suspects
-                (file, line), said = _trouble(suspects[0])
+                (file, line), said = suspects[0].part.place, suspects[0].reason
                 return f"{len(suspects)} records were refused and nothing accepted since, from {file}:{line} on: {said}"
             case TooLarge(reason=reason) | Unavailable(reason=reason):
                 return reason
@@ -250,7 +254,3 @@ class _PatientEndpoint:
         except Exception as error:  # nothing but lines went in: it will not be better the next time
             return Refused(f"no record can be built: {error or type(error).__name__}")
         return self._sender.send(request, part.records)
-
-
-def _trouble(suspect: Suspect[Parcel]) -> Trouble:
-    return Trouble(suspect.part.place, suspect.reason)

@@ -15,7 +15,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # it s
 from grpc import StatusCode
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
-from otel_audit.delivery.otlp.http_answers import RETRY_AFTER_LIMIT_S, outcome_of_response, readable
+from otel_audit.delivery.otlp.http_answers import RETRY_AFTER_LIMIT_S, outcome_of_response, readable, says_too_old
 from otel_audit.delivery.outcomes import ExportOutcome, Fault, Refused, RefusedFor, Unavailable, UnavailableFor
 
 __all__ = ["GrpcAnswer", "outcome_of"]
@@ -55,7 +55,7 @@ def outcome_of(answer: GrpcAnswer, records: int) -> ExportOutcome:
         case StatusCode.OK:
             return _outcome_of_success(answer, records)
         case StatusCode.INVALID_ARGUMENT:
-            return Refused(_reason(answer), RefusedFor.RECORD)
+            return Refused(_reason(answer), RefusedFor.RECORD, each=says_too_old(answer.details))
         case StatusCode.RESOURCE_EXHAUSTED:
             return _outcome_of_exhaustion(answer, records)
         case StatusCode.OUT_OF_RANGE if _says_size(answer):  # tonic, whose limit is 4 MiB

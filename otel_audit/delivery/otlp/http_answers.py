@@ -35,13 +35,18 @@ from otel_audit.delivery.outcomes import (
 from otel_audit.json_values import safe_text
 from otel_audit.redaction.screen import without_secrets
 
-__all__ = ["RETRY_AFTER_LIMIT_S", "HttpAnswer", "outcome_of", "outcome_of_response", "readable"]
+__all__ = ["RETRY_AFTER_LIMIT_S", "HttpAnswer", "outcome_of", "outcome_of_response", "readable", "says_too_old"]
 
 # Longer waits are not obeyed: a wrong date or a typing error must not stop delivery for a day.
 RETRY_AFTER_LIMIT_S = 300.0
 _MESSAGE_LIMIT_CHARS = 200
 _LONGEST_SECRET_CHARS = 16 * 1024  # more than servers take as a header
 _LOOKED_AT_CHARS = 64 * 1024
+# As Loki, Mimir, OpenObserve, CloudWatch, Dynatrace and Google Cloud put it.
+_TOO_OLD = re.compile(
+    r"too[ _-]?old|too far (behind|in the past)|oldest acceptable|older than|out[ _-]of[ _-]order|days? in the past",
+    re.IGNORECASE,
+)
 _PROTOBUF_TYPES = frozenset({"application/x-protobuf", "application/protobuf"})
 
 
@@ -69,7 +74,7 @@ def outcome_of(answer: HttpAnswer, records: int) -> ExportOutcome:
         case 413:
             return Refused(_reason(answer), RefusedFor.SIZE)
         case 400 | 422:
-            return Refused(_reason(answer), _what_a_bad_request_is_about(answer))
+            return Refused(_reason(answer), _what_a_bad_request_is_about(answer), each=says_too_old(_message(answer)))
         case status:
             retry_after_s = _retry_after_s(answer)
             return Unavailable(_reason(answer), _cause(status, retry_after_s), retry_after_s, _fault_of(status))
@@ -125,7 +130,8 @@ def outcome_of_response(
     rejected = response.partial_success.rejected_log_records
     message = readable(response.partial_success.error_message, secrets)
     if rejected:
-        return Refused(f"{rejected} of {records} records rejected: {message or 'no reason given'}", RefusedFor.RECORD)
+        reason = f"{rejected} of {records} records rejected: {message or 'no reason given'}"
+        return Refused(reason, RefusedFor.RECORD, each=rejected == records)
     return Accepted(warning=message or None)
 
 
@@ -163,6 +169,11 @@ def _response_in_json(body: bytes) -> ExportLogsServiceResponse | None:
 def _what_a_bad_request_is_about(answer: HttpAnswer) -> RefusedFor:
     # The collector's receiver answers 400, not 413, when the body is over its limit.
     return RefusedFor.SIZE if "request body too large" in _message(answer).lower() else RefusedFor.RECORD
+
+
+def says_too_old(message: str) -> bool:
+    """Return True if a message says that a record is older than the store takes."""
+    return _TOO_OLD.search(message[:_LOOKED_AT_CHARS]) is not None
 
 
 def _reason(answer: HttpAnswer) -> str:

@@ -123,7 +123,7 @@ def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_c
     tmp_path: Path, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
     def judge(names: Sequence[str]) -> Answer | None:
-        return None if set(names) == {"good"} else Answer(400, f"{names[0]} is too old".encode())
+        return None if set(names) == {"good"} else Answer(400, f"{names[0]} has no tenant".encode())
 
     server.judge = judge
     write(journal, *range(300), "good")
@@ -135,7 +135,7 @@ def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_c
 
     assert export.progress.quarantined == 300
     reasons = [each.reason.removeprefix("400 Bad Request: ") for each in quarantine_of(export)]
-    assert reasons == ["header is too old", *(f"{number} is too old" for number in range(300))]
+    assert reasons == ["header has no tenant", *(f"{number} has no tenant" for number in range(300))]
     assert cursor.stat().st_size == before
 
 
@@ -174,12 +174,13 @@ def test_a_bad_record_that_no_line_follows_is_settled_by_a_copy_of_the_last_that
 
 @pytest.mark.parametrize(
     ("batch_count", "and_header"),
-    [(512, []), (40, []), (512, ["header"]), (64, ["header"])],
+    [(512, []), (40, []), (512, ["header"]), (64, ["header"]), (20, ["header"])],
     ids=[
         "one taken before",
         "one taken before, short batches",
         "none taken before",
         "none taken before, short batches",
+        "none taken before, a row longer than a batch",
     ],
 )
 def test_good_records_between_a_row_of_bad_ones_and_a_bad_last_one_arrive(
@@ -228,6 +229,24 @@ def test_a_bad_record_at_the_end_is_settled_by_what_another_stream_delivers(
 
     assert (export.progress.exported, export.progress.quarantined) == (0, 1)
     assert export.progress.position.seq == 2
+    other.close()
+
+
+def test_a_row_of_bad_records_does_not_keep_other_streams_waiting(
+    tmp_path: Path, journal: Journal, server: AuditedServer, exporting: Open
+) -> None:
+    bad = [f"bad-{number}" for number in range(500)]
+    server.judge = refuses(*bad)
+    write(journal, *bad)
+    write(other := a_journal(tmp_path / "other"), "new")
+    export = exporting(journal)
+
+    assert export.step() == Moved(full=True)
+    assert len(server.requests) < 200
+    assert exporting(other).step() == Moved(full=False)
+
+    assert "new" in server.accepted
+    assert export.progress.quarantined < 100
     other.close()
 
 
