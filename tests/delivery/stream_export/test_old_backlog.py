@@ -57,10 +57,10 @@ def counted(old: int, records: int) -> Answer:
     return partial_success(old, "Too old data, only last 5 hours data can be ingested")
 
 
-def write_old(journal: Journal, *names: object, days: float) -> None:
+def write_old(journal: Journal, *names: object, days: float, observed_ns: int | None = None) -> None:
     then_ns = int(time.time_ns() - days * DAY_NS)
     for number, name in enumerate(names):
-        journal.append(str(name), event(name), then_ns + number, then_ns + number)
+        journal.append(str(name), event(name), then_ns + number, observed_ns or then_ns + number)
 
 
 @pytest.mark.parametrize("says", [as_loki, counted], ids=["400", "partial success"])
@@ -93,9 +93,10 @@ def test_a_backlog_older_than_the_store_allows_is_set_aside_in_a_few_requests_fo
 def test_records_that_are_young_enough_arrive_from_the_middle_of_an_old_backlog(
     says: Callable[[int, int], Answer], journal: Journal, clock: Clock
 ) -> None:
-    for number in range(10):
-        write_old(journal, *(f"old-{number}-{each}" for each in range(60)), days=30 - number)
-        write_old(journal, f"young-{number}", days=2)
+    now_ns = time.time_ns()  # of all: a segment ends with a line that was observed much later
+    for number, old in enumerate([100, 37, 3, 60, 200, 1, 9, 50, 80, 60]):
+        write_old(journal, *(f"old-{number}-{each}" for each in range(old)), days=30 - number, observed_ns=now_ns)
+        write_old(journal, f"young-{number}", days=2, observed_ns=now_ns)
     with (
         AgedServer(says) as server,
         closing(exporter_to(server)) as exporter,
