@@ -49,15 +49,18 @@ class GrpcAnswer:
     secrets: tuple[str, ...] = field(default=(), repr=False)  # what the request carried and no reason may repeat
 
 
-def outcome_of(answer: GrpcAnswer, records: int) -> ExportOutcome:
-    """What became of the `records` records that this is the answer to."""
+def outcome_of(answer: GrpcAnswer, records: int, *, is_largest: bool = False) -> ExportOutcome:
+    """Return what became of the `records` records that this is the answer to.
+
+    `is_largest`: their request is larger than each that the server has accepted.
+    """
     match answer.code:
         case StatusCode.OK:
             return _outcome_of_success(answer, records)
         case StatusCode.INVALID_ARGUMENT:
             return Refused(_reason(answer), RefusedFor.RECORD, each=says_too_old(answer.details))
         case StatusCode.RESOURCE_EXHAUSTED:
-            return _outcome_of_exhaustion(answer, records)
+            return _outcome_of_exhaustion(answer, records, is_largest)
         case StatusCode.OUT_OF_RANGE if _says_size(answer):  # tonic, whose limit is 4 MiB
             return Refused(_reason(answer), RefusedFor.SIZE)
         case code:
@@ -79,14 +82,15 @@ def _not_otlp() -> Unavailable:
     return Unavailable("OK with a message that is not OTLP", fault=Fault.NOT_OTLP)
 
 
-def _outcome_of_exhaustion(answer: GrpcAnswer, records: int) -> ExportOutcome:
+def _outcome_of_exhaustion(answer: GrpcAnswer, records: int, is_largest: bool) -> ExportOutcome:
     """Too much at once, or too much at all: both have this code.
 
-    A server that says when to come back has no quarrel with the size. Nor has one that refuses a single record, which
-    is far below the limit of any server, unless it says so: a rate limit must not put good records into quarantine.
+    A server that says when to come back has no quarrel with the size. Nor has one that refuses a single record, unless
+    it says so or has never accepted as much: a rate limit must not put good records into quarantine.
     """
     retry_after_s = _retry_after_s(answer)
-    if retry_after_s is not None or (records == 1 and not _says_size(answer)):
+    is_too_large = records > 1 or is_largest or _says_size(answer)
+    if retry_after_s is not None or not is_too_large:
         return Unavailable(_reason(answer), UnavailableFor.ENDPOINT, retry_after_s, Fault.BUSY)
     return Refused(_reason(answer), RefusedFor.SIZE)
 
