@@ -15,8 +15,11 @@ import contextlib
 import os
 import re
 import stat
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from otel_audit.errors import JournalUnwritable
 from otel_audit.notices import Notices
@@ -45,6 +48,10 @@ _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
 # Not a copy that somebody made of one, nor the file of an exporter, which would keep events out until it is removed.
 _OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[a-z.]+|retention\.state)\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
+_LISTING_MAX_S: Final = 30.0  # where a file system does not stamp a directory when a name in it changes
+_LISTINGS_MAX: Final = 4
+_TICK_NS: Final = 100 * 10**6  # kernels stamp by a clock of some milliseconds
+_LONG_TICK_NS: Final = 3 * 10**9  # of file systems that know full seconds only, or every other one
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +82,57 @@ class StreamFiles:
 
     def segments(self) -> list[int]:
         """The numbers of the segments that exist, ascending."""
-        # Only what may be one is looked at closely: this is asked for every stream of a directory with thousands.
-        own = (name for name in _names_in(self.directory) if name.startswith(self.stream_id))
-        return sorted(int(match["number"]) for match in map(_SEGMENT.match, own) if match is not None)
+        return list(segments_in(self.directory).get(self.stream_id, ()))
 
     def segment_from(self, number: int) -> int | None:
-        """The lowest segment that exists and is not below `number`; None when there is none."""
+        """Return the lowest segment that exists and is not below `number`; None when there is none."""
         if self.segment(number).exists():
             return number
         return next((found for found in self.segments() if found >= number), None)
 
 
 def streams_in(directory: Path) -> list[StreamFiles]:
-    """Every stream that has a segment in the directory, oldest first."""
+    """Return every stream that has a segment in the directory, oldest first."""
     return [StreamFiles(directory, stream_id) for stream_id in segments_in(directory)]
 
 
-def segments_in(directory: Path) -> dict[str, list[int]]:
-    """By stream, oldest first (a UUIDv7 sorts by time), the numbers of its segments, ascending.
+class _Listing(NamedTuple):
+    """The segments in a directory, and what says whether they still are: device, inode and time of its last change."""
 
-    The directory is listed once, whatever the number of streams.
+    stamp: tuple[int, int, int]
+    listed_at: float
+    segments: Mapping[str, Sequence[int]]
+
+
+_listings: dict[Path, _Listing] = {}
+
+
+def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
+    """Return by stream, oldest first (a UUIDv7 sorts by time), the numbers of its segments, ascending.
+
+    The directory is listed again only when a name in it has changed: to list thousands of files takes milliseconds,
+    and whoever waits at the end of a stream asks some times a second.
     """
+    try:
+        status = os.stat(directory)
+    except FileNotFoundError:
+        return {}
+    stamp = (status.st_dev, status.st_ino, status.st_mtime_ns)
+    known = _listings.get(directory)
+    listed_at = time.monotonic()
+    if known is not None and known.stamp == stamp and listed_at - known.listed_at < _LISTING_MAX_S:
+        return known.segments
+    # A name that changes within one tick of the file system's clock after this look leaves no other time behind.
+    tick_ns = _TICK_NS if status.st_mtime_ns % 10**9 else _LONG_TICK_NS
+    is_settled = time.time_ns() - status.st_mtime_ns - tick_ns > 0
     found: dict[str, list[int]] = {}
     for match in map(_SEGMENT.match, sorted(_names_in(directory))):
         if match is not None:
             found.setdefault(match["stream"], []).append(int(match["number"]))
+    if is_settled:
+        while len(_listings) >= _LISTINGS_MAX:
+            _listings.pop(next(iter(_listings)), None)
+        _listings[directory] = _Listing(stamp, listed_at, found)
     return found
 
 

@@ -164,6 +164,7 @@ class Ages:
 
 _LOOK_EVERY_S: Final = 60.0
 _LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a minute a busy service could write gigabytes
+_IDLE_TIMES: Final = 100  # as long as a look that found nothing took is waited for the next one
 _MOST_A_LOOK: Final = 256  # each takes two syncs
 _STATE_EVERY_NS: Final = 3600 * 10**9
 _DAY_NS: Final = 86_400 * 10**9
@@ -217,6 +218,7 @@ class Retention:
         self._file_mode = file_mode
         self._clock = clock
         self._failed = failed
+        self._unwanted: set[str] = set()  # streams that are left alone, by their headers, which never change
         self._begin()
 
     def _begin(self) -> None:
@@ -232,11 +234,21 @@ class Retention:
     def look_if_due(
         self, held: Mapping[str, Shipment], guard: AbstractContextManager[object], stopped: Callable[[], bool]
     ) -> Removed:
-        """`look`, unless the last one was a short while ago."""
+        """Do `look`, unless the last one was a short while ago.
+
+        Beside tens of thousands of files a look that removes nothing takes some hundred milliseconds. It comes so
+        seldom that it takes one percent of a core, but once a minute.
+        """
         if time.monotonic() < self._look_at or self._limits == RetentionLimits():
             return Removed()
-        self._look_at = time.monotonic() + (_LOOK_EVERY_S_WITH_BYTES if self._limits.bytes else _LOOK_EVERY_S)
-        return self.look(held, guard, stopped)
+        every_s = _LOOK_EVERY_S_WITH_BYTES if self._limits.bytes else _LOOK_EVERY_S
+        self._look_at = time.monotonic() + every_s
+        began_s = time.thread_time()
+        removed = self.look(held, guard, stopped)
+        if removed == Removed():
+            idle_s = min(_LOOK_EVERY_S, (time.thread_time() - began_s) * _IDLE_TIMES)
+            self._look_at = time.monotonic() + max(every_s, idle_s)
+        return removed
 
     def look(
         self,
@@ -345,8 +357,12 @@ class Retention:
         return sizes
 
     def _ready(self, files: StreamFiles, numbers: Sequence[int], *, is_held: bool) -> list[int]:
+        if files.stream_id in self._unwanted:
+            return []
         header = stream_header(files, numbers)
         if not self._wanted(header) or not (self._foreign or not may_live_elsewhere(self._directory, header)):
+            if header:  # of one that could not be read nothing is known
+                self._unwanted.add(files.stream_id)
             return []
         return ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held)
 

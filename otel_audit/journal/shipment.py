@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from otel_audit.journal.cursor import Cursor, Position, Progress, is_over
-from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import Chunk, StreamReader, has_lines_after, stream_header
 from otel_audit.journal.removal import origin_of
@@ -143,11 +143,12 @@ def adopt(
     stream whose files cannot be used is told to `failed`, and the others are taken. `stopped` is asked before each.
     """
     taken = 0
-    for files in streams_in(directory):
+    for stream_id in segments_in(directory):
+        if stream_id in known:
+            continue  # most of them, where thousands have ended
         if taken >= most or stopped():
             return
-        if files.stream_id in known:
-            continue
+        files = StreamFiles(directory, stream_id)
         try:
             shipment = _taken(
                 files, wanted=wanted, known=known, live=live, foreign=foreign, left=left, file_mode=file_mode

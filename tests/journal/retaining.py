@@ -96,7 +96,7 @@ def delivered(directory: Path, *, segments: int = 3) -> StreamFiles:
 def kept(directory: Path) -> dict[str, list[int]]:
     """By stream, which segments are there, once what a crash left was finished."""
     finish_removal(directory)
-    return segments_in(directory)
+    return {stream_id: list(numbers) for stream_id, numbers in segments_in(directory).items()}
 
 
 def kept_seqs(files: StreamFiles) -> set[int]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import otel_audit.journal.retention as retention_module
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
 from otel_audit.journal.counts import census
@@ -18,7 +21,8 @@ from otel_audit.journal.cursor import Cursor, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger import RETAIN, entries
 from otel_audit.journal.quarantine import Released, files_beside, release
-from otel_audit.journal.retention import Removed
+from otel_audit.journal.reader import stream_header
+from otel_audit.journal.retention import Removed, Retention, RetentionLimits
 from otel_audit.journal.shipment import take
 from otel_audit.stores.directory import Latest
 from tests.cli.journals import Inbox, deliver
@@ -470,3 +474,20 @@ def test_a_cursor_that_is_lost_makes_nothing_delivered(tmp_path: Path) -> None:
     cursor.close()
     assert retention.look() == Removed()
     assert kept(tmp_path) == {files.stream_id: [1, 2, 3]}
+
+
+def test_the_header_of_a_stream_that_is_not_ours_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered(tmp_path)
+    read: list[str] = []
+
+    def watched(files: StreamFiles, numbers: Sequence[int] | None = None) -> Mapping[str, Any]:
+        read.append(files.stream_id)
+        return stream_header(files, numbers)
+
+    monkeypatch.setattr(retention_module, "stream_header", watched)
+    retention = Retention(tmp_path, RetentionLimits(bytes=1), wanted=lambda header: False)
+
+    for _ in range(3):
+        assert retention.look() == Removed()
+
+    assert len(read) == 1
