@@ -18,7 +18,7 @@ from otel_audit.cli import main
 from tests.servers import COLLECTOR
 from tests.walkthrough import ROOT, RUNNABLE, Block, Section, sections_of, walk
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Both commands are run by .ci/run.
 SHORT_CELLS = [page for page in DOCUMENTS if page.name != "settings.md"]
 MOST_WORDS = 25  # in a cell of a table: what is longer is a list
