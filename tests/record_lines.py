@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, PrincipalKind
 from otel_audit.records import attributes as keys
-from otel_audit.records.encoding import export_request
+from otel_audit.records.encoding import encoded_request
 from tests.journal_lines import HEADER, line_of, raw_line
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "a_segment_header",
     "a_tool_call",
     "attributes_of",
+    "export_request",
     "record_of",
     "size_of",
     "value_of",
@@ -137,6 +140,11 @@ LINES = {
     "authz_deny": a_refused_permission,
     "system_segment": a_segment_header,
 }
+
+
+def export_request(header: Mapping[str, Any], lines: Sequence[bytes]) -> ExportLogsServiceRequest:
+    """What is sent of the lines, as the official message."""
+    return ExportLogsServiceRequest.FromString(encoded_request(header, lines))
 
 
 def record_of(line: bytes, header: dict[str, Any] = HEADER) -> LogRecord:

@@ -10,17 +10,21 @@ Source: OTLP 1.x `logs.proto`; OTel logs data model; attributes and severities a
 
 from __future__ import annotations
 
+from binascii import unhexlify
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
 
 from otel_audit.errors import AuditError
+from otel_audit.records import attributes as keys
 from otel_audit.records import wire
 from otel_audit.records.facts import HttpFacts, Verdict, http_facts_of, verdict_of
 from otel_audit.records.mapping import (
+    DURATION,
+    KEPT,
+    OWN_TEXTS,
     SURELY_FITS_BYTES,
     AttributeValue,
     SegmentMapping,
@@ -29,13 +33,13 @@ from otel_audit.records.mapping import (
     repeating_attributes,
 )
 from otel_audit.records.otlp_json import OTLP, ForeignRequest, foreign_resource_logs
+from otel_audit.records.usual_line import GROUPS, USUAL_LINE
 
 __all__ = [
     "Segment",
     "Trace",
     "UnreadableLine",
     "encoded_request",
-    "export_request",
     "foreign_of",
     "read_line",
     "time_of",
@@ -168,15 +172,6 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def export_request(header: Mapping[str, Any], lines: Sequence[bytes]) -> ExportLogsServiceRequest:
-    """`encoded_request` as the official message.
-
-    Raises:
-        UnreadableLine: says which line; nothing was built.
-    """
-    return ExportLogsServiceRequest.FromString(encoded_request(header, lines))
-
-
 def encoded_request(header: Mapping[str, Any], lines: Sequence[bytes]) -> bytes:
     """One request with a record for each line, in their order: one resource, one scope, both from the header.
 
@@ -251,11 +246,12 @@ class _Request:
 class _Encoder:
     """Makes requests of the lines of one segment. What events of a kind have in common is encoded once. Any thread."""
 
-    __slots__ = ("_common", "_envelope", "_heads", "_mapping")
+    __slots__ = ("_common", "_envelope", "_heads", "_mapping", "_usual_common")
 
     def __init__(self, segment: Segment) -> None:
         self._mapping = segment.mapping
         self._common: dict[bytes, _Common] = {}
+        self._usual_common: dict[tuple[bytes | str | int | None, ...], _Common] = {}  # by slices of the line
         self._heads = wire.Heads()
         self._envelope = wire.envelope(
             segment.resource, segment.resource_schema_url, segment.scope, segment.scope_attributes
@@ -264,8 +260,12 @@ class _Encoder:
     def request(self, lines: Sequence[bytes]) -> bytes:
         request = _Request(self._envelope)
         for position, line in enumerate(lines):
+            line = line.removesuffix(b"\n")
+            usual = self._usual_record(line)
+            if usual is not None:
+                request.add(usual)
+                continue
             try:
-                line = line.removesuffix(b"\n")
                 event = read_line(line)
                 if OTLP in event:
                     request.add_foreign(foreign_of(event))
@@ -274,6 +274,69 @@ class _Encoder:
             except UnreadableLine as error:
                 raise UnreadableLine(error.reason, position) from error
         return request.encoded()
+
+    def _usual_record(self, line: bytes) -> bytes | None:
+        """Return the record of a usual line, put together of slices of it; None for a line that has to be read."""
+        match = _usual(line) if len(line) <= SURELY_FITS_BYTES else None
+        if match is None or not (line.isascii() or _is_utf8(line)):
+            return None
+        values = match.groups()
+        # fmt: off
+        (
+            event_type, _, trace_id, span_id, _, principal, _, transport, _, tool, path, method, target_type, _,
+            actions, outcome, duration_ms, _, said_method, said_status, event_id, flags, status, error_type, _,
+            attributes, time_ns, observed_ns, stream_id, seq,
+        ) = values
+        # fmt: on
+        if event_type == _HTTP_REQUEST:
+            if not path:
+                return None
+            method, status = method or said_method, status or said_status
+        elif path[:1] != b"/":
+            path = b""
+        kind = (
+            event_type,
+            stream_id,
+            outcome,
+            error_type,
+            principal,
+            tool,
+            target_type,
+            actions,
+            transport,
+            method,
+            status,
+        )
+        common = self._usual_common.get(kind)
+        if common is None:
+            event = read_line(line)
+            common = self._common_of(event, http_facts_of(event))
+            if len(self._usual_common) >= _KINDS_MAX:
+                self._usual_common.clear()
+            self._usual_common[kind] = common
+        heads = self._heads
+        parts = [
+            common.encoded,
+            wire.times(int(time_ns), int(observed_ns)),
+            heads[keys.RECORD_ID][len(event_id)],
+            event_id,
+        ]
+        heads.add_count(parts, keys.SEQUENCE_NUMBER, int(seq))
+        if path:
+            path = path.partition(b"?")[0]
+            parts += (heads[keys.URL_PATH][len(path)], path)
+        if duration_ms is not None:
+            heads.add_double(parts, DURATION, float(duration_ms))
+        if attributes is not None:
+            given = _decode(attributes)
+            heads.add_attributes(parts, {key: given[key] for key in KEPT if key in given})
+        for index, key in _OWN_TEXTS:
+            if value := values[index]:
+                parts += (heads[key][len(value)], value)
+        parts += (heads.body[len(line)], line)
+        if trace_id is not None:
+            wire.add_span(parts, unhexlify(trace_id), unhexlify(span_id), int(flags or 0))
+        return b"".join(parts)
 
     def _record(self, line: bytes, event: Mapping[str, Any]) -> bytes:
         if len(line) <= SURELY_FITS_BYTES:
@@ -289,7 +352,7 @@ class _Encoder:
         self._heads.add_body(parts, line)
         trace = trace_of(event)
         if trace.trace_id:
-            parts.append(wire.span(*trace))
+            wire.add_span(parts, *trace)
         if left_out:
             parts.append(LogRecord(dropped_attributes_count=left_out).SerializeToString())
         return b"".join(parts)
@@ -320,3 +383,19 @@ class _Encoder:
 
 
 _KINDS_MAX: Final = 2048  # about a megabyte
+_usual: Final = USUAL_LINE.fullmatch
+_HTTP_REQUEST: Final = b"http.request"
+_OWN_TEXTS: Final = tuple(
+    (GROUPS.index(group), key)
+    for part, fields in OWN_TEXTS
+    for field, key in fields
+    if (group := f"{part}_{field}" if part else field) in GROUPS
+)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

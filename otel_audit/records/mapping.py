@@ -16,6 +16,10 @@ from otel_audit.records import attributes as keys
 from otel_audit.records.facts import HttpFacts, Verdict, action_of, actor_id_of, actor_type_of, http_facts_of, part_of
 
 __all__ = [
+    "DURATION",
+    "KEPT",
+    "MCP_METHODS",
+    "OWN_TEXTS",
     "SURELY_FITS_BYTES",
     "AttributeValue",
     "Found",
@@ -36,7 +40,7 @@ _KNOWN_METHODS: Final = frozenset(
     # Source: OTel semantic conventions, "http.request.method"; any other is `_OTHER`.
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )
-_MCP_METHODS: Final = {
+MCP_METHODS: Final = {
     "mcp.tools.call": "tools/call",
     "mcp.resources.read": "resources/read",
     "mcp.prompts.get": "prompts/get",
@@ -92,9 +96,10 @@ def _direct(type_: keys.ValueType, *, repeats: bool) -> tuple[tuple[str, tuple[t
 
 _REPEATING_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=True)
 _REPEATING_LISTS: Final = _direct(keys.ValueType.STRINGS, repeats=True)
-_OWN_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=False)
-_DURATION: Final = "audit.duration_ms"
-_KEPT: Final = (keys.HTTP_ROUTE, keys.CLAIMED_REQUEST_ID, keys.TRACEPARENT)
+OWN_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=False)
+"""The texts that are of one record alone, as (part, ((field, key), ...)), in the order of its attributes."""
+DURATION: Final = "audit.duration_ms"
+KEPT: Final = (keys.HTTP_ROUTE, keys.CLAIMED_REQUEST_ID, keys.TRACEPARENT)
 """Keys of the table that an event has among its own `attributes`."""
 _MANDATORY: Final = (keys.RECORD_ID, keys.ACTOR_ID, keys.ACTOR_TYPE, keys.ACTION, keys.OUTCOME)
 
@@ -159,7 +164,7 @@ class SegmentMapping:
         taken: set[str] = set()
         left_out = 0
         for name, value in given.items():
-            if name in _KEPT and name in own:
+            if name in KEPT and name in own:
                 continue
             held = attribute_value(value)
             key = self._key_for(name, taken)
@@ -243,8 +248,8 @@ def repeating_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpF
         _add_method(found, http.method)
     if http.status_code is not None:
         found[keys.HTTP_STATUS_CODE] = http.status_code
-    if event_type in _MCP_METHODS:
-        found[keys.MCP_METHOD] = _MCP_METHODS[event_type]
+    if event_type in MCP_METHODS:
+        found[keys.MCP_METHOD] = MCP_METHODS[event_type]
     for part, fields in _REPEATING_LISTS:
         values = part_of(event, part)
         for field, key in fields:
@@ -270,17 +275,17 @@ def _own_attributes(event: Mapping[str, Any], http: HttpFacts) -> dict[str, Attr
     }
     if http.path:
         own[keys.URL_PATH] = http.path
-    if event["event_type"] in _MCP_METHODS:
+    if event["event_type"] in MCP_METHODS:
         _add_mcp(own, event)
     duration = event.get("duration_ms")
     if type(duration) is float or (type(duration) is int and abs(duration) <= 2**53):
-        own[_DURATION] = float(duration)
+        own[DURATION] = float(duration)
     given = event.get("attributes")
     if type(given) is dict:
-        for key in _KEPT:
+        for key in KEPT:
             if key in given and type(value := given[key]) is str and value:
                 own[key] = value
-    _add_texts(own, event, _OWN_TEXTS)
+    _add_texts(own, event, OWN_TEXTS)
     return own
 
 

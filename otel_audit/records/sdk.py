@@ -48,7 +48,7 @@ __all__ = [
 
 
 def readable_record(header: Mapping[str, Any], line: bytes) -> ReadableLogRecord:
-    """The record of one line, equal to the one that `records.export_request` builds.
+    """The record of one line, equal to the one that `encoding.encoded_request` builds.
 
     Raises:
         UnreadableLine: no record can be built from the line.

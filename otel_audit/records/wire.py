@@ -21,9 +21,10 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from otel_audit.records.mapping import AttributeValue
 
-__all__ = ["Heads", "attributes", "envelope", "span", "times"]
+__all__ = ["Heads", "HeadsOfKey", "add_span", "attributes", "envelope", "times"]
 
 _HEADS_MAX: Final = 8192  # of about 60 bytes
+_KEYS_MAX: Final = 1024
 _DOUBLE: Final = -1  # in place of a length; from it downwards: varints, by their length
 _BODY: Final = ""  # in place of a key
 
@@ -35,44 +36,71 @@ def attributes(values: Mapping[str, AttributeValue]) -> bytes:
     return record.SerializeToString()
 
 
-class Heads:
+class HeadsOfKey(dict[int, bytes]):
+    """What stands before each value of one key, by the length of the value: learned when it is asked for."""
+
+    __slots__ = ("_key", "_learned")
+
+    def __init__(self, key: str, learned: Callable[[], None]) -> None:
+        super().__init__()
+        self._key = key
+        self._learned = learned
+
+    def __missing__(self, length: int) -> bytes:
+        self._learned()
+        head = self[length] = _head_of(self._key, length)
+        return head
+
+
+class Heads(dict[str, HeadsOfKey]):
     """Encodes attributes and bodies one by one, and keeps what it learned of their shapes. Any thread."""
 
-    __slots__ = ("_known",)
+    __slots__ = ("_count", "body")
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], bytes] = {}
+        super().__init__()
+        self._count = 0
+        self.body = self[_BODY]
+
+    def __missing__(self, key: str) -> HeadsOfKey:
+        if len(self) >= _KEYS_MAX:
+            self.clear()  # who holds one of them may go on with it
+        heads = self[key] = HeadsOfKey(key, self._learned)
+        return heads
+
+    def _learned(self) -> None:
+        self._count += 1
+        if self._count >= _HEADS_MAX:
+            self._count = 0
+            for heads in list(self.values()):
+                heads.clear()
 
     def add_attributes(self, parts: list[bytes], values: Mapping[str, AttributeValue]) -> None:
         """Append the attributes, as fields of a LogRecord."""
-        known, append = self._known, parts.append
         for key, value in values.items():
             kind = type(value)
             if kind is str:
-                encoded = value.encode()  # type: ignore[union-attr]  # by its kind
-                place = (key, len(encoded))
+                text = value.encode()  # type: ignore[union-attr]  # by its kind
+                parts += (self[key][len(text)], text)
             elif kind is float:
-                encoded = _double(value)
-                place = (key, _DOUBLE)
+                self.add_double(parts, key, value)  # type: ignore[arg-type]  # by its kind
             elif kind is int and value >= 0:  # type: ignore[operator]  # by its kind
-                encoded = _varint(value)  # type: ignore[arg-type]  # by its kind
-                place = (key, _DOUBLE - len(encoded))
+                self.add_count(parts, key, value)  # type: ignore[arg-type]  # by its kind
             else:
-                append(attributes({key: value}))
-                continue
-            append(known.get(place) or self._learn(place))
-            append(encoded)
+                parts.append(attributes({key: value}))
+
+    def add_double(self, parts: list[bytes], key: str, value: float) -> None:
+        """Append an attribute that is a double."""
+        parts += (self[key][_DOUBLE], _double(value))
+
+    def add_count(self, parts: list[bytes], key: str, value: int) -> None:
+        """Append an attribute that is an integer from 0 up."""
+        encoded = _varint(value)
+        parts += (self[key][_DOUBLE - len(encoded)], encoded)
 
     def add_body(self, parts: list[bytes], text: bytes) -> None:
         """Append a body, UTF-8, as fields of a LogRecord."""
-        place = (_BODY, len(text))
-        parts += (self._known.get(place) or self._learn(place), text)
-
-    def _learn(self, place: tuple[str, int]) -> bytes:
-        if len(self._known) >= _HEADS_MAX:
-            self._known.clear()
-        head = self._known[place] = _head_of(*place)
-        return head
+        parts += (self.body[len(text)], text)
 
 
 def _head_of(key: str, length: int) -> bytes:
@@ -92,11 +120,12 @@ def times(time_ns: int, observed_ns: int) -> bytes:
     return _times(_TIME_TAG, time_ns, _OBSERVED_TAG, observed_ns)
 
 
-def span(trace_id: bytes, span_id: bytes, flags: int) -> bytes:
-    """The span of a record: 16 bytes, and 8 or none."""
+def add_span(parts: list[bytes], trace_id: bytes, span_id: bytes, flags: int) -> None:
+    """Append the span of a record: 16 bytes, and 8 or none."""
     if len(trace_id) == 16 and len(span_id) == 8:
-        return b"".join((_TRACE_HEAD, trace_id, _SPAN_HEAD, span_id, _FLAGS_TAG, _flags(flags)))
-    return LogRecord(trace_id=trace_id, span_id=span_id, flags=flags).SerializeToString()
+        parts += (_TRACE_HEAD, trace_id, _SPAN_HEAD, span_id, _FLAGS_TAG, _flags(flags))
+    else:
+        parts.append(LogRecord(trace_id=trace_id, span_id=span_id, flags=flags).SerializeToString())
 
 
 _double: Final = struct.Struct("<d").pack
@@ -132,12 +161,14 @@ def envelope(
     resource_head, scope_head = resource_logs.SerializeToString(), scope_logs.SerializeToString()
 
     def request(records: list[bytes]) -> bytes:
-        parts = [scope_head]
+        parts = [b"", resource_head, b"", scope_head]
         for record in records:
             parts += (_LOG_RECORD_TAG, _varint(len(record)), record)
-        inside = b"".join(parts)
-        around = b"".join((resource_head, _SCOPE_LOGS_TAG, _varint(len(inside))))
-        return b"".join((_RESOURCE_LOGS_TAG, _varint(len(around) + len(inside)), around, inside))
+        # Joined once, as large as it is: the lengths are worked out before.
+        inside = sum(map(len, parts)) - len(resource_head)
+        parts[2] = _SCOPE_LOGS_TAG + _varint(inside)
+        parts[0] = _RESOURCE_LOGS_TAG + _varint(len(resource_head) + len(parts[2]) + inside)
+        return b"".join(parts)
 
     return request
 

@@ -18,9 +18,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from otel_audit.event import AuditEvent
-from otel_audit.records.encoding import export_request
 from otel_audit.records.sdk import ForeignEvents, readable_records
 from tests.journal_lines import HEADER, line_of, raw_line
+from tests.record_lines import export_request
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 scalars = st.booleans() | texts | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)

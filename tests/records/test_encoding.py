@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.json_format import MessageToDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import UNSET
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
-from otel_audit.event import Outcome
+from otel_audit.event import AuditPrincipal, AuditResource, AuditSource, Outcome
+from otel_audit.fast_line import Action, Draft, Principal, Resource, Source
 from otel_audit.records import attributes as keys
 from otel_audit.records.attributes import ATTRIBUTES, KEY_PATTERN, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, ValueType
-from otel_audit.records.encoding import export_request
+from otel_audit.records.encoding import UnreadableLine, encoded_request
+from otel_audit.records.mapping import KEPT
 from otel_audit.records.sdk import readable_record, readable_records
+from otel_audit.records.usual_line import USUAL_LINE
 from tests.journal_lines import HEADER, raw_line
-from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, record_of, size_of
+from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, export_request, record_of, size_of
+from tests.recording import line_of_receipt, recorder
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -146,6 +153,83 @@ def test_the_official_encoder_makes_an_equal_request(header: dict[str, Any], lin
 
     assert ours == official
     assert ExportLogsServiceRequest.FromString(ours.SerializeToString()) == official
+
+
+plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='"\\\\', min_codepoint=32), max_size=12)
+usual_texts = plain | st.sampled_from(
+    ["", "/a?b", "GET /a -> 200", "GET  -> 999", "GET -> 200", "a b -> c -> 404", "é"]
+)
+usual_lines = st.builds(
+    raw_line,
+    st.builds(
+        lambda fields: msgspec.to_builtins(Draft(**fields)),
+        st.fixed_dictionaries(
+            {
+                "event_type": st.sampled_from(["http.request", "mcp.tools.call", "mcp.prompts.get", "own"]) | plain,
+                "timestamp": plain,
+                "request_id": usual_texts,
+                "trace_id": st.sampled_from(["0af7651916cd43dd8448eb211c80319c", "0" * 32, UNSET]),
+                "span_id": st.sampled_from(["b7ad6b7169203331", "0" * 16, UNSET]),
+                "jsonrpc_id": plain | st.just(UNSET),
+                "principal": st.builds(Principal, plain, st.lists(plain, max_size=3), plain, plain | st.just(UNSET)),
+                "source": st.builds(Source, plain, plain, plain | st.just(UNSET)),
+                "action": st.builds(Action, plain, usual_texts, st.sampled_from(["GET", "get", "", UNSET])),
+                "resource": st.builds(Resource, plain, plain, st.lists(plain, max_size=3)),
+                "outcome": st.sampled_from(list(Outcome)) | plain,
+                "duration_ms": st.floats(allow_nan=False, allow_infinity=False)
+                | st.integers(-5, 2**60)
+                | st.just(UNSET),
+                "detail": usual_texts,
+                "event_id": plain,
+                "trace_flags": st.integers(0, 300) | st.just(UNSET),
+                "status_code": st.integers(0, 999) | st.just(UNSET),
+                "error_type": plain | st.just(UNSET),
+                "parent_id": plain | st.just(UNSET),
+                "attributes": st.dictionaries(st.sampled_from([*KEPT, "own"]), plain) | st.just(UNSET),
+            }
+        ),
+    ),
+    seq=st.integers(0, 2**64),
+    time_ns=st.integers(-1, 2**64),
+    observed_ns=st.integers(0, 2**64),
+)
+
+
+def request_or_error(encode: Callable[[dict[str, Any], list[bytes]], Any], line: bytes) -> Any:
+    try:
+        return encode(HEADER, [line])
+    except UnreadableLine as error:
+        return str(error)
+
+
+@given(usual_lines, st.data())
+@settings(deadline=None, max_examples=300)
+def test_a_usual_line_of_which_nothing_is_parsed_makes_the_record_of_one_that_is(
+    line: bytes, data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(line)))
+    piece = data.draw(st.sampled_from([b"", b'"', b"\\", b",", b"}", b"0", b"a", b" ", b"\x01", b"\xff", "é".encode()]))
+    cut = data.draw(st.integers(0, 2))
+
+    for each in (line, line[:at] + piece + line[at + cut :]):
+        ours = request_or_error(
+            lambda header, lines: ExportLogsServiceRequest.FromString(encoded_request(header, lines)), each
+        )
+        assert ours == request_or_error(lambda header, lines: encode_logs(readable_records(header, lines)), each)
+
+
+def test_what_the_helpers_write_is_a_usual_line(tmp_path: Path) -> None:
+    principal = AuditPrincipal(username="zoë", roles=["reader"], id="7", issuer="https://id.example")
+    source, resource = AuditSource(ip="10.0.0.7", user_agent="curl/8"), AuditResource(type="view", actions=["READ"])
+    with recorder(tmp_path) as audit:
+        receipts = [
+            audit.log_http_request(method="GET", path="/a?b", principal=principal, source=source, duration_ms=1.5),
+            audit.log_mcp_call(tool_name="get", resource=resource, outcome="error", detail="no", jsonrpc_id="1"),
+            audit.log_authn(outcome="denied", source=source),
+            audit.log_authz(outcome="allow", principal=principal, resource=resource),
+        ]
+
+        assert all(USUAL_LINE.fullmatch(line_of_receipt(tmp_path, receipt)) for receipt in receipts)
 
 
 @given(hostile_lines)

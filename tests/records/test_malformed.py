@@ -8,10 +8,10 @@ import pytest
 from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
 from otel_audit.records import attributes as keys
-from otel_audit.records.encoding import UnreadableLine, export_request
+from otel_audit.records.encoding import UnreadableLine
 from otel_audit.records.sdk import readable_record, readable_records
 from tests.journal_lines import HEADER, raw_line
-from tests.record_lines import MANDATORY, SPAN, a_failed_login, a_tool_call, attributes_of, record_of
+from tests.record_lines import MANDATORY, SPAN, a_failed_login, a_tool_call, attributes_of, export_request, record_of
 
 
 @pytest.mark.parametrize(
