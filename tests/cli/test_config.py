@@ -37,7 +37,7 @@ def test_each_setting_is_printed_with_value_unit_and_source(tmp_path: Path) -> N
     lines = {line.split()[0]: " ".join(line.split()[1:]) for line in result.stdout.splitlines()}
     assert result.exit_code == 0
     assert lines.keys() >= {setting.name for setting in TABLE}
-    assert lines["batch_count"] == f"64 events {tmp_path}/a.yaml:1"
+    assert lines["batch_count"] == f"64 events {tmp_path}/a.yaml:1:1"
     assert lines["batch_delay_s"] == "1 s default"
     assert lines["file_mode"] == "0640 octal environment OTEL_AUDIT_FILE_MODE"
     assert lines["export"] == "otlp default, as an OTLP endpoint is set"

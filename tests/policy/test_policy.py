@@ -319,10 +319,13 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
     [
         ("", "1:1: expected `rules:` and a list of rules, got an empty file"),
         ("# nothing\n", "1:1: expected `rules:` and a list of rules, got an empty file"),
-        ("- keep: false", "1:1: $: expected the keys rules, got a list; correct it"),
+        ("- keep: false", "1:1: $: expected the key rules, got a list; correct it"),
         ("{}", "1:1: $: expected the key rules, got none"),
-        ("rule: []", "1:1: $: expected one of the keys rules, got 'rule'"),
-        ("rules: []\nrules: []", "2:1: $.rules: expected each key once, got it a second time; remove one"),
+        ("rule: []", "1:1: $: unknown key 'rule'; did you mean rules? valid names: rules"),
+        (
+            "rules: []\nrules: []",
+            "2:1: $.rules: expected each key once, got it a second time, first in line 1; remove one",
+        ),
         ("rules:", "1:7: $.rules: expected a list of rules, got nothing; begin each rule with `- `"),
         ("rules: {type: a}", "1:8: $.rules: expected a list of rules, got a mapping"),
         (
@@ -337,7 +340,7 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
         ),
         ("rules: [{on_loss: maybe}]", "1:19: $.rules[0].on_loss: expected one of open, closed, got 'maybe'"),
         ("rules: [{on_loss: }]", "1:18: $.rules[0].on_loss: expected one of open, closed, got nothing"),
-        ("rules: [{paths: /a}]", "1:10: $.rules[0]: expected one of the keys type, route, tool, actor, actor_id,"),
+        ("rules: [{paths: /a}]", "1:10: $.rules[0]: unknown key 'paths'; valid names: actor, actor_id, issuer, "),
         ("rules: [{type: a, type: b}]", "1:19: $.rules[0].type: expected each key once, got it a second time"),
         ("rules: [{type: }]", "1:15: $.rules[0].type: expected a word, in which * stands for anything, or a list"),
         ("rules: [{type: [a, {b: c}]}]", "1:20: $.rules[0].type[1]: expected a word"),
@@ -346,18 +349,18 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
         ("rules: [{keep: true, level: none}]", "1:29: $.rules[0].level: expected metadata or request with keep: true"),
         ("rules: [{keep: false, level: request}]", "1:30: $.rules[0].level: expected none with keep: false, got 're"),
         ("rules: [{level: none, on_loss: closed}]", "1:32: $.rules[0].on_loss: expected it for events that are kept"),
-        ("rules: [{<<: {type: a}}]", "1:10: $.rules[0]: expected one of the keys"),
+        ("rules: [{<<: {type: a}}]", "1:10: $.rules[0]: unknown key '<<'; valid names"),
         (
             "rules: [{[a]: b}]",
-            "1:10: $.rules[0]: expected one of the keys type, route, tool, actor, actor_id, issuer, outcome,",
+            "1:10: $.rules[0]: unknown key 'a list'; valid names: actor, actor_id, issuer, keep, level, on_loss, outcome, ",
         ),
-        ("rules:\n  - type: a\n   level: none", "3:4: expected YAML, got: "),
-        ("rules: [\n", "2:1: expected YAML, got: "),
-        ("rules: []\n---\nrules: []", "2:1: expected YAML, got: "),
-        ("rules: [{type: *a}]", "1:16: expected YAML, got: found undefined alias"),
+        ("rules:\n  - type: a\n   level: none", "3:4: expected YAML, got "),
+        ("rules: [\n", "2:1: expected YAML, got "),
+        ("rules: []\n---\nrules: []", "2:1: expected YAML, got "),
+        ("rules: [{type: *a}]", "1:16: expected YAML, got undefined alias"),
         ("rules:\n  - type: \x07", "2:11: expected YAML, got the character U+0007"),
         (b"rules:\n  - type: \xc3\xa4\xff", "2:12: expected UTF-8, got byte 0xff"),
-        ("[" * 600, ": expected a list of rules, got nesting without an end"),
+        ("[" * 600, ": expected YAML, got brackets in brackets, too deep to read"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_place_and_what_was_expected(
@@ -378,7 +381,7 @@ def test_a_long_wrong_value_is_cut_in_its_message(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named_with_its_variable(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"OTEL_AUDIT_POLICY: expected .* readable policy file, got .*: Is a direct"):
+    with pytest.raises(ConfigError, match=r"OTEL_AUDIT_POLICY: expected .* readable YAML file, got .*: Is a direct"):
         read_policy(tmp_path)
 
 

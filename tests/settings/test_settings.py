@@ -67,7 +67,7 @@ def test_a_value_in_the_file_is_used_when_no_variable_is_set(setting: Setting[ob
     from_environment = Settings.load({**HOME, **beside, **in_file, setting.variables[0].name: example.text})
 
     assert effective(from_file, setting) == example.value
-    assert str(from_file.sources[setting.name]) == f"{tmp_path}/audit.yaml:2"
+    assert str(from_file.sources[setting.name]) == f"{tmp_path}/audit.yaml:2:1"
     assert from_environment.sources[setting.name].origin is Origin.ENVIRONMENT
 
 
@@ -84,7 +84,7 @@ def test_a_value_that_is_not_allowed_stops_start_up_and_says_expected_got_where_
     for message, label, place in (
         (refusal({**beside, variable: bad}), variable, "environment"),
         (refusal(beside, **{setting.name: bad}), setting.name, "code"),
-        (refusal({**beside, **in_file}), setting.name, f"{tmp_path}/audit.yaml:1"),
+        (refusal({**beside, **in_file}), setting.name, f"{tmp_path}/audit.yaml:1:1"),
     ):
         assert message.startswith(f"{label}: expected {setting.kind.expected}, got {shown} ({place}); ")
         assert not message.endswith("; ")
