@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -233,3 +235,25 @@ def test_no_file_is_longer_than_can_be_read_at_one_go() -> None:
     lines = {path: path.read_text().count("\n") for folder in folders for path in folder.rglob("*.py")}
 
     assert {path: count for path, count in lines.items() if count > LINES_MAX} == {}
+
+
+HEAVY = ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic", "opentelemetry.sdk"]
+
+
+@pytest.mark.parametrize(
+    ("program", "unwanted"),
+    [
+        ("import otel_audit", HEAVY),
+        ("import otel_audit.cli.command", HEAVY),
+    ],
+    ids=["package", "command"],
+)
+def test_importing_loads_only_what_is_used(program: str, unwanted: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys\nprint(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert [name for name in unwanted if name in done.stdout.split()] == []

@@ -1,4 +1,4 @@
-"""`otel-audit`: the group of all commands, each in the file that has its name."""
+"""`otel-audit`: the group of all commands. Each is in the file of its name, so that whoever knows a command finds it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ from otel_audit.notices import escaped
 __all__ = ["COMMANDS", "main"]
 
 _FINDING: Final = 1
-COMMANDS: Final = ("demo", "tail", "status", "ship", "replay", "doctor", "config", "schema", "pseudonym")
+
+# Each command with the first sentence of its own help, so that `--help` need not import what all of them stand on.
+COMMANDS: Final = {
+    "demo": "Run a small service with real requests and spans, and show its audit events as they happen",
+    "tail": "Show the last events, and those that come",
+    "status": "Count what became of the events",
+    "ship": "Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write",
+    "replay": "Send the events in PATH to the OTLP endpoint of the settings, with their times, ids and span",
+    "doctor": "Check that events can be recorded and delivered: each line is ok, or says what to do",
+    "config": "Print each setting in force and where it came from",
+    "schema": "Print the fields of an event and the OTel attributes that they are mapped to",
+    "pseudonym": "Print what each NAME is recorded as under each key, the newest key first",
+}
 
 
 class _Commands(click.Group):
-    """Imports the file of a command when it is asked for: each needs other, sometimes slow, imports."""
+    """Imports the file of a command when it is run: each needs other imports, some of them slow."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -29,24 +41,19 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The first sentence of each command, whole: click would cut it to fit one line."""
+        """Write each sentence whole; click would cut it to fit one line."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _first_sentence(self.get_command(ctx, name))) for name in COMMANDS])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. A disk that is full, or a file that went away, is said in one line."""
+        """Run a command. Report a full disk, or a file that has gone, in one line instead of a traceback."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # click ends quietly when who read us, such as `head`, has enough
+            raise  # the reader, such as `head`, has seen enough: click ends quietly
         except OSError as error:
             click.echo(f"otel-audit {ctx.invoked_subcommand}: {escaped(_what_failed(error))}", err=True)
             ctx.exit(_FINDING)
-
-
-def _first_sentence(command: click.Command | None) -> str:
-    text = " ".join((command.help if command is not None and command.help else "").split("\n\n")[0].split())
-    return text.partition(". ")[0].rstrip(".")
 
 
 def _what_failed(error: OSError) -> str:
@@ -57,7 +64,7 @@ def _what_failed(error: OSError) -> str:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="otel-audit")
 def main() -> None:
-    """Audit events of Python services: look at a journal, and at what became of its events.
+    """Look at the audit events of Python services, and at what became of them.
 
-    Exit codes: 0 fine, 1 there is something to look into, 2 wrong usage.
+    Exit codes: 0 all is well, 1 there is something to look into, 2 wrong usage.
     """

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final
 import click
 from pydantic import BaseModel
 
-from otel_audit.diagnosis import instrument_findings
+from otel_audit.diagnosis.configuration import instrument_findings
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.notices import escaped, shown_json
@@ -278,7 +278,7 @@ Said once on stderr when one is set.
     help="Print which rule of the policy this event meets, and what follows. - is stdin.",
 )
 def config(markdown: bool, as_json: bool, event: BinaryIO | None) -> None:
-    """Print each setting in force, and where it came from. Secrets are masked."""
+    """Print each setting in force and where it came from. Secrets are masked."""
     if markdown:
         click.echo(settings_markdown(), nl=False)
         return

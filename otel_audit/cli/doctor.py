@@ -6,27 +6,24 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from otel_audit.cli.options import GivenPath
 from otel_audit.delivery.otlp.exporter import OtlpExporter
-from otel_audit.diagnosis import (
-    Finding,
-    destination_findings,
-    directory_findings,
-    identity_findings,
-    instrument_findings,
-    probe_finding,
-)
+from otel_audit.diagnosis.configuration import destination_findings, identity_findings, instrument_findings
+from otel_audit.diagnosis.directory import directory_findings
+from otel_audit.diagnosis.findings import Finding
+from otel_audit.diagnosis.probe import probe_finding
 from otel_audit.errors import ConfigError
 from otel_audit.notices import escaped, shown_json
 from otel_audit.policy import read_policy
 from otel_audit.redaction import Rules
 from otel_audit.settings import ExporterName, Settings
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 __all__ = ["doctor"]
 
@@ -95,7 +92,9 @@ def _as_json(settings: Settings, findings: Sequence[Finding]) -> Mapping[str, An
 
 
 def _shown(findings: Iterator[Finding]) -> list[Finding]:
-    """Print each finding as it comes, since the probe may take its time; all of them."""
+    """Print each finding as it comes, since the probe may take its time, and return all of them."""
+    from rich.console import Console
+
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     found = []
     for finding in findings:
@@ -105,6 +104,8 @@ def _shown(findings: Iterator[Finding]) -> list[Finding]:
 
 
 def _text(finding: Finding) -> Text:
+    from rich.text import Text
+
     name = f"{finding.check:<{_NAME_CELLS}}  "
     if finding.ok:
         return Text.assemble(("ok   ", "green"), (name, "bold"), escaped(finding.says))

@@ -106,7 +106,7 @@ def event_schema() -> dict[str, Any]:
 @click.option("--attributes", "form", flag_value="attributes", help="The table of OTel attributes.")
 @click.option("--markdown", "form", flag_value="markdown", help="The page docs/schema.md, whole.")
 def schema(form: str) -> None:
-    """Show the schema of an event and the OTel attributes it is mapped to."""
+    """Print the fields of an event and the OTel attributes that they are mapped to."""
     match form:
         case "attributes":
             click.echo("\n".join(_columns([("key", "type", "from", "named by"), *_attribute_cells()])))

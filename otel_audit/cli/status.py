@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_audit.cli.options import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
-from otel_audit.diagnosis import missing_words
+from otel_audit.diagnosis.directory import missing_words
 from otel_audit.journal.counts import Census, Counts, StreamCensus, census
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.room import Space

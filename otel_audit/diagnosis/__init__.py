@@ -1,16 +1,7 @@
-"""Can events be recorded and delivered, as the process is configured and where it runs."""
+"""Find out whether events can be recorded and delivered, as a process is configured and where it runs.
 
-from otel_audit.diagnosis.configuration import destination_findings, identity_findings, instrument_findings
-from otel_audit.diagnosis.directory import directory_findings, missing_words
-from otel_audit.diagnosis.findings import Finding
-from otel_audit.diagnosis.probe import probe_finding
-
-__all__ = [
-    "Finding",
-    "destination_findings",
-    "directory_findings",
-    "identity_findings",
-    "instrument_findings",
-    "missing_words",
-    "probe_finding",
-]
+`otel-audit doctor` asks, in this order: `configuration` (do the settings say who records, and where events go),
+`directory` (can a journal be written there, and is the one that is there whole) and `probe` (does the endpoint accept
+an event). Each answer is a `Finding` of `findings`, with a remedy where there is something to do. Import from the
+modules themselves: `status` needs one word of `directory`, and not the exporters that `probe` loads.
+"""

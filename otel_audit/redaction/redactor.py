@@ -25,7 +25,7 @@ from otel_audit.redaction.caps import Address, Caps, Findings, cut_key, fit_line
 from otel_audit.redaction.names import SecretNames, is_secret_name
 from otel_audit.redaction.pattern import REDACTED, SecretPattern, is_card_integer
 from otel_audit.redaction.pseudonyms import Pseudonyms, read_keyring, shortened_attributes, shortened_source
-from otel_audit.redaction.screen import SCREEN, EventTexts, Screen, Settled, SplitSecret
+from otel_audit.redaction.screen import EventTexts, Screen, Settled, SplitSecret, standard_screen
 from otel_audit.settings import Settings
 from otel_audit.settings.privacy import ClientInfo, pattern_fault
 from otel_audit.threads import FORKS_WAIT
@@ -85,7 +85,7 @@ class Rules:
     def screen(self) -> Screen:
         """What finds the secrets of the table and those of `redact_patterns`."""
         if not self.redact_patterns:
-            return SCREEN
+            return standard_screen()
         return Screen(SecretPattern("own", pattern, "the user's", _is_not_redacted) for pattern in self.redact_patterns)
 
     def keeps_attribute(self, key: str) -> bool:

@@ -1,18 +1,18 @@
-"""Finds the secrets in a text, and replaces them.
+"""Find the secrets in a text, and replace them.
 
-The quick look (`has_secret`) and the replacement (`without_secrets`) are made from the same patterns, so that nothing
-is seen by one and not by the other. Everything runs on RE2, whose time is linear in the text, and a text is searched a
-bounded number of times: a hostile text costs no more than any other of its length, but for a constant.
+`Screen` searches one text. Its quick look (`find`) and its replacement (`without_secrets`) use the same patterns,
+so that neither sees what the other misses. `EventTexts` applies it to all texts of one event, and cuts them to their
+caps. `SplitSecret` finds a secret that is spread over the items of a list, such as an option and its value.
 
-The texts of one event, without secrets and within their caps, at a cost that no sender of a text can raise.
-
-A secret whose parts are items of a list: an option and its value, the lines of a private key.
+Everything runs on RE2, whose time is linear in the text, and each text is searched a bounded number of times. So no
+sender can raise the cost of a text beyond a constant factor.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -27,13 +27,12 @@ from otel_audit.threads import FORKS_WAIT
 __all__ = [
     "MARGIN_CHARS",
     "MOST_PARTS",
-    "SCREEN",
     "EventTexts",
     "Screen",
     "Settled",
     "SplitSecret",
     "Work",
-    "has_secret",
+    "standard_screen",
     "without_secrets",
 ]
 
@@ -64,24 +63,20 @@ class Work:
 
 
 class Screen:
-    """The secrets that the table of patterns knows, and those of `own` patterns of the user. Immutable; any thread.
+    """Knows the secrets of the table of patterns, and those of the user's `own` patterns. Immutable; any thread.
 
-    `find(text)` is what `has_secret` asks: None where there is nothing.
+    `find(text)` is the quick look at UTF-8 text: it returns None if no pattern matches anywhere. It may find something
+    where `without_secrets` removes nothing. What it finds in one of several texts it also finds in all of them joined
+    with a newline.
     """
 
     __slots__ = ("_sets", "find")
 
     def __init__(self, own: Iterable[SecretPattern] = ()) -> None:
         own = tuple(own)
-        self._sets = (_TABLE, _PatternSet(own, re2.Options.Encoding.UTF8)) if own else (_TABLE,)
-        self.find: Callable[[bytes], list[int] | None] = self._find if own else _TABLE.find
-
-    def has_secret(self, text: bytes) -> bool:
-        """Whether a pattern matches somewhere in this UTF-8 text. May be true where `without_secrets` removes nothing.
-
-        True for one of several texts means true for all of them joined with a newline.
-        """
-        return self.find(text) is not None
+        table = _table()
+        self._sets = (table, _PatternSet(own, re2.Options.Encoding.UTF8)) if own else (table,)
+        self.find: Callable[[bytes], list[int] | None] = self._find if own else table.find
 
     def _find(self, text: bytes) -> list[int] | None:
         return next((found for patterns in self._sets if (found := patterns.find(text)) is not None), None)
@@ -237,12 +232,25 @@ def _without(data: bytes, spans: list[tuple[int, int]]) -> bytes:
     return b"".join(pieces)
 
 
-_TABLE: Final = _PatternSet(PATTERNS, re2.Options.Encoding.LATIN1)
 _SEARCHES: Final = 2 * len(PATTERNS)
 
-SCREEN: Final = Screen()
-has_secret = SCREEN.has_secret
-without_secrets = SCREEN.without_secrets
+
+@cache
+def _table() -> _PatternSet:
+    """Compile the table when a screen is first made, and not on import: it takes 70 ms, and `--help` needs none."""
+    with FORKS_WAIT:
+        return _PatternSet(PATTERNS, re2.Options.Encoding.LATIN1)
+
+
+@cache
+def standard_screen() -> Screen:
+    """Return the screen of the table of patterns alone."""
+    return Screen()
+
+
+def without_secrets(text: str) -> str:
+    """Return the text as `Screen.without_secrets` of the standard screen does."""
+    return standard_screen().without_secrets(text)
 
 
 MARGIN_CHARS: Final = 512

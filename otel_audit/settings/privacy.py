@@ -8,8 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-import re2
-
 from otel_audit.settings.kinds import AnyPath, Choice
 from otel_audit.settings.setting import Mismatch, Setting, Variable
 
@@ -35,7 +33,9 @@ class ClientInfo(StrEnum):
 
 
 def pattern_fault(pattern: str) -> str | None:
-    """What is wrong with an RE2 pattern, and where; None if nothing is."""
+    """Return what is wrong with an RE2 pattern, and where; None if nothing is."""
+    import re2  # not at the top: most services have no pattern of their own
+
     options = re2.Options()
     options.log_errors = False
     try:

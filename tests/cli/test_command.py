@@ -25,6 +25,13 @@ def test_the_list_of_commands_says_what_each_does_and_cuts_no_sentence() -> None
     assert "..." not in shown
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_a_command_what_its_own_help_begins_with(name: str) -> None:
+    shown = " ".join(CliRunner().invoke(main, [name, "--help"]).stdout.split())
+
+    assert f" {COMMANDS[name]}. " in shown
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("status", "DIR"), ("status", "--json", "DIR"), ("tail", "DIR"), ("tail", "--json", "DIR"), ("config",)],

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from otel_audit.cli import main
-from otel_audit.diagnosis import directory_findings
+from otel_audit.diagnosis.directory import directory_findings
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.retention import Retention, RetentionLimits

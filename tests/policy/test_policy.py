@@ -352,7 +352,7 @@ def test_words_are_taken_as_they_stand_whatever_yaml_makes_of_them(tmp_path: Pat
         ("rules: [{<<: {type: a}}]", "1:10: $.rules[0]: unknown key '<<'; valid names"),
         (
             "rules: [{[a]: b}]",
-            "1:10: $.rules[0]: unknown key 'a list'; valid names: actor, actor_id, issuer, keep, level, on_loss, outcome, ",
+            "1:10: $.rules[0]: unknown key 'a list'; valid names: actor, actor_id, issuer, keep, level, on_loss",
         ),
         ("rules:\n  - type: a\n   level: none", "3:4: expected YAML, got "),
         ("rules: [\n", "2:1: expected YAML, got "),

@@ -12,7 +12,7 @@ from feast.audit import audit_logger as theirs
 from hypothesis import strategies as st
 from opentelemetry import trace
 
-from otel_audit.redaction.screen import has_secret
+from otel_audit.redaction.screen import standard_screen
 
 __all__ = ["INSTANTS_NS", "Call", "Part", "calls", "events", "inside", "make", "spans", "words"]
 
@@ -27,7 +27,7 @@ INSTANTS_NS = st.integers(0, 4_000_000_000_000_000_000)
 
 
 def _is_free_of_secrets(text: str) -> bool:
-    return not has_secret(text.encode())
+    return standard_screen().find(text.encode()) is None
 
 
 # Redaction is a difference that is wanted, so no text here looks like a secret. What is cut, too, is longer than these.
