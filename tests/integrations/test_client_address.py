@@ -54,6 +54,13 @@ def test_the_list_is_read_from_its_end_and_only_behind_trusted_proxies(
     assert PROXIES.client(peer, values) == client
 
 
+@pytest.mark.parametrize(("proxies", "client"), [(31, "192.0.2.9"), (32, "10.0.0.32"), (40, "10.0.0.32")])
+def test_of_a_long_row_of_proxies_the_nearest_32_are_asked(proxies: int, client: str) -> None:
+    row = ", ".join(["192.0.2.9", *(f"10.0.0.{number}" for number in range(proxies, 0, -1))])
+
+    assert PROXIES.client("10.0.0.254", [row.encode()]) == client
+
+
 @pytest.mark.parametrize(
     ("value", "client"),
     [

@@ -87,6 +87,11 @@ AS_NAMES: dict[str, Write] = {
     "colours": lambda name, secret: f"{name}\x1b[0m=\x1b[31m{secret}\x1b[0m",
 }
 WRITE = AS_KEYS | AS_NAMES
+# The first and the last of each range that is left out when a text is read as a person sees it.
+UNSEEN = (
+    "\x01\x07\x0b\x0c\x0e\x1f\x7f\u00ad\u0300\u036f\u115f\u1160\u180b\u180e\u200b\u200f\u202a\u202e\u2060\u206f"
+    "\u3164\ufe00\ufe0f\ufeff\uffa0\U000e0001\U000e01ef"
+)
 
 
 def a_secret(draw: random.Random) -> str:
@@ -102,6 +107,14 @@ def assert_gone(secret: str, text: str) -> None:
     for shown in (left, Reading(left.encode()).data.decode("utf-8", "replace")):
         assert not [piece for piece in pieces if piece in shown], (text, left)
     assert without_secrets(left) == left
+
+
+@pytest.mark.parametrize("unseen", range(len(UNSEEN)), ids=[f"U+{ord(char):04X}" for char in UNSEEN])
+def test_a_character_that_nobody_sees_hides_neither_a_name_nor_a_value(unseen: int) -> None:
+    char, secret = UNSEEN[unseen], "gK4mTq9Zp2Lw7k"
+
+    assert_gone(secret, f"pass{char}word={secret[:3]}{char}{secret[3:]}")
+    assert Reading(f"a{char}b".encode()).data == b"ab"
 
 
 @pytest.mark.parametrize("place", WRITE)
