@@ -327,7 +327,7 @@ def test_on_a_terminal_what_to_do_stands_out(tmp_path: Path) -> None:
     [
         ({"OTEL_AUDIT_DRI": "/x"}, "did you mean OTEL_AUDIT_DIR"),
         ({"OTEL_AUDIT_BATCH_COUNT": "many"}, "OTEL_AUDIT_BATCH_COUNT: expected"),
-        ({"OTEL_AUDIT_POLICY": "/no/such/file"}, "OTEL_AUDIT_POLICY: expected the path of a readable policy file"),
+        ({"OTEL_AUDIT_POLICY": "/no/such/file"}, "OTEL_AUDIT_POLICY: expected the path of a readable YAML file"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://"}, "OTEL_EXPORTER_OTLP_ENDPOINT: expected"),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://ann:s3cret@localhost:4317"},
