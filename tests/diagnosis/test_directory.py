@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.diagnosis.directory import directory_findings
+from otel_audit.diagnosis.directory import UNFIT, directory_findings
 from otel_audit.diagnosis.findings import Finding
-from otel_audit.diagnosis.directory import UNFIT
 from otel_audit.journal.room import Space
 from otel_audit.settings import Settings
 from tests.cli.journals import a_journal, record
