@@ -1,4 +1,4 @@
-"""`otel-audit`: the group of all commands. Each is in the file of its name, so that whoever knows a command finds it."""
+"""`otel-audit`: the group of all commands. Each is in the file of its name, where a newcomer looks for it."""
 
 from __future__ import annotations
 

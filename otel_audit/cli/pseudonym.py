@@ -28,9 +28,10 @@ _WRONG_USAGE = 2
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a name.")
 def pseudonym(names: tuple[str, ...], keys: str | None, as_json: bool) -> None:
-    """Print what each NAME is recorded as under each key, the newest key first. Of - the names are read from stdin, one a line.
+    """Print what each NAME is recorded as under each key, the newest key first.
 
-    A name in the arguments is seen by others on this machine; one on stdin is not.
+    For -, read the names from stdin, one a line. Other users of this machine can see a name in the arguments, but not
+    one on stdin.
     """
     try:
         keyring = _keyring(keys)
