@@ -24,7 +24,17 @@ from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import lines_behind, stream_header
 from otel_audit.journal.room import lost_events
 
-__all__ = ["Census", "Counts", "Foreign", "StreamCensus", "census", "removed_counts", "segment_counts", "stream_counts"]
+__all__ = [
+    "Census",
+    "Counts",
+    "Foreign",
+    "Retained",
+    "StreamCensus",
+    "census",
+    "removed_counts",
+    "segment_counts",
+    "stream_counts",
+]
 
 NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
 ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
@@ -160,7 +170,7 @@ def census(directory: Path) -> Census:
     for _ in range(_LOOKS):
         time_ns = time.time_ns()
         last = latest(directory, RETAIN)
-        retained = _Retained(directory)
+        retained = Retained(directory)
         kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last, retained)]
         streams = [_stream_census(files, numbers, _is_held(files.writer_lock), retained) for files, numbers in kept]
         if latest(directory, RETAIN) == last:
@@ -173,7 +183,7 @@ def removed_counts(last: Entry | None) -> Counts:
     return Counts() if last is None else Counts.of(last.content.get("totals"))
 
 
-def _kept(directory: Path, last: Entry | None, retained: _Retained) -> Iterator[tuple[str, list[int]]]:
+def _kept(directory: Path, last: Entry | None, retained: Retained) -> Iterator[tuple[str, list[int]]]:
     """Streams and segments without one that is as good as removed: a crash came between its entry and its end.
 
     Also streams of which somebody removed all but the cursor.
@@ -186,7 +196,7 @@ def _kept(directory: Path, last: Entry | None, retained: _Retained) -> Iterator[
             yield stream_id, kept
 
 
-def _is_left_over(files: StreamFiles, retained: _Retained) -> bool:
+def _is_left_over(files: StreamFiles, retained: Retained) -> bool:
     """True for a cursor that says of a delivery, and whose stream is gone, but not by retention."""
     return bool(read_cursor(files.cursor, listed=False)[0]) and not retained.is_whole(files.stream_id)
 
@@ -197,7 +207,7 @@ def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:
     Raises:
         OSError: a file cannot be read.
     """
-    return _stream_census(files, numbers, None, _Retained(files.directory)).counts
+    return _stream_census(files, numbers, None, Retained(files.directory)).counts
 
 
 def segment_counts(files: StreamFiles, number: int) -> Counts:
@@ -210,7 +220,7 @@ def segment_counts(files: StreamFiles, number: int) -> Counts:
     return Counts(exported=counted.events, dropped=counted.dropped, system=counted.system)
 
 
-class _Retained:
+class Retained:
     """What retention removed of each stream, by the ledger, which is read when somebody asks for the first time."""
 
     def __init__(self, directory: Path) -> None:
@@ -238,7 +248,7 @@ class _Retained:
         return reduce(Counts.plus, (Counts.of({**each, "exported": each.get("events", 0)}) for each in told), Counts())
 
 
-def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None, retained: _Retained) -> StreamCensus:
+def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None, retained: Retained) -> StreamCensus:
     header = stream_header(files, numbers)
     known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
     words = [word for word in header.get("export", ()) if isinstance(word, str)]
@@ -250,6 +260,8 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None
     gone = _missing_segments(files, numbers, exporters.values(), retained)
     missing = _missing(files, numbers, slowest, behind, gone, retained)
     if not exporters and ELSEWHERE not in words:
+        if restored := retained.segments(files.stream_id).intersection(numbers):  # the ledger counts them
+            behind = _count(_lines(files, [number for number in numbers if number not in restored], Position()))
         counts = Counts(behind.events, 0, 0, behind.dropped + missing, behind.system)
     else:
         quarantined = _quarantined(files, numbers, list(exporters.values()), slowest)
@@ -277,7 +289,7 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None
 
 
 def _missing_segments(
-    files: StreamFiles, numbers: Sequence[int], exporters: Iterable[Progress], retained: _Retained
+    files: StreamFiles, numbers: Sequence[int], exporters: Iterable[Progress], retained: Retained
 ) -> Sequence[int]:
     """The segments whose files are not there and that retention did not remove."""
     last = max([*numbers, *(progress.position.segment for progress in exporters)], default=0)
@@ -292,7 +304,7 @@ def _missing(
     slowest: Progress,
     behind: _Counted,
     gone: Sequence[int],
-    retained: _Retained,
+    retained: Retained,
 ) -> int:
     """How many events have a number, and are neither in a file nor counted by the exporter that is furthest behind."""
     last_seq = behind.last_seq or slowest.position.seq

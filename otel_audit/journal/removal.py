@@ -9,6 +9,7 @@ Whether a segment may go at all: delivered to its last line, not in quarantine, 
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -131,6 +132,7 @@ def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = Fals
         "whole": whole,
         "reason": reason,
         "bytes": files.segment(number).stat().st_size,
+        "file": _identity(files.segment(number)),
         "first_seq": first.seq,
         "prev_hash": first.tail.prev_hash,
         "last_seq": last.seq,
@@ -182,7 +184,9 @@ def origin_of(files: StreamFiles) -> Progress:
 
 
 def finish_removal(directory: Path, *, file_mode: int = 0o600) -> None:
-    """What the ledger tells to be removed is removed: a crash may have come in between.
+    """Remove what the ledger says is removed: a crash may have come in between.
+
+    A file that has the name and is another one was restored from a backup since, and stays.
 
     Raises:
         OSError: it cannot be.
@@ -199,8 +203,8 @@ def _is_unfinished(directory: Path, last: Entry | None) -> bool:
     told = _subject(directory, last)
     if told is None:
         return False
-    files, number, whole = told
-    return files.segment(number).exists() or (whole and files.cursor.exists())
+    files, number, whole, is_restored = told
+    return not is_restored and (files.segment(number).exists() or (whole and files.cursor.exists()))
 
 
 def _finish(directory: Path, last: Entry | None) -> bool:
@@ -208,7 +212,7 @@ def _finish(directory: Path, last: Entry | None) -> bool:
     told = _subject(directory, last)
     if told is None or not _is_unfinished(directory, last):
         return False
-    files, number, whole = told
+    files, number, whole, _ = told
     ship_lock = FileLock.acquire(files.ship_lock) if whole else None
     writer_lock = FileLock.acquire(files.writer_lock) if ship_lock is not None else None
     try:
@@ -220,15 +224,33 @@ def _finish(directory: Path, last: Entry | None) -> bool:
     return True
 
 
-def _subject(directory: Path, last: Entry | None) -> tuple[StreamFiles, int, bool] | None:
-    """What the entry says of: never a name outside the directory, whoever wrote it."""
+def _subject(directory: Path, last: Entry | None) -> tuple[StreamFiles, int, bool, bool] | None:
+    """What the entry says of, whether the stream goes as a whole, and whether somebody has put the segment back.
+
+    Never a name outside the directory, whoever wrote it.
+    """
     if last is None:
         return None
     try:
-        stream_id = str(uuid.UUID(last.content["stream_id"]))
-        return StreamFiles(directory, stream_id), int(last.content["segment"]), last.content.get("whole") is True
+        files = StreamFiles(directory, str(uuid.UUID(last.content["stream_id"])))
+        number = int(last.content["segment"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    there = _identity(files.segment(number))
+    is_restored = there is not None and there != last.content.get("file")
+    return files, number, last.content.get("whole") is True, is_restored
+
+
+def _identity(path: Path) -> Mapping[str, int] | None:
+    """What tells a file from a copy of it with the same name and content, as a restored backup is; None: no file.
+
+    An inode may be given out again. The time of its last change cannot be set, so a copy never has that of the file.
+    """
+    try:
+        status = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return {"inode": status.st_ino, "changed_ns": status.st_ctime_ns}
 
 
 def _unlink(files: StreamFiles, number: int, *, whole: bool) -> None:

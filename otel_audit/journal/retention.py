@@ -36,6 +36,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from otel_audit.journal.counts import Retained
 from otel_audit.journal.files import StreamFiles, open_with_mode, segments_in, write_whole
 from otel_audit.journal.ledger import Ledger, has_room
 from otel_audit.journal.locks import FileLock, boot_id, may_live_elsewhere
@@ -312,7 +313,11 @@ class Retention:
     def _fresh(
         self, ages: Ages, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment]
     ) -> Iterator[tuple[str, int]]:
-        """What is ready and was not so at an earlier look."""
+        """What is ready and was not so at an earlier look.
+
+        But for what somebody has put back: the ledger says that it was removed, and whoever restored it wants it.
+        """
+        retained = Retained(self._directory)
         for stream_id, numbers in segments.items():
             if all(ages.is_ready(stream_id, number) for number in numbers):
                 continue
@@ -322,7 +327,9 @@ class Retention:
             except OSError as error:
                 self._failed(files, error)
                 continue
-            yield from ((stream_id, number) for number in ready if not ages.is_ready(stream_id, number))
+            fresh = [number for number in ready if not ages.is_ready(stream_id, number)]
+            restored = retained.segments(stream_id) if fresh else set()
+            yield from ((stream_id, number) for number in fresh if number not in restored)
 
     def _keep(self, change: Callable[[Ages], None]) -> None:
         """Change the state in the file. Left for the next look when somebody else is at it, or the disk is full."""

@@ -276,3 +276,25 @@ def test_a_state_of_any_content_removes_nothing_early(junk: bytes, tmp_path_fact
     clocks.pass_days(31)
     a_retention(directory, clocks).look()
     assert kept(directory) == {}
+
+
+@pytest.mark.parametrize("export", ["none", "otlp"])
+@pytest.mark.parametrize("which", [0, -1], ids=["the first", "the last"])
+def test_a_segment_that_somebody_restored_stays_and_is_counted_once(tmp_path: Path, export: str, which: int) -> None:
+    journal, files = live_stream(tmp_path, segments=4, export=[export])
+    if export == "otlp":
+        deliver(files, Inbox("otlp"))
+    before = census(tmp_path).totals
+    backup = {number: files.segment(number).read_bytes() for number in files.segments()}
+    a_retention(tmp_path, Clocks(), days=0, max_bytes=1).look()
+    removed = sorted(set(backup) - set(files.segments()))
+    assert len(removed) >= 2
+
+    restored = removed[which]
+    files.segment(restored).write_bytes(backup[restored])
+    for limits in ({"days": 4000}, {"days": 0, "max_bytes": 1}):
+        a_retention(tmp_path, Clocks(), **limits).look()
+
+    assert files.segment(restored).read_bytes() == backup[restored]
+    assert census(tmp_path).totals == before
+    journal.close()
