@@ -1,4 +1,4 @@
-"""From settings to a logger that works: `configure`, and the factory that Feast has."""
+"""Build a logger that works from settings: `configure`, and the factory that Feast has."""
 
 from __future__ import annotations
 

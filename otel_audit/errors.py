@@ -1,4 +1,12 @@
-"""The exception tree, and what any exception says of the work that it ended."""
+"""The exceptions of this package, and what may be told about any exception that ended some work.
+
+AuditError
+├── ConfigError           a setting is wrong (a ValueError too)
+├── JournalUnreadable     a segment is of an unknown format
+└── AuditUnavailable      the event is not known to be durable
+    ├── JournalFull
+    └── JournalUnwritable
+"""
 
 from __future__ import annotations
 

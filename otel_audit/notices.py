@@ -1,4 +1,4 @@
-"""Notices on stderr, each kind at most once a minute; and text that is safe to show on a terminal."""
+"""Say notices on stderr, each kind at most once a minute, and make text safe to show on a terminal."""
 
 from __future__ import annotations
 

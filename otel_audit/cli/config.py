@@ -1,6 +1,6 @@
-"""`otel-audit config`: every setting in force and where it came from; and docs/settings.md from the same table.
+"""`otel-audit config`: print every setting in force and where it came from, or docs/settings.md from the same table.
 
-`otel-audit config --explain EVENT.json`: which rule of the policy an event meets, and what follows from it.
+With `--explain EVENT.json`, print which rule of the policy an event meets, and what follows from it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`otel-audit doctor`: whether a service with these settings can record events here and deliver them."""
+"""`otel-audit doctor`: check that a service with these settings can record events here and deliver them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""The directory that a command looks at: an argument, `OTEL_AUDIT_DIR`, or the one that the settings give.
+"""What several commands take: a directory, a path, a number, and a signal that asks them to end.
 
-The kinds of values that commands take: paths and numbers, without those that click lets through by mistake.
-
-Ends a command that goes on and on: SIGTERM and Ctrl-C ask, and the command ends when it can.
+The directory is an argument, else `OTEL_AUDIT_DIR`, else that of the settings. The kinds of parameters refuse what
+click lets through by mistake.
 """
 
 from __future__ import annotations

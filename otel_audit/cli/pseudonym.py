@@ -1,4 +1,4 @@
-"""`otel-audit pseudonym`: what a name was recorded as, so that an auditor can look for it."""
+"""`otel-audit pseudonym`: print what a name was recorded as, so that an auditor can look for it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""`otel-audit replay`: send what was recorded elsewhere, or before, to an OTLP endpoint.
+"""`otel-audit replay`: send what was recorded before, or elsewhere, to an OTLP endpoint.
 
-`otel-audit replay --quarantine`: what it says about the quarantined lines that it sends again.
-
-Where a command sends records to, and how it waits: from the settings and the options of the command.
+With `--quarantine`, send the quarantined lines of a journal again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where events are sent, and whether the settings of it go together. Nothing is sent.
+"""Check the settings: do they name the service, do endpoint and protocol go together, is every variable obeyed.
 
-Whether the settings say who records, and which variables say something that is not obeyed.
+Nothing is sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What one check found.
-
-What to do about an export that failed, by the fault that it found.
-"""
+"""What one check of `doctor` found, and the remedy for an export that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One real event through a journal of its own, to the endpoint of the settings: whether it is accepted there."""
+"""Send one real event, through a journal of its own, to the endpoint of the settings."""
 
 from __future__ import annotations
 

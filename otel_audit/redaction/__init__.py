@@ -1,4 +1,11 @@
-"""What may not leave the process: secrets are removed, and what is too large is cut."""
+"""Keep secrets in the process, and cut what is too large.
+
+An event passes `redactor.Redactor`. Read it in this order: `redactor` (what is done to each field), `screen` (which
+parts of a text are secrets), `patterns` and `formats` (what secrets look like), `names` (which keys hold one),
+`values` (where a value ends, and how a text reads once it is decoded), `pattern` (one kind of secret, and what only
+looks like one), `caps` (how large a part may be, and how an event is made to fit into a line), `pseudonyms` (who acted
+and from where, made less exact).
+"""
 
 from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.redactor import Redactor, Rules

@@ -1,6 +1,7 @@
-"""How large a part of an event may be, and how a text is cut that is larger.
+"""Limit how large each part of an event may be, and cut what is larger.
 
-Makes an event fit into a line: the longest texts first, the facts that an auditor asks for last.
+`fit_line` makes a whole event fit into a line of the journal: the longest texts are cut first, and the facts that an
+auditor asks for last.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which key names say that their value is a secret."""
+"""Decide by the name of a key whether its value is a secret."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""One kind of secret in a text, and what tells a secret from an ordinary word that stands in its place.
+"""Describe one kind of secret in a text, and tell it from what only looks like one.
 
-Numbers of payment cards: an issuer's prefix, its length, the usual grouping and the check digit.
-
-All four must fit. One in ten numbers has a right check digit by chance, so that it alone would take ids and times away;
-19 digits of a Visa card are told from the ids of 64 bits by their grouping only, and 13 are no card's any more.
+A matched part may be an ordinary word ("token: expired"), a mask or a piece of code. The number of a payment card must
+have the prefix of an issuer, its length, the usual grouping and the right check digit. One number in ten has a right
+check digit by chance, so that digit alone would remove ids and times. A Visa number of 19 digits looks like an id of
+64 bits unless it is grouped, and no card has 13 digits any more.
 """
 
 from __future__ import annotations

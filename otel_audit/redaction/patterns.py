@@ -1,6 +1,6 @@
-"""What a secret looks like in a text: one table of patterns, for RE2.
+"""The table of patterns: what a secret looks like in a text. They are written for RE2.
 
-They work on UTF-8 bytes: a negated class is then one byte wide, and the set of all patterns stays small enough to run
+They work on UTF-8 bytes. A negated class is then one byte wide, and the set of all patterns stays small enough to run
 in a few microseconds. A character beyond ASCII may stand in a pattern, but not in a class.
 """
 

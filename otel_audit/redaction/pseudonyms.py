@@ -1,10 +1,8 @@
-"""Names that only the holder of a key can find again: `p1:<key id>:<32 hex digits>`.
+"""Record names as pseudonyms, and addresses of clients less exactly.
 
-The same name has the same pseudonym as long as the key is the same, so that what one person did can be followed; who
-it was can only be said by trying names under the key. `p1` is the form: HMAC-SHA-256 (RFC 2104) of the name in UTF-8,
-its first 128 bits.
-
-Where a request came from, made less exact or removed: the client's address and its user agent.
+A pseudonym is `p1:<key id>:<32 hex digits>`. The same name has the same pseudonym as long as the key stays the same, so
+that the actions of one person can be followed. Only somebody who holds the key can find out who it was, by trying
+names. `p1` is the first form: HMAC-SHA-256 (RFC 2104) of the name in UTF-8, its first 128 bits.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""What may not leave the process: secrets are removed from an event, and what is too large is cut.
+"""Remove secrets from an event, apply the user's rules, and cut what is too large.
 
-An event comes as a plain dict in the order of `AuditEvent`, unset fields left out. Two cheap checks (`is_clean`,
-`attributes_are_clean`) tell the common case, in which nothing is to be done; `clean` does the rest and never fails.
-
-What the user's rules change in an event, secrets apart: whose it is, where it came from, which attributes it has.
-
-What a user says about redaction, beside what is built in.
+An event comes as a plain dict in the order of `AuditEvent`, unset fields left out. In the common case there is nothing
+to do, and two cheap checks (`is_clean`, `attributes_are_clean`) find that out. `clean` does the rest and never fails.
+`Rules` holds what a user adds to the built-in patterns and names: which attributes are kept, what is left of the
+client, and whether names become pseudonyms.
 """
 
 from __future__ import annotations

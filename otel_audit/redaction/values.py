@@ -1,9 +1,7 @@
-"""Where the value ends that stands behind the name of a secret, and whether it is one or an ordinary word.
+"""Find where the value behind the name of a secret ends, and read a text as a person would see it.
 
-A text as a reader sees it, and where each part of that stands in the text itself.
-
-A secret may stand in a text that was written for a URL, for HTML or as a JSON string, and one that was copied from a
-page may hold characters that nobody sees. It is the same secret to whoever reads it.
+A secret may stand in a text that was encoded for a URL, for HTML or as a JSON string, or that was copied from a page
+with characters that nobody sees. `Reading` decodes such a text, and maps what is found in it back to the original.
 """
 
 from __future__ import annotations

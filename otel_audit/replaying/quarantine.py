@@ -1,6 +1,7 @@
-"""Sends the quarantined lines of a journal again, after the cause was mended.
+"""Send the quarantined lines of a journal again, once the cause is mended.
 
-No lock is needed: the cursors stay to whoever ships the streams, and what is accepted is written down beside them.
+This needs no lock. The cursors belong to the process that ships the streams, and what is accepted is written down
+beside them.
 """
 
 from __future__ import annotations

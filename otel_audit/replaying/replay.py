@@ -1,9 +1,7 @@
-"""Sends the records of a source to an OTLP endpoint and keeps how far it came.
+"""Send the records of a source to an OTLP endpoint, and keep how far it came.
 
-A record is passed when it was refused alone twice, and another one was accepted in between: an endpoint that refuses
-everything costs no record.
-
-How far a replay came: a small file that outlives a kill, so that the same command goes on.
+A record is passed over when it was refused twice alone and another one was accepted in between, so an endpoint that
+refuses everything costs no record. The state is a small file that survives a kill: the same command goes on from there.
 """
 
 from __future__ import annotations

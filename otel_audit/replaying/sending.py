@@ -1,9 +1,10 @@
-"""Sends parcels one after the other, and waits for an endpoint that is away.
+"""Send parcels one after the other, and wait for an endpoint that is away.
 
-Source: the outcome table of docs/delivery.md, with two differences for something that a person waits for: an endpoint
-that is away is given up after a while, and one that refuses everything at once.
+A parcel is what becomes one request. It differs from a batch of delivery in that its records may come from several
+writers, and in that whole requests from an archive pass through unchanged.
 
-Records on their way, as one request that can be halved, each with the line that it comes from.
+Source: the outcome table of docs/delivery.md, with two differences, since a person is waiting: after a while the
+endpoint is given up, and one that refuses everything is given up at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What is replayed: which files, in which order, and their records in parcels.
+"""Read the records behind a path: of a journal, of a collector's archive, or of a log of events.
 
-What is in one line of a file: of a segment of a journal, of a log of events, of a collector's archive.
+A `Source` goes through its files in order. What is in one line depends on the kind of file. The records leave it in
+portions, each with a mark behind which a later run goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Every setting, its unit, default and range; from code, environment or YAML."""
+"""Every setting, with its unit, default and range, read from code, environment or a YAML file.
+
+Read it in this order: `setting` (one row of the table), `kinds` (what a value may be), `table`, `privacy`, `proxies`,
+`service` and `otlp` (the rows), `yaml_file` and `reader` (where values come from, and which one wins), `settings` (all
+of them, checked).
+"""
 
 from otel_audit.settings.otlp import Compression, OtlpProtocol, OtlpSettings
 from otel_audit.settings.privacy import ClientInfo

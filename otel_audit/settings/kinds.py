@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: how each is described and read, from a text or a Python value."""
+"""The kinds of values that settings have: each describes what it expects, and reads a text or a Python value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings about what is removed from events: own rules for secrets, and who may be recognised."""
+"""The settings about what is removed from events: the user's rules for secrets, and who may be recognised."""
 
 from __future__ import annotations
 

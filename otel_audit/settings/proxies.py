@@ -1,4 +1,4 @@
-"""The settings about proxies: whose word counts for where a request came from, and in which header they say it."""
+"""The settings about proxies: which of them are believed about the client, and the header that they write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service's name as OTel's SDK finds it, and the directory that follows from it."""
+"""Find the name of the service as OTel's SDK does, and the directory that follows from it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One row of the table of settings, and where its value came from.
-
-Which names exist, and what to say about one that does not.
-"""
+"""One row of the table of settings: its names, its value for people, and the origin of its value."""
 
 from __future__ import annotations
 
