@@ -32,7 +32,7 @@ from otel_audit.errors import AuditError
 from otel_audit.integrations.asgi.exchange import exchange_of, is_left_out
 from otel_audit.integrations.asgi.lifespan import is_held
 from otel_audit.integrations.asgi.middleware import AuditMiddleware
-from otel_audit.integrations.asgi.types import ASGIApp, Receive, Scope, Send
+from otel_audit.integrations.asgi.scope import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.feast import HOOKS, install_meanwhile
 from otel_audit.integrations.lease import Instrumentation, is_kept_out, keep_out
 from otel_audit.integrations.mcp import fastmcp

@@ -18,8 +18,9 @@ from starlette.requests import HTTPConnection
 
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource, Outcome
-from otel_audit.integrations.asgi.exchange import exchange_of, path_in
+from otel_audit.integrations.asgi.exchange import exchange_of
 from otel_audit.integrations.asgi.middleware import REFUSAL
+from otel_audit.integrations.asgi.scope import path_in
 from otel_audit.integrations.parent import Ruling, parent_id
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger

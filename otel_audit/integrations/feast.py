@@ -28,7 +28,7 @@ from otel_audit.configuration import configure
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditPrincipal
 from otel_audit.integrations.asgi import AuditMiddleware
-from otel_audit.integrations.asgi.types import Receive, Scope, Send
+from otel_audit.integrations.asgi.scope import Receive, Scope, Send
 from otel_audit.integrations.lease import Lease
 from otel_audit.integrations.mcp import audit_server
 from otel_audit.integrations.mcp.recording import current_call

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from otel_audit import AuditMiddleware, ConfigError
-from otel_audit.integrations.asgi.client_address import TrustedProxies
+from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.settings import ForwardedHeader
 from tests.integrations.serving import a_logger, audited, the_event
 

@@ -33,9 +33,9 @@ from websockets.sync.client import connect
 
 from otel_audit import AuditLogger, AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
-from otel_audit.integrations.asgi.client_address import TrustedProxies
-from otel_audit.integrations.asgi.exchange import Exchange
+from otel_audit.integrations.asgi.exchange import HttpExchange
 from otel_audit.integrations.asgi.fastapi_user import watch_dependencies
+from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.notices import Notices
 from otel_audit.settings import ForwardedHeader
 from tests.chain_check import application_events
@@ -460,7 +460,7 @@ def test_dependencies_of_another_shape_are_solved_as_ever_and_said(
     monkeypatch.setattr(routing, "solve_dependencies", solve)
     watch_dependencies(Notices())
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
-    Exchange(scope, TrustedProxies((), ForwardedHeader.X_FORWARDED_FOR))
+    HttpExchange(scope, TrustedProxies((), ForwardedHeader.X_FORWARDED_FOR))
 
     solved = vars(routing)["solve_dependencies"](request=SimpleNamespace(scope=scope), dependant=object())
 

@@ -1,4 +1,16 @@
-"""FastAPI, Starlette and every other ASGI application: one event for each request."""
+"""FastAPI, Starlette and every other ASGI application: one event for each request and each WebSocket connection.
+
+The life of one request, in reading order:
+
+1. `middleware`: `AuditMiddleware` gets the request, passes over excluded paths, and begins an exchange.
+2. `scope`: what the server says of the request: path, headers, and later the route that the framework has found.
+3. `exchange`: an `HttpExchange` or `SocketExchange` is the state of the request. It knows who asks, how far it has
+   come, and its outcome. `span` finds the server span that it belongs to, `integrations.client_address` the client
+   behind trusted proxies, and `integrations.principals` its user, with `fastapi_user` for what a dependency returns.
+4. `recording`: a `Recording` is the `receive` and `send` of the application. When the server has the last byte, it
+   writes the event; where the loss rule is `closed`, it has written one before the application was called.
+5. `lifespan`: at the end of the application, what is under way is waited for, and the logger is closed.
+"""
 
 from otel_audit.integrations.asgi.middleware import AuditMiddleware, current_event, set_principal
 

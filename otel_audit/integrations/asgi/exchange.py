@@ -1,121 +1,124 @@
-"""One HTTP request or WebSocket connection: what is known of it from its scope, at its begin and at its end.
+"""One HTTP request or WebSocket connection: who asks, how far it has come, and what its end means.
 
-The route of a request: the template of its path, read when Starlette, FastAPI or Litestar have found it.
+An `Exchange` begins with what its scope says, sees each message of the server and of the application on its way, and
+knows its outcome in the end. `recording` makes its event.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from msgspec import UNSET
+from opentelemetry.trace import SpanContext
 
 from otel_audit import ids
+from otel_audit.errors import is_stop
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditSource, Outcome
-from otel_audit.integrations.asgi.client_address import TrustedProxies
-from otel_audit.integrations.asgi.progress import HttpProgress, Progress, SocketProgress
-from otel_audit.integrations.asgi.span import ServerSpan
-from otel_audit.integrations.asgi.types import Scope
+from otel_audit.integrations.asgi.scope import Message, Scope, known_id, path_in, text_of, traceparent_in
+from otel_audit.integrations.asgi.span import ids_of, span_around, span_inside
+from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import parent_id
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 from otel_audit.records.attributes import CLAIMED_REQUEST_ID, TRACEPARENT
 
 __all__ = [
-    "HTTP_REQUEST",
-    "WEBSOCKET_SESSION",
-    "Carrier",
     "Exchange",
+    "HttpExchange",
+    "SocketExchange",
     "carrier_of",
     "exchange_of",
     "is_left_out",
     "leave_out",
-    "path_in",
-    "route_of",
-    "traceparent_in",
+    "note_span",
 ]
-
-
-HTTP_REQUEST: Final = "http.request"
-WEBSOCKET_SESSION: Final = "websocket.session"
 
 _LONG_NS: Final = 100_000_000
 _LONG_PATH_CHARS: Final = 512
-_LONG_HEADER_BYTES: Final = 64 * 1024  # what most servers take of all headers together
 _KEY: Final = "otel_audit.exchange"
 _EVENT: Final = "otel_audit.event"
 _LEFT_OUT: Final = "otel_audit.left_out"
-# What proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
-_SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
-# Source: W3C Trace Context, section 3.2; of later versions too, without what they may append.
-_TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_NO_CLAIMS: Final[dict[str, str]] = {}
+_NOTED_SPAN: Final = "otel_audit.server_span"
+_NO_FACTS: Final[dict[str, Any]] = {}
 
+_CLIENT_CLOSED: Final = 499  # Source: nginx
+_SERVER_ERROR: Final = 500
+_FORBIDDEN: Final = 403
+_SWITCHING: Final = 101
 
-class Carrier(NamedTuple):
-    """What the call that a request carried takes over from it; with MCP over SSE the request is over by then.
-
-    `event_id` is that of the request, as its `own_id`; `told` and `found` are the principals that it knows.
-    """
-
-    event_id: str
-    request_id: str
-    ip: str
-    told: AuditPrincipal | None
-    found: AuditPrincipal | None
+# Source: RFC 6455, section 7.4.1, and the IANA registry of close codes (3000 and 3003).
+_GOOD_CLOSE: Final = frozenset({1000, 1001})
+_NO_CODE: Final = 1005
+_DENIED_CLOSE: Final = frozenset({1008, 3000, 3003})
+_ERROR_CLOSE: Final = frozenset({1011, 1012, 1013, 1014})
+_FAILED_CLOSE: Final = frozenset({1002, 1003, 1007, 1009, 1010})
 
 
 class Exchange:
-    """The state of one request or connection. `told`: the principal that the application named by `set_principal`.
+    """The state of one request or connection.
 
-    `found`: the one that a dependency of FastAPI returned. `claimed`: a user name that the client gave with a password,
-    and that no dependency has refused. `claimed_id`: the `X-Request-Id` of a peer that is no trusted proxy.
-    `own_id`: of the event that is in the trail while it runs, if any, else of the one at its end. `event`: where
-    somebody asked for it, and may have filled it in.
+    Who it is by: `told` is the principal that the application named by `set_principal`; `found` the one that a
+    dependency of FastAPI returned; `claimed` a user name that the client gave with a password, and that no dependency
+    has refused. `claimed_id` is the `X-Request-Id` of a peer that is no trusted proxy.
+
+    `own_id` is the id of the event that is in the trail while it runs, if any, else of the one at its end. `event` is
+    set once somebody has asked for it, and may have filled it in. `span` is the server span as far as it is known:
+    OpenTelemetry's middleware has the last word, of several the outermost; without it, it is the span that is active
+    around the audit middleware, else the first one that is seen inside of it.
+
+    How far it has come: `is_ending` means that the server is about to get the last message; `is_gone` that the client
+    left before that; `is_doubtful` that the last message is one that also ends an answer that failed, so that only an
+    exception behind it tells how it went. `is_under_way` is true until `forget`.
     """
 
     __slots__ = (
         "_ended_ns",
+        "_span_is_noted",
         "_started_ns",
         "claimed",
         "claimed_id",
         "event",
         "event_id",
-        "event_type",
         "found",
         "ip",
+        "is_doubtful",
+        "is_ending",
+        "is_gone",
+        "is_under_way",
         "method",
         "own_id",
         "parent_id",
         "path",
-        "progress",
         "request_id",
         "scope",
         "span",
+        "status_code",
         "told",
-        "transport",
         "user_agent",
     )
+
+    event_type: ClassVar[str]
+    transport: ClassVar[str]
 
     def __init__(self, scope: Scope, proxies: TrustedProxies) -> None:
         self._started_ns = time.perf_counter_ns()
         self._ended_ns = 0
         self.scope = scope
-        is_http = scope["type"] == "http"
-        self.progress: Progress = HttpProgress() if is_http else SocketProgress()
-        self.event_type = HTTP_REQUEST if is_http else WEBSOCKET_SESSION
-        self.transport = "http" if is_http else "websocket"
-        self.method: str = scope["method"] if is_http else "GET"
+        self.method: str = scope["method"] if self.transport == "http" else "GET"
         self.path = path_in(scope)
         self.event_id = self.own_id = str(ids.new_id())
         self.parent_id = parent_id()
-        self.span = ServerSpan.of(scope)
+        noted: SpanContext | None = scope.pop(_NOTED_SPAN, None)
+        self._span_is_noted = noted is not None
+        self.span = span_around() if noted is None else ids_of(noted)
         self.told: AuditPrincipal | None = None
         self.found: AuditPrincipal | None = None
         self.claimed: AuditPrincipal | None = None
         self.event: AuditEvent | None = None
+        self.status_code: int | None = None
+        self.is_ending = self.is_gone = self.is_doubtful = False
+        self.is_under_way = True
         self._read_headers(proxies)
         scope[_KEY] = self
 
@@ -129,18 +132,19 @@ class Exchange:
                 request_id = value if request_id is None else b""  # two are none
             elif name == header:
                 forwarded = [*(forwarded or ()), value]
-        self.user_agent = None if user_agent is None else _text_of(user_agent)
+        self.user_agent = None if user_agent is None else text_of(user_agent)
         client = self.scope.get("client")
         peer = client[0] if client else ""
         self.ip: str = peer if forwarded is None else proxies.client(peer, forwarded)
-        given = _sane_id(request_id)
-        believed = given if given is not None and proxies.trusts(peer) else None
+        given = believed = None
+        if request_id is not None and (given := known_id(request_id)) is not None and proxies.trusts(peer):
+            believed = given
         self.claimed_id = given if believed is None else None
         self.request_id: str = mcp_audit_request_id.get() or believed or AuditLogger.new_request_id()
 
     def begun_event(self) -> AuditEvent:
         """Return its event as far as it is known, always the same one, to be filled in. Any thread of the request."""
-        self.span.look()
+        self.look()
         if self.event is None:
             event = AuditEvent(
                 event_type=self.event_type,
@@ -150,17 +154,17 @@ class Exchange:
                 source=AuditSource(ip=self.ip, transport=self.transport, user_agent=self.user_agent),
                 action=AuditAction(path=self.path, method=self.method),
             )
-            # Of threads that ask at once all get the first one, and without a lock, which a fork could leave taken.
+            # Threads that ask at once all get the first one, and without a lock, which a fork could leave taken.
             self.event = self.scope.setdefault(_EVENT, event)
         return self.event
 
     @property
     def claims(self) -> dict[str, str]:
         """Attributes: the ids that a client gave the request, kept apart from those that are known."""
-        traceparent = traceparent_in(self.scope) if self.span.ids.trace_id is UNSET else None
-        if self.claimed_id is None and traceparent is None:
-            return _NO_CLAIMS
-        claims = {} if self.claimed_id is None else {CLAIMED_REQUEST_ID: self.claimed_id}
+        claims = _NO_FACTS if self.claimed_id is None else {CLAIMED_REQUEST_ID: self.claimed_id}
+        if self.span.trace_id is not UNSET:
+            return claims
+        traceparent = traceparent_in(self.scope)
         return claims if traceparent is None else {**claims, TRACEPARENT: traceparent}
 
     @property
@@ -170,134 +174,236 @@ class Exchange:
 
     @property
     def takes_long(self) -> bool:
-        """Whether it is worth a turn of the event loop to find out if the client still waits."""
+        """True if it is worth a turn of the event loop to find out whether the client still waits."""
         return time.perf_counter_ns() - self._started_ns > _LONG_NS
 
     @property
-    def carrier(self) -> Carrier:
-        """What a call that it carries takes over."""
-        return Carrier(self.own_id, self.request_id, self.ip, self.told, self.found)
+    def facts(self) -> dict[str, Any]:
+        """What else is known of its end, as attributes."""
+        return _NO_FACTS
 
-    def forget(self) -> None:
-        """The scope refers to its `carrier` only: this exchange refers to the scope, and both are free at once."""
-        self.scope[_KEY] = self.carrier
-        self.scope.pop(_EVENT, None)
-        ServerSpan.forget(self.scope)
+    def look(self) -> None:
+        """Take the span that is active here, inside the application, if no server span is known yet."""
+        if self.span.trace_id is UNSET:
+            self.span = span_inside()
 
-    def is_over(self) -> None:
-        """The server has the last byte."""
+    def note(self, span: SpanContext) -> None:
+        """Take the span that OpenTelemetry's middleware has begun for it, unless one outside of that did."""
+        if not self._span_is_noted:
+            self.span, self._span_is_noted = ids_of(span), True
+
+    def is_last(self, message: Message) -> bool:
+        """Return True if nothing comes after this message of the application."""
+        raise NotImplementedError
+
+    def sent(self, message: Message) -> None:
+        """Note that the server has this message of the application."""
+        raise NotImplementedError
+
+    def received(self, message: Message) -> bool:
+        """Note that the application gets this message; return True if the exchange is over with it."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """Note that the server has the last byte."""
         self._ended_ns = time.perf_counter_ns()
 
-    def detail(self, outcome: Outcome) -> str:
-        """Method, path and status, as Feast writes them; the outcome where there is no status.
+    def outcome(self, error: BaseException | None) -> Outcome:
+        """Return how it ended; `error`: what the application raised. `status_code` is known from here on."""
+        raise NotImplementedError
 
-        A long path, which the client chose, is not written twice. Not its beginning either: half a secret is not found.
+    def detail(self, outcome: Outcome) -> str:
+        """Return method, path and status, as Feast writes them; the outcome where there is no status.
+
+        A long path, which the client chose, is not written twice. Nor is its beginning: half a secret is not found.
         """
         path = self.path if len(self.path) <= _LONG_PATH_CHARS else "…"
-        return f"{self.method} {path} -> {self.progress.status_code or outcome.value}"
+        return f"{self.method} {path} -> {self.status_code or outcome.value}"
 
+    def forget(self) -> None:
+        """Let go of the scope, which goes on referring to this exchange: both are freed at once.
 
-def path_in(scope: Mapping[str, Any]) -> str:
-    """The path of a request or connection, which the server has decoded: a question mark in it is no begin of a query.
-
-    Never from the `url` of a framework, which is put together with what the client says of the host.
-    """
-    path: str = scope["path"]
-    return path.replace("?", "%3F") if "?" in path else path
-
-
-def traceparent_in(scope: Mapping[str, Any]) -> str | None:
-    """What the client says of its trace. Source: W3C Trace Context, section 3.2: two headers are none."""
-    given = [value for name, value in scope["headers"] if name == b"traceparent"]
-    return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
+        A call that the request carried may come later, as with MCP over SSE, and asks it for its ids and its user.
+        """
+        self.is_under_way = False
+        self.scope.pop(_EVENT, None)
+        self.scope = {}
 
 
 def exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
-    """The exchange that a scope belongs to, if there is a middleware that records it."""
-    found = scope.get(_KEY)
-    return found if isinstance(found, Exchange) else None
+    """Return the exchange under way that a scope belongs to; None if no middleware records it."""
+    found: Exchange | None = scope.get(_KEY)
+    return found if found is not None and found.is_under_way else None
 
 
-def carrier_of(scope: Mapping[str, Any]) -> Carrier | None:
-    """What the recorded request that has this scope says of itself, also once it is over; None if none is recorded."""
-    found = scope.get(_KEY)
-    return found.carrier if isinstance(found, Exchange) else found
+def carrier_of(scope: Mapping[str, Any]) -> Exchange | None:
+    """Return the recorded exchange that has this scope, also once it is over; None if none is recorded."""
+    return scope.get(_KEY)
+
+
+def note_span(span: SpanContext, scope: Scope) -> None:
+    """Note that OpenTelemetry's middleware has begun this span for a request, around ours or inside of it."""
+    exchange = exchange_of(scope)
+    if exchange is None:
+        scope.setdefault(_NOTED_SPAN, span)
+    else:
+        exchange.note(span)
 
 
 def leave_out(scope: Scope) -> None:
-    """What this scope stands for is not wanted, by whoever is asked first."""
+    """Have this request or connection recorded by nobody: whoever is asked first decides."""
     scope[_LEFT_OUT] = True
 
 
 def is_left_out(scope: Scope) -> bool:
-    """Whether a middleware outside has passed it over because of its path."""
+    """Return True if a middleware outside has passed it over because of its path."""
     return _LEFT_OUT in scope
 
 
-def _sane_id(given: bytes | None) -> str | None:
-    return given.decode() if given is not None and _SANE_ID.fullmatch(given) else None
+class HttpExchange(Exchange):
+    """An HTTP request. Its answer is whole only once the server has taken the last byte."""
+
+    __slots__ = ("_has_trailers", "_is_streamed", "_is_whole")
+
+    event_type = "http.request"
+    transport = "http"
+
+    def __init__(self, scope: Scope, proxies: TrustedProxies) -> None:
+        super().__init__(scope, proxies)
+        self._has_trailers = self._is_streamed = self._is_whole = False
+
+    def is_last(self, message: Message) -> bool:
+        """See `Exchange`."""
+        match message["type"]:
+            case "http.response.body" | "http.response.zerocopysend":
+                return not message.get("more_body", False) and not self._has_trailers
+            case "http.response.trailers":
+                return not message.get("more_trailers", False)
+            case "http.response.pathsend":
+                return not self._has_trailers
+        return False
+
+    def sent(self, message: Message) -> None:
+        """See `Exchange`.
+
+        Middleware that answers 500 for an exception lets it go on behind the answer. And a stream that breaks off below
+        Starlette's `BaseHTTPMiddleware` ends as if it were whole, with an empty message, before the exception goes on.
+        """
+        if message["type"] == "http.response.start":
+            self.status_code = message["status"]
+            self._has_trailers = message.get("trailers", False)
+        elif message.get("more_body", False):
+            self._is_streamed = True
+        if self.is_ending:
+            self._is_whole = True
+            self.is_doubtful = (self.status_code or 0) >= _SERVER_ERROR or (
+                self._is_streamed and not message.get("body")
+            )
+
+    def received(self, message: Message) -> bool:
+        """See `Exchange`. A client that has gone ends nothing: the application may go on.
+
+        Servers say it after the last byte too.
+        """
+        if message["type"] == "http.disconnect" and not self.is_ending:
+            self.is_gone = True
+        return False
+
+    def outcome(self, error: BaseException | None) -> Outcome:
+        """See `Exchange`. An answer that nobody waited for any more is `cancelled`."""
+        if self.status_code is None and not self.is_gone and isinstance(error, Exception | None):
+            self.status_code = _SERVER_ERROR  # what servers answer then
+        if self.is_gone or is_stop(error):
+            return Outcome.CANCELLED
+        if not self._is_whole or self.status_code is None:
+            return Outcome.ERROR
+        status = _outcome_of_status(self.status_code)
+        return Outcome.ERROR if error is not None and status is Outcome.SUCCESS else status
 
 
-def _text_of(header: bytes) -> str:
-    """Return the value of a header; of one that is longer than any real one only what identifies it.
+class SocketExchange(Exchange):
+    """A WebSocket connection, from its handshake to its close."""
 
-    To decode, encode and look at a megabyte takes milliseconds of the event loop, to hash it half of one.
-    """
-    if len(header) <= _LONG_HEADER_BYTES:
-        return header.decode("utf-8", "replace")
-    return f"[{len(header)} bytes, sha256:{hashlib.sha256(header).hexdigest()}]"
+    __slots__ = ("_close_code", "_denies")
+
+    event_type = "websocket.session"
+    transport = "websocket"
+
+    def __init__(self, scope: Scope, proxies: TrustedProxies) -> None:
+        super().__init__(scope, proxies)
+        self._close_code: int | None = None
+        self._denies = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `Exchange`: the close code, if there is one."""
+        return _NO_FACTS if self._close_code is None else {"websocket.close_code": self._close_code}
+
+    def is_last(self, message: Message) -> bool:
+        """See `Exchange`."""
+        kind = message["type"]
+        return kind == "websocket.close" or (
+            kind == "websocket.http.response.body" and not message.get("more_body", False)
+        )
+
+    def sent(self, message: Message) -> None:
+        """See `Exchange`."""
+        match message["type"]:
+            case "websocket.accept":
+                self.status_code = _SWITCHING
+            case "websocket.close" if self.status_code is None:
+                self._denies = True
+                self.status_code = _FORBIDDEN  # Source: ASGI specification, "Close - send event"
+            case "websocket.close":
+                self._close_code = message.get("code", 1000)
+            case "websocket.http.response.start":
+                self._denies = True
+                self.status_code = message["status"]
+        self.is_doubtful = self.is_ending and (self.status_code or 0) >= _SERVER_ERROR
+
+    def received(self, message: Message) -> bool:
+        """See `Exchange`."""
+        if message["type"] != "websocket.disconnect" or self.is_ending:
+            return False
+        self.is_gone = True
+        self._close_code = message.get("code", _NO_CODE)
+        return True
+
+    def outcome(self, error: BaseException | None) -> Outcome:
+        """See `Exchange`.
+
+        `unknown` after a code of the application's own, from 4000 on, and after 1005, which servers say of a client
+        that closed without a code, and of one that was cut off.
+        """
+        if self._denies:
+            return _outcome_of_status(self.status_code or _FORBIDDEN)
+        if self._close_code is not None:
+            return self._outcome_of_close(self._close_code)
+        is_refused = self.status_code is None
+        if is_refused and not self.is_gone and isinstance(error, Exception | None):
+            self.status_code = _SERVER_ERROR  # what servers answer a handshake that nobody took
+        if self.is_gone or is_stop(error):
+            return Outcome.CANCELLED
+        return Outcome.SUCCESS if error is None and not is_refused else Outcome.ERROR
+
+    def _outcome_of_close(self, code: int) -> Outcome:
+        if code in _GOOD_CLOSE and self.status_code is not None:
+            return Outcome.SUCCESS
+        if self.is_gone:
+            return Outcome.UNKNOWN if code == _NO_CODE and self.status_code is not None else Outcome.CANCELLED
+        if code in _DENIED_CLOSE:
+            return Outcome.DENIED
+        if code in _ERROR_CLOSE:
+            return Outcome.ERROR
+        return Outcome.FAILURE if code in _FAILED_CLOSE else Outcome.UNKNOWN
 
 
-def route_of(scope: Scope) -> str:
-    """The template of its path, those of mounted applications included; empty where no route was met.
-
-    What a proxy or the server has in front of all paths (`root_path`) is not in it.
-    """
-    route = scope.get("route")
-    inner = scope.get("fastapi")
-    # A router that is included has its prefix only here.
-    effective = inner.get("effective_route_context") if type(inner) is dict else None
-    of_litestar = scope.get("path_template", "")
-    template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else of_litestar
-    mounts = _template_of_mounts(scope) if "app_root_path" in scope else ""
-    return mounts + template if isinstance(template, str) else mounts
-
-
-def _template_of_mounts(scope: Scope) -> str:
-    """Of the mounts that the request has gone through."""
-    outside: str = scope["app_root_path"]
-    mounted: str = scope["root_path"][len(outside) :]
-    if not scope.get("path_params"):
-        return mounted
-    whole: str = scope["path"]
-    path = whole.removeprefix(outside)
-    template = _found(getattr(scope.get("router"), "routes", ()), path if path.startswith("/") else whole, mounted)
-    return mounted if template is None else template
-
-
-def _found(routes: Sequence[Any], path: str, mounted: str) -> str | None:
-    """The template of the mounts that took the part `mounted` of a path.
-
-    Asked of the mounts themselves: that a step of the path equals the value of a parameter does not make it one, and a
-    client may choose the value.
-    """
-    for route in routes:
-        inner = getattr(route, "routes", None)
-        if not isinstance(inner, Sequence):
-            continue  # no mount
-        pattern = getattr(route, "path_regex", None)
-        if pattern is None:  # by host, not by path
-            if (template := _found(inner, path, mounted)) is not None:
-                return template
-            continue
-        match = pattern.match(path)
-        prefix = path[: match.start("path") - 1] if match and "path" in pattern.groupindex else None
-        if prefix is None or not mounted.startswith(prefix):
-            continue
-        own: str = route.path
-        rest = mounted[len(prefix) :]
-        if not rest:
-            return own
-        # Behind other middleware the routes of a mounted application are not to be seen.
-        return own + (_found(inner, path[len(prefix) :], rest) or rest)
-    return None
+def _outcome_of_status(status_code: int) -> Outcome:
+    """Return what a status says of a request that was answered."""
+    if status_code < 400:
+        return Outcome.SUCCESS
+    if status_code in (401, _FORBIDDEN):
+        return Outcome.DENIED
+    if status_code == _CLIENT_CLOSED:
+        return Outcome.CANCELLED
+    return Outcome.FAILURE if status_code < _SERVER_ERROR else Outcome.ERROR

@@ -1,6 +1,6 @@
-"""The lifespan of an ASGI application, which holds its audit logger, and closes it if nobody else does.
+"""The lifespan of an ASGI application holds its audit logger, and closes it if nobody else does.
 
-The requests and connections of one application that are under way, for which its logger stays open.
+Before that it waits for the requests and connections that are still under way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import Final
 
-from otel_audit.integrations.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from otel_audit.integrations.asgi.scope import ASGIApp, Message, Receive, Scope, Send
 from otel_audit.integrations.lease import Lease
 from otel_audit.logger import AuditLogger
 
@@ -21,7 +21,7 @@ _WAIT_S: Final = 5.0  # for the disk; what is asked to end has ended by then
 
 
 class UnderWay:
-    """Those without an end in the trail. Any thread."""
+    """The recordings of one application that have no end in the trail yet. Any thread."""
 
     __slots__ = ("_recordings",)
 
@@ -29,15 +29,15 @@ class UnderWay:
         self._recordings: set[object] = set()
 
     def begins(self, recording: object) -> None:
-        """It has no end yet."""
+        """Keep the logger open for this recording."""
         self._recordings.add(recording)
 
     def ends(self, recording: object) -> None:
-        """Its end is in the trail, or nothing of it will be."""
+        """Let go of it: its end is in the trail, or nothing of it will be."""
         self._recordings.discard(recording)
 
     async def over(self) -> None:
-        """All of them have ended, or some seconds are over.
+        """Return when all of them have ended, or after some seconds.
 
         A server that may wait no longer cancels what is under way, and asks the application to end in the same breath:
         a logger that closes then would miss them.
@@ -56,7 +56,7 @@ _LAST: Final = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete
 
 
 def is_held(scope: Scope) -> bool:
-    """Whether this is a lifespan that holds a logger already, by a middleware outside."""
+    """Return True if a middleware outside holds a logger for this lifespan already."""
     return _KEY in scope
 
 
@@ -75,7 +75,7 @@ class Lifespan:
         self._has_given_back = False
 
     async def run(self, scope: Scope) -> None:
-        """The application has had its lifespan; the logger is given back.
+        """Run the application's lifespan, and give the logger back at its end.
 
         An application without one, which refuses the scope or returns from it, gets one here, and one that returns when
         it has started the rest of it: nothing else would close its logger, since servers run no exit handler after

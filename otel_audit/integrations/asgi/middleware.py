@@ -8,13 +8,19 @@ from contextvars import ContextVar, Token
 from typing import Final
 
 from otel_audit.errors import AuditUnavailable
-from otel_audit.integrations.asgi.client_address import TrustedProxies
-from otel_audit.integrations.asgi.exchange import Exchange, exchange_of, leave_out
+from otel_audit.integrations.asgi.exchange import (
+    Exchange,
+    HttpExchange,
+    SocketExchange,
+    exchange_of,
+    leave_out,
+    note_span,
+)
 from otel_audit.integrations.asgi.lifespan import Lifespan, UnderWay
-from otel_audit.integrations.asgi.messages import Inbox, Outbox
-from otel_audit.integrations.asgi.recording import Recording, SwiftRecording
+from otel_audit.integrations.asgi.recording import Recording, Register, WaitingRecording
+from otel_audit.integrations.asgi.scope import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.asgi.span import watch_opentelemetry
-from otel_audit.integrations.asgi.types import ASGIApp, Receive, Scope, Send
+from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import current_event, within
 from otel_audit.integrations.principals import Principals, PrincipalSource
 from otel_audit.logger import AuditLogger
@@ -27,20 +33,19 @@ __all__ = ["REFUSAL", "AuditMiddleware", "current_event", "set_principal"]
 REFUSAL: Final = b"The request could not be recorded in the audit trail, and was refused.\n"
 """What the client is told, with status 503, where the loss rule is `closed`: nothing of the server's disk."""
 
-_current: ContextVar[tuple[Exchange, Principals] | None] = ContextVar("otel_audit_exchange", default=None)
+_current: ContextVar[Recording | None] = ContextVar("otel_audit_recording", default=None)
 
 
 def set_principal(principal: object) -> None:
-    """The request or connection that runs here has this principal, whatever else says so; nothing happens outside one.
+    """Name the principal of the request or connection that runs here, whatever else says so; outside one, do nothing.
 
-    An `AuditPrincipal`, a name, claims of a verified token, or an object of a user. It is seen from any task or thread
-    of the request, from a synchronous dependency too, where a ContextVar of one's own would be lost. Never raises: what
-    cannot be read of an object is said on stderr.
+    An `AuditPrincipal`, a name, claims of a verified token, or an object of a user. It counts in any task or thread of
+    the request, in a synchronous dependency too, where a ContextVar of one's own would be lost. Never raises: an object
+    that cannot be read is reported on stderr.
     """
-    current = _current.get()
-    if current is not None:
-        exchange, principals = current
-        exchange.told = principals.named(principal)
+    recording = _current.get()
+    if recording is not None:
+        recording.exchange.told = recording.register.principals.named(principal)
 
 
 class AuditMiddleware:
@@ -73,15 +78,15 @@ class AuditMiddleware:
         self.app = app
         self._audit = audit
         self._notices = Notices()
-        self._principals = Principals(principal, self._notices)
         paths = (exclude,) if isinstance(exclude, str) else exclude
         self._excluded = frozenset(path for path in paths if "*" not in path)
         self._excluded_globs = tuple(Glob(path) for path in paths if "*" in path)
         self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
         self._under_way = UnderWay()
-        self._names_event = audit_id_header
+        principals = Principals(principal, self._notices)
+        self._register = Register(audit, principals, self._notices, self._under_way, audit_id_header)
         self._has_said_claim = False
-        self._is_swift = not (audit.recorder.syncs or audit.recorder.may_refuse)
+        self._is_plain = not (audit.recorder.syncs or audit.recorder.may_refuse)
         if "fastapi" in sys.modules:
             from otel_audit.integrations.asgi.fastapi_user import watch_dependencies
 
@@ -97,17 +102,19 @@ class AuditMiddleware:
             leave_out(scope)
             await self.app(scope, receive, send)
         else:
-            watch_opentelemetry()
-            exchange = Exchange(scope, self._proxies)
+            watch_opentelemetry(note_span)
+            kind = HttpExchange if scope["type"] == "http" else SocketExchange
+            exchange = kind(scope, self._proxies)
             if exchange.claimed_id is not None and not self._has_said_claim:
                 self._say_claim(exchange)
             await self._record(exchange, receive, send)
 
     def _say_claim(self, exchange: Exchange) -> None:
         """Once, and not where there are trusted proxies and somebody else sends the header: he may."""
+        said = self._proxies.said_in(exchange.scope["headers"])
         if not self._proxies:
             remedy = "if it was your proxy, name its address or network in OTEL_AUDIT_TRUSTED_PROXIES"
-        elif exchange.ip and any(exchange.ip.encode() in value for value in self._proxies.said_in(exchange.scope)):
+        elif exchange.ip and any(exchange.ip.encode() in value for value in said):
             remedy = (
                 "here the server has put the client's address in the place of the proxy's; start uvicorn with "
                 "--no-proxy-headers, and OTEL_AUDIT_TRUSTED_PROXIES counts"
@@ -125,27 +132,27 @@ class AuditMiddleware:
         return path in self._excluded or any(glob.matches(path) for glob in self._excluded_globs)
 
     async def _record(self, exchange: Exchange, receive: Receive, send: Send) -> None:
-        is_swift = self._is_swift and exchange.scope["type"] == "http"
-        make = SwiftRecording if is_swift else Recording
-        recording = make(self._audit, exchange, self._principals, self._notices, self._under_way)
+        is_plain = self._is_plain and exchange.transport == "http"
+        make = Recording if is_plain else WaitingRecording
+        recording = make(self._register, exchange, receive, send)
         self._under_way.begins(recording)
-        try:
-            await recording.begin()
-        except AuditUnavailable:
-            self._under_way.ends(recording)
-            exchange.forget()
-            await _refuse(exchange.scope, send)
-            return
-        except BaseException:
-            self._under_way.ends(recording)
-            exchange.forget()
-            raise
-        inbox = Inbox(receive, exchange, recording.end)
-        outbox = Outbox(send, exchange, inbox, recording, names_event=self._names_event)
-        token = _current.set((exchange, self._principals))
+        if not is_plain:
+            try:
+                await recording.begin()
+            except AuditUnavailable:
+                self._under_way.ends(recording)
+                scope = exchange.scope
+                exchange.forget()
+                await _refuse(scope, send)
+                return
+            except BaseException:
+                self._under_way.ends(recording)
+                exchange.forget()
+                raise
+        token = _current.set(recording)
         try:
             with within(exchange.own_id, exchange.begun_event):
-                await self.app(exchange.scope, inbox, outbox)
+                await self.app(exchange.scope, recording.receive, recording.send)
             await recording.end(None)
         except BaseException as error:
             await recording.end(error)
@@ -155,7 +162,7 @@ class AuditMiddleware:
             _leave(token)
 
 
-def _leave(token: Token[tuple[Exchange, Principals] | None]) -> None:
+def _leave(token: Token[Recording | None]) -> None:
     try:
         _current.reset(token)
     except ValueError:  # as in `within`

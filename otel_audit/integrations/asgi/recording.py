@@ -1,8 +1,14 @@
-"""What is written of one exchange: at most one event at its begin, exactly one at its end."""
+"""Watch one exchange on its way, and record it: at most one event at its begin, exactly one at its end.
+
+A `Recording` is the `receive` and the `send` that the application gets. It tells the exchange of each message, and
+records the end when the server has the last byte, or when the application ends without sending one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 from msgspec import UNSET
@@ -11,47 +17,242 @@ from opentelemetry.context import Context
 from otel_audit.errors import described
 from otel_audit.event import AuditEvent, AuditPrincipal
 from otel_audit.fast_line import given_or
-from otel_audit.integrations.asgi.exchange import HTTP_REQUEST, Exchange, route_of
+from otel_audit.integrations.asgi.exchange import Exchange
 from otel_audit.integrations.asgi.lifespan import UnderWay
+from otel_audit.integrations.asgi.scope import Message, Receive, Scope, Send, route_of
 from otel_audit.integrations.principals import Principals
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 from otel_audit.operation import Operation
 from otel_audit.policy.decisions import ROUTE_ATTRIBUTE
 
-__all__ = ["Recording", "SwiftRecording"]
+__all__ = ["Recording", "Register", "WaitingRecording"]
 
 _NOBODY: Final = AuditPrincipal()
 _NO_SPAN: Final = Context()  # the exchange knows its span, or knows that there is none
+_ID_HEADER: Final = b"x-audit-id"
+_BEGINNINGS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+# Messages: the body that nobody asked for, and the end. A server that repeats itself says no more.
+_LOOKED_AT: Final = 2
+# Turns of the event loop until an answer has come through middleware that asks in a task of its own.
+_TURNS_OF_AN_ANSWER: Final = 8
+# Turns of the event loop: each middleware that runs the application in a task of its own takes a few.
+_TURNS_OF_AN_END: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """What all recordings of one middleware share. `names_event`: the answer says the id of its event."""
+
+    audit: AuditLogger
+    principals: Principals
+    notices: Notices
+    under_way: UnderWay
+    names_event: bool
 
 
 class Recording:
-    """The record of an exchange, as an operation: it waits for the disk where an event has to, and may refuse.
+    """The record of an exchange where no event waits for the disk and none can refuse.
 
-    `is_over`: its end is recorded, or about to be.
+    No model is built unless the application asked for its event. `is_over`: its end is recorded, or about to be.
     """
 
-    __slots__ = ("_audit", "_exchange", "_notices", "_operation", "_principals", "_under_way", "is_over")
+    __slots__ = ("_ending", "_has_all", "_kept", "_receive", "_send", "_waiting", "exchange", "is_over", "register")
 
-    def __init__(
-        self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices, under_way: UnderWay
-    ) -> None:
-        self._audit = audit
-        self._exchange = exchange
-        self._principals = principals
-        self._notices = notices
-        self._under_way = under_way
+    def __init__(self, register: Register, exchange: Exchange, receive: Receive, send: Send) -> None:
+        self.register = register
+        self.exchange = exchange
         self.is_over = False
-        self._operation = Operation(audit.recorder, exchange.begun_event(), context=_NO_SPAN)
+        self._receive = receive
+        self._send = send
+        self._kept: deque[Message] | None = None
+        self._waiting = 0
+        self._has_all = False
 
     async def begin(self) -> None:
-        """Where the loss rule is `closed`, the begin is in the trail.
+        """Record the begin, where an event has to be in the trail before the application is called."""
+
+    async def end(self, error: BaseException | None) -> None:
+        """Record the end, once. What cannot be recorded is said and counted: there is nothing left to refuse."""
+        if self.is_over:
+            return
+        self.is_over = True
+        try:
+            await self._record(_of_exchange(error, self.exchange))
+        except Exception as failure:
+            self._say_lost(failure)
+        finally:
+            self.register.under_way.ends(self)
+
+    async def receive(self) -> Message:
+        """Return the next message for the application. One that ends the exchange has its end recorded."""
+        self.exchange.look()
+        if self._kept:
+            return self._kept.popleft()
+        self._waiting += 1
+        try:
+            message = await self._receive()
+        finally:
+            self._waiting -= 1
+        if self._see(message):
+            await self.end(None)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Give the server a message of the application. After the last one the end is recorded."""
+        exchange = self.exchange
+        exchange.look()
+        if self.register.names_event and message["type"] in _BEGINNINGS:
+            message = _with_id(message, exchange.event_id)
+        if is_last := exchange.is_last(message):
+            if exchange.takes_long and not exchange.is_gone:
+                await self._look_for_the_end()
+            exchange.is_ending = True
+        try:
+            await self._send(message)
+        except OSError:  # Source: ASGI specification 2.4: the connection is closed
+            exchange.is_gone = True
+            raise
+        exchange.sent(message)
+        if is_last:
+            exchange.ended()
+            if exchange.is_doubtful:
+                self._end_soon(_TURNS_OF_AN_END)
+            else:
+                await self.end(None)
+
+    async def _record(self, error: BaseException | None) -> None:
+        exchange = self.exchange
+        if exchange.event is not None:
+            self._record_filled(exchange.event, error)
+            return
+        outcome = exchange.outcome(error)
+        status_code, user_agent = exchange.status_code, exchange.user_agent
+        self.register.audit.recorder.log_call(
+            exchange.event_type,
+            request_id=exchange.request_id,
+            principal=self._principal(),
+            ip=exchange.ip,
+            transport=exchange.transport,
+            user_agent=UNSET if user_agent is None else user_agent,
+            path=exchange.path,
+            method=exchange.method,
+            outcome=outcome.value,
+            duration_ms=exchange.duration_ms,
+            detail=exchange.detail(outcome),
+            event_id=exchange.event_id,
+            span=exchange.span,
+            status_code=UNSET if status_code is None else status_code,
+            error_type=UNSET if error is None else type(error).__qualname__,
+            parent_id=exchange.parent_id or UNSET,
+            attributes=_attributes_of(exchange) or UNSET,
+        )
+
+    def _record_filled(self, event: AuditEvent, error: BaseException | None) -> None:
+        self._fill(event, error)
+        event.duration_ms = self.exchange.duration_ms
+        if error is not None:
+            event.error_type = given_or(event.error_type, type(error).__qualname__)
+        self.register.audit.log(event, context=_NO_SPAN)
+
+    def _fill(self, event: AuditEvent, error: BaseException | None) -> None:
+        """Add what is known at the end. What the application has filled in stays."""
+        exchange = self.exchange
+        outcome = exchange.outcome(error)
+        if exchange.told is not None or event.principal == _NOBODY:
+            event.principal = self._principal() or event.principal
+        else:
+            self.register.principals.note(exchange.scope, event.principal, exchange.status_code)
+        event.outcome = given_or(event.outcome, outcome.value)
+        event.status_code = exchange.status_code
+        event.detail = given_or(event.detail, exchange.detail(outcome))
+        given = event.attributes
+        if given is None or isinstance(given, dict):  # else the recorder makes something of it
+            event.attributes = {**exchange.facts, **_attributes_of(exchange), **(given or {})} or None
+        _set_span(event, exchange)
+
+    def _principal(self) -> AuditPrincipal | None:
+        exchange, principals = self.exchange, self.register.principals
+        principal = exchange.told or principals.of(exchange.scope, exchange.found)
+        if principal is None and exchange.status_code != 401:  # 401: the application has refused whom the client claims
+            principal = exchange.claimed
+        principals.note(exchange.scope, principal, exchange.status_code)
+        return principal
+
+    def _say_lost(self, failure: Exception) -> None:
+        self.register.notices.say("request", f"the end of a request could not be recorded: {described(failure)}")
+
+    def _see(self, message: Message) -> bool:
+        self._has_all = self._has_all or message["type"] != "http.request" or not message.get("more_body", False)
+        return self.exchange.received(message)
+
+    def _end_soon(self, turns: int) -> None:
+        """Record the end after so many turns of the event loop, if the application has not ended by then.
+
+        By then an exception has come through that the last message was sent for. A background task may take long.
+        """
+        loop = asyncio._get_running_loop()
+        if loop is None or self.is_over:
+            return
+        if turns:
+            loop.call_soon(self._end_soon, turns - 1)
+        else:
+            self._ending = loop.create_task(self.end(None))
+
+    async def _look_for_the_end(self) -> None:
+        """Learn whether the client has gone, where the application did not ask.
+
+        A server says so to whoever receives, and takes without a word what is sent to nobody. Other messages that are
+        received here are kept for the application. Nothing is done while the application waits itself, nor before it
+        has the body.
+        """
+        scope = self.exchange.scope
+        if scope["type"] != "http" or self._waiting or self._kept or asyncio._get_running_loop() is None:
+            return
+        if not self._has_all and _has_body(scope):
+            return
+        self._kept = deque()
+        for _ in range(_LOOKED_AT):
+            if (message := await self._at_once()) is None:
+                return
+            self._see(message)
+            self._kept.append(message)
+            if message["type"] != "http.request" or not self._has_all:
+                return
+
+    async def _at_once(self) -> Message | None:
+        """Return the next message if it is there already."""
+        asked = asyncio.ensure_future(self._receive())
+        try:
+            for _ in range(_TURNS_OF_AN_ANSWER):
+                await asyncio.sleep(0)
+                if asked.done():
+                    break
+        finally:
+            if not asked.done():
+                asked.cancel()
+        if not asked.done():
+            await asyncio.wait((asked,))
+        return None if asked.cancelled() or asked.exception() is not None else asked.result()
+
+
+class WaitingRecording(Recording):
+    """The record of an exchange as an operation: it waits for the disk where an event has to, and may refuse."""
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, register: Register, exchange: Exchange, receive: Receive, send: Send) -> None:
+        super().__init__(register, exchange, receive, send)
+        self._operation = Operation(register.audit.recorder, exchange.begun_event(), context=_NO_SPAN)
+
+    async def begin(self) -> None:
+        """Return once the begin is in the trail, where the loss rule is `closed`.
 
         Raises:
             AuditUnavailable: it is not; the exchange must not take place.
-            CancelledError: it may be; that the exchange has not taken place is.
+            CancelledError: it may be; a record that the exchange has not taken place is.
         """
-        event, exchange = self._operation.event, self._exchange
+        event, exchange = self._operation.event, self.exchange
         event.attributes = {**exchange.claims} or None
         _set_span(event, exchange)
         try:
@@ -64,101 +265,21 @@ class Recording:
         if begun is not None and begun.event_id is not None:
             exchange.own_id = begun.event_id
 
-    async def end(self, error: BaseException | None) -> None:
-        """The end is recorded, once. What cannot be recorded is said and counted: there is nothing left to refuse."""
-        if self.is_over:
-            return
-        self.is_over = True
-        error = _of_exchange(error, self._exchange)
-        try:
-            _fill(self._operation.event, self._exchange, self._principals, error)
-            await self._operation.__aexit__(None if error is None else type(error), error, None)
-        except Exception as failure:
-            _say_lost(self._notices, failure)
-        finally:
-            self._under_way.ends(self)
+    async def _record(self, error: BaseException | None) -> None:
+        self._fill(self._operation.event, error)
+        await self._operation.__aexit__(None if error is None else type(error), error, None)
 
     async def _end_before_it_began(self, error: asyncio.CancelledError) -> None:
         self.is_over = True
         event = self._operation.event
         try:
-            _fill(event, self._exchange, self._principals, error)
-            event.error_type, event.duration_ms = type(error).__qualname__, self._exchange.duration_ms
-            await self._audit.alog(event, context=_NO_SPAN)
+            self._fill(event, error)
+            event.error_type, event.duration_ms = type(error).__qualname__, self.exchange.duration_ms
+            await self.register.audit.alog(event, context=_NO_SPAN)
         except Exception as failure:
-            _say_lost(self._notices, failure)
+            self._say_lost(failure)
         finally:
-            self._under_way.ends(self)
-
-
-class SwiftRecording:
-    """The record of an HTTP request where no event waits for the disk and none can refuse.
-
-    No model is built unless the application asked for its event.
-
-    `is_over`: see `Recording`.
-    """
-
-    __slots__ = ("_audit", "_exchange", "_notices", "_principals", "_under_way", "is_over")
-
-    def __init__(
-        self, audit: AuditLogger, exchange: Exchange, principals: Principals, notices: Notices, under_way: UnderWay
-    ) -> None:
-        self._audit = audit
-        self._exchange = exchange
-        self._principals = principals
-        self._notices = notices
-        self._under_way = under_way
-        self.is_over = False
-
-    async def begin(self) -> None:
-        """See `Recording`: nothing is recorded."""
-
-    async def end(self, error: BaseException | None) -> None:
-        """See `Recording`."""
-        if self.is_over:
-            return
-        self.is_over = True
-        try:
-            self._record(_of_exchange(error, self._exchange))
-        except Exception as failure:
-            _say_lost(self._notices, failure)
-        finally:
-            self._under_way.ends(self)
-
-    def _record(self, error: BaseException | None) -> None:
-        exchange = self._exchange
-        if exchange.event is not None:
-            self._record_filled(exchange.event, error)
-            return
-        outcome = exchange.progress.outcome(error)
-        status_code = exchange.progress.status_code
-        self._audit.recorder.log_call(
-            HTTP_REQUEST,
-            request_id=exchange.request_id,
-            principal=_principal(exchange, self._principals),
-            ip=exchange.ip,
-            transport="http",
-            user_agent=UNSET if exchange.user_agent is None else exchange.user_agent,
-            path=exchange.path,
-            method=exchange.method,
-            outcome=outcome.value,
-            duration_ms=exchange.duration_ms,
-            detail=exchange.detail(outcome),
-            event_id=exchange.event_id,
-            span=exchange.span.ids,
-            status_code=UNSET if status_code is None else status_code,
-            error_type=UNSET if error is None else type(error).__qualname__,
-            parent_id=exchange.parent_id or UNSET,
-            attributes=_attributes_of(exchange) or UNSET,
-        )
-
-    def _record_filled(self, event: AuditEvent, error: BaseException | None) -> None:
-        _fill(event, self._exchange, self._principals, error)
-        event.duration_ms = self._exchange.duration_ms
-        if error is not None:
-            event.error_type = given_or(event.error_type, type(error).__qualname__)
-        self._audit.log(event, context=_NO_SPAN)
+            self.register.under_way.ends(self)
 
 
 def _attributes_of(exchange: Exchange) -> dict[str, str]:
@@ -166,40 +287,15 @@ def _attributes_of(exchange: Exchange) -> dict[str, str]:
     return {ROUTE_ATTRIBUTE: route, **claims} if route else claims
 
 
-def _fill(event: AuditEvent, exchange: Exchange, principals: Principals, error: BaseException | None) -> None:
-    """Add what is known at the end. What the application has filled in stays."""
-    outcome = exchange.progress.outcome(error)
-    if exchange.told is not None or event.principal == _NOBODY:
-        event.principal = _principal(exchange, principals) or event.principal
-    else:
-        principals.note(exchange.scope, event.principal, exchange.progress.status_code)
-    event.outcome = given_or(event.outcome, outcome.value)
-    event.status_code = exchange.progress.status_code
-    event.detail = given_or(event.detail, exchange.detail(outcome))
-    given = event.attributes
-    if given is None or isinstance(given, dict):  # else the recorder makes something of it
-        event.attributes = {**exchange.progress.facts, **_attributes_of(exchange), **(given or {})} or None
-    _set_span(event, exchange)
-
-
 def _set_span(event: AuditEvent, exchange: Exchange) -> None:
-    span = exchange.span.ids
+    span = exchange.span
     if span.trace_id is not UNSET and span.span_id is not UNSET and span.flags is not UNSET:
         event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
 
 
-def _principal(exchange: Exchange, principals: Principals) -> AuditPrincipal | None:
-    status_code = exchange.progress.status_code
-    principal = exchange.told or principals.of(exchange.scope, exchange.found)
-    if principal is None and status_code != 401:  # with 401 the application itself has refused whom the client claims
-        principal = exchange.claimed
-    principals.note(exchange.scope, principal, status_code)
-    return principal
-
-
 def _of_exchange(error: BaseException | None, exchange: Exchange) -> BaseException | None:
-    """The error, unless a background task of Starlette or FastAPI raised it, behind the last byte."""
-    if error is None or not exchange.progress.is_doubtful:
+    """Return the error, unless a background task of Starlette or FastAPI raised it, behind the last byte."""
+    if error is None or not exchange.is_doubtful:
         return error
     at = error.__traceback__
     while at is not None:
@@ -209,5 +305,9 @@ def _of_exchange(error: BaseException | None, exchange: Exchange) -> BaseExcepti
     return error
 
 
-def _say_lost(notices: Notices, failure: Exception) -> None:
-    notices.say("request", f"the end of a request could not be recorded: {described(failure)}")
+def _has_body(scope: Scope) -> bool:
+    return any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+
+
+def _with_id(message: Message, event_id: str) -> Message:
+    return {**message, "headers": [*message.get("headers", ()), (_ID_HEADER, event_id.encode())]}

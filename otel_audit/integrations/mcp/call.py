@@ -24,7 +24,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from otel_audit import ids
 from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.integrations import principals
-from otel_audit.integrations.asgi.exchange import Carrier, carrier_of, traceparent_in
+from otel_audit.integrations.asgi.exchange import Exchange, carrier_of
+from otel_audit.integrations.asgi.scope import path_in, traceparent_in
 from otel_audit.integrations.lease import Instrumentation
 from otel_audit.integrations.parent import parent_id
 from otel_audit.integrations.principals import principal_of_token
@@ -173,7 +174,7 @@ class Call:
     is_local: bool = False
 
     @property
-    def carrier(self) -> Carrier | None:
+    def carrier(self) -> Exchange | None:
         """The HTTP request that carried it, as the ASGI middleware knows it, if there is that middleware."""
         return None if self.request is None else carrier_of(self.request.scope)
 
@@ -207,7 +208,7 @@ class Call:
         )
         begun.event.jsonrpc_id = self.jsonrpc_id
         begun.event.event_id = str(ids.new_id())
-        begun.event.parent_id = parent or (carrier.event_id if carrier else None)
+        begun.event.parent_id = parent or (carrier.own_id if carrier else None)
         return begun
 
     def _source(self) -> AuditSource:
@@ -228,8 +229,7 @@ class Call:
 
     def _path(self) -> str:
         """From the scope: Starlette's `url` raises for a query that is no UTF-8."""
-        path = "" if self.request is None else str(self.request.scope["path"])
-        return path.replace("?", "%3F")  # decoded by the server: it is no begin of a query
+        return "" if self.request is None else path_in(self.request.scope)
 
     def _resource(self) -> AuditResource | None:
         match self.method:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Final
 
 from otel_audit.errors import ConfigError
-from otel_audit.integrations.asgi.types import Scope
 from otel_audit.settings import ForwardedHeader
 from otel_audit.settings.proxies import TRUSTED_PROXIES, UNIX
 from otel_audit.settings.setting import Mismatch
@@ -48,9 +47,9 @@ class TrustedProxies:
         """Return True if the peer of a connection is one of them. `peer`: empty on a Unix socket."""
         return self._trusts_peer(peer)
 
-    def said_in(self, scope: Scope) -> list[bytes]:
+    def said_in(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
         """Return the values of the header that they write, in the order of the request."""
-        return [value for name, value in scope["headers"] if name == self.header]
+        return [value for name, value in headers if name == self.header]
 
     def client(self, peer: str, values: Sequence[bytes]) -> str:
         """The address that a request came from. `peer`: of the connection, empty on a Unix socket.

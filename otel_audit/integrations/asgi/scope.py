@@ -1,0 +1,122 @@
+"""What the scope of a request says: its path, its route, what its headers claim. And the types of ASGI.
+
+Source: ASGI specification 3.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any, Final
+
+__all__ = [
+    "ASGIApp",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "known_id",
+    "path_in",
+    "route_of",
+    "text_of",
+    "traceparent_in",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_LONG_HEADER_BYTES: Final = 64 * 1024  # what most servers take of all headers together
+# The ids that proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
+_SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
+# Source: W3C Trace Context, section 3.2; of later versions too, without what they may append.
+_TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def path_in(scope: Mapping[str, Any]) -> str:
+    """Return the path of a request or connection as the server decoded it, with any question mark encoded again.
+
+    Never taken from the `url` of a framework, which is put together with what the client says of the host.
+    """
+    path: str = scope["path"]
+    return path.replace("?", "%3F") if "?" in path else path
+
+
+def traceparent_in(scope: Mapping[str, Any]) -> str | None:
+    """Return what the client says of its trace. Source: W3C Trace Context, section 3.2: two headers count as none."""
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
+
+
+def known_id(header: bytes) -> str | None:
+    """Return the value of an `X-Request-Id` that looks like an id, else None."""
+    return header.decode() if _SANE_ID.fullmatch(header) else None
+
+
+def text_of(header: bytes) -> str:
+    """Return the value of a header; of one that is longer than any real one, only its length and hash.
+
+    Decoding, encoding and screening a megabyte takes milliseconds of the event loop; hashing it takes half of one.
+    """
+    if len(header) <= _LONG_HEADER_BYTES:
+        return header.decode("utf-8", "replace")
+    return f"[{len(header)} bytes, sha256:{hashlib.sha256(header).hexdigest()}]"
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the path, mounted applications included; empty where no route was met.
+
+    Starlette, FastAPI and Litestar leave it in the scope when they have found it. The `root_path` that a proxy or the
+    server puts in front of all paths is not part of it.
+    """
+    route = scope.get("route")
+    inner = scope.get("fastapi")
+    # A router that is included has its prefix only here.
+    effective = inner.get("effective_route_context") if type(inner) is dict else None
+    of_litestar = scope.get("path_template", "")
+    template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else of_litestar
+    mounts = _template_of_mounts(scope) if "app_root_path" in scope else ""
+    return mounts + template if isinstance(template, str) else mounts
+
+
+def _template_of_mounts(scope: Scope) -> str:
+    """Return the template of the mounts that the request has gone through."""
+    outside: str = scope["app_root_path"]
+    mounted: str = scope["root_path"][len(outside) :]
+    if not scope.get("path_params"):
+        return mounted
+    whole: str = scope["path"]
+    path = whole.removeprefix(outside)
+    template = _found(getattr(scope.get("router"), "routes", ()), path if path.startswith("/") else whole, mounted)
+    return mounted if template is None else template
+
+
+def _found(routes: Sequence[Any], path: str, mounted: str) -> str | None:
+    """Return the template of the mounts that took the part `mounted` of a path.
+
+    The mounts themselves are asked: a step of the path that equals the value of a parameter need not be one, and a
+    client may choose the value.
+    """
+    for route in routes:
+        inner = getattr(route, "routes", None)
+        if not isinstance(inner, Sequence):
+            continue  # no mount
+        pattern = getattr(route, "path_regex", None)
+        if pattern is None:  # by host, not by path
+            if (template := _found(inner, path, mounted)) is not None:
+                return template
+            continue
+        match = pattern.match(path)
+        prefix = path[: match.start("path") - 1] if match and "path" in pattern.groupindex else None
+        if prefix is None or not mounted.startswith(prefix):
+            continue
+        own: str = route.path
+        rest = mounted[len(prefix) :]
+        if not rest:
+            return own
+        # Behind other middleware the routes of a mounted application are out of sight.
+        return own + (_found(inner, path[len(prefix) :], rest) or rest)
+    return None
