@@ -31,7 +31,7 @@ from opentelemetry.sdk.resources import (
 from otel_audit import ids
 from otel_audit._version import __version__
 from otel_audit.delivery.console import ConsoleExporter
-from otel_audit.delivery.counts import Elsewhere, MemoryTally, Tally
+from otel_audit.delivery.counts import Elsewhere, Tally
 from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.metrics import AuditMetrics, Numbers, Stats, metrics_of_process
 from otel_audit.delivery.otlp.exporter import OtlpExporter
@@ -40,15 +40,12 @@ from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.delivery.sweep import retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
-from otel_audit.journal.files import say_exposure
+from otel_audit.journal.files import make_private, say_exposure
 from otel_audit.journal.forks import begin_anew
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.locks import boot_id, host_id
-from otel_audit.journal.memory_journal import MemoryJournal
-from otel_audit.journal.memory_stream import MemoryShipment, MemoryStream, QueueLimits
-from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.retention import Retention
-from otel_audit.journal.stream import Limits
+from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, ExporterName, OnLoss, Settings
 from otel_audit.sinks import AuditSink, JsonlEvent
@@ -81,6 +78,7 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
 
 SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
+_SEGMENTS_IN_MEMORY = 32  # a header takes 1 to 2 KB of the smallest, 32 KiB
 _CLOSED = OnLoss.CLOSED  # a member of an enum is slow to look up
 
 
@@ -113,78 +111,26 @@ class Trail(AuditSink):
         self._instance_id = self._resource.attributes.get(SERVICE_INSTANCE_ID) or str(uuid.uuid4())
         self._policy_hash = policy_hash
         self._pid = os.getpid()
-        self._streams: dict[str, OpenStream] = {}
+        self._streams: dict[str, StreamWriter] = {}
         self._holders: weakref.WeakSet[object] = weakref.WeakSet()
         exporters = exporters_of(settings) if exporters is None else exporters
         service = self._resource.attributes.get(SERVICE_NAME)
         self._exporter_names = [exporter.name for exporter in exporters]
-        self._memory = self._memory_journal() if settings.durability is Durability.MEMORY else None
-        self.journal: Journal = self._memory or self._file_journal()
+        self.journal = self._journal()
         adoption = Adoption(lambda header: header.get("resource", {}).get(SERVICE_NAME) == service)
         self._processor = BatchProcessor(
             settings.directory,
             exporters,
-            adoption=adoption if self._memory is None else None,
+            adoption=adoption,
             limits=BatchLimits(settings.batch_count, settings.batch_bytes, settings.backoff_cap_s),
             file_mode=settings.file_mode,
             notices=self.notices,
             metrics=self._metrics,
-            retention=self._retention(adoption),
+            retention=None if self._is_shipped else self._retention(adoption),
+            on_room=lambda: self.journal.room_made(),
         )
         self._elsewhere = Elsewhere(settings.directory, self.notices)
-        self._tally = self._counting()
-        self._metrics.watch(self)
-
-    def _file_journal(self) -> Journal:
-        settings = self.settings
-        journal = Journal(
-            settings.directory,
-            describe=self._description,
-            limits=Limits(
-                settings.segment_bytes,
-                settings.segment_age_s,
-                settings.file_mode,
-                settings.directory_bytes,
-                settings.free_bytes,
-            ),
-            durability=settings.durability,
-            on_open=self._opened,
-            on_fork=self._forked,
-            on_wake=self._woken,
-            notices=self.notices,
-        )
-        say_exposure(settings.directory, self.notices)
-        return journal
-
-    def _memory_journal(self) -> MemoryJournal:
-        settings = self.settings
-        if not self._exporter_names:
-            raise ConfigError("durability: expected an exporter beside memory, got none: nobody would have the events")
-        return MemoryJournal(
-            settings.directory,
-            describe=self._description,
-            limits=QueueLimits(settings.queue_size, settings.queue_bytes),
-            exporters=self._exporter_names,
-            on_open=self._opened,
-            on_fork=self._forked,
-            on_wake=self._woken,
-            notices=self.notices,
-        )
-
-    def _retention(self, adoption: Adoption) -> Retention | None:
-        if self._memory is not None or self._is_shipped:
-            return None  # there are no files; or who delivers removes
-        return retention_of(self.settings, adoption, self._exporter_names, self.notices)
-
-    @property
-    def _is_shipped(self) -> bool:
-        """Another process delivers."""
-        return ExporterName.SHIP in self.settings.export and not self._exporter_names
-
-    def _counting(self) -> Tally | MemoryTally:
-        if self._memory is not None:
-            return MemoryTally(self._memory, self._processor, exporters=self._exporter_names)
-        return Tally(
+        self._tally = Tally(
             self.journal,
             self._processor,
             self._elsewhere,
@@ -192,6 +138,35 @@ class Trail(AuditSink):
             exporters=self._exporter_names,
             is_shipped=self._is_shipped,
         )
+        self._metrics.watch(self)
+
+    def _journal(self) -> Journal:
+        settings = self.settings
+        if settings.durability is Durability.MEMORY and not self._exporter_names:
+            raise ConfigError("durability: expected an exporter beside memory, got none: nobody would have the events")
+        if settings.is_directory_in_memory:
+            make_private(settings.directory)
+        journal = Journal(
+            settings.directory,
+            describe=self._description,
+            limits=_limits(settings),
+            durability=settings.durability,
+            on_open=self._opened,
+            on_fork=self._forked,
+            on_wake=self._woken,
+            ask_for_room=lambda: self._processor.make_room(),
+            notices=self.notices,
+        )
+        say_exposure(settings.directory, self.notices)
+        return journal
+
+    def _retention(self, adoption: Adoption) -> Retention | None:
+        return retention_of(self.settings, adoption, self._exporter_names, self.notices)
+
+    @property
+    def _is_shipped(self) -> bool:
+        """Another process delivers."""
+        return ExporterName.SHIP in self.settings.export and not self._exporter_names
 
     def emit(self, event: JsonlEvent) -> None:
         """Put an event into the journal as it is: what redacts and fills in is `AuditLogger`.
@@ -216,8 +191,6 @@ class Trail(AuditSink):
         self.start()
         self.journal.tend()
         seqs = self._seqs(deadline)
-        if self._memory is not None and self._memory.is_over:
-            seqs = {}  # what was left is lost
         if self._is_shipped:
             report = self._elsewhere.flush(seqs, deadline)
         else:
@@ -236,7 +209,7 @@ class Trail(AuditSink):
             time.sleep(min(_POLL_S, left_s))
         return {stream_id: stream.head.seq for stream_id, stream in self._all_streams().items()}
 
-    def _all_streams(self) -> dict[str, OpenStream]:
+    def _all_streams(self) -> dict[str, StreamWriter]:
         streams, newest = dict(self._streams), self.journal.stream
         return streams if newest is None else {**streams, newest.files.stream_id: newest}
 
@@ -257,17 +230,12 @@ class Trail(AuditSink):
 
         Nothing is written to the stream that was open, nor unlocked: the next line goes into a new one, with a new
         `service.instance.id`, fresh ids and fresh connections. What was not delivered is, as what a dead process left.
-        In memory mode that is sent before, within the setting `close_timeout_s`; what is left then is lost.
         After `close` this opens the trail again. Nobody may log meanwhile.
         """
         begin_anew()
         ids.renew()
         if self.journal.leave_to_parent():
             return
-        if self._memory is not None:
-            self._processor.close(timeout_s=self.settings.close_timeout_s)
-            self._say_left(self._memory.give_up())
-            self._streams.clear()
         self._instance_id = str(uuid.uuid4())
         had_begun = self._processor.reopen(timeout_s=self.settings.close_timeout_s)
         self.journal.reopen()
@@ -304,23 +272,11 @@ class Trail(AuditSink):
     def close(self, timeout_s: float | None = None) -> None:
         """Deliver within the time in seconds (setting `close_timeout_s`), end the stream and release it.
 
-        What is left is in the journal, and goes out with the next owner. A later event opens a new stream. In memory
-        mode what is left is lost, and so is a later event; both are counted.
+        What is left is in the journal, and goes out with the next owner. A later event opens a new stream.
         """
         self.journal.close()
         self._processor.close(timeout_s=self.settings.close_timeout_s if timeout_s is None else timeout_s)
-        if self._memory is not None:
-            self._say_left(self._memory.give_up())
         self._metrics.keep(self)
-
-    def _say_left(self, events: int) -> None:
-        if events:
-            blocked = "; ".join(f"{name}: {reason}" for name, reason in self._processor.blocked().items())
-            self.notices.say(
-                "left",
-                f"events lost: {events}, not known to be delivered{f' ({blocked})' if blocked else ''}; with "
-                "OTEL_AUDIT_DURABILITY=memory nothing is left to be delivered later",
-            )
 
     def _description(self) -> dict[str, Any]:
         attributes = {**self._resource.attributes, SERVICE_INSTANCE_ID: self._instance_id}
@@ -337,23 +293,14 @@ class Trail(AuditSink):
             "pid": os.getpid(),
         }
 
-    def _opened(self, stream: OpenStream) -> None:
-        self.journal.wake_seq = self._wake_lines
+    def _opened(self, stream: StreamWriter) -> None:
+        self.journal.wake_seq = self._processor.batch_count
         try:
-            if isinstance(stream, MemoryStream):
-                self._processor.deliver(MemoryShipment(stream))
-            else:
-                self._processor.ship(stream.files, durable=lambda: stream.durable)
+            self._processor.ship(stream.files, durable=lambda: stream.durable)
         except Exception as error:  # the event is in the journal, and must not be reported as lost
             self.notices.say("delivery", f"events wait in the journal, delivery cannot begin: {error!r}")
         finally:
             self._streams[stream.files.stream_id] = stream
-
-    @property
-    def _wake_lines(self) -> int:
-        """After how many lines the exporters need not wait for more: a batch, and well before a queue is full."""
-        batch = self._processor.batch_count
-        return batch if self._memory is None else min(batch, max(1, self.settings.queue_size // 2))
 
     def _forked(self) -> None:
         self._instance_id = str(uuid.uuid4())
@@ -363,8 +310,17 @@ class Trail(AuditSink):
     def _woken(self) -> None:
         stream = self.journal.stream
         if stream is not None:
-            self.journal.wake_seq = stream.head.seq + self._wake_lines
+            self.journal.wake_seq = stream.head.seq + self._processor.batch_count
         self._processor.wake()
+
+
+def _limits(settings: Settings) -> Limits:
+    """The limits of the journal. In memory mode the queue is the directory, in segments that can go piece by piece."""
+    segment_bytes, directory_bytes = settings.segment_bytes, settings.directory_bytes
+    if settings.durability is Durability.MEMORY:
+        segment_bytes = min(segment_bytes, settings.queue_bytes // _SEGMENTS_IN_MEMORY)
+        directory_bytes = min(settings.queue_bytes, directory_bytes or settings.queue_bytes)
+    return Limits(segment_bytes, settings.segment_age_s, settings.file_mode, directory_bytes, settings.free_bytes)
 
 
 def is_vital(outcome: object, on_loss: OnLoss) -> bool:

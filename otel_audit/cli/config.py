@@ -196,17 +196,8 @@ def _rule_as_json(rule: Rule) -> dict[str, Any]:
 
 
 _WRONG_USAGE = 2
-# Which journal has an eye for what.
-_OF_MEMORY = (table.QUEUE_SIZE, table.QUEUE_BYTES)
-_OF_FILES = (
-    table.DIRECTORY,
-    table.SEGMENT_BYTES,
-    table.SEGMENT_AGE_S,
-    table.RETENTION_DAYS,
-    table.RETENTION_BYTES,
-    table.DIRECTORY_BYTES,
-    table.FREE_BYTES,
-)
+_OF_MEMORY = (table.QUEUE_BYTES,)
+_OF_DISKS = (table.RETENTION_DAYS, table.RETENTION_BYTES)  # in memory what is delivered is removed at once
 
 _INTRODUCTION = """\
 # Settings
@@ -355,7 +346,7 @@ def _text_cells(settings: Settings, setting: Setting[object]) -> tuple[str, str]
         shown = (setting.default_text if value == setting.default else "") or "none"
     else:
         shown = _shown(settings, setting) + (f" {setting.unit}" if setting.unit else "")
-    unused = _OF_FILES if settings.durability is Durability.MEMORY else _OF_MEMORY
+    unused = _OF_DISKS if settings.durability is Durability.MEMORY else _OF_MEMORY
     note = f"; not used: durability is {settings.durability}" if setting in unused else ""
     return shown, f"{settings.sources[setting.name]}{note}"
 

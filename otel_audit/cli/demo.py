@@ -25,7 +25,7 @@ from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import escaped
-from otel_audit.settings import Durability, ExporterName, Origin, OtlpProtocol, Settings
+from otel_audit.settings import ExporterName, Origin, OtlpProtocol, Settings
 from otel_audit.trail import Stats
 
 __all__ = ["demo"]
@@ -67,7 +67,7 @@ def _recorded(settings: Settings, seconds: float, rate: float) -> Stats:
     except (ConfigError, JournalUnwritable) as error:
         raise click.UsageError(str(error)) from error
     assert audit is not None
-    click.echo(f"journal: {_place(settings)}   events go to: {_destinations(settings)}\n", err=True)
+    click.echo(f"journal: {settings.directory}   events go to: {_destinations(settings)}\n", err=True)
     with _tracing(settings.service_name) as provider:
         try:
             _run(audit, provider, seconds, rate)
@@ -161,10 +161,6 @@ def _span_exporter() -> SpanExporter:
     return GrpcSpanExporter()
 
 
-def _place(settings: Settings) -> str:
-    return "in memory" if settings.durability is Durability.MEMORY else str(settings.directory)
-
-
 def _destinations(settings: Settings) -> str:
     shown = {ExporterName.CONSOLE: "this console", ExporterName.JSONL: str(settings.jsonl_path)}
     if settings.otlp is not None:
@@ -192,8 +188,7 @@ def _command() -> str:
 def _tell_more(settings: Settings) -> None:
     command = _command()
     directory = shlex.quote(str(settings.directory))
-    if settings.durability is not Durability.MEMORY:
-        click.echo(f"\nLook further:\n  {command} tail {directory}\n  {command} status {directory}")
+    click.echo(f"\nLook further:\n  {command} tail {directory}\n  {command} status {directory}")
     if ExporterName.OTLP in settings.export:
         click.echo("  Grafana of docker-compose.yml: http://127.0.0.1:3000, the dashboard opens by itself")
     else:

@@ -19,7 +19,7 @@ import click
 from otel_audit.errors import ConfigError
 from otel_audit.journal.files import segments_in
 from otel_audit.notices import escaped
-from otel_audit.settings import Durability, Settings
+from otel_audit.settings import Settings
 
 __all__ = [
     "GivenNumber",
@@ -124,12 +124,6 @@ def _from_settings(ctx: click.Context) -> Path:
         settings = Settings.load(os.environ)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
-    if settings.durability is Durability.MEMORY:
-        raise click.UsageError(
-            "expected a journal in a directory, got OTEL_AUDIT_DURABILITY=memory: the events of such a service are in "
-            "its memory only, and audit.stats() or its metrics tell of them; give DIR to look at another journal",
-            ctx,
-        )
     return settings.directory
 
 

@@ -19,12 +19,11 @@ from otel_audit.delivery.processor import BatchProcessor, FlushReport
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal, Written
-from otel_audit.journal.memory_journal import MemoryJournal
 from otel_audit.journal.quarantine import Quarantined
 from otel_audit.notices import Notices
 from otel_audit.settings import ExporterName
 
-__all__ = ["Elsewhere", "MemoryTally", "Tally", "blocked_elsewhere"]
+__all__ = ["Elsewhere", "Tally", "blocked_elsewhere"]
 
 
 _POLL_S = 0.05
@@ -81,7 +80,7 @@ _MISSING: Final = "lines missing"  # a reason to be dropped: gone from the journ
 
 
 class Tally:
-    """The numbers of a journal in files. Any thread.
+    """The numbers of a journal. Any thread.
 
     `streams`: the ids of those of this process, added to and cleared by its owner. `exporters`: the names of those that
     deliver here; without any, the journal is the destination, unless it `is_shipped` by another process.
@@ -164,42 +163,6 @@ class Tally:
             behind = [min(each.values(), key=lambda one: one.rank) for each in streams if each]
             return {str(ExporterName.SHIP): behind}
         return {name: [each.get(name, Progress()) for each in streams] for name in self._exporters}
-
-
-class MemoryTally:
-    """The numbers of a journal in memory. Any thread."""
-
-    def __init__(self, journal: MemoryJournal, processor: BatchProcessor, *, exporters: Sequence[str]) -> None:
-        self._journal = journal
-        self._processor = processor
-        self._exporters = exporters
-
-    def stats(self) -> Stats:
-        """What all exporters together have."""
-        exported = self._journal.exported
-        written = self._journal.written
-        return Stats(
-            emitted=written.emitted,
-            exported=exported,
-            pending=written.emitted - written.dropped - exported,
-            quarantined=0,
-            dropped=written.dropped,
-            blocked=self._processor.blocked(),
-        )
-
-    def numbers(self) -> Numbers:
-        """What each exporter has. What another one lacks for good is dropped, and then not exported here."""
-        progress = self._journal.progress()
-        warnings, blocked = self._processor.warnings(), self._processor.blocked()
-        written = self._journal.written
-        in_journal = written.emitted - written.dropped
-        exporters = {}
-        for name in self._exporters:
-            exported = min(progress[name].exported, in_journal)
-            exporters[name] = ExporterNumbers(
-                exported, in_journal - exported, 0, warnings.get(name, 0), blocked=name in blocked
-            )
-        return Numbers(written.emitted, written.by_reason, exporters)
 
 
 def _at_least(dealt_with: int, written: Written) -> int:

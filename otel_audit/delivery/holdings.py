@@ -13,7 +13,7 @@ from pathlib import Path
 from otel_audit.journal.counts import Foreign, stream_counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.shipment import Adoption, Exportable, Shipment
+from otel_audit.journal.shipment import Adoption, Shipment
 from otel_audit.notices import Notices
 
 __all__ = ["Holdings"]
@@ -27,18 +27,18 @@ class Holdings:
         self._exporters = exporters
         self._file_mode = file_mode
         self._notices = notices
-        self._waiting: list[Callable[[], Exportable | None]] = []
-        self._own: list[Exportable] = []
+        self._waiting: list[Callable[[], Shipment | None]] = []
+        self._own: list[Shipment] = []
         self._adopted: list[Shipment] = []
         self._known: set[str] = set()
         self._foreign: list[StreamFiles] = []
 
     @property
     def shipments(self) -> dict[str, Shipment]:
-        """Those that have files, by the id of the stream."""
-        return {each.stream_id: each for each in [*self._own, *self._adopted] if isinstance(each, Shipment)}
+        """All of them, by the id of the stream."""
+        return {each.stream_id: each for each in [*self._own, *self._adopted]}
 
-    def expect(self, taking: Callable[[], Exportable | None]) -> None:
+    def expect(self, taking: Callable[[], Shipment | None]) -> None:
         """A stream of this process, to be taken as soon as it can be."""
         self._waiting.append(taking)
 
@@ -47,9 +47,9 @@ class Holdings:
         """True while a stream of this process waits to be taken."""
         return bool(self._waiting)
 
-    def take_waiting(self) -> list[Exportable]:
+    def take_waiting(self) -> list[Shipment]:
         """Take the streams of this process that wait for it: the disk was full, or another process ships them."""
-        taken: list[Exportable] = []
+        taken: list[Shipment] = []
         for taking in list(self._waiting):
             try:
                 shipment = taking()
@@ -146,11 +146,11 @@ class Holdings:
     def _not_taken(self, files: StreamFiles, error: Exception) -> None:
         self._notices.say(f"take {files.stream_id}", f"{files.segment(1)}: a stream cannot be delivered: {error!r}")
 
-    def _is_over(self, shipment: Exportable) -> bool:
+    def _is_over(self, shipment: Shipment) -> bool:
         """The writer is gone, and was so before the last look at its lines."""
         return not shipment.cursor.ended and shipment.ended and self._is_delivered(shipment)
 
-    def _is_delivered(self, shipment: Exportable) -> bool:
+    def _is_delivered(self, shipment: Shipment) -> bool:
         try:
             return not any(
                 shipment.has_lines_after(shipment.cursor.progress(exporter).position) for exporter in self._exporters
@@ -158,13 +158,13 @@ class Holdings:
         except OSError:
             return False  # its worker tells the reason
 
-    def _conclude(self, shipment: Exportable) -> None:
+    def _conclude(self, shipment: Shipment) -> None:
         try:
             shipment.conclude()
         except OSError as error:  # the next owner finds it delivered, and keeps that
             self._notices.say("conclude", f"{self._directory}: the end of a stream cannot be kept: {error}")
 
-    def _release(self, shipment: Exportable) -> None:
+    def _release(self, shipment: Shipment) -> None:
         if self._is_delivered(shipment):  # the cursor of a stream that was not begun does not name what it lacks
             self._conclude(shipment)
         shipment.release()

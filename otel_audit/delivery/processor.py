@@ -28,7 +28,7 @@ from otel_audit.delivery.worker import BatchLimits, Worker
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.retention import Retention
-from otel_audit.journal.shipment import Adoption, Exportable, take
+from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
 from otel_audit.threads import RealThread, SimpleQueue, acquired, new_rlock
 
@@ -55,8 +55,12 @@ class Closing:
         """Wait for it, so many seconds at the most. One thread."""
         if not self._is_set:
             with suppress(Empty):
-                self._said.get(timeout=timeout_s)
+                self._said.get(timeout=max(0.0, timeout_s))
         return self._is_set
+
+    def look_up(self) -> None:
+        """Whoever waits looks up, although the end has not begun. Any thread."""
+        self._said.put(None)
 
 
 _ADOPT_INTERVAL_S = 10.0
@@ -78,6 +82,8 @@ class FlushReport:
 class BatchProcessor:
     """Delivers the journal of a directory: the streams of this process, and those it may adopt. Any thread.
 
+    `on_room` is called after each look for what may be removed that `make_room` asked for.
+
     No thread runs until `start` or the first `ship`: a server may fork in C code, which runs no hooks, and a thread
     that held a lock or the interpreter at that moment would leave a dead worker.
     """
@@ -93,10 +99,13 @@ class BatchProcessor:
         notices: Notices | None = None,
         metrics: AuditMetrics | None = None,
         retention: Retention | None = None,
+        on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._metrics = metrics
         self._retention = retention
+        self._on_room = on_room
+        self._is_room_wanted = False
         self._is_child = False
         self._exporters = exporters
         self._adoption = adoption
@@ -142,18 +151,11 @@ class BatchProcessor:
 
         `durable`: how far it may be exported now; None: as far as it is written.
         """
-        self._deliver(lambda: take(files, file_mode=self._file_mode, durable=durable))
-
-    def deliver(self, stream: Exportable) -> None:
-        """Deliver a stream that nobody else can have, from now until `close`."""
-        self._deliver(lambda: stream)
-
-    def _deliver(self, taking: Callable[[], Exportable | None]) -> None:
         with self._lock:
             if self._closing.is_set():
                 return  # opened after `close`: the next owner of the directory ships it, if there is one
             if self._exporters:
-                self._holdings.expect(taking)
+                self._holdings.expect(lambda: take(files, file_mode=self._file_mode, durable=durable))
             if self._ensure_threads():
                 self._assign(self._holdings.take_waiting())
 
@@ -161,6 +163,17 @@ class BatchProcessor:
         """There is a batch to send before its delay is over. Takes no lock: called from inside `log()`."""
         for worker in self._workers:
             worker.wake()
+
+    def make_room(self) -> bool:
+        """Have what may be removed removed now, not at the next look; True if a thread is there that does it.
+
+        Takes no lock: called from inside `log()`.
+        """
+        if self._retention is None or self._keeper is None or self._closing.is_set():
+            return False
+        self._is_room_wanted = True
+        self._closing.look_up()
+        return True
 
     def flush(self, seqs: Mapping[str, int], *, timeout_s: float) -> FlushReport:
         """Wait until every exporter has dealt with each stream up to the given line, or until the time is over.
@@ -305,11 +318,23 @@ class BatchProcessor:
             self._retain(closing)
             for worker in self._workers:
                 worker.say_stuck()
-            if closing.is_set_within(_ADOPT_INTERVAL_S):
+            if self._is_closing_within(closing, _ADOPT_INTERVAL_S):
                 break
         with self._adopting, self._lock:
             if self._is_left:
                 self._holdings.release(time.monotonic())
+
+    def _is_closing_within(self, closing: Closing, interval_s: float) -> bool:
+        """Wait for the end; meanwhile remove what may be removed as soon as room is wanted."""
+        next_look = time.monotonic() + interval_s
+        while not closing.is_set_within(next_look - time.monotonic()):
+            if self._is_room_wanted:
+                self._is_room_wanted = False
+                self._retain(closing, at_once=True)
+                self._on_room()
+            elif time.monotonic() >= next_look:
+                return False
+        return True
 
     def _look(self, deadline: float = math.inf) -> None:
         try:
@@ -323,17 +348,17 @@ class BatchProcessor:
         except OSError as error:
             self._notices.say("foreign", f"{self._directory}: streams of another host cannot be read: {error}")
 
-    def _retain(self, closing: Closing) -> None:
+    def _retain(self, closing: Closing, *, at_once: bool = False) -> None:
         if self._retention is None:
             return
         with self._adopting:
             held = self._holdings.shipments
         try:
-            self._retention.look_if_due(held, self._adopting, closing.is_set)
+            self._retention.look_if_due(held, self._adopting, closing.is_set, at_once=at_once)
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("retention", f"{self._directory}: old events cannot be removed: {error!r}")
 
-    def _assign(self, shipments: Iterable[Exportable]) -> None:
+    def _assign(self, shipments: Iterable[Shipment]) -> None:
         for shipment in shipments:
             if shipment.cursor.note:
                 self._notices.say(f"cursor {shipment.stream_id}", shipment.cursor.note)

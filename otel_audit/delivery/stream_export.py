@@ -17,9 +17,9 @@ from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
 from otel_audit.delivery.outcomes import Batch, Unavailable
 from otel_audit.journal.cursor import Position, Progress
-from otel_audit.journal.reader import Chunk, Line
+from otel_audit.journal.reader import Chunk, Line, StreamReader
 from otel_audit.journal.room import lost_events
-from otel_audit.journal.shipment import Exportable, LineReader, Shipment
+from otel_audit.journal.shipment import Shipment
 
 __all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 
@@ -69,7 +69,7 @@ class StreamExport:
 
     def __init__(
         self,
-        shipment: Exportable,
+        shipment: Shipment,
         destination: Destination,
         *,
         batch_count: int = 512,
@@ -287,7 +287,7 @@ def _further(one: Position, other: Position) -> Position:
     return one if one.seq >= other.seq else other
 
 
-def _lines_ahead(shipment: Exportable, after: Position) -> Iterator[Batch]:
+def _lines_ahead(shipment: Shipment, after: Position) -> Iterator[Batch]:
     """Yield lines behind the position, each alone, that may be exported now: the newest, then some from anywhere.
 
     Any of these may be refused as well. Since they lie elsewhere each time, one that is accepted is found in the end.
@@ -307,7 +307,7 @@ def _lines_ahead(shipment: Exportable, after: Position) -> Iterator[Batch]:
         reader.close()
 
 
-def _lines_from(reader: LineReader, place: Position, until: Position | None) -> Iterator[Batch]:
+def _lines_from(reader: StreamReader, place: Position, until: Position | None) -> Iterator[Batch]:
     """Each line behind a place, which may be inside of one: what is left of that is passed over."""
     while (chunk := reader.read(place, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=until)).end != place:
         place = chunk.end
@@ -321,22 +321,20 @@ def _near(end: Position) -> Position:
     return Position(end.segment, max(0, end.offset - _TAIL_BYTES), 0)
 
 
-def _end_of(shipment: Exportable) -> Position:
-    if not isinstance(shipment, Shipment):
-        return Position()
+def _end_of(shipment: Shipment) -> Position:
     last = shipment.files.segments()[-1]
     return Position(last, _size_of(shipment, last), 0)
 
 
-def _between(shipment: Exportable, after: Position, end: Position) -> Position:
+def _between(shipment: Shipment, after: Position, end: Position) -> Position:
     segment = random.randint(after.segment, max(after.segment, end.segment))
     first = after.offset if segment == after.segment else 0
     last = end.offset if segment == end.segment else _size_of(shipment, segment)
     return Position(segment, random.randint(first, max(first, last)), 0)
 
 
-def _size_of(shipment: Exportable, segment: int) -> int:
+def _size_of(shipment: Shipment, segment: int) -> int:
     try:
-        return os.stat(shipment.files.segment(segment)).st_size if isinstance(shipment, Shipment) else 0
+        return os.stat(shipment.files.segment(segment)).st_size
     except FileNotFoundError:  # retention, or somebody else, removed it
         return 0

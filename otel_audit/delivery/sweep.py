@@ -24,7 +24,7 @@ from otel_audit.journal.removal import finish_removal
 from otel_audit.journal.retention import Retention, RetentionLimits
 from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
-from otel_audit.settings import Settings
+from otel_audit.settings import Durability, Settings
 
 __all__ = ["Left", "Sweep", "SweepReport", "restart", "retention_of"]
 
@@ -260,6 +260,8 @@ def retention_of(
 ) -> Retention | None:
     """Removes what the adopter of these streams has delivered with these exporters; None when all is kept for ever."""
     limits = RetentionLimits(settings.retention_days, settings.retention_bytes)
+    if settings.durability is Durability.MEMORY:
+        limits = RetentionLimits(settings.retention_days, bytes=1)  # what is delivered makes room for what is not
     if limits == RetentionLimits():
         return None
 

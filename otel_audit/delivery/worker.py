@@ -10,7 +10,7 @@ from queue import Empty
 
 from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
-from otel_audit.journal.shipment import Exportable
+from otel_audit.journal.shipment import Shipment
 from otel_audit.notices import Notices
 from otel_audit.threads import RealThread, SimpleQueue, new_lock, wait_for_word
 
@@ -65,7 +65,7 @@ class Worker:
         """The thread runs."""
         self._thread.start()
 
-    def add(self, shipment: Exportable) -> None:
+    def add(self, shipment: Shipment) -> None:
         """From now on this stream is exported too."""
         export = StreamExport(
             shipment,

@@ -81,20 +81,9 @@ UNFIT: Final[Mapping[str, Unfit]] = MappingProxyType(
 def directory_findings(settings: Settings, *, time_ns: Callable[[], int] = time.time_ns) -> list[Finding]:
     """What stands in the way of a journal in the directory of the settings, for the user of this process.
 
-    Also of a JSONL file that is to be elsewhere. `time_ns` is the clock that events are stamped by. With
-    durability=memory there is no directory to look at.
+    Also of a JSONL file that is to be elsewhere. `time_ns` is the clock that events are stamped by.
     """
-    if settings.durability is Durability.MEMORY:
-        return [_in_memory(settings), _wall_clock(time_ns()), *_jsonl(settings)]
     return [*_journal(settings, time_ns), *_jsonl(settings)]
-
-
-def _in_memory(settings: Settings) -> Finding:
-    return Finding(
-        "directory",
-        f"none is needed: at most {settings.queue_size} events or {_size(settings.queue_bytes)} wait in memory, and "
-        "what is not delivered is lost with the process",
-    )
 
 
 def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
@@ -109,7 +98,7 @@ def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
             _usable(directory, place),
             *([_permissions(settings)] if place == directory else []),
             _space(place, settings),
-            _file_system(place),
+            _file_system(place, settings.durability),
             _locks(Path(made)),
             *(_streams(directory) if place == directory else []),
             _clock(Path(made), time_ns),
@@ -118,8 +107,7 @@ def _journal(settings: Settings, time_ns: Callable[[], int]) -> list[Finding]:
 
 def _jsonl(settings: Settings) -> list[Finding]:
     path = settings.jsonl_path
-    is_looked_at = path.parent == settings.directory and settings.durability is not Durability.MEMORY
-    if ExporterName.JSONL not in settings.export or is_looked_at:
+    if ExporterName.JSONL not in settings.export or path.parent == settings.directory:
         return []
     place = _nearest(path.parent)
     try:
@@ -181,6 +169,8 @@ def _space(place: Path, settings: Settings) -> Finding:
     found = os.statvfs(place)
     free = found.f_bavail * found.f_frsize
     needed = max(_FREE_BYTES, _FREE_SEGMENTS * settings.segment_bytes)
+    if settings.durability is Durability.MEMORY:
+        needed = settings.queue_bytes
     says = f"{_size(free)} free"
     if free < needed:
         return Finding(
@@ -196,7 +186,7 @@ def _size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / 1024**2:.1f} MiB"
 
 
-def _file_system(place: Path) -> Finding:
+def _file_system(place: Path, durability: Durability) -> Finding:
     try:
         mount = mount_of(place.resolve())
     except OSError:
@@ -204,7 +194,10 @@ def _file_system(place: Path) -> Finding:
     if mount is None:
         says = f"of {place}: expected its mount in /proc/self/mountinfo, got none"
         return Finding("file system", says, "make sure that OTEL_AUDIT_DIR is on a local disk")
-    if unfit := UNFIT.get(mount.kind):
+    if (unfit := UNFIT.get(mount.kind)) is _MEMORY and durability is Durability.MEMORY:
+        says = f"{mount.kind} at {mount.point}: what is not delivered is gone with the machine or the container"
+        return Finding("file system", says)
+    if unfit is not None:
         return Finding("file system", f"{mount.kind} at {mount.point}: {unfit.why}", unfit.remedy)
     return Finding("file system", f"{mount.kind} at {mount.point}")
 

@@ -32,9 +32,9 @@ def probe_finding(settings: Settings, exporter: OtlpExporter) -> Finding:
     The stream that it is in is sent as a whole, so that nothing is missing to whoever verifies the store.
     """
     try:
-        batch = _in_memory(settings) if settings.durability is Durability.MEMORY else _in_a_file(settings)
+        batch = _recorded(settings)
     except (AuditUnavailable, OSError) as error:
-        says = f"expected a journal for the probe in {tempfile.gettempdir()}, got {error}"
+        says = f"expected a journal for the probe in {_place(settings)}, got {error}"
         return Finding("probe", says, "set TMPDIR to a directory that can be written")
     started = time.monotonic()
     outcome = exporter.export(batch)
@@ -43,34 +43,6 @@ def probe_finding(settings: Settings, exporter: OtlpExporter) -> Finding:
         warning = f"; it says: {outcome.warning}" if outcome.warning else ""
         return Finding("probe", f"an event was accepted in {took_ms:.0f} ms{warning}")
     return Finding("probe", outcome.reason, remedy_for(outcome))
-
-
-class _Kept:
-    """Keeps what it is given, for somebody else to send. See `Exporter`."""
-
-    name = "otlp"
-    delay_s = 0.0
-
-    def __init__(self) -> None:
-        self.batches: list[Batch] = []
-
-    def export(self, batch: Batch) -> Accepted:
-        """Keep it."""
-        self.batches.append(batch)
-        return Accepted()
-
-    def close(self) -> None:
-        """There is nothing to let go of."""
-
-
-def _in_memory(settings: Settings) -> Batch:
-    """The lines that a service with these settings makes for one event. No file is written."""
-    kept = _Kept()
-    trail = Trail(settings, exporters=[kept])
-    _record(trail)
-    trail.close()
-    lines = [line for batch in kept.batches for line in batch.lines]
-    return Batch(kept.batches[0].header, lines)
 
 
 def _record(trail: Trail) -> None:
@@ -83,13 +55,22 @@ def _record(trail: Trail) -> None:
     )
 
 
-def _in_a_file(settings: Settings) -> Batch:
-    """The lines that a service with these settings writes for one event."""
-    with tempfile.TemporaryDirectory(prefix="otel-audit-doctor-") as made:
+def _place(settings: Settings) -> str:
+    """Return where a journal can be tried: in memory mode there may be no other place that can be written."""
+    if settings.durability is Durability.MEMORY:
+        return str(next(path for path in settings.directory.parents if path.exists()))
+    return tempfile.gettempdir()
+
+
+def _recorded(settings: Settings) -> Batch:
+    """Return the lines that a service with these settings writes for one event."""
+    with tempfile.TemporaryDirectory(prefix="otel-audit-doctor-", dir=_place(settings)) as made:
         # Without retention, whose thread would write to the directory while it is removed.
         here = replace(
             settings,
             directory=Path(made),
+            durability=Durability.FSYNC if settings.durability is Durability.FSYNC else Durability.OS,
+            sources={},
             export=(ExporterName.NONE,),
             retention_days=0,
             retention_bytes=0,

@@ -21,7 +21,6 @@ from queue import Empty
 
 from otel_audit.journal.commit import Committer
 from otel_audit.journal.files import sync_directory
-from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.segment import OpenSegment
 from otel_audit.journal.stream import StreamWriter
 from otel_audit.settings import Durability
@@ -54,8 +53,8 @@ class Syncer:
         self._named: Path | None = None  # the segment whose name is known to be on the disk
         self._failed = False
 
-    def follow(self, stream: StreamWriter | None) -> None:
-        """From now on this stream is synced, and looked after each second; None: one that has nothing to sync."""
+    def follow(self, stream: StreamWriter) -> None:
+        """Sync this stream from now on, and look after it each second."""
         self._stream = stream
         if self._thread is None:
             thread = RealThread(self._run, name="otel-audit-sync")
@@ -166,13 +165,13 @@ class Background:
         if durability is Durability.FSYNC:
             self.committer = Committer(lock, inside)
 
-    def start(self, stream: OpenStream) -> None:
+    def start(self, stream: StreamWriter) -> None:
         """From now on the threads work for this stream, if they can be started. Without the journal's lock."""
-        self.syncer.follow(stream if isinstance(stream, StreamWriter) else None)
+        self.syncer.follow(stream)
         if self.committer is not None:
             self.committer.start()
 
-    def end(self, stream: OpenStream, *, leaves: bool = False) -> None:
+    def end(self, stream: StreamWriter, *, leaves: bool = False) -> None:
         """The stream has ended, or is left as it is, and the threads will end. May be called again."""
         self.syncer.close()
         if leaves:

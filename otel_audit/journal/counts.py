@@ -23,6 +23,7 @@ from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import lines_behind, stream_header
 from otel_audit.journal.room import lost_events
+from otel_audit.settings import Durability
 
 __all__ = [
     "Census",
@@ -257,7 +258,9 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], live: bool | None
     exporters = {**dict.fromkeys(named, Progress()), **known}
     slowest = min(exporters.values(), key=lambda progress: progress.rank, default=Progress())
     behind = _count(_lines(files, numbers, slowest.position))
-    gone = _missing_segments(files, numbers, exporters.values(), retained)
+    # In memory mode segments are removed without a word, so nobody knows which were removed by whom.
+    is_in_memory = header.get("durability") == Durability.MEMORY
+    gone = () if is_in_memory else _missing_segments(files, numbers, exporters.values(), retained)
     missing = _missing(files, numbers, slowest, behind, gone, retained)
     if not exporters and ELSEWHERE not in words:
         if restored := retained.segments(files.stream_id).intersection(numbers):  # the ledger counts them

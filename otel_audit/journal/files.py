@@ -33,6 +33,7 @@ __all__ = [
     "is_at",
     "journal_bytes",
     "make_directory",
+    "make_private",
     "open_segment",
     "open_with_mode",
     "say_exposure",
@@ -161,6 +162,29 @@ def _names_in(directory: Path) -> list[str]:
         return os.listdir(directory)
     except FileNotFoundError:
         return []
+
+
+def make_private(directory: Path) -> None:
+    """Make the directory and the one above it, if they are missing; both belong to this user alone from then on.
+
+    For a place such as /dev/shm, where every user can make a directory, or a link, of the name that we would choose.
+
+    Raises:
+        JournalUnwritable: one of them cannot be made, is a link, or others may enter it.
+    """
+    for path in (directory.parent, directory):
+        try:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+            found = path.lstat()
+        except OSError as error:
+            raise JournalUnwritable(_unusable(path, error)) from error
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise JournalUnwritable(
+                f"{path}: expected a directory that only this process's user (uid {os.geteuid()}) may enter, got "
+                f"{stat.filemode(found.st_mode)} of uid {found.st_uid}; remove it, or set OTEL_AUDIT_DIR to one of "
+                "your own"
+            )
 
 
 def make_directory(directory: Path) -> None:

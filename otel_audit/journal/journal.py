@@ -25,7 +25,6 @@ from otel_audit.journal.commit import COMMIT_TIMEOUT_S, Commit, Committer
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.forks import watch
 from otel_audit.journal.locks import prove_locks
-from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.room import Space
 from otel_audit.journal.stream import Limits, StreamWriter, SyncFailed
 from otel_audit.journal.writer import WritingEnd
@@ -74,14 +73,13 @@ class Journal:
     """Append-only, hash-chained lines in a directory. Any thread; fork-safe.
 
     `describe` gives what each segment header says of the writer. `on_open` is called after a stream was opened, in the
-    process that opened it, without any lock; `on_fork` in a child before its first append. `commit_timeout_s`: how long
-    an append waits for the disk with `fsync`.
+    process that opened it, without any lock; `on_fork` in a child before its first append. `ask_for_room` is called
+    when the directory is nearly as full as it may be, and says whether somebody will call `room_made`.
+    `commit_timeout_s`: how long an append waits for the disk with `fsync`.
 
     Raises:
         JournalUnwritable: the directory cannot be written, or its locks do not work.
     """
-
-    _survives = True  # a line that was written survives what the durability setting says
 
     def __init__(
         self,
@@ -90,9 +88,10 @@ class Journal:
         describe: Callable[[], Mapping[str, Any]],
         limits: Limits | None = None,
         durability: Durability = Durability.OS,
-        on_open: Callable[[OpenStream], None] = lambda stream: None,
+        on_open: Callable[[StreamWriter], None] = lambda stream: None,
         on_fork: Callable[[], None] = lambda: None,
         on_wake: Callable[[], None] = lambda: None,
+        ask_for_room: Callable[[], bool] = lambda: False,
         commit_timeout_s: float = COMMIT_TIMEOUT_S,
         notices: Notices | None = None,
     ) -> None:
@@ -106,6 +105,8 @@ class Journal:
         self._on_open = on_open
         self._on_fork = on_fork
         self._on_wake = on_wake
+        self._ask_for_room = ask_for_room
+        self._survives = durability is not Durability.MEMORY
         self.commit_timeout_s = commit_timeout_s
         self._begin()
         watch(self)
@@ -126,11 +127,7 @@ class Journal:
         self._deferred: deque[tuple[bytes, int]] = deque()
         self._announcing: list[object] = []
         self._said_gone = 0
-        self._end = self._new_end()
-        self._pid = _getpid()  # last: whoever finds it right finds the rest right too
-
-    def _new_end(self) -> WritingEnd:
-        return WritingEnd(
+        self._end = WritingEnd(
             self.directory,
             self._describe,
             limits=self._limits,
@@ -138,10 +135,12 @@ class Journal:
             lock=self._lock,
             inside=self._inside,
             look_after=weakref.WeakMethod(self._look_after),
+            ask_for_room=self._ask_for_room,
         )
+        self._pid = _getpid()  # last: whoever finds it right finds the rest right too
 
     @property
-    def stream(self) -> OpenStream | None:
+    def stream(self) -> StreamWriter | None:
         """The stream that is open now, if any."""
         return self._end.stream
 
@@ -157,6 +156,10 @@ class Journal:
     def space(self) -> Space:
         """The free space of the disk as it was within the last second, and its floor; nothing without a stream."""
         return self._end.room.space
+
+    def room_made(self) -> None:
+        """Measure the directory anew, after what may be removed was removed: the answer to `ask_for_room`."""
+        self._end.room.answered()
 
     def append(self, event_id: str, event: bytes, time_ns: int, observed_ns: int, is_vital: bool = False) -> Receipt:
         """Return once the line survives the death of this process, or of the machine with `fsync`.
@@ -231,8 +234,7 @@ class Journal:
         if commit.seq >= self.wake_seq:
             self._on_wake()
 
-    def _committed(self, committer: Committer, stream: OpenStream, seq: int) -> Commit | None:
-        assert isinstance(stream, StreamWriter)  # nothing else is synced
+    def _committed(self, committer: Committer, stream: StreamWriter, seq: int) -> Commit | None:
         try:
             return committer.commit(stream, seq)
         except SyncFailed as error:
@@ -276,7 +278,9 @@ class Journal:
             self._inside.add(me)
             with self._lock:
                 waits = opens and (self._deferred or self._end.losses)
-                if not waits and (self._end.stream is None or self._is_gone()):
+                # A directory that was removed as a whole is made again for the next event, not behind the back of
+                # whoever removed it.
+                if not waits and (self._end.stream is None or not self.directory.exists()):
                     return
                 self._end.look_now()
                 stream = self._end.ready(now_ns)
@@ -289,15 +293,11 @@ class Journal:
         if self._end.is_unannounced:
             self._announce()
 
-    def _ask_for_sync(self, stream: OpenStream) -> None:
+    def _ask_for_sync(self, stream: StreamWriter) -> None:
         """What nobody waits for is synced too."""
         committer = self._end.background.committer
-        if committer is not None and isinstance(stream, StreamWriter) and not stream.is_settled(stream.head.seq):
+        if committer is not None and not stream.is_settled(stream.head.seq):
             committer.ask(stream)
-
-    def _is_gone(self) -> bool:
-        """Removed as a whole: made again for the next event, not behind the back of who removed it."""
-        return not self.directory.exists()
 
     def close(self) -> None:
         """The stream has ended and its lock is released. A later `append` opens a new one.
@@ -331,12 +331,9 @@ class Journal:
         try:
             self._inside.add(me)
             with self._lock:
-                self._leave()
+                self._end.end(leaves=True)
         finally:
             self._inside.discard(me)
-
-    def _leave(self) -> None:
-        self._end.end(leaves=True)
 
     def _announce(self) -> None:
         """Begin to look after the open stream, and to deliver it.

@@ -41,8 +41,11 @@ def ready_segments(
     *,
     exporters: Collection[str] = (),
     is_held: bool = False,
+    among: Collection[int] | None = None,
 ) -> list[int]:
-    """Those segments that every exporter has, of which no line is in quarantine, and that nobody writes.
+    """Return those segments that every exporter has, of which no line is in quarantine, and that nobody writes.
+
+    Only those `among` some are looked at, if these are given.
 
     The exporters are those that the header and the cursor name, and unless the stream was delivered to its end, the
     given ones. `is_held`: the caller holds locks of the stream, and its last segment is left alone.
@@ -62,7 +65,9 @@ def ready_segments(
     return [
         number
         for number in _complete(files, numbers, is_held=is_held)
-        if all(_has(each, files, number) for each in reached) and not _is_evidence(files, number, reached)
+        if (among is None or number in among)
+        and all(_has(each, files, number) for each in reached)
+        and not _is_evidence(files, number, reached)
     ]
 
 

@@ -7,7 +7,8 @@ directory holds more bytes than it may, the oldest first. Of a stream that ended
 the cursor and the lock files go with the last segment.
 
 Only who has the right to export a stream removes of it: a stream whose ship lock somebody else holds is left to that
-one. Each removal is told in the ledger first: see `otel_audit.journal.removal`.
+one. Each removal is told in the ledger first: see `otel_audit.journal.removal`. Only in memory mode, where a segment
+goes as soon as it is ready, a part of a stream goes without a word: the ledger itself would fill the memory.
 
 For how long the segments of a directory have been ready to go, by a clock that nobody can set.
 
@@ -29,7 +30,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -43,6 +44,7 @@ from otel_audit.journal.locks import FileLock, boot_id, may_live_elsewhere
 from otel_audit.journal.reader import stream_header
 from otel_audit.journal.removal import finish_removal, obituary, ready_segments, remove
 from otel_audit.journal.shipment import Shipment
+from otel_audit.settings import Durability
 
 __all__ = ["STATE_NAME", "Ages", "Moment", "Removed", "Retention", "RetentionLimits", "now"]
 
@@ -233,14 +235,19 @@ class Retention:
         self._begin()
 
     def look_if_due(
-        self, held: Mapping[str, Shipment], guard: AbstractContextManager[object], stopped: Callable[[], bool]
+        self,
+        held: Mapping[str, Shipment],
+        guard: AbstractContextManager[object],
+        stopped: Callable[[], bool],
+        *,
+        at_once: bool = False,
     ) -> Removed:
-        """Do `look`, unless the last one was a short while ago.
+        """Do `look`, unless the last one was a short while ago and it need not be `at_once`.
 
         Beside tens of thousands of files a look that removes nothing takes some hundred milliseconds. It comes so
         seldom that it takes one percent of a core, but once a minute.
         """
-        if time.monotonic() < self._look_at or self._limits == RetentionLimits():
+        if self._limits == RetentionLimits() or (time.monotonic() < self._look_at and not at_once):
             return Removed()
         every_s = _LOOK_EVERY_S_WITH_BYTES if self._limits.bytes else _LOOK_EVERY_S
         self._look_at = time.monotonic() + every_s
@@ -323,13 +330,13 @@ class Retention:
                 continue
             files = StreamFiles(self._directory, stream_id)
             try:
-                ready = self._ready(files, numbers, is_held=stream_id in held)
+                fresh = [number for number in numbers if not ages.is_ready(stream_id, number)]
+                ready = self._ready(files, numbers, is_held=stream_id in held, among=fresh)
             except OSError as error:
                 self._failed(files, error)
                 continue
-            fresh = [number for number in ready if not ages.is_ready(stream_id, number)]
-            restored = retained.segments(stream_id) if fresh else set()
-            yield from ((stream_id, number) for number in fresh if number not in restored)
+            restored = retained.segments(stream_id) if ready else set()
+            yield from ((stream_id, number) for number in ready if number not in restored)
 
     def _keep(self, change: Callable[[Ages], None]) -> None:
         """Change the state in the file. Left for the next look when somebody else is at it, or the disk is full."""
@@ -363,7 +370,9 @@ class Retention:
                     sizes[stream_id, number] = files.segment(number).stat().st_size
         return sizes
 
-    def _ready(self, files: StreamFiles, numbers: Sequence[int], *, is_held: bool) -> list[int]:
+    def _ready(
+        self, files: StreamFiles, numbers: Sequence[int], *, is_held: bool, among: Collection[int] | None = None
+    ) -> list[int]:
         if files.stream_id in self._unwanted:
             return []
         header = stream_header(files, numbers)
@@ -371,7 +380,7 @@ class Retention:
             if header:  # of one that could not be read nothing is known
                 self._unwanted.add(files.stream_id)
             return []
-        return ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held)
+        return ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held, among=among)
 
     def _removed_held(
         self,
@@ -383,10 +392,14 @@ class Retention:
     ) -> int | None:
         """Remove a segment of a stream that the caller exports, never its last one. See `_removed`."""
         numbers = files.segments()
-        if number not in self._ready(files, numbers, is_held=True):
+        if number not in self._ready(files, numbers, is_held=True, among=[number]):
             return None if [number] == numbers[-1:] else 0  # the last one goes when the stream is let go
+        guard = guard or contextlib.nullcontext()
+        if _is_in_memory(files, numbers):
+            with guard:
+                return None if shipment.released else _unlinked(files, number)
         content = obituary(files, number, reason)
-        with self._ledger() as ledger, guard or contextlib.nullcontext():
+        with self._ledger() as ledger, guard:
             return None if shipment.released else self._told_and_removed(ledger, files, content)
 
     def _removed(self, files: StreamFiles, number: int, reason: str) -> int | None:
@@ -397,10 +410,12 @@ class Retention:
             return None
         with self._while_held(ship_lock, remove=not was_there):
             numbers = files.segments()
-            if number not in self._ready(files, numbers, is_held=False):
+            if number not in self._ready(files, numbers, is_held=False, among=[number]):
                 return 0
             if numbers == [number]:
                 return self._removed_whole(files, number, reason, ship_lock)
+            if _is_in_memory(files, numbers):
+                return _unlinked(files, number)
             content = obituary(files, number, reason)
             with self._ledger() as ledger:
                 return self._told_and_removed(ledger, files, content)
@@ -445,3 +460,13 @@ class Retention:
             lock.release(remove=remove)
             if lock in self._locks:  # not in a child that was forked from here
                 self._locks.remove(lock)
+
+
+def _is_in_memory(files: StreamFiles, numbers: Sequence[int]) -> bool:
+    return stream_header(files, numbers).get("durability") == Durability.MEMORY
+
+
+def _unlinked(files: StreamFiles, number: int) -> int:
+    size = files.segment(number).stat().st_size
+    files.segment(number).unlink()
+    return size

@@ -13,15 +13,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import Any, Final
 
 from otel_audit.journal.files import journal_bytes
+from otel_audit.threads import SimpleQueue, wait_for_word
 
 __all__ = [
     "RESERVE_BYTES",
@@ -49,6 +52,13 @@ _FLOOR_MAX_BYTES: Final = 1024**3
 # More than one process writes in the second between two looks at the disk. With more than that above the floor nothing
 # need be counted; with less, a flood would be through a small floor before the next look.
 _NEAR_BYTES: Final = 128 * 1024**2
+# Room is asked for before the limit is reached: to remove what is delivered takes longer than an event may wait.
+_ASK_AT: Final = 0.75
+_ASK_EVERY_S: Final = 1.0
+# For an answer that takes milliseconds, unless the machine has no time for its thread.
+_WAIT_S: Final = 0.25
+_WAIT_EVERY_S: Final = 5.0
+_LIMIT: Final = "OTEL_AUDIT_DIRECTORY_BYTES allows (in memory mode OTEL_AUDIT_QUEUE_BYTES)"
 
 
 class Limited(OSError):
@@ -105,7 +115,10 @@ class Space:
 class Room:
     """What one process knows of the room in its directory. `limit_bytes` None: only the disk counts.
 
-    `floor_bytes` of free space: see `Space`.
+    `floor_bytes` of free space: see `Space`. `ask_for_room` has somebody remove what may go, and returns True if there
+    is somebody, who then calls `answered`. It is asked from three quarters of the limit on, once a second while that
+    does not help. An event that finds the limit reached waits for the answer, a quarter of a second at most. Where that
+    does not help it is lost, and no event waits for the next five seconds.
 
     The reserve is a file without a name, for each process its own: nothing is left of it however the process ends, and
     nobody else can give it away.
@@ -119,12 +132,18 @@ class Room:
         limit_bytes: int | None,
         *,
         floor_bytes: int | None = 0,
+        ask_for_room: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._limit_bytes = limit_bytes
         self._floor_bytes = floor_bytes
         self._clock = clock
+        self._ask_for_room = ask_for_room
+        self._asked_at = 0.0
+        self._next_ask_at = self._next_wait_at = -math.inf
+        self._pause_s = _ASK_EVERY_S
+        self._answers: SimpleQueue[None] = SimpleQueue()
         self._measured_at: float | None = None
         self._used_bytes = 0
         self._written_bytes = 0
@@ -158,14 +177,43 @@ class Room:
         space = self.space
         if space.is_spent or (space.is_low and not is_vital):
             raise NearlyFull(errno.ENOSPC, space.says, str(self._directory))
-        if self._is_over_limit():
-            used = f"{self._used_bytes} bytes in use, of {self._limit_bytes} that OTEL_AUDIT_DIRECTORY_BYTES allows"
+        if self._is_over_limit() and not self._is_room_made():
+            used = f"{self._used_bytes} bytes in use, of {self._limit_bytes} that {_LIMIT}"
             raise Limited(errno.EDQUOT, used, str(self._directory))
 
     def added(self, line_bytes: int) -> None:
         """A line was written; its length need not be exact, since the directory is measured again."""
         self._used_bytes += line_bytes
         self._written_bytes += line_bytes
+        if self._limit_bytes is not None and self._used_bytes >= _ASK_AT * self._limit_bytes:
+            now = self._clock()
+            if now >= self._next_ask_at:
+                self._ask(now)
+
+    def answered(self) -> None:
+        """Measure the directory, since what may be removed was removed, and let the event go on that waits for it."""
+        self._pause_s = max(_ASK_EVERY_S, self._clock() - self._asked_at)
+        self._measure_used()
+        if self._limit_bytes is not None and self._used_bytes < _ASK_AT * self._limit_bytes:
+            self._next_ask_at = self._next_wait_at = -math.inf
+        self._answers.put(None)
+
+    def _ask(self, now: float) -> bool:
+        self._asked_at, self._next_ask_at = now, now + self._pause_s
+        return self._ask_for_room()
+
+    def _is_room_made(self) -> bool:
+        """Wait a moment for whoever removes what may go; True if there is room then."""
+        now = self._clock()
+        if now < self._next_wait_at:
+            return False
+        self._next_wait_at = now + max(_WAIT_EVERY_S, self._pause_s)
+        with contextlib.suppress(Empty):  # answers to what was asked before the last events came
+            while True:
+                self._answers.get_nowait()
+        if self._ask(now):
+            wait_for_word(self._answers, _WAIT_S)
+        return not self._is_over_limit()
 
     def look(self) -> None:
         """The reserve is taken, or taken again, if there is ample room. Never raises: it can be done without."""
@@ -192,7 +240,10 @@ class Room:
         now = self._clock()
         if self._measured_at is not None and now - self._measured_at < _MEASURE_INTERVAL_S:
             return
-        self._measured_at = now
+        self._measure_used()
+
+    def _measure_used(self) -> None:
+        self._measured_at = self._clock()
         with contextlib.suppress(OSError):
             self._used_bytes = journal_bytes(self._directory)
 
@@ -265,8 +316,7 @@ def _nameless(directory: Path, size_bytes: int) -> int:
 TRUNCATED: Final = "segment truncated"  # of lines that have a number: what lacks in the row of numbers counts them
 
 _GAP_PREFIX: Final = b'{"system":"gap"'
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOBUFS})
-_WORDS: Final = {errno.ENOBUFS: "queue full", errno.ESHUTDOWN: "closed"}
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def is_full(error: OSError | None) -> bool:
@@ -278,8 +328,6 @@ def reason_of(error: OSError) -> str:
     """The words that count an event which could not be written."""
     if isinstance(error, Limited):
         return error.reason
-    if error.errno in _WORDS:
-        return _WORDS[error.errno]
     return "disk full" if is_full(error) else errno.errorcode.get(error.errno or 0, "write failed")
 
 
@@ -323,10 +371,6 @@ class Losses:
     def add(self, reason: str, observed_ns: int) -> None:
         """One more event was lost."""
         self._total[reason] = self._total.get(reason, 0) + 1
-        self.tell(reason, observed_ns)
-
-    def tell(self, reason: str, observed_ns: int) -> None:
-        """One more event is to be told by the next gap line; it is counted elsewhere."""
         loss = self._untold.setdefault(reason, _Loss(0, observed_ns, observed_ns))
         if not loss.count:
             loss.first_ns = observed_ns

@@ -21,15 +21,27 @@ from typing import Any, Final, NamedTuple
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import copy_bytes, is_at, open_segment, sync_directory, write_whole
 from otel_audit.journal.line import Tail, digest, is_system
-from otel_audit.journal.open_stream import Head
 from otel_audit.threads import new_lock
 
-__all__ = ["Damage", "Durable", "OpenSegment", "SegmentSync"]
+__all__ = ["Damage", "Durable", "Head", "OpenSegment", "SegmentSync"]
 
 
 _LOOK_BACK_BYTES: Final = 1 << 20  # more than the longest line
 _CUT: Final = "truncated by somebody else"
 _WRITTEN_TO: Final = "written by somebody else"
+
+
+class Head(NamedTuple):
+    """The end of the chain. One tuple, so that it moves in a single step or not at all.
+
+    `seq` is the number of the last line, `offset` the end of it in the segment, `system` how many of the lines so far
+    are the journal's own.
+    """
+
+    seq: int
+    hash: bytes
+    offset: int
+    system: int
 
 
 @dataclass(frozen=True, slots=True)

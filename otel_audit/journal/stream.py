@@ -21,10 +21,9 @@ from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory, write_whole
 from otel_audit.journal.line import FORMAT_VERSION, GAP, SEGMENT, digest, system_body
 from otel_audit.journal.locks import FileLock
-from otel_audit.journal.open_stream import Head
 from otel_audit.journal.reader import lines_behind
 from otel_audit.journal.room import TRUNCATED
-from otel_audit.journal.segment import Durable, OpenSegment, SegmentSync
+from otel_audit.journal.segment import Durable, Head, OpenSegment, SegmentSync
 from otel_audit.settings import Durability
 
 __all__ = ["Limits", "StreamWriter", "SyncFailed"]
@@ -71,6 +70,7 @@ class StreamWriter:
         self.files = files
         self._description = description
         self._limits = limits
+        self._durability = durability
         self._fsync = durability is Durability.FSYNC
         self._retire = retire
         self._tag = b',"stream_id":"%b","seq":' % files.stream_id.encode()
@@ -360,7 +360,7 @@ class StreamWriter:
             "stream_id": self.files.stream_id,
             "number": number,
             **self._description,
-            **({"durability": str(Durability.FSYNC)} if self._fsync else {}),
+            **({} if self._durability is Durability.OS else {"durability": str(self._durability)}),
             "system_lines": self._head.system,
             **({"damage": damage.content()} if damage else {}),
         }

@@ -21,8 +21,7 @@ from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
 from otel_audit.journal.background import Background
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import GAP
-from otel_audit.journal.open_stream import OpenStream
-from otel_audit.journal.room import Losses, Room, is_full, reason_of
+from otel_audit.journal.room import Limited, Losses, Room, is_full, reason_of
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability
 
@@ -36,7 +35,7 @@ _PLACE_BYTES: Final = 143  # what a stream adds to a body: its id, the number of
 class WritingEnd:
     """What one process writes of a journal. `describe` gives what each segment header says of the writer.
 
-    `lock`, `inside` and `look_after` are for the threads, see `Background`.
+    `lock`, `inside` and `look_after` are for the threads, see `Background`; `ask_for_room`: see `Room`.
     """
 
     def __init__(
@@ -49,12 +48,13 @@ class WritingEnd:
         lock: threading.Lock,
         inside: set[int],
         look_after: weakref.WeakMethod[Callable[[], None]],
+        ask_for_room: Callable[[], bool] = lambda: False,
     ) -> None:
         self.directory = directory
         self.describe = describe
         self.losses = Losses()
-        self.room = self._new_room(limits)
-        self.stream: OpenStream | None = None
+        self.room = Room(directory, limits.directory_bytes, floor_bytes=limits.free_bytes, ask_for_room=ask_for_room)
+        self.stream: StreamWriter | None = None
         self.is_unannounced = False  # somebody is to be told that a stream was opened
         self._limits = limits
         self._durability = durability
@@ -66,9 +66,6 @@ class WritingEnd:
         self._is_ending = False
         self._tended_ns = 0
         self._told_ns = 0
-
-    def _new_room(self, limits: Limits) -> Room:
-        return Room(self.directory, limits.directory_bytes, floor_bytes=limits.free_bytes)
 
     def _new_background(self) -> Background:
         return Background(
@@ -87,12 +84,7 @@ class WritingEnd:
         stream = self.stream
         return self._gone_before + (stream.gone if stream else 0)
 
-    @property
-    def tended_ns(self) -> int:
-        """When the stream was looked after last, by the clock that events were observed by. Any thread."""
-        return self._tended_ns
-
-    def write(self, body: bytes, observed_ns: int, is_vital: bool) -> tuple[int, OpenStream]:
+    def write(self, body: bytes, observed_ns: int, is_vital: bool) -> tuple[int, StreamWriter]:
         """Append one line; its number, and the stream that has it.
 
         `is_vital`: see `Journal.append`.
@@ -117,7 +109,7 @@ class WritingEnd:
             self._make_room(error, observed_ns)
             raise lost from error
 
-    def write_waiting(self, waiting: deque[tuple[bytes, int]], stream: OpenStream) -> None:
+    def write_waiting(self, waiting: deque[tuple[bytes, int]], stream: StreamWriter) -> None:
         """Write what waits, in its order. On a disk that refuses it goes on waiting."""
         with contextlib.suppress(OSError):
             self.room.check(is_vital=True)  # they were accepted
@@ -126,7 +118,7 @@ class WritingEnd:
                 stream.write(*waiting[0])
                 waiting.popleft()
 
-    def ready(self, observed_ns: int) -> OpenStream:
+    def ready(self, observed_ns: int) -> StreamWriter:
         """The open stream, looked after: opened if there is none, a loss told before anything else is written.
 
         Raises:
@@ -189,13 +181,15 @@ class WritingEnd:
         """Count an event that will not be written; the error for its caller."""
         self.losses.add(reason, observed_ns)
         kind = JournalFull if is_full(error) else JournalUnwritable
-        return kind(self._refusal(error, reason))
-
-    def _refusal(self, error: OSError | None, reason: str) -> str:
-        return (
+        return kind(
             f"{self.directory}: expected to append a line, got {error or reason}; the event was not recorded, and the "
-            "next line of the stream will say so; free space, or set OTEL_AUDIT_DIR to another volume"
+            f"next line of the stream will say so; {self._remedy(error)}"
         )
+
+    def _remedy(self, error: OSError | None) -> str:
+        if self._durability is Durability.MEMORY and isinstance(error, Limited):
+            return "see what keeps the exporters, raise OTEL_AUDIT_QUEUE_BYTES, or set OTEL_AUDIT_DURABILITY=os"
+        return "free space, or set OTEL_AUDIT_DIR to another volume"
 
     def _make_room(self, error: OSError, observed_ns: int) -> None:
         """After a refusal: what is set aside for the journal's own lines is free for them, and the loss is told."""
@@ -204,7 +198,7 @@ class WritingEnd:
             with contextlib.suppress(OSError):  # it waits for the next try
                 self.ready(observed_ns)
 
-    def _open(self) -> OpenStream:
+    def _open(self) -> StreamWriter:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         stream = StreamWriter(
             StreamFiles(self.directory, str(ids.new_id())),
@@ -218,13 +212,13 @@ class WritingEnd:
         self.room.measure()
         return stream
 
-    def _tell_losses(self, stream: OpenStream, observed_ns: int) -> None:
+    def _tell_losses(self, stream: StreamWriter, observed_ns: int) -> None:
         gap = self.losses.untold()
         stream.write_system(GAP, gap, observed_ns)
         self.losses.told(gap)
         self._told_ns = observed_ns
 
 
-def _events(stream: OpenStream) -> int:
+def _events(stream: StreamWriter) -> int:
     head = stream.head
     return head.seq - head.system

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pwd
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +16,7 @@ from urllib.parse import unquote
 from otel_audit.errors import ConfigError
 from otel_audit.settings.setting import Mismatch, Setting, Variable
 
-__all__ = ["SERVICE_NAME", "UNKNOWN_SERVICE", "default_directory", "name_for_a_path"]
+__all__ = ["SERVICE_NAME", "UNKNOWN_SERVICE", "default_directory", "memory_directory", "name_for_a_path"]
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _PATH_CHARS = 100
@@ -86,6 +88,39 @@ def default_directory(environ: Mapping[str, str], service_name: str, euid: int) 
         ConfigError: the user has no home directory.
     """
     return _state_home(environ, euid) / "otel-audit" / name_for_a_path(service_name)
+
+
+def memory_directory(service_name: str, euid: int, mounts: Sequence[Path] | None = None) -> Path:
+    """Return the directory of a service on the first file system in memory that this user can write. Make nothing.
+
+    `mounts` are the candidates: /dev/shm, which each container has, also one whose root is read-only, and /run/user. A
+    directory of this name that belongs to somebody else, or that others may enter, is passed over.
+
+    Source: Filesystem Hierarchy Standard, /dev/shm; XDG Base Directory Specification, `XDG_RUNTIME_DIR`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    refused = []
+    for mount in mounts if mounts is not None else (Path("/dev/shm"), Path(f"/run/user/{euid}")):
+        home = mount / f"otel-audit-{euid}"
+        try:
+            found = home.lstat()
+        except FileNotFoundError:
+            if os.access(mount, os.W_OK | os.X_OK):
+                return home / name_for_a_path(service_name)
+            refused.append(f"{mount} cannot be written")
+        except OSError as error:
+            refused.append(f"{home}: {error.strerror}")
+        else:
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == euid and not stat.S_IMODE(found.st_mode) & 0o077:
+                return home / name_for_a_path(service_name)
+            refused.append(f"{home} is not a directory of user {euid} alone")
+    raise ConfigError(
+        f"OTEL_AUDIT_DURABILITY=memory: expected a file system in memory that user {euid} can write, got none: "
+        f"{'; '.join(refused)}; mount one, as by docker run --tmpfs /run/audit:mode=0700,uid={euid} or an emptyDir of "
+        "medium Memory, and set OTEL_AUDIT_DIR to it"
+    )
 
 
 def _state_home(environ: Mapping[str, str], euid: int) -> Path:

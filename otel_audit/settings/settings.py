@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -13,7 +13,7 @@ from otel_audit.settings import privacy, table
 from otel_audit.settings.otlp import ENDPOINT, OtlpSettings, is_otlp_configured, read_otlp
 from otel_audit.settings.proxies import ForwardedHeader
 from otel_audit.settings.reader import Reader
-from otel_audit.settings.service import SERVICE_NAME, UNKNOWN_SERVICE, default_directory
+from otel_audit.settings.service import SERVICE_NAME, UNKNOWN_SERVICE, default_directory, memory_directory
 from otel_audit.settings.setting import Origin, Source
 from otel_audit.settings.table import Durability, ExporterName, OnLoss
 
@@ -24,7 +24,8 @@ _ONLY_COPY_DAYS = 400
 
 _LOGS_EXPORTER: Final = "OTEL_LOGS_EXPORTER"
 _NO_ENDPOINT: Final = Source(Origin.DEFAULT, f"otlp in {_LOGS_EXPORTER} has no endpoint")
-_QUEUE_VARIABLE: Final = "OTEL_BLRP_MAX_QUEUE_SIZE"
+_IN_MEMORY: Final = Source(Origin.DEFAULT, "durability is memory")
+_QUEUE_SIZE: Final = "the queue is the journal, and the bound of memory mode is queue_bytes"
 # What opentelemetry-distro sets in a service that `opentelemetry-instrument` starts, where the service does not.
 # Source: opentelemetry-distro 0.66b0, `OpenTelemetryDistro._configure`; those for traces and metrics are not read here.
 DISTRO_VARIABLES: Mapping[str, str] = MappingProxyType({_LOGS_EXPORTER: "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
@@ -38,7 +39,9 @@ IGNORED_VARIABLES: Mapping[str, str] = MappingProxyType(
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "would cut hashes and ids; see text_chars",
         "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT": "would drop the keys that an audit record must have",
         "OTEL_LOGRECORD_ATTRIBUTE_VALUE_LENGTH_LIMIT": "would cut hashes and ids; see text_chars",
-        _QUEUE_VARIABLE: "the queue is the journal, on disk; not ignored with durability=memory",
+        "OTEL_BLRP_MAX_QUEUE_SIZE": _QUEUE_SIZE,
+        "OTEL_AUDIT_QUEUE_SIZE": f"{_QUEUE_SIZE}; it will be unknown in the next version",
+        table.QUEUE_SIZE.name: f"{_QUEUE_SIZE}; it will be unknown in the next version",
         **dict.fromkeys(
             (
                 "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
@@ -97,6 +100,11 @@ class Settings:
     ignored: tuple[str, ...]
     sources: Mapping[str, Source] = field(compare=False, repr=False)
 
+    @property
+    def is_directory_in_memory(self) -> bool:
+        """True if the directory was chosen because durability is memory: it must belong to this user alone."""
+        return self.sources.get(table.DIRECTORY.name) == _IN_MEMORY
+
     @classmethod
     def load(
         cls,
@@ -115,11 +123,11 @@ class Settings:
         """
         reader = Reader.open(environ, overrides or {}, table.TABLE)
         service_name = reader.value(SERVICE_NAME) or UNKNOWN_SERVICE
-        directory = reader.value(table.DIRECTORY) or default_directory(environ, service_name, os.geteuid())
         export = _exporters(reader)
         durability = reader.value(table.DURABILITY)
         if durability is Durability.MEMORY and not own_exporters:
             _refuse_memory_alone(reader, export)
+        directory = _directory(reader, service_name, durability)
         return cls(
             service_name=service_name,
             directory=directory,
@@ -132,7 +140,7 @@ class Settings:
             retention_bytes=reader.value(table.RETENTION_BYTES),
             directory_bytes=reader.value(table.DIRECTORY_BYTES),
             free_bytes=reader.value(table.FREE_BYTES),
-            queue_size=_queue_size(reader, durability),
+            queue_size=reader.value(table.QUEUE_SIZE),
             queue_bytes=reader.value(table.QUEUE_BYTES),
             batch_count=reader.value(table.BATCH_COUNT),
             batch_bytes=reader.value(table.BATCH_BYTES),
@@ -143,7 +151,7 @@ class Settings:
             attribute_count=reader.value(table.ATTRIBUTE_COUNT),
             line_bytes=reader.value(table.LINE_BYTES),
             file_mode=reader.value(table.FILE_MODE),
-            jsonl_path=reader.value(table.JSONL_PATH) or directory / "export.jsonl",
+            jsonl_path=reader.value(table.JSONL_PATH) or _jsonl_path(reader, service_name, directory, export),
             log_successful_reads=reader.value(table.LOG_SUCCESSFUL_READS),
             policy=reader.value(table.POLICY),
             trusted_proxies=reader.value(table.TRUSTED_PROXIES),
@@ -155,7 +163,7 @@ class Settings:
             client_info=reader.value(privacy.CLIENT_INFO),
             pseudonym_keys=reader.value(privacy.PSEUDONYM_KEYS),
             otlp=_otlp(reader, export),
-            ignored=_ignored(reader, durability),
+            ignored=_ignored(reader),
             sources=MappingProxyType(reader.sources),
         )
 
@@ -194,10 +202,20 @@ def _otlp(reader: Reader, export: tuple[ExporterName, ...]) -> OtlpSettings | No
     return None
 
 
-def _queue_size(reader: Reader, durability: Durability) -> int:
-    # OTel's variable is about another queue where this one is not used: a wrong value there stops nobody here.
-    is_used = durability is Durability.MEMORY
-    return reader.value(table.QUEUE_SIZE if is_used else replace(table.QUEUE_SIZE, fallbacks=()))
+def _directory(reader: Reader, service_name: str, durability: Durability) -> Path:
+    if (given := reader.value(table.DIRECTORY)) is not None:
+        return given
+    if durability is not Durability.MEMORY:
+        return default_directory(reader.environ, service_name, os.geteuid())
+    reader.sources[table.DIRECTORY.name] = _IN_MEMORY
+    return memory_directory(service_name, os.geteuid())
+
+
+def _jsonl_path(reader: Reader, service_name: str, directory: Path, export: tuple[ExporterName, ...]) -> Path:
+    """Beside the journal; but not in memory, which a file that grows would fill."""
+    if reader.sources[table.DIRECTORY.name] == _IN_MEMORY and ExporterName.JSONL in export:
+        directory = default_directory(reader.environ, service_name, os.geteuid())
+    return directory / "export.jsonl"
 
 
 def _refuse_memory_alone(reader: Reader, export: tuple[ExporterName, ...]) -> None:
@@ -207,17 +225,17 @@ def _refuse_memory_alone(reader: Reader, export: tuple[ExporterName, ...]) -> No
         raise reader.error(table.EXPORT, ",".join(export), expected, remedy)
 
 
-def _ignored(reader: Reader, durability: Durability) -> tuple[str, ...]:
-    return tuple(name for name in IGNORED_VARIABLES if _is_ignored(name, reader, durability))
+def _ignored(reader: Reader) -> tuple[str, ...]:
+    return tuple(name for name in IGNORED_VARIABLES if _is_ignored(name, reader))
 
 
-def _is_ignored(name: str, reader: Reader, durability: Durability) -> bool:
+def _is_ignored(name: str, reader: Reader) -> bool:
     value = reader.environ.get(name, "")
     match name:
         case "OTEL_LOGS_EXPORTER":
             return reader.sources[table.EXPORT.name] == _NO_ENDPOINT
-        case "OTEL_BLRP_MAX_QUEUE_SIZE":
-            return bool(value) and durability is not Durability.MEMORY
+        case table.QUEUE_SIZE.name:
+            return reader.is_given(table.QUEUE_SIZE, Origin.CODE, Origin.FILE)
         case "OTEL_SDK_DISABLED":
             return value.strip().lower() == "true"
     return bool(value)

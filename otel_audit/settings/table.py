@@ -104,7 +104,8 @@ DIRECTORY: Setting[Path | None] = Setting(
     kind=AnyPath(),
     default=None,
     default_text="$XDG_STATE_HOME/otel-audit/<service.name>; without it /var/lib/otel-audit/<service.name> for root, "
-    "~/.local/state/otel-audit/<service.name> for others",
+    "~/.local/state/otel-audit/<service.name> for others; with durability=memory "
+    "/dev/shm/otel-audit-<uid>/<service.name>, or the same in /run/user/<uid>",
     doc="Directory of the journal. One service a directory; its processes share it.",
     reason="survives a restart, which /tmp may not; a name that is no safe path is changed and gets a digest",
 )
@@ -114,8 +115,8 @@ DURABILITY: Setting[Durability] = Setting(
     kind=Choice(Durability),
     default=Durability.OS,
     doc="What an event survives once log() has returned. os: the death of the process. fsync: loss of power too. "
-    "memory: nothing; no file is written, events wait in the memory of the process, and new ones are lost, as on_loss "
-    "says, when too many wait.",
+    "memory: the same as os, but on a file system in memory, for a root that is read-only: gone with the container or "
+    "the machine, so receipts say durable=False; new events are lost, as on_loss says, when queue_bytes wait.",
     reason="processes die daily, and waiting for the disk costs several times the rest of the call",
 )
 EXPORT: Setting[tuple[ExporterName, ...] | None] = Setting(
@@ -166,8 +167,9 @@ DIRECTORY_BYTES: Setting[int | None] = Setting(
     default_text="none: the disk is the limit",
     unit="bytes",
     doc="What the journal's files in the directory may hold together, those of all processes. From there on new events "
-    "are lost, as on_loss says, until it is less; nothing is deleted to make room. Measured every 5 s: what others "
-    "write meanwhile comes on top. Other files are not counted, nor is that of the exporter jsonl.",
+    "are lost, as on_loss says, until it is less; to make room nothing is removed but what retention may remove "
+    "anyway. Measured every 5 s: what others write meanwhile comes on top. "
+    "Other files are not counted, nor is that of the exporter jsonl.",
     reason="to refuse events while there is room for them is for the owner of the disk to decide",
 )
 FREE_BYTES: Setting[int | None] = Setting(
@@ -210,10 +212,9 @@ QUEUE_SIZE: Setting[int] = Setting(
     kind=WholeNumber(1, 1_000_000),
     default=2048,
     unit="events",
-    doc="With durability=memory only: most events that wait for an exporter. A new one is refused then, never an old "
-    "one dropped.",
-    reason="OTel's default, so that the memory which a service is given for the SDK's queue is enough for this one",
-    fallbacks=(Variable("OTEL_BLRP_MAX_QUEUE_SIZE"),),
+    doc="Ignored, and unknown in the next version: the queue is the journal, and queue_bytes is its bound in memory "
+    "mode.",
+    reason="none: it has no effect",
 )
 QUEUE_BYTES: Setting[int] = Setting(
     name="queue_bytes",
@@ -222,8 +223,9 @@ QUEUE_BYTES: Setting[int] = Setting(
     default=32 * 1024**2,
     default_text="32 MiB",
     unit="bytes",
-    doc="With durability=memory only: most bytes that the lines of waiting events may take together.",
-    reason="2048 ordinary events take 2 MiB; very long ones would take 128 MiB, which small containers do not have",
+    doc="With durability=memory only: what the journal's files in the directory may hold together, those of all "
+    "processes. A new event is refused then, never an old one dropped. What is delivered is removed at once.",
+    reason="some 30 000 ordinary events, in half of the 64 MiB that a container has at /dev/shm",
 )
 BATCH_COUNT: Setting[int] = Setting(
     name="batch_count",

@@ -346,12 +346,14 @@ def test_settings_that_stop_start_up_are_wrong_usage(variables: dict[str, str], 
     assert result.stdout == ""
 
 
-def test_a_service_in_memory_is_probed_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_in_memory_is_probed_without_a_disk(
+    tmp_path: Path, memory_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))  # no temporary directory can be made
     with OtlpServer() as server:
         said = checks(
-            tmp_path / "file" / "audit",
+            memory_disk / "audit",
             **HTTP,
             OTEL_AUDIT_DURABILITY="memory",
             OTEL_EXPORTER_OTLP_ENDPOINT=server.base_url,

@@ -180,24 +180,16 @@ def test_a_jsonl_file_elsewhere_must_be_writable_too(tmp_path: Path) -> None:
     assert tree(tmp_path) == [tmp_path / "file"]
 
 
-def test_in_memory_no_directory_is_looked_at_and_what_holds_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+def test_in_memory_mode_a_file_system_in_memory_is_right_and_needs_room_for_the_queue_only(memory_disk: Path) -> None:
+    free = Space.of(memory_disk, 0).free_bytes
+    findings = found(memory_disk, durability="memory", export="console")
+    crowded = found(memory_disk, durability="memory", export="console", queue_bytes=4 << 30, free_bytes=0)
 
-    findings = found(tmp_path / "file" / "audit", durability="memory", export="console", queue_size=100)
-
-    assert list(findings) == ["directory", "clock"]
-    assert findings["directory"].ok
-    assert "at most 100 events or 32.0 MiB wait in memory" in findings["directory"].says
-    assert "lost with the process" in findings["directory"].says
-
-
-def test_in_memory_the_file_of_the_jsonl_exporter_needs_its_directory(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-
-    findings = found(tmp_path / "file" / "audit", durability="memory", export="jsonl")
-
-    assert not findings["jsonl"].ok
-    assert "OTEL_AUDIT_JSONL_PATH" in findings["jsonl"].remedy
+    assert findings["file system"].ok
+    assert "gone with the machine or the container" in findings["file system"].says
+    assert findings["space"].ok
+    assert crowded["space"].ok == (free >= 4 << 30)
+    assert not found(memory_disk)["file system"].ok
 
 
 def test_free_space_below_the_floor_says_which_events_are_lost(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_old_segment_is_ended_unless_nothing_was_written_to_it(tmp_path: Path
 
     poll(lambda: files.segment(2).exists(), what="a new segment")
     header_only = files.segment(2).stat().st_size
-    poll(lambda: journal._end.tended_ns, until=_differs(journal), what="another look at an idle journal")
+    poll(lambda: journal._end._tended_ns, until=_differs(journal), what="another look at an idle journal")
 
     assert files.segments() == [1, 2]
     assert files.segment(2).stat().st_size == header_only
@@ -209,7 +209,7 @@ def test_an_old_segment_is_ended_unless_nothing_was_written_to_it(tmp_path: Path
 
 
 def _differs(journal: Journal) -> Any:
-    first = journal._end.tended_ns
+    first = journal._end._tended_ns
     return lambda tended_ns: tended_ns - first > 1_500_000_000  # more than the age
 
 

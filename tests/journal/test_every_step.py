@@ -14,8 +14,7 @@ import pytest
 
 from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.locks import FileLock
-from otel_audit.journal.open_stream import OpenStream
-from otel_audit.journal.stream import Limits
+from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability
 from tests.chain_check import application_events, read_streams
 from tests.journal.writing import a_journal, append, open_files
@@ -84,7 +83,7 @@ def test_whatever_step_is_interrupted_the_journal_goes_on(
 ) -> None:
     for step in itertools.count(1):
         directory = tmp_path / str(step)
-        opened: list[OpenStream] = []
+        opened: list[StreamWriter] = []
         journal = a_journal(
             directory,
             durability=Durability(durability),
@@ -100,7 +99,9 @@ def test_whatever_step_is_interrupted_the_journal_goes_on(
         assert_goes_on(journal, directory, opened, where, prepare)
 
 
-def assert_goes_on(journal: Journal, directory: Path, opened: list[OpenStream], where: Step, prepare: Prepare) -> None:
+def assert_goes_on(
+    journal: Journal, directory: Path, opened: list[StreamWriter], where: Step, prepare: Prepare
+) -> None:
     receipts: list[Receipt] = []
     other = threading.Thread(target=lambda: receipts.append(append(journal, "another thread")), daemon=True)
     other.start()

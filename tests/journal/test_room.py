@@ -18,7 +18,7 @@ from otel_audit.errors import AuditUnavailable, JournalFull
 from otel_audit.event import AuditEvent
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.room import RESERVE_BYTES, Space
+from otel_audit.journal.room import RESERVE_BYTES, Limited, Room, Space
 from otel_audit.journal.stream import Limits
 from otel_audit.logger import AuditLogger
 from otel_audit.settings import OnLoss
@@ -413,3 +413,87 @@ def test_the_disk_is_not_asked_for_its_free_space_by_who_logs(
     assert [name for name in asked if name == threading.current_thread().name] == []
     poll(lambda: asked, what="the look once a second")
     journal.close()
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def fill(directory: Path, size: int) -> None:
+    (directory / OTHERS).write_bytes(b"\0" * size)
+
+
+def test_room_is_asked_for_from_three_quarters_on_and_once_a_second_while_that_does_not_help(tmp_path: Path) -> None:
+    clock, asked = Clock(), list[float]()
+
+    def ask() -> bool:
+        asked.append(clock.now_s)
+        return True
+
+    room = Room(tmp_path, MIB, ask_for_room=ask, clock=clock)
+    room.added(MIB // 2)
+    assert asked == []
+    fill(tmp_path, MIB - 1000)
+    for _ in range(30):
+        clock.now_s += 0.1
+        room.added(MIB // 2)
+        room.answered()
+
+    assert len(asked) == 3
+
+    fill(tmp_path, 0)
+    room.answered()
+    for _ in range(2):  # it helps: the next one is asked at once
+        room.added(MIB)
+        room.answered()
+    assert len(asked) == 5
+
+
+def test_an_event_that_finds_the_limit_reached_waits_until_what_may_go_is_gone(tmp_path: Path) -> None:
+    def remove() -> None:
+        fill(tmp_path, 0)
+        room.answered()
+
+    def ask() -> bool:
+        threading.Timer(0.01, remove).start()
+        return True
+
+    room = Room(tmp_path, MIB, ask_for_room=ask)
+    for _ in range(5):
+        fill(tmp_path, MIB)
+        room.added(MIB)
+
+        room.check(is_vital=False)
+
+
+def test_where_waiting_did_not_help_no_event_waits_for_five_seconds(tmp_path: Path) -> None:
+    clock, asked = Clock(), list[float]()
+
+    def ask() -> bool:
+        asked.append(clock.now_s)
+        room.answered()
+        return True
+
+    room = Room(tmp_path, MIB, ask_for_room=ask, clock=clock)
+    fill(tmp_path, MIB)
+    room.measure()
+    for _ in range(100):
+        clock.now_s += 0.1
+        with pytest.raises(Limited, match="OTEL_AUDIT_DIRECTORY_BYTES allows"):
+            room.check(is_vital=True)
+
+    assert len(asked) == 2
+
+
+def test_where_nobody_removes_anything_an_event_is_refused_at_once(tmp_path: Path) -> None:
+    room = Room(tmp_path, MIB)
+    fill(tmp_path, MIB)
+    room.measure()
+
+    with pytest.raises(Limited):
+        room.check(is_vital=True)

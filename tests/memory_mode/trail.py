@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -21,6 +22,7 @@ from tests.servers.otlp_server import Answer, OtlpServer, accepted
 
 __all__ = [
     "DOWN",
+    "MIB",
     "REFUSED",
     "adds_up",
     "arrived",
@@ -36,13 +38,13 @@ __all__ = [
 
 DOWN = Answer(503)
 REFUSED = Answer(400, b"bad record")
+MIB = 1024 * 1024
 
 
-def settings_for(server: OtlpServer, **overrides: object) -> Settings:
-    """No directory can be made where these settings say that it is."""
+def settings_for(server: OtlpServer, directory: Path | None, **overrides: object) -> Settings:
     given = {
         "durability": "memory",
-        "directory": f"{__file__}/audit",
+        "directory": directory,
         "endpoint": server.endpoint,
         "protocol": "http/protobuf",
         "batch_delay_s": 0.05,
@@ -63,8 +65,8 @@ def recording(settings: Settings, **options: Any) -> Iterator[AuditLogger]:
         logger.close(timeout_s=2)
 
 
-def log(audit: AuditLogger, *names: object) -> list[Receipt]:
-    receipts = [audit.log(AuditEvent(event_type="test", event_id=str(name))) for name in names]
+def log(audit: AuditLogger, *names: object, detail: str = "") -> list[Receipt]:
+    receipts = [audit.log(AuditEvent(event_type="test", event_id=str(name), detail=detail)) for name in names]
     return [receipt for receipt in receipts if receipt is not None]
 
 

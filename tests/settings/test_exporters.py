@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from otel_audit.settings import Durability, Settings
+from otel_audit.settings.settings import IGNORED_VARIABLES
 from tests.setting_examples import HOME, refusal
 
 NO_ENDPOINT = "otlp in OTEL_LOGS_EXPORTER has no endpoint"
@@ -28,21 +30,23 @@ def test_memory_with_exporters_of_ones_own_needs_no_others() -> None:
     assert settings.durability is Durability.MEMORY
 
 
-def test_the_queue_of_memory_mode_has_the_size_that_was_said_for_that_of_the_sdk() -> None:
-    environ = {**MEMORY, "OTEL_BLRP_MAX_QUEUE_SIZE": "77"}
+@pytest.mark.parametrize("environ", [HOME, MEMORY], ids=["os", "memory"])
+def test_a_size_of_the_queue_in_events_is_accepted_and_said_to_have_no_effect(environ: Mapping[str, str]) -> None:
+    of_the_sdk = Settings.load({**environ, "OTEL_BLRP_MAX_QUEUE_SIZE": "many"})
+    of_ours = Settings.load({**environ, "OTEL_AUDIT_QUEUE_SIZE": "9"})
+    in_code = Settings.load(environ, {"queue_size": 9})
 
-    assert Settings.load(MEMORY).queue_size == 2048
-    assert Settings.load(environ).queue_size == 77
-    assert Settings.load({**environ, "OTEL_AUDIT_QUEUE_SIZE": "9"}).queue_size == 9
-    assert Settings.load(environ).ignored == ()
+    assert of_the_sdk.ignored == ("OTEL_BLRP_MAX_QUEUE_SIZE",)
+    assert of_ours.ignored == ("OTEL_AUDIT_QUEUE_SIZE",)
+    assert in_code.ignored == ("queue_size",)
+    assert "queue_bytes" in IGNORED_VARIABLES["queue_size"]
 
 
-def test_the_size_of_the_sdks_queue_is_ignored_where_the_journal_is_on_disk() -> None:
-    settings = Settings.load({**HOME, "OTEL_BLRP_MAX_QUEUE_SIZE": "many"})
+def test_in_memory_mode_a_copy_is_not_written_into_memory() -> None:
+    settings = Settings.load({**MEMORY, "OTEL_AUDIT_EXPORT": "jsonl"})
 
-    assert settings.queue_size == 2048
-    assert settings.ignored == ("OTEL_BLRP_MAX_QUEUE_SIZE",)
-    assert "OTEL_BLRP_MAX_QUEUE_SIZE: expected" in refusal({**MEMORY, "OTEL_BLRP_MAX_QUEUE_SIZE": "many"})
+    assert not settings.jsonl_path.is_relative_to(settings.directory)
+    assert settings.jsonl_path.is_relative_to(HOME["HOME"])
 
 
 @pytest.mark.parametrize(

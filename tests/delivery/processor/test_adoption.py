@@ -8,8 +8,8 @@ import pytest
 
 from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.processor import BatchProcessor
-from otel_audit.journal.open_stream import OpenStream
 from otel_audit.journal.shipment import Shipment, take
+from otel_audit.journal.stream import StreamWriter
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.delivery.processor.delivered import SHOP, Deliver, is_ended, left_behind
 from tests.journal.writing import a_journal, append, description
@@ -86,7 +86,7 @@ def test_a_stream_that_another_process_ships_is_taken_when_that_one_stops(
     delivered = deliver(exporter_to(server))
     shipments: list[Shipment | None] = []
 
-    def opened(stream: OpenStream) -> None:
+    def opened(stream: StreamWriter) -> None:
         shipments.append(take(stream.files))  # another process is quicker
         delivered.processor.ship(stream.files)
 

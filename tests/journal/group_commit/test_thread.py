@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit.errors import AuditUnavailable
-from otel_audit.journal.open_stream import OpenStream
+from otel_audit.journal.stream import StreamWriter
 from otel_audit.settings import Durability
 from tests.chain_check import application_events
 from tests.journal.slow_disk import SlowDisk
@@ -42,7 +42,7 @@ def test_the_thread_ends_with_its_journal(tmp_path: Path, closes: bool) -> None:
 def test_an_event_is_durable_although_its_journal_is_closed_before_its_caller_waits(tmp_path: Path) -> None:
     """By another thread, between the write and the wait: as in a service that ends while requests still log."""
 
-    def close_from_another_thread(stream: OpenStream) -> None:
+    def close_from_another_thread(stream: StreamWriter) -> None:
         thread = threading.Thread(target=ending.close)
         thread.start()
         thread.join()
