@@ -22,7 +22,7 @@ ORDERS = {7: "three apples", 8: "a pear"}
 
 
 def user_of(token: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> AuditPrincipal:
-    """Whom a token belongs to."""
+    """Return the user that a token belongs to."""
     if token.credentials not in USERS:
         raise HTTPException(401, "unknown token")
     return USERS[token.credentials]
@@ -32,7 +32,7 @@ User = Annotated[AuditPrincipal, Depends(audited_authentication(audit, user_of, 
 
 
 def may_delete(order: int, user: User) -> Ruling:
-    """Only writers delete."""
+    """Allow it to writers only."""
     return Ruling("writer" in user.roles, reason="needs the role writer", policy_id="orders.delete")
 
 
@@ -46,13 +46,13 @@ app.add_middleware(otel_audit.AuditMiddleware, audit=audit, exclude=["/health"])
 
 @app.get("/health")
 def health() -> str:
-    """No event: it is asked for every few seconds."""
+    """Answer a probe. It is excluded above: a probe comes every few seconds."""
     return "ok"
 
 
 @app.get("/orders/{order}")
 def read(order: int, user: User) -> str:
-    """What was ordered."""
+    """Return what was ordered."""
     if order not in ORDERS:
         raise HTTPException(404)
     return ORDERS[order]
@@ -60,5 +60,5 @@ def read(order: int, user: User) -> str:
 
 @app.delete("/orders/{order}", dependencies=[MayDelete])
 def delete(order: int) -> None:
-    """Forget it."""
+    """Delete an order."""
     ORDERS.pop(order, None)

@@ -17,9 +17,9 @@ server = audit_server(FastMCP("features"), otel_audit.configure())
 
 @server.tool
 def get_online_features(view: str) -> dict[str, int]:
-    """The newest features of a view."""
+    """Return the newest features of a view."""
     event = current_event()
-    if event is not None:  # what only the tool knows
+    if event is not None:  # facts that only the tool knows
         event.resource = AuditResource(type="feature_view", name=view, actions=["READ_ONLINE"])
     if view not in FEATURES:
         raise ToolError(f"there is no view {view}")

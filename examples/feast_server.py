@@ -1,6 +1,6 @@
 """Feast's command line with an audited feature server: `python feast_server.py --chdir feature_repo serve`.
 
-The store says `feature_server: {audit_logging: {enabled: true}}` in its feature_store.yaml.
+The feature_store.yaml of the store has to say `feature_server: {audit_logging: {enabled: true}}`.
 """
 
 from feast.cli.cli import cli
