@@ -24,9 +24,9 @@ Step = tuple[str, str]
 
 
 def steps_of(title: str) -> list[Step]:
-    """The numbered steps below a heading, as file and function."""
+    """The numbered steps below a heading, as file and function, without the name of its class."""
     section = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
-    return [(match["file"], match["function"]) for match in STEP.finditer(section)]
+    return [(match["file"], match["function"].rpartition(".")[2]) for match in STEP.finditer(section)]
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def first_calls(functions: list[Step]) -> Iterator[list[Step]]:
         code = frame.f_code
         path = Path(code.co_filename)
         if path.is_relative_to(ROOT):
-            step = (path.relative_to(ROOT).as_posix(), code.co_qualname)
+            step = (path.relative_to(ROOT).as_posix(), code.co_name)
             if step in wanted and step not in seen:
                 seen.append(step)
 

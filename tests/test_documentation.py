@@ -68,7 +68,9 @@ def test_what_another_session_runs_is_run_there() -> None:
 
 def test_a_block_without_a_language_is_no_command() -> None:
     """A command that nobody runs rots; a block of commands says `sh`, or says why it is not run."""
-    commands = re.compile(r"^\s*(\$|otel-audit|python|pip|docker|git|pytest|\.ci)", re.MULTILINE)
+    commands = re.compile(
+        r"^\s*(\$|otel-audit|opentelemetry-instrument|uvicorn|curl|python|pip|docker|git|pytest|\.ci)", re.MULTILINE
+    )
     unmarked = [b.place for b in BLOCKS if b.language not in RUNNABLE and not b.kind and commands.search(b.text)]
     assert unmarked == []
 

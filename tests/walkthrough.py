@@ -206,6 +206,6 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _shapes(text: str) -> Iterator[str]:
-    """Each line with every number as 0, and every gap between columns as one space."""
+    """Each line with every number and id as 0, and every gap between columns as one space."""
     for line in text.splitlines():
-        yield re.sub(r"\s+", " ", re.sub(r"[\d.]+", "0", line)).strip()
+        yield re.sub(r"\s+", " ", re.sub(r"\b[0-9a-f]{8}\b|[\d.]+", "0", line)).strip()
