@@ -20,7 +20,6 @@ from tests.walkthrough import ROOT, RUNNABLE, Block, Section, sections_of, walk
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Both commands are run by .ci/run.
-SHORT_CELLS = [page for page in DOCUMENTS if page.name != "settings.md"]
 MOST_WORDS = 25  # in a cell of a table: what is longer is a list
 TABLE_CELL = 4
 KINDS = {"", "file", "server", "prints", "not run", "demo command", "test command"}
@@ -128,7 +127,7 @@ def cells_of(document: Path) -> Iterator[tuple[int, str]]:
             yield (token.map or [0])[0] + 1, token.content
 
 
-@pytest.mark.parametrize("document", SHORT_CELLS, ids=lambda document: document.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_a_cell_of_a_table_is_short_enough_to_be_read_across(document: Path) -> None:
     long = [
         f"{document.name}:{line}: {len(cell.split())} words"

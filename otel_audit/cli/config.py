@@ -204,16 +204,17 @@ _INTRODUCTION = """\
 
 <!-- Made by `otel-audit config --markdown > docs/settings.md` from the table in otel_audit/settings/. -->
 
-A setting is looked for in this order: code (`configure(batch_count=100)`), environment, the YAML file named by
-`OTEL_AUDIT_CONFIG`, OTel's own variable where one is listed, default. An empty variable counts as not set. A value that
-is not allowed, and an unknown `OTEL_AUDIT_*` name, stops start-up and says the valid ones. See what is in force, and
-where each value came from:
+See what is in force, and where each value came from:
 
 ```sh
 otel-audit config
 ```
 
-The YAML file is flat; its keys are the names in the first column, its values are written as in the environment. Sizes
+A setting is looked for in this order: code (`configure(batch_count=100)`), the environment, the YAML file named by
+`OTEL_AUDIT_CONFIG`, OTel's own variable where one is listed, the default. An empty variable counts as not set. A value
+that is not allowed, or an unknown `OTEL_AUDIT_*` name, stops start-up with a message that lists the valid ones.
+
+The YAML file is flat. Its keys are the names of the settings, and its values are written as in the environment. Sizes
 may end in KiB, MiB or GiB:
 
 ```yaml
@@ -224,34 +225,32 @@ segment_bytes: 16 MiB
 headers:
   authorization: Bearer abc
 ```
-
 """
 
 _OTLP_INTRODUCTION = """
 ## OTLP
 
-`OTEL_EXPORTER_OTLP_LOGS_*` wins over `OTEL_EXPORTER_OTLP_*`. They mean what they mean for OTel's official Python
-exporters, and are read when `export` has `otlp`. In code and file they have the names of the first column.
-
+`OTEL_EXPORTER_OTLP_LOGS_*` wins over `OTEL_EXPORTER_OTLP_*`. The variables mean what they mean for OTel's official
+Python exporters, and are read when `export` has `otlp`. Code and file use the names below.
 """
 
 _DIFFERENCES = """
-Different from the official exporters, on purpose:
+## Differences from the official exporters
 
-* A value that they warn of, ignore, or fail with at the first export stops start-up: a header that cannot be parsed, an
-  unknown compression or protocol, a certificate that is not there, a client key without a certificate, a URL without a
-  host, a base URL with a query, a gRPC endpoint with another scheme than `http` or `https`.
-* A time-out over 600 s is refused: the specification counts milliseconds, the Python exporters count seconds, and
+* Start-up stops at values that they warn about, ignore, or fail with at the first export: a header that cannot be
+  parsed, an unknown compression or protocol, a missing certificate, a client key without a certificate, a URL without a
+  host, a base URL with a query, a gRPC endpoint with a scheme other than `http` or `https`.
+* A time-out over 600 s is refused. The specification counts milliseconds and the Python exporters count seconds, so
   `OTEL_EXPORTER_OTLP_TIMEOUT=10000` was hardly meant to be three hours.
 * `OTEL_BLRP_EXPORT_TIMEOUT`, which the SDK does not use, is the time-out when no `OTEL_EXPORTER_OTLP_*` one is set.
-* Over gRPC an empty variable counts as not set, compression `none` is known, and each certificate variable falls back
+* Over gRPC, an empty variable counts as not set, compression `none` is known, and each certificate variable falls back
   to its general one on its own, as over HTTP.
-* A header that is set is sent: neither `.netrc` nor a user in the URL replaces an `authorization` header.
-* Headers given in code replace those of the environment; they are not merged.
+* A header that is set is sent. Neither `.netrc` nor a user in the URL replaces an `authorization` header.
+* Headers given in code replace those of the environment; the two are not merged.
 
 ## Variables of OTel that are ignored
 
-Said once on stderr when one is set.
+When one of them is set, a notice on stderr says so once.
 
 | variable | why |
 |---|---|
@@ -293,39 +292,41 @@ def config(markdown: bool, as_json: bool, event: BinaryIO | None) -> None:
 
 
 def settings_markdown() -> str:
-    """The text of docs/settings.md."""
+    """Return the text of docs/settings.md."""
     ignored = "".join(f"| `{name}` | {why} |\n" for name, why in IGNORED_VARIABLES.items())
-    otlp = _OTLP_INTRODUCTION + _markdown_table(OTLP_TABLE)
-    return _INTRODUCTION + _markdown_table(CORE_TABLE) + otlp + _DIFFERENCES + ignored
+    otlp = _OTLP_INTRODUCTION + _markdown(OTLP_TABLE)
+    return f"{_INTRODUCTION}\n## Core\n{_markdown(CORE_TABLE)}{otlp}{_DIFFERENCES}{ignored}"
 
 
-def _markdown_table(rows: Iterable[Setting[object]]) -> str:
-    head = "| setting | variable | value | default | what it is, and why this default |\n|---|---|---|---|---|\n"
-    return head + "".join(_markdown_row(setting) for setting in rows)
+def _markdown(settings: Iterable[Setting[object]]) -> str:
+    """Return a section for each setting: its texts are too long for the cells of a table."""
+    return "".join(map(_section, settings))
 
 
-def _markdown_row(setting: Setting[object]) -> str:
+def _section(setting: Setting[object]) -> str:
     variables = [f"`{variable.name}`" for variable in setting.variables]
     variables += [_fallback_words(setting, variable.name) for variable in setting.fallbacks]
     has_unit = setting.unit and not setting.default_text
     default = f"{setting.default_words} {setting.unit}" if has_unit else setting.default_words
-    cells = (
-        f"`{setting.name}`",
-        "<br>".join(variables),
-        setting.kind.expected,
-        _escaped(default),
-        f"{_escaped(setting.doc)} *Default: {_escaped(setting.reason)}.*",
-    )
-    return f"| {' | '.join(cells)} |\n"
+    return f"""
+### {setting.name}
+
+{_escaped(setting.doc)}
+
+* Variable: {", ".join(variables)}
+* Value: {setting.kind.expected}
+* Default: {_escaped(default)}
+* Why this default: {_escaped(setting.reason)}.
+"""
 
 
 def _fallback_words(setting: Setting[object], name: str) -> str:
     kind = next(variable.kind for variable in setting.fallbacks if variable.name == name)
-    return f"default from `{name}`" + (f" ({kind.expected})" if kind is not None else "")
+    return f"and for the default `{name}`" + (f" ({kind.expected})" if kind is not None else "")
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("~", "\\~")
+    return text.replace("<", "&lt;").replace("~", "\\~")
 
 
 def _as_text(settings: Settings) -> str:

@@ -115,9 +115,12 @@ ENDPOINT: Setting[str | None] = Setting(
     kind=Endpoint(),
     default=None,
     default_text=f"{_DEFAULT_GRPC} for grpc, {_DEFAULT_HTTP} for http/protobuf",
-    doc="Where the collector listens. For http/protobuf the LOGS variable is the whole URL, and the other one a base "
-    f"to which /{_LOGS_PATH} is added. A value from code or file is a base too, unless its path ends in /{_LOGS_PATH}.",
-    reason="the ports that a collector opens on the same host",
+    doc=(
+        "Where the collector listens. For http/protobuf the LOGS variable is the whole URL, and the other one is a "
+        f"base, to which /{_LOGS_PATH} is added. A value from code or file is a base too, unless its path ends in "
+        f"/{_LOGS_PATH}."
+    ),
+    reason="a collector on the same host opens these ports",
 )
 PROTOCOL: Setting[OtlpProtocol] = Setting(
     name="protocol",
@@ -125,14 +128,17 @@ PROTOCOL: Setting[OtlpProtocol] = Setting(
     kind=Choice(OtlpProtocol),
     default=OtlpProtocol.GRPC,
     doc="OTLP over gRPC, or protobuf over HTTP.",
-    reason="what OTel's Python SDK takes",
+    reason="OTel's Python SDK takes it",
 )
 HEADERS: Setting[tuple[tuple[str, str], ...]] = Setting(
     name="headers",
     variables=_variables("HEADERS"),
     kind=Headers(),
     default=(),
-    doc="Sent with each export, tokens for instance. Never shown. From code or file also a mapping, not encoded.",
+    doc=(
+        "Headers that are sent with each export, such as tokens. Their values are never shown. In code and file a "
+        "mapping is accepted too, not encoded."
+    ),
     reason="an agent on the same host asks for none",
     secret=True,
 )
@@ -147,8 +153,8 @@ TIMEOUT_S: Setting[float] = Setting(
     ),
     default=10.0,
     unit="s",
-    doc="How long one export may take, its answer included. The lines of one that took longer are sent again.",
-    reason="OTel's default",
+    doc="How long one export may take, its answer included. Lines of an export that took longer are sent again.",
+    reason="it is OTel's default",
     fallbacks=(Variable("OTEL_BLRP_EXPORT_TIMEOUT", Milliseconds(0.001, _MAX_TIMEOUT_S)),),
 )
 COMPRESSION: Setting[Compression] = Setting(
@@ -156,7 +162,7 @@ COMPRESSION: Setting[Compression] = Setting(
     variables=_variables("COMPRESSION"),
     kind=Choice(Compression),
     default=Compression.NONE,
-    doc="How a request is compressed. deflate: http/protobuf only.",
+    doc="How a request is compressed. deflate works with http/protobuf only.",
     reason="on the way to an agent on the same host, CPU costs more than bytes",
 )
 CERTIFICATE: Setting[str | None] = Setting(
@@ -165,15 +171,15 @@ CERTIFICATE: Setting[str | None] = Setting(
     kind=ExistingPath(),
     default=None,
     default_text="the system's CAs",
-    doc="CA certificates, PEM, that the server's certificate is checked with.",
-    reason="right for a server with a public certificate",
+    doc="CA certificates, in PEM, that the server's certificate is checked against.",
+    reason="it is right for a server with a public certificate",
 )
 CLIENT_KEY: Setting[str | None] = Setting(
     name="client_key",
     variables=_variables("CLIENT_KEY"),
     kind=ExistingPath(),
     default=None,
-    doc="Private key, PEM, of the client certificate.",
+    doc="The private key, in PEM, of the client certificate.",
     reason="mutual TLS is the operator's choice",
 )
 CLIENT_CERTIFICATE: Setting[str | None] = Setting(
@@ -181,7 +187,7 @@ CLIENT_CERTIFICATE: Setting[str | None] = Setting(
     variables=_variables("CLIENT_CERTIFICATE"),
     kind=ExistingPath(),
     default=None,
-    doc="Client certificate, PEM, for mutual TLS. May hold the key as well.",
+    doc="The client certificate, in PEM, for mutual TLS. It may hold the key as well.",
     reason="mutual TLS is the operator's choice",
 )
 INSECURE: Setting[bool | None] = Setting(
@@ -190,7 +196,7 @@ INSECURE: Setting[bool | None] = Setting(
     kind=Switch(),
     default=None,
     default_text="true for http://, else false",
-    doc="Without TLS; grpc only. An https:// endpoint always has TLS.",
+    doc="Send without TLS; grpc only. An https:// endpoint always has TLS.",
     reason="the URL's scheme says it already",
 )
 

@@ -97,9 +97,11 @@ REDACT_PATTERNS: Final[Setting[tuple[str, ...]]] = Setting(
     kind=PatternList(),
     default=(),
     default_text="none",
-    doc="Patterns of secrets of your own, beside those of otel_audit/redaction/patterns.py. Where a pattern has "
-    "groups, they are the secret; without, the whole match is.",
-    reason="what a secret of yours looks like is yours to say",
+    doc=(
+        "Patterns for secrets of your own, beside those of otel_audit/redaction/patterns.py. If a pattern has "
+        "groups, they are the secret; if not, the whole match is."
+    ),
+    reason="only you know what your own secrets look like",
 )
 REDACT_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
     name="redact_names",
@@ -107,9 +109,11 @@ REDACT_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
     kind=NameList(),
     default=(),
     default_text="none",
-    doc="Names of attributes whose values are removed, beside password, token and the like. Compared by words: "
-    "employee_number is employeeNumber and X-Employee-Number too.",
-    reason="what is personal in your attributes is yours to say",
+    doc=(
+        "Names of attributes whose values are removed, beside password, token and the like. They are compared word "
+        "by word: employee_number also means employeeNumber and X-Employee-Number."
+    ),
+    reason="only you know what is personal in your attributes",
 )
 KEEP_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
     name="keep_names",
@@ -117,9 +121,11 @@ KEEP_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
     kind=NameList(),
     default=(),
     default_text="none",
-    doc="Names of attributes whose values are no secrets, although they look so: session_id. Compared by all words of "
-    "the name. A value that looks like a secret is removed all the same.",
-    reason="in doubt a value is removed",
+    doc=(
+        "Names of attributes whose values are no secrets although they look like it, such as session_id. All words "
+        "of the name must match. A value that looks like a secret is still removed."
+    ),
+    reason="a value is removed in case of doubt",
 )
 KEEP_ATTRIBUTES: Final[Setting[tuple[str, ...] | None]] = Setting(
     name="keep_attributes",
@@ -127,8 +133,10 @@ KEEP_ATTRIBUTES: Final[Setting[tuple[str, ...] | None]] = Setting(
     kind=NameList(),
     default=None,
     default_text="all",
-    doc="The only attributes that are recorded; all others are removed and listed. http.* stands for all that begin "
-    "with http. - also for those that integrations write.",
+    doc=(
+        "The only attributes that are recorded; all others are removed and listed. http.* means all that begin with "
+        "http., those that integrations write included."
+    ),
     reason="attributes are written on purpose; what is recorded by accident is in texts",
 )
 CLIENT_INFO: Final[Setting[ClientInfo]] = Setting(
@@ -136,18 +144,22 @@ CLIENT_INFO: Final[Setting[ClientInfo]] = Setting(
     variables=(Variable("OTEL_AUDIT_CLIENT_INFO"),),
     kind=Choice(ClientInfo),
     default=ClientInfo.KEEP,
-    doc="The client's address and user agent. truncate: the network of the address, /24, with IPv6 /48, and the first "
-    "product of the user agent. drop: neither.",
-    reason="where a request came from is asked after every incident",
+    doc=(
+        "What is kept of the client's address and user agent. truncate: the network of the address (/24, and /48 "
+        "with IPv6) and the first product of the user agent. drop: neither."
+    ),
+    reason="every investigation asks where a request came from",
 )
 PSEUDONYM_KEYS: Final[Setting[Path | None]] = Setting(
     name="pseudonym_keys",
     variables=(Variable("OTEL_AUDIT_PSEUDONYM_KEYS"),),
     kind=AnyPath(),
     default=None,
-    doc="File of keys, one of 64 hex digits a line, the newest first. With it, principal.username, id and on_behalf_of "
-    "are recorded as HMAC-SHA-256 under the first key: docs/privacy.md.",
-    reason="an audit trail that does not say who is worth little to most",
+    doc=(
+        "A file of keys, one of 64 hex digits a line, the newest first. With it, principal.username, id and "
+        "on_behalf_of are recorded as HMAC-SHA-256 under the first key: see docs/privacy.md."
+    ),
+    reason="for most readers an audit trail that does not say who acted is worth little",
 )
 
 PRIVACY_TABLE: Final = (

@@ -62,17 +62,21 @@ TRUSTED_PROXIES: Final[Setting[tuple[str, ...]]] = Setting(
     kind=ProxyList(),
     default=(),
     default_text="none",
-    doc="Proxies whose word counts for the address of a client and the id of a request (X-Request-Id): addresses, "
-    "networks, and unix for peers on a Unix socket. The header of addresses is read from its end: the first address "
-    "that is no trusted proxy's is the client's.",
-    reason="a header that nobody vouches for is the client's own invention",
+    doc=(
+        "The proxies that are believed about the address of a client and the id of a request (X-Request-Id): "
+        "addresses, networks, and unix for peers on a Unix socket. The header with the addresses is read from its "
+        "end: the first address that belongs to no trusted proxy is the client's."
+    ),
+    reason="a client can write any header that no proxy vouches for",
 )
 FORWARDED_HEADER: Final[Setting[ForwardedHeader]] = Setting(
     name="forwarded_header",
     variables=(Variable("OTEL_AUDIT_FORWARDED_HEADER"),),
     kind=Choice(ForwardedHeader),
     default=ForwardedHeader.X_FORWARDED_FOR,
-    doc="The header in which trusted proxies name the client. The other one is not read: proxies pass on, as it came, "
-    "what they do not write themselves.",
-    reason="what most proxies write",
+    doc=(
+        "The header in which trusted proxies name the client. The other header is not read, since proxies pass on "
+        "unchanged what they do not write themselves."
+    ),
+    reason="most proxies write it",
 )

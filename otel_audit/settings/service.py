@@ -64,8 +64,8 @@ SERVICE_NAME: Final[Setting[str | None]] = Setting(
     kind=ServiceName(),
     default=None,
     default_text="service.name in OTEL_RESOURCE_ATTRIBUTES, else unknown_service",
-    doc="Name of the service: in each event's resource, and in the default directory.",
-    reason="what the service says to OTel already holds here too",
+    doc="The name of the service. It is in the resource of each event, and in the default directory.",
+    reason="what the service already tells OTel also holds here",
     fallbacks=(Variable("OTEL_RESOURCE_ATTRIBUTES", ServiceNameOfResource()),),
 )
 

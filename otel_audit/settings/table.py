@@ -106,18 +106,24 @@ DIRECTORY: Setting[Path | None] = Setting(
     default_text="$XDG_STATE_HOME/otel-audit/<service.name>; without it /var/lib/otel-audit/<service.name> for root, "
     "~/.local/state/otel-audit/<service.name> for others; with durability=memory "
     "/dev/shm/otel-audit-<uid>/<service.name>, or the same in /run/user/<uid>",
-    doc="Directory of the journal. One service a directory; its processes share it.",
-    reason="survives a restart, which /tmp may not; a name that is no safe path is changed and gets a digest",
+    doc="The directory of the journal. Each service has its own; the processes of one service share it.",
+    reason=(
+        "it survives a restart, which /tmp may not. A service name that is no safe file name is changed and gets a "
+        "digest"
+    ),
 )
 DURABILITY: Setting[Durability] = Setting(
     name="durability",
     variables=(Variable("OTEL_AUDIT_DURABILITY"),),
     kind=Choice(Durability),
     default=Durability.OS,
-    doc="What an event survives once log() has returned. os: the death of the process. fsync: loss of power too. "
-    "memory: the same as os, but on a file system in memory, for a root that is read-only: gone with the container or "
-    "the machine, so receipts say durable=False; new events are lost, as on_loss says, when queue_bytes wait.",
-    reason="processes die daily, and waiting for the disk costs several times the rest of the call",
+    doc=(
+        "What an event survives once log() has returned. os: the death of the process. fsync: a loss of power too. "
+        "memory: the same as os, but on a file system in memory, for a root that is read-only. That is gone with the "
+        "container or the machine, so receipts say durable=False. When queue_bytes are waiting, new events are lost, "
+        "as on_loss says."
+    ),
+    reason="processes die every day, and waiting for the disk costs several times as much as the rest of the call",
 )
 EXPORT: Setting[tuple[ExporterName, ...] | None] = Setting(
     name="export",
@@ -126,9 +132,11 @@ EXPORT: Setting[tuple[ExporterName, ...] | None] = Setting(
     default=None,
     default_text="OTEL_LOGS_EXPORTER if set, whose otlp counts only with an OTLP endpoint; else otlp when an OTLP "
     "endpoint is set, else none",
-    doc="Where events go from the journal. none: nowhere, the journal is the destination. ship: another process, "
-    "`otel-audit ship`, delivers.",
-    reason="what the service says to OTel already holds here too; an endpoint in code counts before OTEL_LOGS_EXPORTER",
+    doc=(
+        "Where events go from the journal. none: nowhere, the journal is the destination. ship: another process, "
+        "`otel-audit ship`, delivers them."
+    ),
+    reason="what the service already tells OTel also holds here. An endpoint in code counts before OTEL_LOGS_EXPORTER",
     fallbacks=(Variable("OTEL_LOGS_EXPORTER", LogsExporterWords()),),
 )
 ON_LOSS: Setting[OnLoss] = Setting(
@@ -136,8 +144,10 @@ ON_LOSS: Setting[OnLoss] = Setting(
     variables=(Variable("OTEL_AUDIT_ON_LOSS"),),
     kind=Choice(OnLoss),
     default=OnLoss.OPEN,
-    doc="When an event cannot be recorded. open: the application goes on, the loss is counted and said on stderr. "
-    "closed: AuditUnavailable is raised.",
+    doc=(
+        "What happens when an event cannot be recorded. open: the application goes on, and the loss is counted and "
+        "reported on stderr. closed: AuditUnavailable is raised."
+    ),
     reason="whether an audit failure may stop a service is for its owner to decide",
 )
 SEGMENT_BYTES: Setting[int] = Setting(
@@ -147,8 +157,8 @@ SEGMENT_BYTES: Setting[int] = Setting(
     default=64 * 1024**2,
     default_text="64 MiB",
     unit="bytes",
-    doc="Size at which a segment of the journal ends and the next one begins.",
-    reason="rotation stays rare at thousands of events a second, and a file can still be opened in an editor",
+    doc="The size at which a segment of the journal ends and the next one begins.",
+    reason="rotation stays rare at thousands of events a second, and an editor can still open the file",
 )
 SEGMENT_AGE_S: Setting[float] = Setting(
     name="segment_age_s",
@@ -156,8 +166,8 @@ SEGMENT_AGE_S: Setting[float] = Setting(
     kind=Seconds(1, 30 * 86400),
     default=3600.0,
     unit="s",
-    doc="Age at which a segment ends, however small it is.",
-    reason="delivered events can be removed by the hour on a quiet service too",
+    doc="The age at which a segment ends, however small it is.",
+    reason="delivered events can be removed by the hour, on a quiet service too",
 )
 DIRECTORY_BYTES: Setting[int | None] = Setting(
     name="directory_bytes",
@@ -166,11 +176,13 @@ DIRECTORY_BYTES: Setting[int | None] = Setting(
     default=None,
     default_text="none: the disk is the limit",
     unit="bytes",
-    doc="What the journal's files in the directory may hold together, those of all processes. From there on new events "
-    "are lost, as on_loss says, until it is less; to make room nothing is removed but what retention may remove "
-    "anyway. Measured every 5 s: what others write meanwhile comes on top. "
-    "Other files are not counted, nor is that of the exporter jsonl.",
-    reason="to refuse events while there is room for them is for the owner of the disk to decide",
+    doc=(
+        "How much the journal's files in the directory may hold together, those of all processes included. Above "
+        "that, new events are lost, as on_loss says; to make room, nothing is removed but what retention may remove "
+        "anyway. It is measured every 5 s, and what others write in between comes on top. Other files do not count, "
+        "nor does that of the exporter jsonl."
+    ),
+    reason="refusing events while the disk has room is for the owner of the disk to decide",
 )
 FREE_BYTES: Setting[int | None] = Setting(
     name="free_bytes",
@@ -179,9 +191,12 @@ FREE_BYTES: Setting[int | None] = Setting(
     default=None,
     default_text="a tenth of the file system, at most 1 GiB",
     unit="bytes",
-    doc="Free space below which events of outcome success are lost, as on_loss says, unless their rule is closed; "
-    "below a tenth of it all events are. Measured every second. 0: events are written until the disk is full.",
-    reason="a flood of successes takes neither the room of failures nor that of everybody else on the disk",
+    doc=(
+        "The free space below which events with outcome success are lost, as on_loss says, unless their rule is "
+        "closed. Below a tenth of it, all events are lost. It is measured every second. With 0, events are written "
+        "until the disk is full."
+    ),
+    reason="a flood of successes must not take the room of failures, nor that of everybody else on the disk",
 )
 RETENTION_DAYS: Setting[int | None] = Setting(
     name="retention_days",
@@ -190,10 +205,14 @@ RETENTION_DAYS: Setting[int | None] = Setting(
     default=None,
     default_text="30; 400 when the journal is the destination (export none)",
     unit="days",
-    doc="How long a segment of the journal is kept after every exporter has it. 0: for ever. Never removed is what is "
-    "not delivered, or in quarantine.",
-    reason="a month to send again what the destination lost; where there is no other copy, the 12 months that PCI DSS "
-    "10.5.1 asks for, and a month",
+    doc=(
+        "How long a segment is kept once every exporter has it. 0: for ever. Events that are not delivered, or in "
+        "quarantine, are never removed."
+    ),
+    reason=(
+        "a month is enough to send again what the destination lost. Where there is no other copy, PCI DSS 10.5.1 "
+        "asks for 12 months, and a month is added"
+    ),
 )
 RETENTION_BYTES: Setting[int] = Setting(
     name="retention_bytes",
@@ -202,9 +221,11 @@ RETENTION_BYTES: Setting[int] = Setting(
     default=0,
     default_text="0",
     unit="bytes",
-    doc="While the segments of the directory have more, delivered ones are removed before their time, the oldest "
-    "first. 0: no limit.",
-    reason="what may go early is for its owner to decide",
+    doc=(
+        "While the segments of the directory hold more than this, delivered ones are removed before their time, the "
+        "oldest first. 0: no limit."
+    ),
+    reason="what may be removed early is for its owner to decide",
 )
 QUEUE_SIZE: Setting[int] = Setting(
     name="queue_size",
@@ -212,8 +233,10 @@ QUEUE_SIZE: Setting[int] = Setting(
     kind=WholeNumber(1, 1_000_000),
     default=2048,
     unit="events",
-    doc="Ignored, and unknown in the next version: the queue is the journal, and queue_bytes is its bound in memory "
-    "mode.",
+    doc=(
+        "Ignored, and unknown in the next version: the queue is the journal, and queue_bytes is its limit in memory "
+        "mode."
+    ),
     reason="none: it has no effect",
 )
 QUEUE_BYTES: Setting[int] = Setting(
@@ -223,8 +246,11 @@ QUEUE_BYTES: Setting[int] = Setting(
     default=32 * 1024**2,
     default_text="32 MiB",
     unit="bytes",
-    doc="With durability=memory only: what the journal's files in the directory may hold together, those of all "
-    "processes. A new event is refused then, never an old one dropped. What is delivered is removed at once.",
+    doc=(
+        "With durability=memory only: how much the journal's files in the directory may hold together, those of all "
+        "processes included. When they are full a new event is refused; an old one is never dropped. Delivered "
+        "events are removed at once."
+    ),
     reason="some 30 000 ordinary events, in half of the 64 MiB that a container has at /dev/shm",
 )
 BATCH_COUNT: Setting[int] = Setting(
@@ -233,8 +259,8 @@ BATCH_COUNT: Setting[int] = Setting(
     kind=WholeNumber(1, 10_000),
     default=512,
     unit="events",
-    doc="Most events in one export.",
-    reason="OTel's default, so that a collector sees the batches that it sees from an SDK",
+    doc="How many events one export may hold.",
+    reason="it is OTel's default, so a collector sees the batches that it sees from an SDK",
     fallbacks=(Variable("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE"),),
 )
 BATCH_BYTES: Setting[int] = Setting(
@@ -244,8 +270,13 @@ BATCH_BYTES: Setting[int] = Setting(
     default=3 * 1024**2,
     default_text="3 MiB",
     unit="bytes",
-    doc="Most bytes in one request, as it is sent but before compression. A single event is sent whatever its size.",
-    reason="gRPC servers refuse messages over 4 MiB unless told otherwise, a collector HTTP bodies over 20 MiB",
+    doc=(
+        "How many bytes one request may hold, as it is sent but before compression. A single event is sent whatever "
+        "its size."
+    ),
+    reason=(
+        "gRPC servers refuse messages over 4 MiB unless told otherwise, and a collector refuses HTTP bodies over 20 MiB"
+    ),
 )
 BATCH_DELAY_S: Setting[float] = Setting(
     name="batch_delay_s",
@@ -254,7 +285,7 @@ BATCH_DELAY_S: Setting[float] = Setting(
     default=1.0,
     unit="s",
     doc="How long a batch that is not full waits for more events.",
-    reason="OTel's default; the event is on disk meanwhile",
+    reason="it is OTel's default, and the event is on disk meanwhile",
     fallbacks=(Variable("OTEL_BLRP_SCHEDULE_DELAY", Milliseconds(0, 600)),),
 )
 BACKOFF_CAP_S: Setting[float] = Setting(
@@ -263,8 +294,8 @@ BACKOFF_CAP_S: Setting[float] = Setting(
     kind=Seconds(1, 3600),
     default=60.0,
     unit="s",
-    doc="Longest pause between two tries while the endpoint does not answer well.",
-    reason="delivery goes on within a minute after an outage, and a fleet does not hammer an endpoint that is down",
+    doc="The longest pause between two attempts while the endpoint does not accept events.",
+    reason="delivery resumes within a minute after an outage, and a fleet does not hammer an endpoint that is down",
 )
 CLOSE_TIMEOUT_S: Setting[float] = Setting(
     name="close_timeout_s",
@@ -272,8 +303,8 @@ CLOSE_TIMEOUT_S: Setting[float] = Setting(
     kind=Seconds(0, 600),
     default=5.0,
     unit="s",
-    doc="How long close() may deliver. What is left stays in the journal, and goes out at the next start.",
-    reason="half of the 10 s that container runtimes leave between SIGTERM and SIGKILL",
+    doc="How long close() may go on delivering. The rest stays in the journal and goes out at the next start.",
+    reason="it is half of the 10 s that container runtimes leave between SIGTERM and SIGKILL",
 )
 TEXT_CHARS: Setting[int] = Setting(
     name="text_chars",
@@ -281,9 +312,11 @@ TEXT_CHARS: Setting[int] = Setting(
     kind=WholeNumber(128, 65_536),
     default=2048,
     unit="characters",
-    doc="Longest text in an event, its detail apart; a longer one is cut, with a marker that holds its digest. So is "
-    "one that takes more than twice as many bytes in the line.",
-    reason="the longest URL and user agent that proxies and browsers pass on in practice",
+    doc=(
+        "The longest text in an event, its detail apart. A longer one is cut, and a marker holds its digest. A text "
+        "that takes more than twice as many bytes in the line is cut too."
+    ),
+    reason="no URL or user agent that proxies and browsers pass on is longer in practice",
 )
 ATTRIBUTE_COUNT: Setting[int] = Setting(
     name="attribute_count",
@@ -291,8 +324,8 @@ ATTRIBUTE_COUNT: Setting[int] = Setting(
     kind=WholeNumber(1, 32),
     default=32,
     unit="attributes",
-    doc="Most attributes of your own in one event; the others are left out and listed.",
-    reason="a record has 64 at most, and our own keys take up to half of them",
+    doc="How many attributes of your own one event may have. The others are left out and listed.",
+    reason="a record has at most 64, and our own keys take up to half of them",
 )
 LINE_BYTES: Setting[int] = Setting(
     name="line_bytes",
@@ -301,8 +334,8 @@ LINE_BYTES: Setting[int] = Setting(
     default=64 * 1024,
     default_text="64 KiB",
     unit="bytes",
-    doc="Longest line of the journal; the longest texts of a longer event are cut until it fits.",
-    reason="collectors and stores take it with their default limits; Loki refuses 256 KiB",
+    doc="The longest line of the journal. The longest texts of a longer event are cut until it fits.",
+    reason="collectors and stores accept it with their default limits; Loki refuses 256 KiB",
 )
 FILE_MODE: Setting[int] = Setting(
     name="file_mode",
@@ -311,7 +344,7 @@ FILE_MODE: Setting[int] = Setting(
     default=0o600,
     default_text="0600",
     unit="octal",
-    doc="Permissions of the journal's files. 0640: a side-car of the same group can ship.",
+    doc="The permissions of the journal's files. With 0640 a side-car of the same group can ship them.",
     reason="audit events are personal data",
 )
 JSONL_PATH: Setting[Path | None] = Setting(
@@ -320,26 +353,30 @@ JSONL_PATH: Setting[Path | None] = Setting(
     kind=AnyPath(),
     default=None,
     default_text="<directory>/export.jsonl",
-    doc="File that the exporter jsonl appends to. It grows until somebody else, such as logrotate, renames or removes "
-    "it: no limit of the journal counts it.",
-    reason="beside the journal, on the same volume and under the same permissions",
+    doc=(
+        "The file that the exporter jsonl appends to. It grows until something else, such as logrotate, renames or "
+        "removes it: no limit of the journal counts it."
+    ),
+    reason="it is beside the journal, on the same volume and under the same permissions",
 )
 LOG_SUCCESSFUL_READS: Setting[bool] = Setting(
     name="log_successful_reads",
     variables=(Variable("OTEL_AUDIT_LOG_SUCCESSFUL_READS"),),
     kind=Switch(),
     default=True,
-    doc="Whether reads that succeeded are recorded.",
-    reason="who read what is the question most often asked; Feast's default",
+    doc="Record reads that succeeded.",
+    reason="who read what is the question that is asked most often, and Feast does the same",
 )
 POLICY: Setting[Path | None] = Setting(
     name="policy",
     variables=(Variable("OTEL_AUDIT_POLICY"),),
     kind=AnyPath(),
     default=None,
-    doc="YAML file that says which events are recorded, how much of each, and which must not fail: docs/policy.md. "
-    "Read once, at the start.",
-    reason="everything is recorded, and log_successful_reads and on_loss count for all",
+    doc=(
+        "A YAML file that says which events are recorded, how much of each, and which must not fail: see "
+        "docs/policy.md. It is read once, at the start."
+    ),
+    reason="everything is recorded, and log_successful_reads and on_loss hold for all events",
 )
 
 CORE_TABLE: tuple[Setting[object], ...] = (
