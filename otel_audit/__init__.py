@@ -31,6 +31,12 @@ if _typing.TYPE_CHECKING:
         PrincipalKind,
     )
     from otel_audit.integrations.asgi.middleware import AuditMiddleware
+    from otel_audit.integrations.otel_logs import (
+        AuditConsoleLogExporter,
+        AuditJsonlLogExporter,
+        AuditLogExporter,
+        AuditLogRecordProcessor,
+    )
     from otel_audit.journal.journal import Receipt
     from otel_audit.logger import AuditLogger, mcp_audit_request_id
     from otel_audit.operation import Operation
@@ -41,8 +47,12 @@ if _typing.TYPE_CHECKING:
 
 __all__ = [
     "AuditAction",
+    "AuditConsoleLogExporter",
     "AuditError",
     "AuditEvent",
+    "AuditJsonlLogExporter",
+    "AuditLogExporter",
+    "AuditLogRecordProcessor",
     "AuditLogger",
     "AuditMiddleware",
     "AuditPrincipal",
@@ -76,8 +86,12 @@ __all__ = [
 # The module below the package that each name is loaded from; a test holds that it says the same as the imports above.
 _HOME = {
     "AuditAction": "event",
+    "AuditConsoleLogExporter": "integrations.otel_logs",
     "AuditError": "errors",
     "AuditEvent": "event",
+    "AuditJsonlLogExporter": "integrations.otel_logs",
+    "AuditLogExporter": "integrations.otel_logs",
+    "AuditLogRecordProcessor": "integrations.otel_logs",
     "AuditLogger": "logger",
     "AuditMiddleware": "integrations.asgi.middleware",
     "AuditPrincipal": "event",

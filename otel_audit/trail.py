@@ -30,7 +30,6 @@ from opentelemetry.sdk.resources import (
 
 from otel_audit import ids
 from otel_audit._version import __version__
-from otel_audit.delivery.console import ConsoleExporter
 from otel_audit.delivery.counts import Elsewhere, Tally
 from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.metrics import AuditMetrics, Numbers, Stats, metrics_of_process
@@ -69,6 +68,9 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
                 raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT: expected an endpoint for the exporter otlp, got none")
             return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
         case ExporterName.CONSOLE:
+            # Not at the top: `rich` takes a while to load, and most services show nothing.
+            from otel_audit.delivery.console import ConsoleExporter
+
             return ConsoleExporter()
         case ExporterName.JSONL:
             return JsonlExporter(settings.jsonl_path, mode=settings.file_mode, delay_s=settings.batch_delay_s)

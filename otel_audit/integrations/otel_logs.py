@@ -1,8 +1,8 @@
-"""The journal behind the OTel SDK's own `LoggerProvider`: as a log record processor, and as a logs exporter.
+"""What plugs into the OTel SDK's own `LoggerProvider`.
 
-What the plain logs API emits is journalled, chained and exported unchanged: nothing is added to it, redacted or cut.
-
-The console and the JSONL file as exporters of the OTel SDK, for a stock `LoggerProvider`.
+`AuditLogRecordProcessor` and `AuditLogExporter` put the journal behind it: what the plain logs API emits is journalled,
+chained and exported unchanged. Nothing is added to it, redacted or cut. `AuditConsoleLogExporter` and
+`AuditJsonlLogExporter` have no journal: they show records, or append them to a file, as our own exporters do.
 """
 
 from __future__ import annotations
@@ -11,16 +11,13 @@ import json
 import os
 import threading
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from rich.text import Text
 
 from otel_audit.configuration import open_trail
-from otel_audit.delivery.console import Terminal
-from otel_audit.delivery.event_text import LineView
 from otel_audit.delivery.jsonl import JsonlFile, as_given
 from otel_audit.delivery.sdk_exporter import MadeOrMaker
 from otel_audit.delivery.suppression import is_exporting
@@ -34,8 +31,13 @@ from otel_audit.records.sdk import (
     ReadableLogRecord,
     ReadWriteLogRecord,
 )
-from otel_audit.settings import OnLoss
+from otel_audit.settings import OnLoss, Settings
 from otel_audit.trail import Trail
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from otel_audit.delivery.event_text import LineView
 
 __all__ = ["AuditConsoleLogExporter", "AuditJsonlLogExporter", "AuditLogExporter", "AuditLogRecordProcessor"]
 
@@ -133,10 +135,14 @@ class AuditLogExporter(_Recorder, LogRecordExporter):
 class AuditConsoleLogExporter(LogRecordExporter):
     """Shows records on stderr, or on the stream given: audit events readable, any other record as its JSON.
 
-    Source: OpenTelemetry specification, "LogRecordExporter". Any thread.
+    By name it is `OTEL_LOGS_EXPORTER=otel_audit_console`. Any thread.
+    Source: OpenTelemetry specification, "LogRecordExporter"; entry point `opentelemetry_logs_exporter`.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        # Not at the top: `rich` takes a while to load, and the journal needs none of it.
+        from otel_audit.delivery.console import Terminal
+
         self._terminal = Terminal(stream)
         self._lock = threading.Lock()
         self._is_shut_down = False
@@ -164,12 +170,19 @@ class AuditConsoleLogExporter(LogRecordExporter):
 class AuditJsonlLogExporter(LogRecordExporter):
     """Appends records to a JSONL file: audit events as their caller gave them, any other record as its JSON.
 
-    Lines that the journal makes itself are left out. `mode` is that of a new file.
-    Source: OpenTelemetry specification, "LogRecordExporter". Any thread.
+    Lines that the journal makes itself are left out. Without `path` and `mode`, the file and the mode of a new one are
+    those of the settings `jsonl_path` and `file_mode`. By name it is `OTEL_LOGS_EXPORTER=otel_audit_jsonl`. Any thread.
+    Source: OpenTelemetry specification, "LogRecordExporter"; entry point `opentelemetry_logs_exporter`.
+
+    Raises:
+        ConfigError: a setting that is asked is wrong.
     """
 
-    def __init__(self, path: str | os.PathLike[str], mode: int = 0o600) -> None:
-        self._file = JsonlFile(path, mode=mode)
+    def __init__(self, path: str | os.PathLike[str] | None = None, mode: int | None = None) -> None:
+        if path is None:
+            settings = Settings.load(os.environ, {"export": "jsonl"})
+            path, mode = settings.jsonl_path, settings.file_mode if mode is None else mode
+        self._file = JsonlFile(path, mode=0o600 if mode is None else mode)
         self._is_shut_down = False
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +51,14 @@ logger_provider:
             directory: ${AUDIT_DIRECTORY}
             batch_delay_s: 0.1
 """
+
+JSONL_CONFIGURATION = (
+    CONFIGURATION.partition("          otel_audit:")[0]
+    + """\
+          otel_audit_jsonl:
+            path: ${AUDIT_FILE}
+"""
+)
 
 
 def run(collector: Collector, **variables: str) -> str:
@@ -109,6 +118,20 @@ def test_a_variable_journals_and_delivers_what_a_service_logs(collector: Collect
     assert "Traceback" not in said
 
 
+def test_variables_show_what_a_service_logs_and_append_it_to_a_file_without_a_journal(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    variables = {"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "none", "OTEL_AUDIT_JSONL_PATH": str(file)}
+
+    done = instrumented(SERVICE, {**variables, "OTEL_LOGS_EXPORTER": "otel_audit_console,otel_audit_jsonl"})
+
+    (shown,) = [line for line in done.stderr.splitlines() if "shop.sold" in line]
+    (written,) = file.read_text(encoding="utf-8").splitlines()
+    assert json.loads(shown) == json.loads(written)
+    assert json.loads(written)["body"] == {"item": 7}
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
+
+
 # A release of the SDK that knows no such file has nothing that could read it.
 if hasattr(environment_variables, "OTEL_CONFIG_FILE"):
 
@@ -123,3 +146,13 @@ if hasattr(environment_variables, "OTEL_CONFIG_FILE"):
         assert_is_what_was_sold(collector.wait_for_archive(2))
         assert_is_journalled(tmp_path / "audit")
         assert "Traceback" not in said
+
+    def test_a_configuration_file_appends_what_a_service_logs_to_a_file_without_a_journal(tmp_path: Path) -> None:
+        file, config = tmp_path / "events.jsonl", tmp_path / "otel.yaml"
+        config.write_text(JSONL_CONFIGURATION, encoding="utf-8")
+
+        done = instrumented(SERVICE, {"OTEL_CONFIG_FILE": str(config), "AUDIT_FILE": str(file)})
+
+        (written,) = file.read_text(encoding="utf-8").splitlines()
+        assert json.loads(written)["event_name"] == "shop.sold"
+        assert "Traceback" not in done.stderr
