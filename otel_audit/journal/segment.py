@@ -332,12 +332,16 @@ class Durable:
         elif not segment.is_broken:
             self.position = max(self.position, sync.end)
 
-    def sync(self, segment: OpenSegment, end: Position) -> None:
-        """Every line of the segment is durable, or known not to be."""
+    def settle(self, segment: OpenSegment, end: Position) -> None:
+        """Wait for the sync that is under way, if there is one, and take in what came of it."""
         if (under_way := self._under_way) is not None:
             if not under_way.wait():
                 under_way.error = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             self.end(under_way, segment, end)
+
+    def sync(self, segment: OpenSegment, end: Position) -> None:
+        """Every line of the segment is durable, or known not to be."""
+        self.settle(segment, end)
         if segment.is_broken:
             self._break(segment, end, OSError(errno.EINTR, "interrupted"))
         elif segment.descriptor >= 0 and self.position.seq < end.seq:

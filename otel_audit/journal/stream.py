@@ -374,8 +374,9 @@ class StreamWriter:
         self._tell_owed(observed_ns)
 
     def _put_back(self, observed_ns: int) -> None:
-        if self._fsync:
-            self._sync_open()  # what is under way is of the file that is gone
+        # What is under way is of the file that is gone. That one is not synced again: its lines would count as durable,
+        # and be acknowledged, before they are in a file that somebody finds.
+        self._durable.settle(self._segment, self._end())
         self._segment.put_back(self._head.offset, observed_ns, syncs_name=self._fsync)
 
 

@@ -6,6 +6,7 @@ import errno
 import gc
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
-from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.files import StreamFiles, copy_bytes
 from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.stream import Limits
 from otel_audit.settings import Durability
@@ -99,6 +100,27 @@ def test_with_fsync_a_removed_file_is_put_back_before_the_next_event_is_acknowle
     the_stream(tmp_path).segment(1).unlink()
     append(journal, "after")
 
+    (events,) = read_streams(tmp_path).values()
+    assert [each["event_type"] for each in events] == ["audit.segment", "test", "test", "audit.gap"]
+    journal.close()
+
+
+def test_with_fsync_nothing_is_acknowledged_while_a_removed_file_is_not_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(source: int, target: int, length: int) -> None:
+        time.sleep(0.5)  # longer than a waiter goes without a look of its own
+        copy_bytes(source, target, length)
+
+    monkeypatch.setattr("otel_audit.journal.segment.copy_bytes", slowly)
+    journal = a_journal(tmp_path, durability=Durability.FSYNC)
+    append(journal, "before")
+    segment = the_stream(tmp_path).segment(1)
+
+    segment.unlink()
+    append(journal, "after")
+
+    assert segment.exists()
     (events,) = read_streams(tmp_path).values()
     assert [each["event_type"] for each in events] == ["audit.segment", "test", "test", "audit.gap"]
     journal.close()
