@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 def configure(
     *, resource: Resource | None = None, exporters: Sequence[MadeOrMaker] = (), **overrides: Any
 ) -> AuditLogger:
-    """A logger with a journal and its delivery, from the environment; `overrides` come first, by the setting's name.
+    """Return a logger with a journal and its delivery. `overrides` are settings by name; the environment has the rest.
 
     It is closed at the normal end of the process. `resource` replaces what the OTel SDK finds about this process.
     `exporters` are log record exporters of the SDK that take the place of the environment's; a class or function that
@@ -49,7 +49,7 @@ def configure(
 
 
 def open_trail(exporters: Sequence[MadeOrMaker], resource: Resource | None, overrides: Mapping[str, Any]) -> Trail:
-    """A journal and its delivery, from the environment, as `configure` makes it. Closed at the end of the process.
+    """Return a journal and its delivery as `configure` makes them. They are closed at the end of the process.
 
     Raises:
         ConfigError: a setting is wrong. Nothing was started.
@@ -65,7 +65,7 @@ def open_trail(exporters: Sequence[MadeOrMaker], resource: Resource | None, over
 
 
 def create_audit_logger_from_config(audit_cfg: Any) -> AuditLogger | None:
-    """A logger from Feast's `AuditLoggingConfig`, or from `Settings`; None when there is none or it is not enabled.
+    """Return a logger from Feast's `AuditLoggingConfig`, or from `Settings`; None if there is none, or it is disabled.
 
     Source: Feast 0.67 `audit_logger.create_audit_logger_from_config`.
     """
@@ -117,7 +117,7 @@ class _Configuration:
     found_by: tuple[str | None, ...] = ()  # what the SDK makes the resource from
 
     def here(self) -> _Configuration:
-        """The same, in this process as it is now."""
+        """Return the same configuration, with what it depends on in this process now."""
         found_by = tuple(map(os.environ.get, (OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPERIMENTAL_RESOURCE_DETECTORS)))
         return replace(self, directory=os.path.abspath(self.settings.directory), found_by=found_by)
 
@@ -127,7 +127,7 @@ _open: list[tuple[_Configuration, Trail]] = []
 
 
 def _trail(given: _Configuration) -> Trail:
-    """The open trail of the same configuration, else a new one."""
+    """Return the open trail of the same configuration, or a new one."""
     _open[:] = [(known, trail) for known, trail in _open if not trail.is_closed]
     wanted = given.here()
     for known, trail in _open:

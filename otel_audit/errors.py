@@ -49,7 +49,7 @@ class AuditUnavailable(AuditError):
     in_journal = False
 
     def told_of(self, what: str) -> str:
-        """What is said on stderr of events, or of what they are called, that are lost or may be."""
+        """Return the notice about events that are lost, or may be. `what` names them."""
         return f"{what} {'may not survive a loss of power' if self.in_journal else 'are lost'}: {self}"
 
 
@@ -78,14 +78,14 @@ class ProofInvalid(AuditError):
 
 
 def is_stop(error: BaseException | None) -> bool:
-    """Whether work was ended from outside: a time-out, or a cancellation by whatever library, or a group of those."""
+    """Return True if work was ended from outside: by a time-out, a cancellation of any library, or a group of them."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_stop, error.exceptions))
     return isinstance(error, TimeoutError) or not isinstance(error, Exception | SystemExit | None)
 
 
 def described(error: BaseException) -> str:
-    """The text of one of our own; of any other the class, what the system says, and where it was raised.
+    """Return the message of an error of ours; of any other its class, the system's reason and where it was raised.
 
     Its own message may hold a secret.
     """

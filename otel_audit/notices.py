@@ -19,21 +19,21 @@ _SPACES: Final = ("Zs", "Zl", "Zp")  # those of JSON stay as they are: no termin
 
 
 def escaped(text: str) -> str:
-    """The text with every character that is not printable written as a Python escape, such as `\\x1b`."""
+    """Return the text with every character that is not printable as a Python escape, such as `\\x1b`."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)
 
 
 def escaped_json(text: str) -> str:
-    """JSON of the same value, with every character that a terminal would obey written as an escape of JSON."""
+    """Return JSON of the same value, with every character that a terminal would obey as an escape of JSON."""
     if text.isprintable():
         return text
     return "".join(char if _is_harmless(char) else json.dumps(char)[1:-1] for char in text.replace("\x7f", "\\u007f"))
 
 
 def shown_json(value: Any) -> str:
-    """A value as the JSON that a command prints with `--json`."""
+    """Return a value as the JSON that a command prints with `--json`."""
     return escaped_json(json.dumps(value, indent=2))
 
 

@@ -64,7 +64,7 @@ class Explanation:
     begins: bool
 
     def as_text(self) -> str:
-        """For people."""
+        """Return the explanation for people."""
         level, on_loss, _ = self.decision
         rows = [("event", self._event()), ("rule", self._rule()), ("level", f"{level}: {_LEVELS[level]}")]
         if self.decision.keep:
@@ -73,7 +73,7 @@ class Explanation:
         return "\n".join(f"{name:<9}  {escaped(text)}" for name, text in rows)
 
     def as_json(self) -> str:
-        """For machines."""
+        """Return the explanation as JSON."""
         level, on_loss, _ = self.decision
         return shown_json(
             {
@@ -114,7 +114,7 @@ class Explanation:
 
 
 def explained(event: AuditEvent, settings: Settings) -> Explanation:
-    """What becomes of the event with these settings and their policy.
+    """Return what becomes of the event with these settings and their policy.
 
     Raises:
         ConfigError: the policy is wrong.
@@ -138,7 +138,7 @@ def explained(event: AuditEvent, settings: Settings) -> Explanation:
 
 
 def event_of_json(content: bytes, name: str) -> AuditEvent:
-    """The event in a file: one JSON object, strictly. A line of a journal is one.
+    """Return the event in a file that holds exactly one JSON object, such as a line of a journal.
 
     Raises:
         ConfigError: it is none; the message shows no value of it.
@@ -169,7 +169,7 @@ def event_of_json(content: bytes, name: str) -> AuditEvent:
 
 
 def _changed(given: Mapping[str, Any], taken: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    """The values that the event does not have as they are given: in a service they would become something else."""
+    """Yield the values that the event does not keep as given: in a service they would become something else."""
     for name, value in given.items():
         if name not in taken:
             continue  # one that the journal adds
@@ -180,7 +180,7 @@ def _changed(given: Mapping[str, Any], taken: Mapping[str, Any], at: str) -> Ite
 
 
 def _unknown(fields: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    """Fields that would be ignored, and with them what somebody thinks the policy sees."""
+    """Yield the fields that would be ignored, although their author thinks that the policy sees them."""
     known = [*AuditEvent.model_fields, *sorted(_OF_THE_LINE)]
     yield from (("$", name, known) for name in fields if name not in known)
     for part, model in _PARTS.items():
@@ -385,6 +385,6 @@ def _shown(settings: Settings, setting: Setting[object]) -> str:
 
 
 def _value(settings: Settings, setting: Setting[object]) -> object:
-    """The effective value: of OTLP's rows, the one in `settings.otlp`."""
+    """Return the effective value; for the settings of OTLP, the one in `settings.otlp`."""
     owner: Settings | OtlpSettings | None = settings.otlp if setting in OTLP_TABLE else settings
     return getattr(owner, setting.name, None)

@@ -78,7 +78,7 @@ def _recorded(settings: Settings, seconds: float, rate: float) -> Stats:
 
 
 def _settings(environ: Mapping[str, str], directory: Path | None) -> Settings:
-    """The settings of the environment, with the console beside the exporters that it names."""
+    """Return the settings of the environment, with the console beside the exporters that it names."""
     fresh = directory is None and not any(environ.get(name) for name in ("OTEL_AUDIT_DIR", "OTEL_AUDIT_CONFIG"))
     overrides: dict[str, Any] = {"directory": Path(tempfile.gettempdir()) if fresh else directory}
     try:
@@ -116,7 +116,7 @@ def _run(audit: AuditLogger, provider: TracerProvider, seconds: float, rate: flo
 
 @contextlib.contextmanager
 def _waiting_for_signals() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM wait until they are asked for, in every thread that is started here.
+    """Hold back Ctrl-C and SIGTERM until they are asked for, in every thread that is started here.
 
     Without that the system may give one to another thread, and the main thread would not wake up from its wait.
     """
@@ -137,7 +137,7 @@ def _wait(seconds: float) -> None:
 
 @contextlib.contextmanager
 def _tracing(service_name: str) -> Iterator[TracerProvider]:
-    """Spans of the SDK. They are exported only where an endpoint for them is set; the audit events need none."""
+    """Return the SDK's provider of spans. It exports only if an endpoint is set; audit events need none."""
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service_name}), shutdown_on_exit=False)
     if any(os.environ.get(name) for name in _TRACES_ENDPOINTS):
         # An endpoint that takes logs only refuses every batch of spans: that is no reason to write over the events.
@@ -150,7 +150,7 @@ def _tracing(service_name: str) -> Iterator[TracerProvider]:
 
 
 def _span_exporter() -> SpanExporter:
-    """The official exporter for the protocol of the environment, which is gRPC when nothing says another."""
+    """Return the official exporter for the protocol of the environment, which is gRPC when nothing says another."""
     protocol = next((word for name in _TRACES_PROTOCOLS if (word := os.environ.get(name))), OtlpProtocol.GRPC)
     if protocol == OtlpProtocol.HTTP_PROTOBUF:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
@@ -179,7 +179,7 @@ def _tell_numbers(stats: Stats) -> None:
 
 
 def _command() -> str:
-    """What to type for `otel-audit` in this shell: by its path where the environment that it is in is not active."""
+    """Return what to type for `otel-audit` in this shell: its path, if its environment is not active."""
     called = Path(sys.argv[0])
     is_known = called.name != _NAME or shutil.which(_NAME) is not None
     return _NAME if is_known else shlex.quote(str(called))

@@ -93,7 +93,7 @@ def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None
 
 
 def free_bytes_of_settings() -> int | None:
-    """The floor of free space of a service with this environment; the default one where that is not valid."""
+    """Return the floor of free space in this environment, or the default if the settings are not valid."""
     try:
         return Settings.load(os.environ).free_bytes
     except ConfigError:
@@ -101,7 +101,7 @@ def free_bytes_of_settings() -> int | None:
 
 
 def unreadable(directory: Path, error: OSError) -> click.UsageError:
-    """What to raise when the journal in the directory cannot be read."""
+    """Return what to raise when the journal in the directory cannot be read."""
     where = directory if error.filename is None else error.filename
     return click.UsageError(
         f"{escaped(str(where))}: expected a journal that uid {os.geteuid()} can read, got {error.strerror or error}; "
@@ -110,7 +110,7 @@ def unreadable(directory: Path, error: OSError) -> click.UsageError:
 
 
 def say_if_empty(directory: Path) -> None:
-    """On stderr, where there is no stream: whoever has mistaken the directory would take silence for good news."""
+    """Warn on stderr if there is no stream: in a mistaken directory, silence would look like good news."""
     if not segments_in(directory):
         click.echo(
             f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "
@@ -139,7 +139,7 @@ class Stop:
         self._former: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Whether an end was asked for."""
+        """Return True once a signal has asked for the end."""
         return self.asked
 
     def wait(self, timeout_s: float | None = None) -> None:

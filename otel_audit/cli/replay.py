@@ -46,13 +46,13 @@ class Destination:
 
     @property
     def limits(self) -> Limits:
-        """How much goes into one request."""
+        """Return how much goes into one request."""
         return Limits(self.settings.batch_count, self.settings.batch_bytes)
 
     @classmethod
     @contextmanager
     def of_settings(cls, *, give_up_after_s: float) -> Iterator[Destination]:
-        """The destination, as long as it is used. SIGTERM and Ctrl-C ask for an end meanwhile.
+        """Yield the destination. While it is in use, SIGTERM and Ctrl-C only ask for the end.
 
         Raises:
             ConfigError: a setting is wrong.
@@ -209,7 +209,7 @@ def _replay(
 
 
 def _header(settings: Settings) -> Mapping[str, Any]:
-    """Who sends events that do not say it: this process, but for what differs from one to the next."""
+    """Return the sender of events that name none: this process, but for what differs at each run."""
     resource = Resource.create({SERVICE_NAME: settings.service_name})
     attributes = dict(resource.attributes)
     if SERVICE_INSTANCE_ID not in OTELResourceDetector().detect().attributes:
@@ -223,7 +223,7 @@ def _header(settings: Settings) -> Mapping[str, Any]:
 
 @contextmanager
 def _alone(state_file: Path) -> Iterator[bool]:
-    """Whether nobody else sends the same: two at once would send all of it twice, and each forget how far the other is.
+    """Yield True if no other process sends the same: two would send all of it twice, and lose each other's state.
 
     As long as this is entered nobody else begins. The lock of a process that was killed is free.
     """
@@ -270,7 +270,7 @@ def _run(source: Source, destination: Destination, state: ReplayState) -> Replay
 
 @contextmanager
 def _bar(source: Source, state: ReplayState) -> Iterator[Progress]:
-    """A progress bar on stderr, on a terminal only."""
+    """Show a progress bar on stderr, on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -80,7 +80,7 @@ _SAID: Final = {
 
 
 def event_schema() -> dict[str, Any]:
-    """The JSON Schema of an event; `#/$defs/JournalLine` is that of a journal line, an event with the journal's keys.
+    """Return the JSON Schema of an event; `#/$defs/JournalLine` is that of a line of the journal.
 
     Source: JSON Schema 2020-12.
     """
@@ -129,7 +129,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def schema_markdown() -> str:
-    """The page docs/schema.md, made from the event model and the tables."""
+    """Return the text of docs/schema.md, made from the event model and the tables."""
     return _PAGE.format(
         version=SCHEMA_VERSION,
         free_prefix=FREE_PREFIX,

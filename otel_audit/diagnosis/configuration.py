@@ -23,7 +23,7 @@ _PORTS: Final = {OtlpProtocol.GRPC: 4317, OtlpProtocol.HTTP_PROTOBUF: 4318}
 
 
 def destination_findings(settings: Settings) -> list[Finding]:
-    """Whether somebody said where events go, and whether protocol and port belong together."""
+    """Check that somebody said where events go, and that protocol and port belong together."""
     if ExporterName.OTLP in settings.export and settings.otlp is not None:
         return [_endpoint(settings, settings.otlp), _protocol(settings.otlp)]
     return [_without_otlp(settings)]
@@ -105,7 +105,7 @@ def _port(otlp: OtlpSettings) -> int | None:
 
 
 def identity_findings(settings: Settings) -> list[Finding]:
-    """That the settings are valid, which they are once they are loaded, and whether the service has a name."""
+    """Check that the service has a name. The settings are valid, or they would not have been loaded."""
     return [_settings(settings), _service_name(settings)]
 
 

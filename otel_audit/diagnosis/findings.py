@@ -20,7 +20,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to do."""
+        """Return True if there is nothing to do."""
         return not self.remedy
 
 
@@ -88,7 +88,7 @@ _REMEDIES: Final = {
 
 
 def remedy_for(outcome: Refused | Unavailable) -> str:
-    """What to do about a refusal, or about an endpoint that does not answer well; never empty."""
+    """Return what to do about a refusal, or about an endpoint that is not available; never empty."""
     match outcome:
         case Refused(about=RefusedFor.SIZE):
             return _BUSY

@@ -27,7 +27,7 @@ _MAX_BYTES: Final = 1 << 20
 
 
 def probe_finding(settings: Settings, exporter: OtlpExporter) -> Finding:
-    """Whether the endpoint accepts an event of this service now. It takes at most the time-out of the settings.
+    """Ask the endpoint to accept one event of this service. This takes at most the time-out of the settings.
 
     The stream that it is in is sent as a whole, so that nothing is missing to whoever verifies the store.
     """

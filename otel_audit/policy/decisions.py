@@ -60,7 +60,7 @@ class Facts(NamedTuple):
 
     @classmethod
     def of(cls, event: AuditEvent) -> Facts:
-        """Of an event, whatever was assigned to its fields."""
+        """Return the facts of an event, whatever was assigned to its fields."""
         try:
             return cls._read(event)
         except Exception:  # of a model that lost a field, or of a value's own methods: no rule can ask for it
@@ -83,7 +83,7 @@ class Facts(NamedTuple):
 
     @property
     def derived(self) -> str:
-        """The derived outcome: `denied` where the word is `deny`."""
+        """Return the derived outcome: `denied` where the word is `deny`."""
         return _derived(self.outcome)
 
 
@@ -93,12 +93,12 @@ def _derived(word: str) -> str:
 
 
 def path_of(path: str) -> str:
-    """A path without its query."""
+    """Return a path without its query."""
     return path.partition("?")[0] if "?" in path else path
 
 
 def is_successful_read(facts: Facts) -> bool:
-    """Whether `log_successful_reads=False` leaves the event out.
+    """Return whether `log_successful_reads=False` leaves the event out.
 
     Source: Feast 0.67 `AuditLogger._is_read_event`.
     """
@@ -108,7 +108,7 @@ def is_successful_read(facts: Facts) -> bool:
 
 
 def _text(value: object) -> str:
-    """The text itself, not an object of a class derived from `str`, whose methods may do anything."""
+    """Return the text itself, not an object of a class derived from `str`, whose methods may do anything."""
     return value if type(value) is str else str.__str__(value) if isinstance(value, str) else ""
 
 
@@ -135,11 +135,11 @@ class Decision(NamedTuple):
 
     @property
     def keep(self) -> bool:
-        """Whether it is recorded at all."""
+        """Return True if the event is recorded at all."""
         return self.level is not Level.NONE
 
     def kept(self) -> Decision:
-        """The same, for an event that is recorded in any case."""
+        """Return the decision for an event that is recorded in any case."""
         return self if self.keep else self._replace(level=Level.METADATA)
 
 
@@ -147,7 +147,7 @@ _FREE_FIELDS: Final = ("detail", "attributes")
 
 
 def as_metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an event without what its caller was free to put in: detail, attributes, digest of the arguments.
+    """Return the fields of an event without the caller's free ones: detail, attributes, digest of the arguments.
 
     The route template stays: it is a text of the program. So do the method and status of a request, of which a helper
     writes nothing but the detail.
@@ -195,7 +195,7 @@ class Glob:
         self._min_chars = len(text) - text.count("*")
 
     def matches(self, value: str) -> bool:
-        """Whether the whole value is of this pattern."""
+        """Return True if the whole value matches."""
         if len(value) < self._min_chars or not value.startswith(self._first) or not value.endswith(self._last):
             return False
         at, end = len(self._first), len(value) - len(self._last)
@@ -221,7 +221,7 @@ class Rule:
     on_loss: OnLoss | None = None
 
     def decision(self, on_loss: OnLoss) -> Decision:
-        """What follows from it, where `on_loss` is the setting."""
+        """Return the decision that follows from the rule. `on_loss` is the setting."""
         return Decision(self.level or Level.REQUEST, self.on_loss or on_loss)
 
 
@@ -257,14 +257,14 @@ class Decisions:
         self._by_numbers: dict[int, _RulesOfType] = {}
 
     def on(self, facts: Facts) -> Decision:
-        """What becomes of an event."""
+        """Return what becomes of an event."""
         if self._drops_reads and is_successful_read(facts):
             return self._not_kept
         number = self._of_type(facts.type).first(facts) if self.rules else None
         return self.default if number is None else self._decisions[number]
 
     def before(self, facts: Facts) -> Decision:
-        """What becomes of an event of which all is known but its outcome: the sternest of what it may come to.
+        """Return what becomes of an event before its outcome is known: the strictest decision that it may get.
 
         It is kept if it may be kept, without its free texts if they may be left out, and `closed` if it may be.
         """
@@ -277,12 +277,12 @@ class Decisions:
         return Decision(level, OnLoss.CLOSED if closed else OnLoss.OPEN)
 
     def rule(self, facts: Facts) -> Rule | None:
-        """The rule that an event meets, None if it meets none, or the one about successful reads."""
+        """Return the rule that an event meets, None if it meets none, or the one about successful reads."""
         number = None if self.is_dropped_read(facts) else self._of_type(facts.type).first(facts)
         return None if number is None else self.rules[number]
 
     def is_dropped_read(self, facts: Facts) -> bool:
-        """Whether it is left out because of `log_successful_reads=False`."""
+        """Return True if `log_successful_reads=False` leaves the event out."""
         return self._drops_reads and is_successful_read(facts)
 
     def _may_become(self, facts: Facts) -> Iterator[Decision]:
@@ -319,14 +319,14 @@ class _RulesOfType:
         self._outcome = _Column("outcome", rules) if "outcome" in asked else None
 
     def first(self, facts: Facts) -> int | None:
-        """The first rule that the event fulfils."""
+        """Return the first rule that the event fulfils."""
         met = self._met_before(facts)
         if met and self._outcome is not None:
             met = self._outcome.met_by(values_of(facts, "outcome"), met)
         return self._numbers[_lowest(met)] if met else None
 
     def whatever_outcome(self, facts: Facts) -> Iterator[int]:
-        """All rules that the event fulfils with one outcome or another, in their order."""
+        """Return all rules that the event fulfils with one outcome or another, in order."""
         return (self._numbers[place] for place in _each(self._met_before(facts)))
 
     def _met_before(self, facts: Facts) -> int:

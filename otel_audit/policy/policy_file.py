@@ -88,7 +88,7 @@ class _Rules:
         )
 
     def _level(self, given: Mapping[str, yaml.Node], effects: Mapping[str, Any], at: str) -> Level | None:
-        """The level that `keep` and `level` say together."""
+        """Return the level that `keep` and `level` say together."""
         keeps: bool | None = effects.get("keep")
         level: Level | None = effects.get("level")
         if keeps is None or level is None:

@@ -75,7 +75,7 @@ class Caps:
 
     @property
     def event_bytes(self) -> int:
-        """What the line may hold before the journal adds its keys, in UTF-8 bytes."""
+        """Return how many UTF-8 bytes the line may have before the journal adds its keys."""
         return self.line_bytes - JOURNAL_BYTES
 
 
@@ -84,14 +84,14 @@ _MARKER_CHARS: Final = 112  # no marker is longer
 
 
 def marker_of(text: str, rest: str = "") -> str:
-    """The end of a cut text: the length of the text and its rest in characters, and their SHA-256 in UTF-8, in hex."""
+    """Return the end of a cut text. It holds the length in characters, and the SHA-256 in UTF-8, of text and rest."""
     digest = hashlib.sha256(text.encode())
     digest.update(rest.encode())
     return f"…[truncated, {len(text) + len(rest)} chars, sha256:{digest.hexdigest()}]"
 
 
 def cut_text(text: str, chars: int, marker: str = "") -> str:
-    """The text with at most `chars` characters (112 or more), the last of them the marker when something was cut.
+    """Return at most `chars` characters of the text (112 or more); the last are the marker if it was cut.
 
     `marker`: that of the whole, where the text is only its beginning. No `[REDACTED]` is cut in two.
     """
@@ -103,7 +103,7 @@ def cut_text(text: str, chars: int, marker: str = "") -> str:
 
 
 def cut_key(key: str, chars: int, marker: str = "") -> str:
-    """The key with at most `chars` characters; two long keys that differ are still different.
+    """Return the key with at most `chars` characters; two long keys that differ are still different.
 
     `marker`: that of the whole, where the key is only its beginning.
     """
@@ -115,7 +115,7 @@ def cut_key(key: str, chars: int, marker: str = "") -> str:
 
 
 def beginning_of(text: str, chars: int) -> str:
-    """The first characters, without a `[REDACTED]` that does not fit."""
+    """Return the first characters, without a `[REDACTED]` that does not fit."""
     if len(text) <= chars:
         return text
     before = text.rfind(REDACTED, max(0, chars - len(REDACTED) + 1), chars + len(REDACTED) - 1)
@@ -123,7 +123,7 @@ def beginning_of(text: str, chars: int) -> str:
 
 
 def split_marker(text: str) -> tuple[str, str]:
-    """The text and the marker of an earlier cut, empty when there is none."""
+    """Return the text and the marker of an earlier cut, empty when there is none."""
     if not text.endswith("]"):
         return text, ""
     tail = text[-_MARKER_CHARS:]
@@ -141,12 +141,12 @@ Cut = Callable[[str, int], str]
 
 
 def path_of(at: Address) -> str:
-    """The address as it is written in `redacted` and `truncated`: `$.principal.roles[1]`."""
+    """Return the address as it is written in `redacted` and `truncated`: `$.principal.roles[1]`."""
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at)
 
 
 def json_text(value: Any) -> str:
-    """A JSON value as compact JSON text."""
+    """Return a JSON value as compact JSON text."""
     return msgspec.json.encode(value).decode()
 
 
@@ -163,7 +163,7 @@ class Findings:
     before: dict[str, list[str]] = field(default_factory=dict)  # the lists that the event came with
 
     def lists(self) -> dict[str, list[str]]:
-        """`redacted` and `truncated` with the old and the new paths; absent when there was none before and is none."""
+        """Return `redacted` and `truncated` with old and new paths, without a list that has none."""
         found = {"redacted": self.redacted, "truncated": self.truncated}
         return {name: self._paths(name, new) for name, new in found.items() if new or name in self.before}
 
@@ -175,7 +175,7 @@ class Findings:
         return sorted({*before[: self.most_paths - len(new)], *new})
 
     def _at_most(self, added: set[Address], count: int) -> set[str]:
-        """The paths of all; when they are too many, those of the lists and fields that hold them."""
+        """Return the paths of all; when they are too many, those of the lists and fields that hold them."""
         for steps in (None, 2, 1, 0):
             paths = {path_of(at[:steps]) for at in added}
             if len(paths) <= count:
@@ -188,7 +188,7 @@ _PATH_CHARS: Final = 1024
 
 
 def fit_line(event: dict[str, Any], findings: Findings, caps: Caps) -> None:
-    """`event`, with the lists of `findings`, has at most `caps.event_bytes` as JSON. What was cut is in `findings`.
+    """Cut `event` until it has at most `caps.event_bytes` as JSON, the lists of `findings` included.
 
     Order: the texts of `attributes`, `detail`, all other texts; then `attributes` as a whole. An event of the model's
     shape fits by then. Of any other, the largest fields become text.
@@ -223,7 +223,7 @@ class _Fit:
         return list(_texts(others, ()))
 
     def shortens(self, texts: list[Address]) -> bool:
-        """Whether the event fits with these texts cut, each to the largest common length that is short enough.
+        """Return whether the event fits with these texts cut, each to the largest common length that is short enough.
 
         If not, they are as short as they get.
         """
@@ -255,7 +255,7 @@ class _Fit:
             findings.redacted = {at[:1] if at[:1] == ("attributes",) else at for at in findings.redacted}
 
     def flatten_largest(self) -> bool:
-        """Whether something could still be made smaller: the path lists first, then the largest field."""
+        """Return whether something could still be made smaller: the path lists first, then the largest field."""
         if self._findings.before or max(len(self._findings.redacted), len(self._findings.truncated)) > 1:
             self._findings.before = {}
             self._findings.redacted = {()} if self._findings.redacted else set()
@@ -287,7 +287,7 @@ def _as_it_is(text: str, chars: int) -> str:
 
 
 def _texts(value: Any, at: Address) -> Iterator[Address]:
-    """The addresses of all texts in a JSON value, but not of keys."""
+    """Return the addresses of all texts in a JSON value, but not of keys."""
     if type(value) is str:
         yield at
     elif type(value) is dict:

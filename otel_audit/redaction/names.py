@@ -85,7 +85,7 @@ class SecretNames:
         self._cached = functools.lru_cache(maxsize=2048)(self._is_secret)
 
     def is_secret(self, name: str) -> bool:
-        """Whether a value under this key is a secret by its name: `api_key`, `X-Auth-Token`, `clientSecret`.
+        """Return whether a value under this key is a secret by its name: `api_key`, `X-Auth-Token`, `clientSecret`.
 
         Compared by whole words, so that `input_tokens`, `token_count`, `author` and `tokenizer` are not.
         """
@@ -103,7 +103,7 @@ class SecretNames:
 
 
 def _ends_of(name: str) -> str:
-    """What is looked at of a name that is longer than any that a program has."""
+    """Return the part that is looked at of a name longer than any in a program."""
     return name if len(name) <= 2 * _END_CHARS else f"{name[:_END_CHARS]} {name[-_END_CHARS:]}"
 
 
@@ -128,7 +128,7 @@ def _is_translated(name: str) -> bool:
 
 
 def _key_words(name: str) -> tuple[str, ...]:
-    """The words of a name; of one in another script the whole name."""
+    """Return the words of a name; of one in another script the whole name."""
     return tuple(_words(name)) or (unicodedata.normalize("NFKC", name).casefold(),)
 
 
@@ -137,7 +137,7 @@ def _stands_in(own: tuple[str, ...], words: tuple[str, ...]) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """`X-ApiKey2` -> x, api, key."""
+    """Return the words of a name: `X-ApiKey2` -> x, api, key."""
     plain = unicodedata.normalize("NFKC", name).encode("utf-8", "replace").decode()
     spaced = _ACRONYM_WORD.sub(r"\1 \2", _LOWER_UPPER.sub(r"\1 \2", plain))
     return [word for word in _NOT_A_WORD.split(spaced.lower()) if word]

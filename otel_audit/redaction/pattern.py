@@ -60,14 +60,14 @@ _CASES: Final = (re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[0-
 
 
 def is_not_ordinary(value: bytes) -> bool:
-    """Whether it is no word of an ordinary message, no mask and no code."""
+    """Return whether it is no word of an ordinary message, no mask and no code."""
     if value == _REDACTED or value.strip(b"[]{}()<>.,:;!?=").lower() in _ORDINARY:
         return False
     return _PLACEHOLDER.fullmatch(value) is None and _CODE.fullmatch(value) is None
 
 
 def is_basic_credential(value: bytes) -> bool:
-    """Whether it decodes to `user:password`, or is too long for a word. Source: RFC 7617, section 2."""
+    """Return whether it decodes to `user:password`, or is too long for a word. Source: RFC 7617, section 2."""
     if not is_not_ordinary(value):
         return False
     digits = value.rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
@@ -81,22 +81,22 @@ _CONSTANT = re.compile(rb"[A-Z]+(?:[_-][A-Z]+)+[_-]?[0-9]{0,6}")
 
 
 def has_a_digit(value: bytes) -> bool:
-    """Whether it is no plain word: what was made at random has a digit somewhere."""
+    """Return whether it is no plain word: what was made at random has a digit somewhere."""
     return is_not_ordinary(value) and _DIGIT.search(value) is not None
 
 
 def is_random(value: bytes) -> bool:
-    """Whether it has a digit and is not the name of an error: `ERR_TOO_MANY_REQUESTS_429`."""
+    """Return whether it has a digit and is not the name of an error: `ERR_TOO_MANY_REQUESTS_429`."""
     return has_a_digit(value) and _CONSTANT.fullmatch(value) is None
 
 
 def is_generated(value: bytes) -> bool:
-    """Whether it has small and large letters and digits, and is no word with a number: sure enough without a sign."""
+    """Return whether it has small and large letters and digits, and is no word with a number."""
     return all(case.search(value) for case in _CASES) and _WORD_WITH_A_NUMBER.fullmatch(value) is None
 
 
 def is_opaque(value: bytes) -> bool:
-    """Whether it is neither a word, nor a number, nor an id in hex: a `key` may be any of these and no secret."""
+    """Return whether it is no word, number or id in hex: a `key` may be any of these and no secret."""
     return has_a_digit(value) and _LETTER.search(value) is not None and _HEX_OR_UUID.fullmatch(value) is None
 
 
@@ -150,7 +150,7 @@ _SEPARATORS: Final = re.compile(rb"[^0-9]+")
 
 
 def is_card_number(value: bytes) -> bool:
-    """Whether the digits, grouped by one kind of separator, are a number that a card may have."""
+    """Return whether the digits, grouped by one kind of separator, are a number that a card may have."""
     plain = value.replace(b"%20", b" ").replace("\u00a0".encode(), b" ")
     if len(set(_SEPARATORS.findall(plain))) > 1:
         return False
@@ -158,7 +158,7 @@ def is_card_number(value: bytes) -> bool:
 
 
 def is_card_integer(value: float) -> bool:
-    """Whether the number, written out, is one that a card may have. A table may have made a float of it."""
+    """Return whether the number, written out, is one that a card may have. A table may have made a float of it."""
     return _LOWEST <= value <= _HIGHEST and value == int(value) and _is_card(str(int(value)))
 
 

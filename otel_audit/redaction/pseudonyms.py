@@ -50,11 +50,11 @@ class PseudonymKey:
 
     @classmethod
     def of(cls, secret: bytes) -> PseudonymKey:
-        """The key of these 32 bytes."""
+        """Return the key of these 32 bytes."""
         return cls(hmac.digest(secret, _KEY_ID_DOMAIN, hashlib.sha256).hex()[:8], secret)
 
     def pseudonym_of(self, name: str) -> str:
-        """What is recorded instead of the name."""
+        """Return what is recorded instead of the name."""
         return f"p1:{self.id}:{hmac.digest(self.secret, safe_text(name).encode(), 'sha256').hex()[:32]}"
 
 
@@ -65,11 +65,11 @@ class Pseudonyms:
     keys: tuple[PseudonymKey, ...]
 
     def of(self, name: str) -> str:
-        """The pseudonym under the newest key. An empty name is nobody's and stays empty."""
+        """Return the pseudonym under the newest key. An empty name is nobody's and stays empty."""
         return self.keys[0].pseudonym_of(name) if name else name
 
     def of_principal(self, principal: Any) -> Any:
-        """The `principal` of an event with pseudonyms for its names. One that is no mapping may be a name itself."""
+        """Return a `principal` with pseudonyms for its names. One that is no mapping may be a name itself."""
         if type(principal) is dict:
             return {key: self._of_any(value) if key in _NAMES else value for key, value in principal.items()}
         return self._of_any(principal)
@@ -80,12 +80,12 @@ class Pseudonyms:
         return self.of(name if type(name) is str else json_text(name))
 
     def all_of(self, name: str) -> list[str]:
-        """Every pseudonym that the name has had, the newest first."""
+        """Return every pseudonym that the name has had, the newest first."""
         return [key.pseudonym_of(name) for key in self.keys]
 
 
 def read_keyring(path: str | Path) -> Pseudonyms:
-    """The keys in a file: one of 64 hex digits a line, the newest first; empty lines and `# comments` are left out.
+    """Return the keys in a file: 64 hex digits a line, the newest first. Empty lines and `# comments` do not count.
 
     Raises:
         ConfigError: it cannot be read, others may read it, or it is not such a file. No key is in the message.
@@ -147,7 +147,7 @@ _IPV6_PREFIX: Final = 48  # what one customer may have. Source: RFC 6177
 
 
 def network_of(address: str) -> str:
-    """The first address of the client's network: its last octet, or last 80 bits, are zero. Empty if it is none."""
+    """Return the client's network, with the last octet or the last 80 bits zero. Empty if it is no address."""
     try:
         known = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -159,7 +159,7 @@ def network_of(address: str) -> str:
 
 
 def product_of(user_agent: str) -> str:
-    """The first product without its comment: `Mozilla/5.0`. Source: RFC 9110 section 10.1.5."""
+    """Return the first product without its comment: `Mozilla/5.0`. Source: RFC 9110 section 10.1.5."""
     return next(iter(user_agent.split()), "").partition("(")[0]
 
 
@@ -171,7 +171,7 @@ _ATTRIBUTES: Final = {
 
 
 def shortened_source(source: Any, info: ClientInfo, removed: set[Address]) -> Any:
-    """The `source` of an event with what `info` leaves of it. The addresses of what was changed are in `removed`."""
+    """Return what `info` leaves of the `source` of an event. The addresses of what changes go to `removed`."""
     if info is ClientInfo.KEEP:
         return source
     if type(source) is not dict:  # of an odd model: what it holds cannot be told
@@ -181,7 +181,7 @@ def shortened_source(source: Any, info: ClientInfo, removed: set[Address]) -> An
 
 
 def shortened_attributes(attributes: dict[str, Any], info: ClientInfo, removed: set[Address]) -> dict[str, Any]:
-    """The attributes; what they say about the client is as short as it is in `source`."""
+    """Return the attributes; what they say about the client is as short as it is in `source`."""
     return attributes if info is ClientInfo.KEEP else _shortened(attributes, "attributes", _ATTRIBUTES, info, removed)
 
 

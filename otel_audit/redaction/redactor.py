@@ -56,7 +56,7 @@ class Rules:
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
-        """The rules that the settings say.
+        """Return the rules that the settings say.
 
         Raises:
             ConfigError: the file of keys cannot be used.
@@ -72,22 +72,22 @@ class Rules:
 
     @property
     def rewrite(self) -> bool:
-        """Whether they may change an event in which there is no secret."""
+        """Return whether they may change an event in which there is no secret."""
         return self.rewrite_more or self.pseudonyms is not None
 
     @property
     def rewrite_more(self) -> bool:
-        """Whether they may change more of it than names."""
+        """Return whether they may change more of it than names."""
         return self.keep_attributes is not None or self.client_info is not ClientInfo.KEEP
 
     def screen(self) -> Screen:
-        """What finds the secrets of the table and those of `redact_patterns`."""
+        """Return the screen for the secrets of the table and those of `redact_patterns`."""
         if not self.redact_patterns:
             return standard_screen()
         return Screen(SecretPattern("own", pattern, "the user's", _is_not_redacted) for pattern in self.redact_patterns)
 
     def keeps_attribute(self, key: str) -> bool:
-        """Whether an attribute with this key is recorded at all."""
+        """Return whether an attribute with this key is recorded at all."""
         return self.keep_attributes is None or any(_matches(key, name) for name in self.keep_attributes)
 
 
@@ -96,12 +96,12 @@ def _matches(key: str, name: str) -> bool:
 
 
 def _is_not_redacted(value: bytes) -> bool:
-    """Whether it is no part of the mark of an earlier removal, and not empty."""
+    """Return whether it is no part of the mark of an earlier removal, and not empty."""
     return value not in _REDACTED
 
 
 def rewritten_field(name: str, value: Any, rules: Rules, removed: set[Address]) -> Any:
-    """A field of the model with pseudonyms, and with what is left of the client. Its attributes are all there still."""
+    """Return a field of the model with pseudonyms and what is left of the client. No attribute is removed yet."""
     if name == "principal" and rules.pseudonyms is not None:
         return rules.pseudonyms.of_principal(value)
     if name == "source":
@@ -112,7 +112,7 @@ def rewritten_field(name: str, value: Any, rules: Rules, removed: set[Address]) 
 
 
 def rewritten_event(fields: Mapping[str, Any], rules: Rules, removed: set[Address]) -> dict[str, Any]:
-    """An event in which there is no secret, with all that the rules change. `fields` is not changed."""
+    """Return an event in which there is no secret, with all that the rules change. `fields` is not changed."""
     event = {name: rewritten_field(name, value, rules, removed) for name, value in fields.items()}
     attributes = event.get("attributes")
     if rules.keep_attributes is not None and type(attributes) is dict:
@@ -158,22 +158,22 @@ class Redactor:
 
     @property
     def caps(self) -> Caps:
-        """The caps that events are cut to."""
+        """Return the caps that events are cut to."""
         return self._caps
 
     @property
     def pseudonym_of(self) -> Callable[[str], str] | None:
-        """What makes the pseudonym of a name; None where names are recorded."""
+        """Return the function that makes the pseudonym of a name; None if names are recorded."""
         return self._rules.pseudonyms.of if self._rules.pseudonyms is not None else None
 
     @property
     def rewrites_more(self) -> bool:
-        """Whether the user's rules may change more of a clean event than its names."""
+        """Return whether the user's rules may change more of a clean event than its names."""
         return self._rules.rewrite_more
 
     def is_clean(self, joined: str) -> bool:
-        """Whether `clean` would change nothing but what `rewritten` changes in an event with these texts. May be False
-        where it would not either.
+        """Return True if `clean` would change no more than `rewritten` does in an event with these texts. It may also
+        return False where `clean` would change no more.
 
         `joined`: every text of the event that its caller gave, the keys and texts of `attributes` included, joined
         with a newline. About what texts cannot show see `attributes_are_clean`.
@@ -189,7 +189,7 @@ class Redactor:
             return False
 
     def attributes_are_clean(self, attributes: Mapping[str, Any]) -> bool:
-        """Whether `clean` would change nothing in `attributes` but for its texts, which `is_clean` looks at.
+        """Return whether `clean` would change nothing in `attributes` but for its texts, which `is_clean` looks at.
 
         That is: no key names a secret, all is within the caps, and all values are of the model's types.
         """
@@ -209,7 +209,7 @@ class Redactor:
             return len(values) <= _MAX_PLAIN_VALUES and all(map(_is_plain, values))
 
     def rewritten(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """An event that is clean, as `clean` would make it. `fields` is not changed; without rules it is the result."""
+        """Return a clean event as `clean` would make it. `fields` is not changed; without rules it is the result."""
         if not self._rules.rewrite:
             return fields
         removed: set[Address] = set()
@@ -221,7 +221,7 @@ class Redactor:
         return _with_lists(event, {"redacted": paths} if paths else {})
 
     def clean(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A new event without secrets, within the caps, that JSON and UTF-8 can hold. `fields` is not changed.
+        """Return a new event without secrets, within the caps, that JSON and UTF-8 can hold. `fields` is not changed.
 
         The paths of what was removed are in `redacted`, of what was cut in `truncated`, added to those that were
         there. Cleaning it again changes nothing, but that a pseudonym gets one too. Never raises an `Exception`,
@@ -266,7 +266,7 @@ class _Cleaning:
         return _with_lists(cleaned, self._found.lists())
 
     def _kept_fields(self, fields: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-        """All fields of the model, and of others as many as an event may have attributes."""
+        """Return all fields of the model, and as many others as an event may have attributes."""
         kept: list[tuple[Any, Any]] = []
         others = 0
         for key, value in fields.items():
@@ -304,7 +304,7 @@ class _Cleaning:
         return {key: value for key, value in attributes.items() if key not in left_out}
 
     def _attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """Flat, as the model wants them: what is nested becomes its JSON text, what is None is left out."""
+        """Return attributes as flat as the model wants them: nested values become JSON text, None is left out."""
         present = {key: value for key, value in attributes.items() if value is not None}
         cleaned = self._object(present, ("attributes",))
         return {key: self._flat(value, ("attributes", key)) for key, value in cleaned.items()}
@@ -362,7 +362,7 @@ class _Cleaning:
         return cleaned
 
     def _is_removed(self, raw_name: str, value: Any, at: Address) -> bool:
-        """Whether the whole value goes because of its name. A yes or no, or nothing, is no secret: `password: true`."""
+        """Return whether the name makes the value a secret. A yes or no, or nothing, is none: `password: true`."""
         if value is None or value == "" or type(value) is bool:
             return False
         # The name as it is written counts too: a cut may have left `token` of `token_count`.
@@ -403,7 +403,7 @@ def _is_model_field(key: object) -> bool:
 
 
 def _texts(value: Any) -> list[str]:
-    """The entries of a list of paths, or of what stands in its place."""
+    """Return the entries of a list of paths, or of what stands in its place."""
     if value is None:
         return []
     entries = value if type(value) is list else [value]
@@ -411,6 +411,6 @@ def _texts(value: Any) -> list[str]:
 
 
 def _with_lists(event: dict[str, Any], lists: dict[str, list[str]]) -> dict[str, Any]:
-    """The event with the lists behind the fields of the model, where the model has them."""
+    """Return the event with the lists behind the fields of the model, where the model has them."""
     own = {name: value for name, value in event.items() if name in MODEL_FIELDS}
     return {**own, **lists, **event}

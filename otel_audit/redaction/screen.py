@@ -184,7 +184,7 @@ class _PatternSet:
                 look.search(self._patterns[index], self._regexes[index])
 
     def has_any(self, data: bytes) -> bool:
-        """Whether `find` finds something."""
+        """Return whether `find` finds something."""
         if len(data) <= _SHORT_BYTES:
             return self.find(data) is not None
         return any(group.Match(data) is not None for group, _ in self._groups)
@@ -221,7 +221,7 @@ def _secret_span(match: re2._Match, groups: Iterable[int]) -> tuple[int, int]:
 
 
 def _without(data: bytes, spans: list[tuple[int, int]]) -> bytes:
-    """The text with each span, or spans that overlap, replaced."""
+    """Return the text with each span, or spans that overlap, replaced."""
     pieces: list[bytes] = []
     done = 0
     for start, stop in sorted(spans):
@@ -287,19 +287,19 @@ class EventTexts:
 
     @property
     def are_too_many(self) -> bool:
-        """Whether more text was looked at than all attributes at their caps and one line hold."""
+        """Return whether more text was looked at than all attributes at their caps and one line hold."""
         return self._chars_left < 0
 
     def text(self, text: str, chars: int) -> Settled:
-        """The text with at most `chars` characters, and twice as many bytes in a line: JSON writes six for some."""
+        """Return at most `chars` characters, and twice as many bytes in a line: JSON writes six for some."""
         return self._settled(text, chars, lambda head, most, old, new: cut_text(head, most, old or new))
 
     def key(self, key: str) -> Settled:
-        """The key of a mapping, within its cap."""
+        """Return the key of a mapping, within its cap."""
         return self._settled(key, self._caps.key_chars, lambda head, most, old, new: cut_key(head + old, most, new))
 
     def _settled(self, text: str, chars: int, cut: Callable[[str, int, str, str], str]) -> Settled:
-        """Secrets go first: a cut through a secret would leave a part that no pattern knows.
+        """Remove secrets before cutting: a cut through a secret would leave a part that no pattern knows.
 
         A cut can make a match that was none before (the end of a text is the end of a word), so both are repeated until
         nothing changes; a text that does not come to rest is removed.
@@ -332,13 +332,13 @@ class EventTexts:
 
 
 def _without_margin(head: str) -> str:
-    """The beginning of a longer text as far as its secrets are known: at its end one may begin that is cut in two."""
+    """Return a beginning as far as its secrets are known: one that starts at its end may be cut in two."""
     # What ends in a secret was removed to its end, wherever that is.
     return head if head.endswith(REDACTED) else beginning_of(head, max(0, len(head) - MARGIN_CHARS))
 
 
 def _chars_within(text: str, chars: int, most_bytes: int) -> int:
-    """How many characters a cut text may have, so that JSON writes at most so many bytes for it. At most `chars`."""
+    """Return how many characters, at most `chars`, a cut text may have for JSON to write at most so many bytes."""
     if _json_bytes(text[:chars]) <= most_bytes:
         return chars
     shortest = bisect_left(range(chars), True, key=lambda count: _json_bytes(text[:count]) > most_bytes)
@@ -365,7 +365,7 @@ class SplitSecret:
         self._is_after_option = False
 
     def takes(self, item: Any) -> bool:
-        """Whether the item belongs to a secret that began in one before it. To be asked for each, in their order."""
+        """Return whether the item continues a secret of those before it. Ask for each item, in order."""
         text = _ends_of(item) if type(item) is str else ""
         if self._in_key:
             self._in_key = _KEY_END.search(text) is None
@@ -377,5 +377,5 @@ class SplitSecret:
 
 
 def _ends_of(text: str) -> str:
-    """What is looked at of an item: a key may begin at its end, and end at its beginning."""
+    """Return the part of an item that is looked at: a key may begin at its end, and end at its beginning."""
     return text if len(text) <= 2 * _END_CHARS else f"{text[:_END_CHARS]}\n{text[-_END_CHARS:]}"

@@ -55,7 +55,7 @@ _IS_RESET: Final = re.compile(rb"(?i)reset|password|magic|time")
 
 
 def named_value(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """The secret behind a name: to the end of the brackets that it opens, or of the text where none closes them.
+    """Return the secret behind a name: to the end of the brackets that it opens, or of the text where none closes them.
 
     `at`: where the match begins, with the name. None for an ordinary word.
     """
@@ -70,7 +70,7 @@ def named_value(data: bytes, at: int, start: int, stop: int) -> Span | None:
 
 
 def short_named_value(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """The secret behind a name that means something else as well: `pass=12` counts, `auth=ldap` says how."""
+    """Return the secret behind a name that means something else as well: `pass=12` counts, `auth=ldap` says how."""
     span = _whole(data, start, stop)
     value = data[slice(*span)]
     short = _SHORT_NAME.search(data[at:start])
@@ -81,7 +81,7 @@ def short_named_value(data: bytes, at: int, start: int, stop: int) -> Span | Non
 
 
 def block(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """The lines behind a name that are indented more than its own, or are items of a list below it.
+    """Return the lines behind a name that are indented more than its own, or are items of a list below it.
 
     None for a sentence, and for one ordinary word.
     """
@@ -103,14 +103,14 @@ def block(data: bytes, at: int, start: int, stop: int) -> Span | None:
 
 
 def link_secret(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """The last step of the path of a link that lets somebody in. An id in hex may be a thing's, but not in a reset."""
+    """Return the secret at the end of a link that lets somebody in. In a reset, an id in hex is a secret too."""
     value = data[start:stop]
     is_secret = is_random if _IS_RESET.search(data[at:start]) is not None else is_opaque
     return (start, stop) if is_secret(value) else None
 
 
 def _whole(data: bytes, start: int, stop: int) -> Span:
-    """The span of the value that begins here, with all that its brackets hold."""
+    """Return the span of the value that begins here, with all that its brackets hold."""
     opening = _OPENS.match(data, start, stop)
     if opening is None:
         return start, stop
@@ -119,7 +119,7 @@ def _whole(data: bytes, start: int, stop: int) -> Span:
 
 
 def _end_of_brackets(data: bytes, start: int) -> int:
-    """The end of what this bracket opens. Brackets inside of texts do not count, and any kind closes any other."""
+    """Return the end of what this bracket opens. Brackets in texts do not count; any kind closes any other."""
     depth, quote = 0, b""
     for match in _TOKEN.finditer(data, start):
         token = match[0]
@@ -238,7 +238,7 @@ class Reading:
             self.data = written.sub(_read, original)
 
     def spans_in_original(self, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Where these spans of `data` stand in the original, with what is not seen inside of them."""
+        """Return where these spans of `data` stand in the original, invisible characters inside of them included."""
         if not spans:
             return []
         # Stretches that are in both, and between them what is written in another way: where each begins in `data`, and
@@ -271,7 +271,7 @@ class Reading:
 
 
 def _read(match: re.Match[bytes]) -> bytes:
-    """What stands in a reading instead of this part of the original."""
+    """Return what stands in a reading instead of this part of the original."""
     kind = match.lastgroup
     text = match[kind or 0]
     match kind:

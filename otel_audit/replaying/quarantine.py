@@ -41,7 +41,7 @@ class QuarantineReport:
 
     @property
     def is_complete(self) -> bool:
-        """Nothing is in quarantine any more."""
+        """Return True if nothing is in quarantine any more."""
         return not (self.left or self.refused or self.missing)
 
 
@@ -67,7 +67,7 @@ class QuarantineReplay:
         self._sending = Sending(exporter, self._patience, accepted=self._release, refused=self._refused.append)
 
     def run(self) -> QuarantineReport:
-        """Every quarantined line was sent again, or the report says why not.
+        """Send every quarantined line again. The report says what was not sent, and why.
 
         What was accepted and cannot be written down stays in quarantine.
         """
@@ -99,7 +99,7 @@ class QuarantineReplay:
 
 
 def _parcels(files: StreamFiles, quarantine: Sequence[Quarantined], limits: Limits) -> Iterator[Parcel]:
-    """The quarantined lines of a stream, in their order."""
+    """Return the quarantined lines of a stream, in their order."""
     ranges = sorted(quarantine, key=lambda each: each.first_seq)
     firsts, last = [each.first_seq for each in ranges], max(each.last_seq for each in ranges)
     reader, position = StreamReader(files), Position()
@@ -121,7 +121,7 @@ def _parcels(files: StreamFiles, quarantine: Sequence[Quarantined], limits: Limi
 
 
 def _runs(exporter: str, lines: Sequence[JournalLine]) -> Iterator[Released]:
-    """Neighbours of one kind as one range."""
+    """Yield neighbours of one kind as one range."""
     kinds = [(line.place.line, is_system(line.content)) for line in lines]
     first = kinds[0][0]
     for (seq, system), (next_seq, next_system) in pairwise([*kinds, (0, False)]):

@@ -40,11 +40,11 @@ class Tally:
     unreadable_lines: tuple[Trouble, ...] = ()
 
     def with_sent(self, records: int) -> Tally:
-        """With records that were accepted."""
+        """Return the tally with more records that were accepted."""
         return replace(self, read=self.read + records, sent=self.sent + records)
 
     def with_refused(self, troubles: Sequence[Trouble]) -> Tally:
-        """With records that were refused, one each."""
+        """Return the tally with more records that were refused, one for each trouble."""
         return replace(
             self,
             read=self.read + len(troubles),
@@ -53,7 +53,7 @@ class Tally:
         )
 
     def with_unreadable(self, troubles: Sequence[Trouble]) -> Tally:
-        """With pieces that are no records."""
+        """Return the tally with more pieces that are no records."""
         return replace(
             self,
             unreadable=self.unreadable + len(troubles),
@@ -62,7 +62,7 @@ class Tally:
 
 
 def state_path(directory: Path, source: str, endpoint: str) -> Path:
-    """The file for a source and where it goes: the same records may be sent to another place as well."""
+    """Return the file for a source and where it goes: the same records may be sent to another place as well."""
     digest = sha256(f"{source}\n{endpoint}".encode()).hexdigest()[:32]
     return directory / f"replay-{digest}.json"
 
@@ -81,7 +81,7 @@ class ReplayState:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """What an earlier run kept; a new one if there was none.
+        """Return the state that an earlier run kept, or a new one.
 
         Raises:
             OSError: the file is there and cannot be read.
@@ -96,7 +96,7 @@ class ReplayState:
             return cls(path, note=f"{path}: expected the state of a replay, got something else; sending all of it")
 
     def keep(self, marks: Mapping[str, Mark], tally: Tally) -> None:
-        """All before these marks, by file, is dealt with. It is in the file when this returns.
+        """Write down that all before these marks, by file, is dealt with. It is in the file when this returns.
 
         Raises:
             OSError: it is not; the next run begins further back.
@@ -151,7 +151,7 @@ class ReplayReport:
 
     @property
     def is_complete(self) -> bool:
-        """Every record of the source was accepted."""
+        """Return True if every record of the source was accepted."""
         return not (self.left or self.tally.refused or self.tally.unreadable)
 
 
@@ -178,7 +178,7 @@ class Replay:
         self._passed: dict[str, Mark] = {}  # not kept yet
 
     def run(self) -> ReplayReport:
-        """Everything was sent, or the report says why not.
+        """Send everything. The report says what was not sent, and why.
 
         Raises:
             OSError: a file cannot be read, or the state not be kept.
@@ -202,7 +202,7 @@ class Replay:
             self._passed = {}
 
     def _deliver(self, portion: Portion) -> str:
-        """Empty when each record of a portion was accepted or refused alone, or why it does not go on."""
+        """Send a portion. Return why the replay stops; empty if each record was accepted, or refused alone."""
         self._tally = self._tally.with_unreadable(portion.unreadable)
         return self._sending.deliver(portion.parcel) if portion.parcel else ""
 

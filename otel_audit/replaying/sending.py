@@ -50,12 +50,12 @@ class JournalLine:
 
     @property
     def records(self) -> int:
-        """Always 1."""
+        """Return 1: a line is one record."""
         return 1
 
     @property
     def size_bytes(self) -> int:
-        """The size of the line."""
+        """Return the size of the line."""
         return len(self.content)
 
 
@@ -68,12 +68,12 @@ class Request:
 
     @property
     def records(self) -> int:
-        """How many it holds."""
+        """Return how many records the request holds."""
         return records_in(self.message)
 
     @property
     def size_bytes(self) -> int:
-        """The size of the request."""
+        """Return the size of the request."""
         return self.message.ByteSize()
 
 
@@ -88,16 +88,16 @@ class Parcel:
 
     @property
     def records(self) -> int:
-        """How many there are."""
+        """Return how many records there are."""
         return sum(piece.records for piece in self.pieces)
 
     @property
     def place(self) -> Place:
-        """The line that the first record comes from."""
+        """Return the line that the first record comes from."""
         return self.pieces[0].place
 
     def request(self) -> bytes:
-        """The serialised ExportLogsServiceRequest.
+        """Return the serialised ExportLogsServiceRequest.
 
         Raises:
             UnreadableLine: no record can be made of one of the lines.
@@ -106,7 +106,7 @@ class Parcel:
         return b"".join(_encoded(list(group)) for _, group in groupby(self.pieces, key=_envelope))
 
     def halves(self) -> tuple[Parcel, Parcel]:
-        """Two parcels, in order, of one that has more than one record."""
+        """Return two parcels, in order, that hold the records of this one."""
         middle = len(self.pieces) // 2
         if middle:
             return Parcel(self.pieces[:middle]), Parcel(self.pieces[middle:])
@@ -123,7 +123,7 @@ class Parcel:
 
 
 def _envelope(piece: Piece) -> int:
-    """What pieces have in common whose records share one resource and scope."""
+    """Return the same number for pieces whose records share one resource and scope."""
     return id(piece.header if isinstance(piece, JournalLine) else piece.message)
 
 
@@ -139,7 +139,7 @@ class RequestSender(Protocol):
     """Where requests go, such as `OtlpExporter`."""
 
     def send(self, request: bytes, records: int) -> ExportOutcome:
-        """What became of a serialised request with so many records."""
+        """Send a serialised request with so many records. Return what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class Sending:
 
     @property
     def is_settled(self) -> bool:
-        """Nothing was refused of which `refused` was not told."""
+        """Return True if `refused` was told of everything that was refused."""
         return not self._halving.suspects
 
     def deliver(self, parcel: Parcel) -> str:

@@ -59,7 +59,7 @@ class LineFile(Protocol):
     """A file whose lines are sent."""
 
     def read(self, line: NumberedLine, content: bytes) -> Found:
-        """What is in this line, whose content is not empty."""
+        """Return what is in this line, whose content is not empty."""
 
 
 class SegmentFile:
@@ -114,7 +114,7 @@ class ArchiveFile:
 
 
 def _segment_header(line: bytes) -> Mapping[str, Any]:
-    """What the first line of a segment says of its writer; empty for any other line."""
+    """Return what the first line of a segment says about its writer; empty for any other line."""
     try:
         header = json.loads(line)["segment"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -178,23 +178,23 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """The same for the same records: of a file whatever its name is, of a directory whatever was added."""
+        """Return an id of the records: that of a file survives a new name, that of a directory new files."""
         if self.path.is_dir():
             return _digest(b"directory", str(self.path.resolve()).encode("utf-8", "surrogateescape"))
         return _file_id(self.path)
 
     def size_bytes(self) -> int | None:
-        """The size of all files now; None if one is compressed: nobody knows then how much it holds."""
+        """Return the size of all files now; None if one is compressed: nobody knows then how much it holds."""
         if any(compression_of(path) for path, _ in self._files):
             return None
         return sum(path.stat().st_size for path, _ in self._files)
 
     def passed_bytes(self, marks: Mapping[str, Mark]) -> int:
-        """How much of it lies before the marks of its files."""
+        """Return how many bytes lie before the marks of the files."""
         return sum(marks.get(_file_id(path), Mark()).offset for path, _ in self._files) if marks else 0
 
     def goes_on(self, marks: Mapping[str, Mark]) -> bool:
-        """Whether each mark was made in the file that it is for, and not in one that only begins alike.
+        """Return whether each mark was made in its own file, and not in one that only begins alike.
 
         Raises:
             OSError: a file cannot be read.
@@ -202,7 +202,7 @@ class Source:
         return not marks or all(is_marked(path, marks.get(_file_id(path), Mark())) for path, _ in self._files)
 
     def portions(self, marks: Mapping[str, Mark], limits: Limits) -> Iterator[Portion]:
-        """Everything behind the marks, file by file. What is appended to a file meanwhile is left.
+        """Yield everything behind the marks, file by file. What is appended to a file meanwhile is left out.
 
         A copy of a file goes on where the file ended: the compressed one beside the one that it was made of.
 
@@ -318,7 +318,7 @@ def _files_of(path: Path) -> list[tuple[Path, Kind]]:
 
 
 def _kind_of(path: Path) -> Kind | None:
-    """What a file holds, from its beginning: a first line may be torn.
+    """Return what a file holds. Look at more than its first line, which may be torn.
 
     Raises:
         NothingToReplay: it cannot be unpacked here. Left out in silence it would look as if it had been sent.

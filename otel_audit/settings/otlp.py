@@ -67,7 +67,7 @@ class OtlpSettings:
 
     @property
     def shown_endpoint(self) -> str:
-        """The endpoint without the user, password and query that a URL may hold: they may be secrets."""
+        """Return the endpoint without the user, password and query that a URL may hold: they may be secrets."""
         scheme, separator, rest = self.endpoint.partition("?")[0].rpartition("://")
         return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
@@ -214,12 +214,12 @@ OTLP_TABLE: tuple[Setting[object], ...] = (
 
 
 def is_otlp_configured(reader: Reader, *origins: Origin) -> bool:
-    """Whether one of `origins` gives any setting of OTLP. Nothing is parsed."""
+    """Return whether one of `origins` gives any setting of OTLP. Nothing is parsed."""
     return any(reader.is_given(setting, *origins) for setting in OTLP_TABLE)
 
 
 def read_otlp(reader: Reader) -> OtlpSettings:
-    """The OTLP settings in force, checked one by one and together.
+    """Return the OTLP settings in force, checked one by one and together.
 
     Raises:
         ConfigError: one is not allowed, or does not go with another one.
@@ -278,7 +278,7 @@ def _grpc_target(reader: Reader) -> tuple[str, bool]:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL, or None when it has no host or an impossible port."""
+    """Return the parts of a URL, or None when it has no host or an impossible port."""
     try:
         parts = urlsplit(url)
         return parts if parts.hostname and parts.port != 0 else None

@@ -80,7 +80,7 @@ class Reader:
     def open(
         cls, environ: Mapping[str, str], overrides: Mapping[str, object], table: Collection[Setting[object]]
     ) -> Reader:
-        """A reader of these places; no name in them is unknown.
+        """Return a reader of these places; no name in them is unknown.
 
         Raises:
             ConfigError: a name is unknown, or the file cannot be read.
@@ -94,7 +94,7 @@ class Reader:
         return cls(environ, overrides, read_config_file(path, names) if path else {})
 
     def value(self, setting: Setting[T]) -> T:
-        """The effective value, parsed. Its source is in `sources` from now on.
+        """Return the effective value, parsed. Its source is in `sources` from now on.
 
         Raises:
             ConfigError: the value that wins is not allowed. A lower one is not looked at.
@@ -108,11 +108,11 @@ class Reader:
         return setting.default
 
     def is_given(self, setting: Setting[object], *origins: Origin) -> bool:
-        """Whether one of `origins` gives this setting a value. Nothing is parsed."""
+        """Return whether one of `origins` gives this setting a value. Nothing is parsed."""
         return any(source.origin in origins for _, _, source in self._candidates(setting))
 
     def error(self, setting: Setting[object], given: object, expected: str, remedy: str = "") -> ConfigError:
-        """What to raise for a value read from `sources`: expected, got, where, remedy."""
+        """Return what to raise for a value that was read: expected, got, where, remedy."""
         source = self.sources[setting.name]
         label = source.where if source.origin is Origin.ENVIRONMENT else setting.name
         place = source.where if source.origin is Origin.FILE else source.origin.value

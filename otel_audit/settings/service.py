@@ -71,7 +71,7 @@ SERVICE_NAME: Final[Setting[str | None]] = Setting(
 
 
 def name_for_a_path(name: str) -> str:
-    """The name as one part of a path. Two names never give the same part: a changed one carries a digest."""
+    """Return the name as one part of a path. Two names never give the same part: a changed one carries a digest."""
     safe = _UNSAFE.sub("_", name)[:_PATH_CHARS].lstrip(".")
     if safe == name:
         return safe
@@ -79,7 +79,7 @@ def name_for_a_path(name: str) -> str:
 
 
 def default_directory(environ: Mapping[str, str], service_name: str, euid: int) -> Path:
-    """Where this user's services keep state, one directory a service. Nothing is created.
+    """Return where this user's services keep state, one directory for each. Nothing is created.
 
     Source: XDG Base Directory Specification, `XDG_STATE_HOME` (a relative path in it is to be ignored);
     Filesystem Hierarchy Standard, /var/lib.

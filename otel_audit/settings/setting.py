@@ -41,10 +41,10 @@ class Kind(Protocol[T_co]):
 
     @property
     def expected(self) -> str:
-        """The allowed values in words, after `expected`, with range and unit."""
+        """Return the allowed values in words, after `expected`, with range and unit."""
 
     def parse(self, given: object) -> T_co:
-        """The value that `given`, a text or a Python value, stands for.
+        """Return the value that `given`, a text or a Python value, stands for.
 
         Raises:
             Mismatch: it stands for none.
@@ -106,11 +106,11 @@ class Setting(Generic[T_co]):
 
     @property
     def default_words(self) -> str:
-        """The default, for people."""
+        """Return the default, for people."""
         return self.default_text or self.shown(self.default)
 
     def shown(self, value: object) -> str:
-        """The value for people: secrets masked, and in URLs the password and the query."""
+        """Return the value for people: secrets masked, and in URLs the password and the query."""
         if self.secret:
             return _masked_pairs(value)
         if isinstance(value, bool):
@@ -122,7 +122,7 @@ class Setting(Generic[T_co]):
         return "none" if value is None else _masked_urls(str(value))
 
     def shown_given(self, given: object) -> str:
-        """A value that was refused, for its error message: masked, quoted when it is a text, and cut."""
+        """Return a value that was refused, for its error message: masked, quoted when it is a text, and cut."""
         if self.secret:
             return "a value that is not shown"
         try:
@@ -157,14 +157,14 @@ RESERVED = (
 
 
 def known_names(name: str, names: Collection[str]) -> str:
-    """The remedy for an unknown name: the closest valid ones, then all of them."""
+    """Return the remedy for an unknown name: the closest valid ones, then all of them."""
     close = get_close_matches(name, names, n=2, cutoff=0.7)
     guess = f"did you mean {' or '.join(close)}? " if close else ""
     return f"{guess}valid names: {', '.join(sorted(names))}"
 
 
 def unknown_variables(environ: Iterable[str], names: Collection[str]) -> list[str]:
-    """The variables that look like ours and are none of `names`, sorted."""
+    """Return the variables that look like ours and are none of `names`, sorted."""
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in names and not _is_reserved(name))
 
 

@@ -113,7 +113,7 @@ class Settings:
         *,
         own_exporters: bool = False,
     ) -> Settings:
-        """The settings in force: `overrides`, then `environ`, then the file named by OTEL_AUDIT_CONFIG, then defaults.
+        """Return the settings in force: from `overrides`, `environ`, the file named by OTEL_AUDIT_CONFIG, and defaults.
 
         Nothing is read from the process's own environment, and nothing is created. `own_exporters`: there are exporters
         beside those of the setting export.
