@@ -125,14 +125,17 @@ def read_cursor(path: Path, *, listed: bool = True) -> tuple[dict[str, Progress]
         state = _read(path.read_bytes()) or _State()
     except FileNotFoundError:
         state = _State()
-    if not listed:
+    if not listed or not _has_quarantine(state):
         return state.exporters, state.ended
     return _seen(state, QuarantineFile(path)), state.ended
 
 
+def _has_quarantine(state: _State) -> bool:
+    """False for most streams, of which no other file is opened then."""
+    return bool(state.listed) or any(progress.quarantine for progress in state.exporters.values())
+
+
 def _seen(state: _State, quarantine: QuarantineFile) -> dict[str, Progress]:
-    if not state.listed and not any(progress.quarantine for progress in state.exporters.values()):
-        return state.exporters  # most streams: no other file is opened
     held = _held(state, quarantine)
     return {name: progress.listing(held[name]) for name, progress in state.exporters.items()}
 
@@ -408,19 +411,24 @@ def _in_slot(progress: Progress, listed: tuple[int, int] | None) -> Mapping[str,
 
 
 def _read(content: bytes) -> _State | None:
-    """The newer of the two slots that can be read."""
+    """The newer of the two slots that can be read. The older one is parsed only if the newer one cannot be."""
     half = max(_SLOT_BYTES, len(content) // 2)  # also of a file that was cut
-    states = [state for state in (_read_slot(content[:half]), _read_slot(content[half:])) if state is not None]
-    return max(states, key=lambda state: state.generation, default=None)
+    payloads = [each for each in (_payload(content[:half]), _payload(content[half:])) if each is not None]
+    return next((state for each in sorted(payloads, reverse=True) if (state := _state(*each)) is not None), None)
 
 
-def _read_slot(slot: bytes) -> _State | None:
+def _payload(slot: bytes) -> tuple[int, bytes] | None:
+    """The generation of a slot and what it holds, if it is whole."""
     if len(slot) < _HEAD.size:
         return None
     magic, generation, length, checksum = _HEAD.unpack_from(slot)
     payload = slot[_HEAD.size : _HEAD.size + length]
     if magic != _MAGIC or len(payload) != length or checksum != _checksum(generation, payload):
         return None
+    return generation, payload
+
+
+def _state(generation: int, payload: bytes) -> _State | None:
     try:
         stored = json.loads(payload)
         exporters = {name: Progress.of(progress) for name, progress in stored["exporters"].items()}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,12 +21,12 @@ from otel_audit.errors import JournalUnreadable
 from otel_audit.journal.files import StreamFiles, is_at
 from otel_audit.journal.line import (
     FORMAT_VERSION,
+    TAIL,
     TAIL_BYTES,
     Damage,
     Line,
     Position,
     last_line_in,
-    line_pattern,
     names_line,
 )
 from otel_audit.journal.line_file import (
@@ -56,6 +55,7 @@ __all__ = [
     "stream_header",
 ]
 
+_HEADER_BYTES: Final = 4096  # most headers
 _HEADER_MAX_BYTES: Final = 1 << 20
 _LINE_BYTES: Final = 1024  # what a line is taken for before one was read
 
@@ -95,7 +95,6 @@ class StreamReader:
         self._number = 0
         self._descriptor = -1
         self._header: Mapping[str, Any] = {}
-        self._pattern = line_pattern(files.stream_id)
         self._line_bytes = _LINE_BYTES
         self._found: tuple[Position | None, int] = (None, 0)  # where to go on in a file that was cut, at this size
         self._searched = (0, 0)  # behind this offset there is no newline up to the other one
@@ -204,7 +203,7 @@ class StreamReader:
         return Chunk(self._header, (), Position(closed, 0, position.seq), damage)
 
     def _parse(self, block: Block, begin: Position, max_lines: int, stop: int | None, *, is_cut: bool) -> Chunk:
-        found, end = _lines_in(block, begin, self._pattern, max_lines, is_cut=is_cut)
+        found, end = _lines_in(block, begin, self.files.stream_id, max_lines, is_cut=is_cut)
         lines = tuple(each for each in found if type(each) is Line)
         damage = tuple(each for each in found if type(each) is Damage) if len(lines) < len(found) else ()
         if lines:
@@ -238,12 +237,11 @@ def segment_lines(files: StreamFiles, number: int, after: Position | None = None
     Raises:
         OSError: it cannot be read.
     """
-    pattern = line_pattern(files.stream_id)
     place = Position(number) if after is None else place_of(files, after)
     is_cut = place != after or not place.offset
     with opened(files.segment(number)) as descriptor:
         for block in blocks(descriptor, place.offset):
-            found, place = _lines_in(block, place, pattern, is_cut=is_cut)
+            found, place = _lines_in(block, place, files.stream_id, is_cut=is_cut)
             is_cut = False
             yield from found
 
@@ -254,17 +252,16 @@ def segment_lines_backwards(files: StreamFiles, number: int, end: int | None = N
     Raises:
         OSError: it cannot be read.
     """
-    pattern = line_pattern(files.stream_id)
     with opened(files.segment(number)) as descriptor:
         if end is None:
             end = last_newline(descriptor, os.fstat(descriptor).st_size) + 1
         for block in blocks_backwards(descriptor, end):
-            found, _ = _lines_in(block, Position(number, block.offset), pattern, is_cut=True)
+            found, _ = _lines_in(block, Position(number, block.offset), files.stream_id, is_cut=True)
             yield from reversed(found)
 
 
 def _lines_in(
-    block: Block, begin: Position, pattern: re.Pattern[bytes], max_pieces: int = -1, *, is_cut: bool = False
+    block: Block, begin: Position, stream_id: str, max_pieces: int = -1, *, is_cut: bool = False
 ) -> tuple[list[Line | Damage], Position]:
     """Return what stands between the newlines of a block, and the position behind it.
 
@@ -275,16 +272,16 @@ def _lines_in(
         length = block.end - offset - 1
         return ([Damage(segment, offset, length)], Position(segment, block.end, seq)) if length >= 0 else ([], begin)
     found: list[Line | Damage] = []
-    search = pattern.search
+    search, own = TAIL.search, stream_id.encode()
     pieces = block.data.split(b"\n", max_pieces)
     del pieces[-1]  # what is behind the last newline that counts
     for content in pieces:
         length = len(content)
         match = search(content, max(0, length - TAIL_BYTES))
-        if match is None or content[0] != 0x7B:  # {
+        if match is None or match[3] != own or content[0] != 0x7B:  # {
             found.append(Damage(segment, offset, length))
         else:
-            number = int(match[1])
+            number = int(match[4])
             if number != seq + 1 or is_cut:
                 content = last_line_in(content)
             seq, is_cut = number, False
@@ -385,9 +382,11 @@ def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> M
     if numbers is None:  # the first one is nearly always there: to list thousands of files takes milliseconds
         return stream_header(files, [1]) or stream_header(files, files.segments())
     for number in numbers:
-        with contextlib.suppress(OSError), files.segment(number).open("rb") as segment:
-            header = _header(segment.readline(_HEADER_MAX_BYTES))
-            if header:
+        with contextlib.suppress(OSError), opened(files.segment(number)) as descriptor:
+            line = os.pread(descriptor, _HEADER_BYTES, 0)
+            if b"\n" not in line:
+                line = os.pread(descriptor, _HEADER_MAX_BYTES, 0)
+            if header := _header(line):
                 return header
     return {}
 
