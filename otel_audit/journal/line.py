@@ -44,11 +44,12 @@ SEGMENT = "segment"
 GAP = "gap"
 
 _SYSTEM_PREFIX = b'{"system":'  # an event of the application always begins with {"event_type":
-# Compiled once, for all streams: to compile one for each of thousands takes a second. The number is its fourth group.
+# Compiled once, for all streams: to compile one for each of thousands takes a second. Its third group is the id of the
+# stream, which whoever matches compares with the one that is expected, and the fourth the number.
 TAIL = re.compile(
-    rb',"time_ns":(?P<time_ns>-?\d+),"observed_ns":(?P<observed_ns>\d+)'
-    rb',"stream_id":"(?P<stream_id>[0-9a-f-]{36})","seq":(?P<seq>\d+)(?:,"prev_hash":"(?P<prev_hash>[0-9a-f]{64})")?\}\Z'
+    rb',"time_ns":(-?\d+),"observed_ns":(\d+),"stream_id":"([^"]{36})","seq":(\d+)(?:,"prev_hash":"([0-9a-f]{64})")?\}\Z'
 )
+_STREAM_ID = re.compile(rb"[0-9a-f-]{36}")
 TAIL_BYTES = 260  # more than the longest tail
 _BEGINNING = re.compile(rb'\{"(?:event_type|system)":')
 
@@ -75,7 +76,7 @@ class Tail:
     def of(cls, line: bytes) -> Tail | None:
         """Return the tail of a line without its newline, or None if these bytes are no line of a journal."""
         match = TAIL.search(line, max(0, len(line) - TAIL_BYTES))
-        if match is None or line[:1] != b"{":
+        if match is None or line[:1] != b"{" or not _STREAM_ID.fullmatch(match[3]):
             return None
         time_ns, observed_ns, stream_id, seq, prev_hash = match.groups()
         return cls(
@@ -96,6 +97,9 @@ class Line:
         self.seq = seq
         self.segment = segment
         self.offset = offset
+
+    def __repr__(self) -> str:
+        return f"Line({self.content!r}, {self.seq}, {self.segment}, {self.offset})"
 
     @property
     def end(self) -> Position:
@@ -123,9 +127,6 @@ class Line:
         if tail is None:
             raise ValueError(f"expected the keys of a journal at the end of a line, got {self.content[-TAIL_BYTES:]!r}")
         return tail
-
-    def __repr__(self) -> str:
-        return f"Line({self.content!r}, {self.seq}, {self.segment}, {self.offset})"
 
 
 class Damage(NamedTuple):
