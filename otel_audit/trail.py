@@ -30,7 +30,7 @@ from opentelemetry.sdk.resources import (
 
 from otel_audit import ids
 from otel_audit._version import __version__
-from otel_audit.delivery.counts import Elsewhere, Tally
+from otel_audit.delivery.counts import Elsewhere, TrailNumbers
 from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.metrics import AuditMetrics, Numbers, Stats, metrics_of_process
 from otel_audit.delivery.otlp.exporter import OtlpExporter
@@ -132,7 +132,7 @@ class Trail(AuditSink):
             on_room=lambda: self.journal.room_made(),
         )
         self._elsewhere = Elsewhere(settings.directory, self.notices)
-        self._tally = Tally(
+        self._numbers = TrailNumbers(
             self.journal,
             self._processor,
             self._elsewhere,
@@ -247,12 +247,12 @@ class Trail(AuditSink):
     def stats(self) -> Stats:
         """The numbers of this process now."""
         self.journal.leave_to_parent()
-        return self._tally.stats()
+        return self._numbers.stats()
 
     def numbers(self) -> Numbers:
         """The numbers of this process now, for each exporter."""
         self.journal.leave_to_parent()
-        return self._tally.numbers()
+        return self._numbers.numbers()
 
     @property
     def is_closed(self) -> bool:

@@ -28,15 +28,15 @@ from otel_audit.notices import escaped, shown_json
 from otel_audit.replaying.quarantine import QuarantineReplay, QuarantineReport
 from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState, state_path
 from otel_audit.replaying.sending import Patience, Trouble
-from otel_audit.replaying.source import Kind, Limits, Source
+from otel_audit.replaying.source import Kind, ParcelLimits, ReplaySource
 from otel_audit.settings import OtlpSettings, Settings
 from otel_audit.trail import SCOPE_NAME
 
-__all__ = ["Destination", "replay", "replay_quarantine"]
+__all__ = ["ReplayEndpoint", "replay", "replay_quarantine"]
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
+class ReplayEndpoint:
     """The OTLP endpoint of the settings, with an exporter to it."""
 
     settings: Settings
@@ -45,13 +45,13 @@ class Destination:
     patience: Patience
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ParcelLimits:
         """Return how much goes into one request."""
-        return Limits(self.settings.batch_count, self.settings.batch_bytes)
+        return ParcelLimits(self.settings.batch_count, self.settings.batch_bytes)
 
     @classmethod
     @contextmanager
-    def of_settings(cls, *, give_up_after_s: float) -> Iterator[Destination]:
+    def of_settings(cls, *, give_up_after_s: float) -> Iterator[ReplayEndpoint]:
         """Yield the destination. While it is in use, SIGTERM and Ctrl-C only ask for the end.
 
         Raises:
@@ -71,7 +71,7 @@ class Destination:
 _REFUSALS_SHOWN: Final = 20
 
 
-def replay_quarantine(directory: Path, destination: Destination, *, as_json: bool) -> bool:
+def replay_quarantine(directory: Path, destination: ReplayEndpoint, *, as_json: bool) -> bool:
     """Send the quarantined lines of a directory and say what became of them. True when nothing is in quarantine now."""
     run = QuarantineReplay(
         directory,
@@ -166,7 +166,7 @@ def replay(
     if path is None and not quarantine:
         raise click.UsageError("expected PATH, the events to send, got none")
     try:
-        with Destination.of_settings(give_up_after_s=give_up_after_s) as destination:
+        with ReplayEndpoint.of_settings(give_up_after_s=give_up_after_s) as destination:
             path = path or destination.settings.directory
             if quarantine:
                 done = _quarantine(path, destination, as_json)
@@ -182,17 +182,17 @@ def replay(
     sys.exit(0 if done else _FINDING)
 
 
-def _quarantine(directory: Path, destination: Destination, as_json: bool) -> bool:
+def _quarantine(directory: Path, destination: ReplayEndpoint, as_json: bool) -> bool:
     if not directory.is_dir():
         raise click.UsageError(f"expected the directory of a journal, got {str(directory)!r}; give PATH")
     return replay_quarantine(directory, destination, as_json=as_json)
 
 
 def _replay(
-    path: Path, destination: Destination, state_directory: Path | None, from_start: bool, as_json: bool
+    path: Path, destination: ReplayEndpoint, state_directory: Path | None, from_start: bool, as_json: bool
 ) -> bool:
     settings, otlp = destination.settings, destination.otlp
-    source = Source(path, _header(settings))
+    source = ReplaySource(path, _header(settings))
     directory = state_directory or settings.directory
     make_directory(directory)
     file = state_path(directory, source.identity, otlp.shown_endpoint)
@@ -243,7 +243,7 @@ def _busy(state_file: Path) -> str:
     return f"another process sends it at this moment, and holds {_lock_of(state_file)}; wait for its end"
 
 
-def _state(path: Path, source: Source, from_start: bool) -> ReplayState:
+def _state(path: Path, source: ReplaySource, from_start: bool) -> ReplayState:
     if from_start:
         return ReplayState(path)
     state = ReplayState.load(path)
@@ -255,7 +255,7 @@ def _state(path: Path, source: Source, from_start: bool) -> ReplayState:
     return state
 
 
-def _run(source: Source, destination: Destination, state: ReplayState) -> ReplayReport:
+def _run(source: ReplaySource, destination: ReplayEndpoint, state: ReplayState) -> ReplayReport:
     limits, patience = destination.limits, destination.patience
     with _bar(source, state) as bar:
 
@@ -269,7 +269,7 @@ def _run(source: Source, destination: Destination, state: ReplayState) -> Replay
 
 
 @contextmanager
-def _bar(source: Source, state: ReplayState) -> Iterator[Progress]:
+def _bar(source: ReplaySource, state: ReplayState) -> Iterator[Progress]:
     """Show a progress bar on stderr, on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -278,7 +278,7 @@ def _bar(source: Source, state: ReplayState) -> Iterator[Progress]:
         yield bar
 
 
-def _as_json(source: Source, otlp: OtlpSettings, state: ReplayState, report: ReplayReport) -> Mapping[str, Any]:
+def _as_json(source: ReplaySource, otlp: OtlpSettings, state: ReplayState, report: ReplayReport) -> Mapping[str, Any]:
     tally = report.tally
     return {
         "path": str(source.path),
@@ -299,7 +299,7 @@ def _trouble_json(trouble: Trouble) -> Mapping[str, Any]:
     return {"file": trouble.place.file, "line": trouble.place.line, "reason": trouble.reason}
 
 
-def _say(source: Source, otlp: OtlpSettings, report: ReplayReport) -> None:
+def _say(source: ReplaySource, otlp: OtlpSettings, report: ReplayReport) -> None:
     tally = report.tally
     click.echo(
         f"{tally.sent} of {tally.read} records of the {source.kind} {escaped(str(source.path))} sent to "

@@ -1,9 +1,8 @@
-"""What became of the events of one process: what its journal has, held against how far each exporter has come.
+"""Count what became of the events of one process: what its journal has, less what each exporter has dealt with.
 
-`emitted = exported + pending + quarantined + dropped` at every moment: what is delivered is always looked at first, and
-what was emitted since is pending.
-
-Streams of this process that another one delivers: `otel-audit ship`, or the next owner of the directory.
+`emitted = exported + pending + quarantined + dropped` holds at every moment, because the exporters are looked at first:
+what was emitted since then is pending. `Elsewhere` does the same for streams of this process that another one delivers,
+such as `otel-audit ship` or the next owner of the directory.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from otel_audit.journal.quarantine import Quarantined
 from otel_audit.notices import Notices
 from otel_audit.settings import ExporterName
 
-__all__ = ["Elsewhere", "Tally", "blocked_elsewhere"]
+__all__ = ["Elsewhere", "TrailNumbers", "blocked_elsewhere"]
 
 
 _POLL_S = 0.05
@@ -46,20 +45,26 @@ class Elsewhere:
     def flush(self, seqs: Mapping[str, int], deadline: float) -> FlushReport:
         """Wait until each stream is delivered up to the given line, or until the deadline."""
         while True:
-            seen = {stream_id: self.progress(stream_id) for stream_id in seqs}
+            # Only positions are asked for here: the list of what is in quarantine may be long, and is left unread.
+            seen = {
+                stream_id: self._read(stream_id, listed=False) or self._last_seen.get(stream_id, {})
+                for stream_id in seqs
+            }
             pending = sum(
                 max(0, seq - min((each.position.seq for each in seen[stream_id].values()), default=0))
                 for stream_id, seq in seqs.items()
             )
             left_s = deadline - time.monotonic()
             if not pending or left_s <= 0:
+                for stream_id in seqs:
+                    self.progress(stream_id)  # retention may remove it before somebody asks for its numbers
                 return FlushReport(not pending, pending, blocked_elsewhere(seen.values()))
             time.sleep(min(_POLL_S, left_s))
 
-    def _read(self, stream_id: str) -> Mapping[str, Progress]:
+    def _read(self, stream_id: str, *, listed: bool = True) -> Mapping[str, Progress]:
         cursor = StreamFiles(self._directory, stream_id).cursor
         try:
-            return read_cursor(cursor)[0]
+            return read_cursor(cursor, listed=listed)[0]
         except OSError as error:
             self._notices.say(
                 "cursor",
@@ -79,7 +84,7 @@ def blocked_elsewhere(streams: Iterable[Mapping[str, Progress]]) -> dict[str, st
 _MISSING: Final = "lines missing"  # a reason to be dropped: gone from the journal before an exporter had read them
 
 
-class Tally:
+class TrailNumbers:
     """The numbers of a journal. Any thread.
 
     `streams`: the ids of those of this process, added to and cleared by its owner. `exporters`: the names of those that

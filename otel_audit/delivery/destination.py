@@ -1,7 +1,4 @@
-"""An exporter as the streams that are sent through it see it: what it answered, and how long it takes.
-
-How long to wait before a destination is tried again.
-"""
+"""An exporter as the streams that share it see it: what it has answered, and how long to wait before the next try."""
 
 from __future__ import annotations
 
@@ -40,17 +37,16 @@ class Destination:
         self.accepted = 0  # exports that were accepted, ever
         self.last_accepted: Batch | None = None  # a single line: to ask with whether anything is accepted
         self.warnings = 0
-        self.last_warning = ""
 
     @property
     def stuck(self) -> str:
-        """That an export does not come back, as one of somebody else's exporter may do; empty when none is so late."""
+        """Return that an export has taken longer than a minute, as a foreign exporter may; empty when none has."""
         since = self._sending_since
         late_s = 0.0 if since is None else self.clock() - since
         return f"an export has been under way for {late_s:.0f} s" if late_s >= _STUCK_AFTER_S else ""
 
     def send(self, batch: Batch) -> ExportOutcome:
-        """One export. An exporter that raises is as a server with an error: it may be one of the records."""
+        """Export one batch. An exporter that raises counts as a server error, which may be due to one record."""
         begun = time.perf_counter()
         self._sending_since = self.clock()
         outcome = self._exported(batch)
@@ -63,7 +59,6 @@ class Destination:
             self.last_accepted = Batch(batch.header, batch.lines[-1:])
             if outcome.warning:
                 self.warnings += 1
-                self.last_warning = outcome.warning
         return outcome
 
     def _exported(self, batch: Batch) -> ExportOutcome:
@@ -88,9 +83,9 @@ class Backoff:
         self._next_s = _FIRST_S
 
     def failed(self, retry_after_s: float | None = None) -> float:
-        """The seconds to wait after one more failure; what the server asked for comes first, up to five minutes.
+        """Return the seconds to wait after one more failure. What the server asks for comes first, up to five minutes.
 
-        A server that asks to be tried at once is left alone as after a first failure.
+        A server that asks to be tried at once is left alone for half a second all the same.
         """
         wait_s = min(self._next_s, self._cap_s)
         self._next_s = min(self._next_s * 2, self._cap_s)
@@ -99,5 +94,5 @@ class Backoff:
         return wait_s * random.uniform(0.5, 1.0)
 
     def succeeded(self) -> None:
-        """The next failure waits as the first one."""
+        """Make the next failure wait as long as a first one."""
         self._next_s = _FIRST_S

@@ -116,10 +116,6 @@ class Holdings:
         for shipment in [*self._own, *self._adopted]:
             shipment.abandon()
 
-    def is_delivered(self) -> bool:
-        """True when every line of every stream that is held was dealt with by every exporter."""
-        return all(self._is_delivered(shipment) for shipment in [*self._own, *self._adopted])
-
     def progress(self) -> dict[str, dict[str, Progress]]:
         """By stream of this process, how far each exporter has come."""
         return {

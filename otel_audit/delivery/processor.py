@@ -1,12 +1,10 @@
 """The batch log processor: threads that read the journal back and send it on, one for each exporter.
 
-There is no queue in memory: the journal is the queue. Live traffic, a backlog after an outage and the leftovers of a
-crashed process are read the same way, taking turns.
+The journal is the queue; there is none in memory. Live traffic, a backlog after an outage and the leftovers of a
+crashed process are read in the same way and take turns.
 
-Source: OpenTelemetry specification, "Batching processor", whose limits (count, delay) it keeps; what it does not keep
-is the dropping of records when a queue is full.
-
-That the end has begun: said by whoever closes, and waited for by one thread.
+Source: OpenTelemetry specification, "Batching processor". Its limits (count, delay) are kept. Records are not dropped
+when a queue is full, because there is no queue to fill.
 """
 
 from __future__ import annotations
@@ -36,23 +34,26 @@ __all__ = ["Adoption", "BatchProcessor", "Closing", "FlushReport"]
 
 
 class Closing:
-    """Set once. Not an `Event`, whose lock an asynchronous exception may leave locked: the next close would hang."""
+    """Signal that closing has begun. Any thread may set it, once; one thread waits for it.
+
+    It is no `Event`, because an asynchronous exception may leave the lock of one locked, and the next close would hang.
+    """
 
     def __init__(self) -> None:
         self._is_set = False
         self._said: SimpleQueue[None] = SimpleQueue()
 
     def set(self) -> None:
-        """The end has begun. Any thread, also a signal handler inside of this call."""
+        """Begin the end. Any thread may call this, also a signal handler that interrupts the same call."""
         self._is_set = True
         self._said.put(None)
 
     def is_set(self) -> bool:
-        """Whether it has begun."""
+        """Return True once closing has begun."""
         return self._is_set
 
     def is_set_within(self, timeout_s: float) -> bool:
-        """Wait for it, so many seconds at the most. One thread."""
+        """Wait until closing begins, for at most so many seconds. Only one thread may wait."""
         if not self._is_set:
             with suppress(Empty):
                 self._said.get(timeout=max(0.0, timeout_s))
@@ -70,8 +71,8 @@ _ADOPT_INTERVAL_S = 10.0
 class FlushReport:
     """What was really delivered by the end of a flush.
 
-    `pending`: lines of this process that some exporter has neither accepted nor set aside alone. `blocked`: why, by
-    exporter.
+    `pending` counts the lines of this process that some exporter has neither accepted nor set aside. `blocked` says
+    why, by exporter.
     """
 
     complete: bool
@@ -142,7 +143,7 @@ class BatchProcessor:
         return self._closing.is_set()
 
     def start(self) -> None:
-        """The threads run: what dead processes left is delivered from now on."""
+        """Start the threads. They also deliver what dead processes have left."""
         with self._lock:
             self._ensure_threads()
 
@@ -160,7 +161,7 @@ class BatchProcessor:
                 self._assign(self._holdings.take_waiting())
 
     def wake(self) -> None:
-        """There is a batch to send before its delay is over. Takes no lock: called from inside `log()`."""
+        """Send a batch before its delay is over. This takes no lock, because `log()` calls it."""
         for worker in self._workers:
             worker.wake()
 
@@ -191,19 +192,19 @@ class BatchProcessor:
         return FlushReport(pending == 0, pending, self.blocked())
 
     def blocked(self) -> dict[str, str]:
-        """Why nothing moves, by exporter; empty when all is well."""
+        """Return why delivery has stalled, by exporter. It is empty when all is well."""
         return {worker.destination.exporter.name: worker.blocked for worker in self._workers if worker.blocked}
 
     def warnings(self) -> dict[str, int]:
-        """How many exports were accepted with a remark, by exporter."""
+        """Return how many exports were accepted with a remark, by exporter."""
         return {worker.destination.exporter.name: worker.destination.warnings for worker in self._workers}
 
     def progress(self) -> dict[str, dict[str, Progress]]:
-        """By stream of this process, how far each exporter has come."""
+        """Return how far each exporter has come, by stream of this process."""
         return self._holdings.progress()
 
     def adopt(self, *, deadline: float = math.inf) -> int:
-        """Take over streams now; how many were found. Streams that ended and are delivered are let go."""
+        """Take over streams now and return how many were found. Let go of those that ended and are delivered."""
         adopted = 0
         with self._adopting:
             with self._lock:
@@ -223,15 +224,12 @@ class BatchProcessor:
     def _is_over(self, deadline: float) -> bool:
         return self._closing.is_set() or time.monotonic() >= deadline
 
-    def drained(self) -> bool:
-        """True when every line of every stream that is held was dealt with by every exporter."""
-        return self._holdings.is_delivered()
-
     def close(self, *, timeout_s: float) -> bool:
-        """Send what is there within the time, then let go of every stream. True when all was delivered.
+        """Send what is there within the time, then let go of every stream. Return True when all was delivered.
 
-        Who delivers for writers that live looks once more for what they began since the last look; who has not begun
-        looks now for what dead processes left, but for a forked child, which has nothing of its own to end.
+        A processor that delivers for live writers looks once more for streams that they have opened since its last
+        look. One that has not started yet looks for what dead processes have left, unless this is a forked child, which
+        has nothing of its own to end.
         """
         deadline = time.monotonic() + timeout_s
         if self._adoption is not None and (
@@ -247,10 +245,10 @@ class BatchProcessor:
         return self._release(deadline) and all(ended)
 
     def reopen(self, *, timeout_s: float) -> bool:
-        """Leave what is held as it is: a process with the same memory may hold it. True if delivery had begun.
+        """Abandon what is held, since a process with the same memory may hold it too. Return True if it was started.
 
-        It has not begun from here on, and after a `close` it may again. Threads that do not end within the time end by
-        themselves, when their export is over.
+        From here on it is as if it had never been started, also after a `close`. Threads that do not end within the
+        time end by themselves when their export is over.
         """
         deadline = time.monotonic() + timeout_s
         had_begun = self._keeper is not None
@@ -266,7 +264,7 @@ class BatchProcessor:
         return had_begun
 
     def _release(self, deadline: float) -> bool:
-        """Let go of every stream, or have the keeper do it that is still at them: its disk may answer never."""
+        """Let go of every stream. If the keeper is busy with them, it does so itself: its disk may never answer."""
         if not acquired(self._adopting, deadline - time.monotonic()):
             self._is_left = True
             if not self._adopting.acquire(blocking=False):  # it may have looked just before
@@ -278,7 +276,7 @@ class BatchProcessor:
             self._adopting.release()
 
     def forked(self) -> None:
-        """In a forked child: the parent keeps its streams, threads and locks."""
+        """Start anew in a forked child. The parent keeps its streams, threads and locks."""
         for worker in self._workers:
             worker.abandon()
         self._holdings.abandon()
@@ -288,7 +286,7 @@ class BatchProcessor:
         self._begin()
 
     def _ensure_threads(self) -> bool:
-        """True when there is somebody to deliver."""
+        """Start the threads if they do not run yet. Return True if there is an exporter to deliver to."""
         if self._keeper is not None or self._closing.is_set() or not (self._exporters or self._retention):
             return bool(self._workers)
         workers = [

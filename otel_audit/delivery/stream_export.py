@@ -21,7 +21,7 @@ from otel_audit.journal.reader import Chunk, Line, StreamReader
 from otel_audit.journal.room import lost_events
 from otel_audit.journal.shipment import Shipment
 
-__all__ = ["Blocked", "Destination", "Halved", "Idle", "Moved", "Step", "StreamExport"]
+__all__ = ["Blocked", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 
 _TAIL_BYTES = 256 * 1024  # a few of the longest lines
 _LINES_MAX = 1 << 16

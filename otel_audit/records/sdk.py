@@ -1,12 +1,9 @@
-"""The same records in the SDK's form, for exporters that are written against the SDK.
+"""Log records of the OTel SDK: made of journal lines for exporters of the SDK, and made into events of the journal.
 
-OTel's log record classes, from the one place where this package imports them.
-
-Both the API's and the SDK's modules are private (`_logs`) and have moved before: what a release moves is mended here.
+This is the only place where the package imports OTel's log record classes. Both the API's and the SDK's modules are
+private (`_logs`) and have moved before; whatever a release moves is mended here.
 
 Source: OpenTelemetry for Python, `opentelemetry._logs`, `opentelemetry.sdk._logs`, `opentelemetry.sdk._logs.export`.
-
-Log records of the OTel SDK as events of the journal: what a log record processor is given, kept as it is.
 """
 
 from __future__ import annotations
@@ -42,18 +39,8 @@ __all__ = [
     "ReadWriteLogRecord",
     "ReadableLogRecord",
     "SeverityNumber",
-    "readable_record",
     "readable_records",
 ]
-
-
-def readable_record(header: Mapping[str, Any], line: bytes) -> ReadableLogRecord:
-    """The record of one line, equal to the one that `encoding.encoded_request` builds.
-
-    Raises:
-        UnreadableLine: no record can be built from the line.
-    """
-    return _Readable(header).record(line)
 
 
 def readable_records(header: Mapping[str, Any], lines: Sequence[bytes]) -> list[ReadableLogRecord]:

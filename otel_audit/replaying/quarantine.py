@@ -19,7 +19,7 @@ from otel_audit.journal.line import is_system
 from otel_audit.journal.quarantine import Quarantined, Released, release
 from otel_audit.journal.reader import StreamReader
 from otel_audit.replaying.sending import JournalLine, Parcel, Patience, Place, Sending, Trouble
-from otel_audit.replaying.source import Limits
+from otel_audit.replaying.source import ParcelLimits
 
 __all__ = ["QuarantineReplay", "QuarantineReport"]
 
@@ -53,13 +53,13 @@ class QuarantineReplay:
         directory: Path,
         exporter: OtlpExporter,
         *,
-        limits: Limits | None = None,
+        limits: ParcelLimits | None = None,
         patience: Patience | None = None,
         file_mode: int = 0o600,
     ) -> None:
         self._directory = directory
         self._name = exporter.name
-        self._limits = limits or Limits()
+        self._limits = limits or ParcelLimits()
         self._patience = patience or Patience()
         self._file_mode = file_mode
         self._streams = self._lines = self._found = self._sent = 0
@@ -98,7 +98,7 @@ class QuarantineReplay:
         self._sent += len(lines)
 
 
-def _parcels(files: StreamFiles, quarantine: Sequence[Quarantined], limits: Limits) -> Iterator[Parcel]:
+def _parcels(files: StreamFiles, quarantine: Sequence[Quarantined], limits: ParcelLimits) -> Iterator[Parcel]:
     """Return the quarantined lines of a stream, in their order."""
     ranges = sorted(quarantine, key=lambda each: each.first_seq)
     firsts, last = [each.first_seq for each in ranges], max(each.last_seq for each in ranges)

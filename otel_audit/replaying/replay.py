@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from otel_audit.replaying.sending import Parcel, Patience, Place, RequestSender, Sending, Trouble
-from otel_audit.replaying.source import Limits, Portion, Source
+from otel_audit.replaying.source import ParcelLimits, Portion, ReplaySource
 from otel_audit.stores.lines import Mark
 
 __all__ = ["Replay", "ReplayReport", "ReplayState", "Tally", "state_path"]
@@ -160,17 +160,17 @@ class Replay:
 
     def __init__(
         self,
-        source: Source,
+        source: ReplaySource,
         sender: RequestSender,
         state: ReplayState,
         *,
-        limits: Limits | None = None,
+        limits: ParcelLimits | None = None,
         patience: Patience | None = None,
         moved: Callable[[int], None] = lambda size_bytes: None,
     ) -> None:
         self._source = source
         self._state = state
-        self._limits = limits or Limits()
+        self._limits = limits or ParcelLimits()
         self._patience = patience or Patience()
         self._moved = moved
         self._sending = Sending(sender, self._patience, accepted=self._count_sent, refused=self._count_refused)

@@ -1,6 +1,6 @@
 """Read the records behind a path: of a journal, of a collector's archive, or of a log of events.
 
-A `Source` goes through its files in order. What is in one line depends on the kind of file. The records leave it in
+A `ReplaySource` goes through its files in order. What is in one line depends on the kind of file. The records leave it in
 portions, each with a mark behind which a later run goes on.
 """
 
@@ -39,12 +39,12 @@ __all__ = [
     "EventLogFile",
     "Found",
     "Kind",
-    "Limits",
     "LineFile",
     "NothingToReplay",
+    "ParcelLimits",
     "Portion",
+    "ReplaySource",
     "SegmentFile",
-    "Source",
 ]
 
 
@@ -138,7 +138,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ParcelLimits:
     """How much goes into one parcel; a single line may be more."""
 
     records: int = 512
@@ -160,7 +160,7 @@ class Portion:
     unfinished: Trouble | None = None
 
 
-class Source:
+class ReplaySource:
     """The records behind a path.
 
     `header` says who sends events that come without a header of their own.
@@ -201,7 +201,7 @@ class Source:
         """
         return not marks or all(is_marked(path, marks.get(_file_id(path), Mark())) for path, _ in self._files)
 
-    def portions(self, marks: Mapping[str, Mark], limits: Limits) -> Iterator[Portion]:
+    def portions(self, marks: Mapping[str, Mark], limits: ParcelLimits) -> Iterator[Portion]:
         """Yield everything behind the marks, file by file. What is appended to a file meanwhile is left out.
 
         A copy of a file goes on where the file ended: the compressed one beside the one that it was made of.
@@ -229,7 +229,7 @@ class Source:
 class _Portions:
     """The portions of one file behind a mark."""
 
-    def __init__(self, path: Path, file_id: str, mark: Mark, limits: Limits) -> None:
+    def __init__(self, path: Path, file_id: str, mark: Mark, limits: ParcelLimits) -> None:
         self._path = path
         self._file_id = file_id
         self._mark = self._start = mark

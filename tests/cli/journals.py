@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable
-from otel_audit.delivery.stream_export import Destination, Moved, StreamExport
+from otel_audit.delivery.stream_export import Moved, StreamExport
 from otel_audit.event import AuditEvent
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal

@@ -24,7 +24,7 @@ from otel_audit.records import attributes as keys
 from otel_audit.records.attributes import ATTRIBUTES, KEY_PATTERN, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, ValueType
 from otel_audit.records.encoding import UnreadableLine, encoded_request
 from otel_audit.records.mapping import KEPT
-from otel_audit.records.sdk import readable_record, readable_records
+from otel_audit.records.sdk import readable_records
 from otel_audit.records.usual_line import USUAL_LINE
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, export_request, record_of, size_of
@@ -72,7 +72,8 @@ def test_building_a_record_twice_gives_equal_bytes() -> None:
 def test_the_span_of_the_exporting_thread_never_gets_into_a_record() -> None:
     span = NonRecordingSpan(SpanContext(1, 2, False, TraceFlags(1)))
     with use_span(span):
-        request, record = export_request(HEADER, [a_failed_login()]), readable_record(HEADER, a_failed_login())
+        request = export_request(HEADER, [a_failed_login()])
+        (record,) = readable_records(HEADER, [a_failed_login()])
 
     assert request.resource_logs[0].scope_logs[0].log_records[0].trace_id == b""
     assert (record.log_record.trace_id, record.log_record.span_id) == (0, 0)

@@ -9,7 +9,7 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 
 from otel_audit.records import attributes as keys
 from otel_audit.records.encoding import UnreadableLine
-from otel_audit.records.sdk import readable_record, readable_records
+from otel_audit.records.sdk import readable_records
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import MANDATORY, SPAN, a_failed_login, a_tool_call, attributes_of, export_request, record_of
 
@@ -105,5 +105,5 @@ def test_an_unreadable_line_is_never_quoted_in_the_error() -> None:
 def test_a_header_that_says_little_still_gives_a_record(header: dict[str, Any]) -> None:
     request = export_request(header, [a_failed_login()])
 
-    assert request == encode_logs([readable_record(header, a_failed_login())])
+    assert request == encode_logs(readable_records(header, [a_failed_login()]))
     assert not request.resource_logs[0].resource.attributes

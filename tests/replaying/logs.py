@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal
-from otel_audit.replaying.source import Source
+from otel_audit.replaying.source import ReplaySource
 
 __all__ = ["HEADER", "a_line", "a_log", "a_source"]
 
@@ -34,5 +34,5 @@ def a_log(path: Path, count: int, *, ids: bool = False) -> list[str]:
     return lines
 
 
-def a_source(path: Path) -> Source:
-    return Source(path, HEADER)
+def a_source(path: Path) -> ReplaySource:
+    return ReplaySource(path, HEADER)

@@ -13,7 +13,7 @@ import pytest
 
 from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState
 from otel_audit.replaying.sending import Patience, Place, Trouble
-from otel_audit.replaying.source import Kind, Limits, NothingToReplay
+from otel_audit.replaying.source import Kind, NothingToReplay, ParcelLimits
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.replaying.logs import a_line, a_log, a_source
 from tests.servers.otlp_server import Answer
@@ -39,7 +39,7 @@ def replayed(
     exporter = exporter_to(server, timeout_s=timeout_s)
     try:
         state = ReplayState.load(log.with_name("state.json"))
-        return Replay(a_source(log), exporter, state, limits=Limits(records), patience=patience).run()
+        return Replay(a_source(log), exporter, state, limits=ParcelLimits(records), patience=patience).run()
     finally:
         exporter.close()
 

@@ -22,7 +22,7 @@ import urllib3
 
 from otel_audit._version import __version__
 from otel_audit.delivery.otlp.http_answers import HttpAnswer, outcome_of, readable
-from otel_audit.delivery.otlp.http_session import BoundedSession, Exchange, exchange_within
+from otel_audit.delivery.otlp.http_session import BoundedSession, HttpExchange, exchange_within
 from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable, UnavailableFor
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
@@ -81,7 +81,7 @@ class OtlpHttpExporter:
         if session is not None:
             session.close()
 
-    def _posted(self, body: bytes, exchange: Exchange) -> HttpAnswer | Unavailable:
+    def _posted(self, body: bytes, exchange: HttpExchange) -> HttpAnswer | Unavailable:
         try:
             return self._answer_to(body, exchange)
         except _FAULTS as error:
@@ -96,7 +96,7 @@ class OtlpHttpExporter:
             self.close()
             return _fault(error, exchange, self._settings)
 
-    def _answer_to(self, body: bytes, exchange: Exchange) -> HttpAnswer:
+    def _answer_to(self, body: bytes, exchange: HttpExchange) -> HttpAnswer:
         session = self._own_session()
         self._in_use = True
         try:
@@ -118,7 +118,7 @@ class OtlpHttpExporter:
         finally:
             self._in_use = False
 
-    def _read(self, response: requests.Response, exchange: Exchange) -> HttpAnswer:
+    def _read(self, response: requests.Response, exchange: HttpExchange) -> HttpAnswer:
         body, cut = bytearray(), None
         is_success = 200 <= response.status_code < 300
         limit = _SUCCESS_LIMIT_BYTES if is_success else _FAILURE_LIMIT_BYTES
@@ -233,7 +233,7 @@ def _secrets(request: requests.PreparedRequest, ours: dict[str, str]) -> tuple[s
     return tuple(sorted((word for word in words if len(word) >= _SECRET_MIN_CHARS), key=len, reverse=True))
 
 
-def _fault(error: BaseException, exchange: Exchange, settings: OtlpSettings) -> Unavailable:
+def _fault(error: BaseException, exchange: HttpExchange, settings: OtlpSettings) -> Unavailable:
     """Why there is no whole answer. A time-out counts as one only if something was sent.
 
     Before that it is not the size of the batch that took so long, and halving it would not help.
@@ -251,7 +251,7 @@ def _fault(error: BaseException, exchange: Exchange, settings: OtlpSettings) -> 
     return Unavailable(f"{place}: {words}", cause, fault=fault)
 
 
-def _words(causes: list[BaseException], exchange: Exchange) -> tuple[str, Fault]:
+def _words(causes: list[BaseException], exchange: HttpExchange) -> tuple[str, Fault]:
     """The innermost cause in a few words; texts of the HTTP libraries are left out, they quote URLs and headers."""
     broken = f"connection closed {'within the' if exchange.answered else 'before an'} answer"
     for cause in reversed(causes):

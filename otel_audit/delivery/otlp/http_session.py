@@ -28,7 +28,7 @@ from urllib3.util import ssl_
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["BoundedSession", "Exchange", "exchange_within"]
+__all__ = ["BoundedSession", "HttpExchange", "exchange_within"]
 
 # A slow receiver is noticed at the deadline, not after the whole body: TLS writes 16 KiB at a time and would start
 # the time-out anew with each.
@@ -38,7 +38,7 @@ _INTERIM = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
 
 @dataclass(slots=True)
-class Exchange:
+class HttpExchange:
     """How far one request and its answer came."""
 
     deadline: float  # seconds of time.monotonic()
@@ -67,16 +67,16 @@ class Exchange:
         self.fresh = self.sent = self.answered = False
 
 
-_current: ContextVar[Exchange] = ContextVar("otel_audit_http_exchange")
+_current: ContextVar[HttpExchange] = ContextVar("otel_audit_http_exchange")
 
 
 @contextmanager
-def exchange_within(timeout_s: float) -> Iterator[Exchange]:
+def exchange_within(timeout_s: float) -> Iterator[HttpExchange]:
     """What a `BoundedSession` does on this thread inside the block ends within `timeout_s` seconds.
 
     Only the resolver keeps its own time: the operating system cannot be told when to give up on a name.
     """
-    exchange = Exchange(time.monotonic() + timeout_s)
+    exchange = HttpExchange(time.monotonic() + timeout_s)
     token = _current.set(exchange)
     try:
         yield exchange
@@ -163,7 +163,7 @@ class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):
         super().connect()
 
 
-def _connected(host: str, port: int, exchange: Exchange) -> socket.socket:
+def _connected(host: str, port: int, exchange: HttpExchange) -> socket.socket:
     """A socket connected to the first address of the host that answers; a silent one leaves time for the others."""
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failure: OSError = OSError(f"{host} has no address")

@@ -9,13 +9,14 @@ from typing import Any, Protocol
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
 from otel_audit.delivery.worker import BatchLimits
-from otel_audit.journal.cursor import read_cursor
-from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
+from otel_audit.journal.reader import has_lines_after
 from otel_audit.journal.stream import Limits
 from tests.journal.writing import a_journal, append, description
 
-__all__ = ["DEFAULTS", "NOBODY", "SHOP", "Deliver", "Delivered", "is_ended", "left_behind", "text"]
+__all__ = ["DEFAULTS", "NOBODY", "SHOP", "Deliver", "Delivered", "is_drained", "is_ended", "left_behind", "text"]
 
 SHOP = Adoption(lambda header: header["resource"]["service.name"] == "shop")
 NOBODY = Adoption(lambda header: False)
@@ -66,6 +67,14 @@ def left_behind(
     files = journal.stream.files
     journal.close()
     return files
+
+
+def is_drained(directory: Path, exporter: str = "otlp") -> bool:
+    """Whether the exporter has dealt with every line of every stream, as the cursors on disk say."""
+    return not any(
+        has_lines_after(files, read_cursor(files.cursor)[0].get(exporter, Progress()).position)
+        for files in streams_in(directory)
+    )
 
 
 def is_ended(files: StreamFiles) -> bool:

@@ -14,7 +14,7 @@ from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome
 from otel_audit.delivery.worker import BatchLimits
 from tests.delivery.audited_server import AuditedServer, exporter_to
-from tests.delivery.processor.delivered import SHOP, Deliver, left_behind, text
+from tests.delivery.processor.delivered import SHOP, Deliver, is_drained, left_behind, text
 from tests.servers import poll
 from tests.servers.otlp_server import Answer, OtlpServer
 
@@ -26,7 +26,7 @@ def test_what_is_logged_arrives_by_itself_in_order(server: AuditedServer, delive
 
     poll(lambda: len(server.accepted), until=lambda count: count == 51, what="51 records")
     assert server.accepted == ["header", *text(range(50))]
-    poll(delivered.processor.drained, what="the answer to the last batch to be kept")
+    poll(lambda: is_drained(delivered.files.directory), what="the answer to the last batch to be kept")
 
 
 def test_the_caller_never_waits_for_the_network(deliver: Deliver) -> None:
@@ -71,7 +71,7 @@ def test_a_backlog_and_live_events_take_turns(tmp_path: Path, server: AuditedSer
     live = [f"new-{number}" for number in range(40)]
     delivered.write(*live)
 
-    poll(delivered.processor.drained, what="everything to be delivered")
+    poll(lambda: is_drained(delivered.files.directory), what="everything to be delivered")
     arrived = [name for batch in server.batches for name in batch if name != "header"]
     assert [name for name in arrived if name.startswith("old")] == backlog
     assert [name for name in arrived if name.startswith("new")] == live

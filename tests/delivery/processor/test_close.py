@@ -12,7 +12,7 @@ from otel_audit.delivery.worker import BatchLimits
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.stream import Limits
 from tests.delivery.audited_server import AuditedServer, exporter_to
-from tests.delivery.processor.delivered import SHOP, Deliver, is_ended, left_behind, text
+from tests.delivery.processor.delivered import SHOP, Deliver, is_drained, is_ended, left_behind, text
 from tests.journal.writing import a_journal, append, description
 from tests.servers import poll
 from tests.servers.otlp_server import Answer, OtlpServer
@@ -105,7 +105,7 @@ def test_a_close_without_time_lets_go_of_streams_at_once_and_the_next_owner_ends
     streams = [left_behind(tmp_path, [number]) for number in range(20)]
     processor = BatchProcessor(tmp_path, [exporter_to(server)], adoption=SHOP)
     assert processor.adopt() == 20
-    poll(processor.drained, what="everything to be delivered")
+    poll(lambda: is_drained(tmp_path), what="everything to be delivered")
 
     assert not processor.close(timeout_s=0)
 

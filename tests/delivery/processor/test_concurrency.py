@@ -17,7 +17,7 @@ from opentelemetry.sdk._logs.export import LogRecordExporter, LogRecordExportRes
 
 from otel_audit.delivery.sdk_exporter import SdkExporter
 from otel_audit.delivery.worker import BatchLimits
-from tests.delivery.processor.delivered import SHOP, Deliver, Delivered, left_behind
+from tests.delivery.processor.delivered import SHOP, Deliver, Delivered, is_drained, left_behind
 from tests.servers import poll
 
 STREAMS, LINES, INSISTENT = 12, 10, 4
@@ -96,7 +96,7 @@ def test_an_export_is_never_called_while_another_one_of_the_same_exporter_is_und
     assert (exporter.exports, exporter.most_inside) == (1, 1)  # it is still under way
     exporter.may_end.set()
     insist(delivered, range(10, 30))
-    poll(delivered.processor.drained, what="everything to be delivered")
+    poll(lambda: is_drained(delivered.files.directory, "Guarded (unconfirmed)"), what="everything to be delivered")
     delivered.journal.close()
     assert delivered.processor.close(timeout_s=20)
 
