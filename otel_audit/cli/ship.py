@@ -115,8 +115,8 @@ def _ship_on(settings: Settings, otlp: OtlpSettings, processor: BatchProcessor, 
     click.echo(escaped(f"shipping {settings.directory} to {otlp.shown_endpoint} until Ctrl-C or SIGTERM"), err=True)
     processor.start()
     stop.wait()
-    blocked = processor.blocked()
     delivered = processor.close(timeout_s=settings.close_timeout_s)
+    blocked = processor.blocked()  # behind the close, whose last try may be the first to be answered
     if as_json:
         reason = next(iter(blocked.values()), None)
         click.echo(shown_json({**_place(settings, otlp), "delivered": delivered, "blocked": reason}))

@@ -2,7 +2,7 @@
 
 In reading order:
 
-* `processor`: a process that logs has one `BatchProcessor`. It starts a thread for each exporter and one that keeps house.
+* `processor`: a process that logs has one `BatchProcessor`. It starts a thread for each exporter, and a keeper.
 * `holdings`: the streams that the process may export, its own and those that it took over from dead processes.
 * `worker`: the thread of one exporter. It gives each of its streams a turn, and waits while the destination is away.
 * `stream_export`: one turn. It reads the next lines behind the cursor, sends them as a `Batch`, and moves the cursor.

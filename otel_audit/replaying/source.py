@@ -1,7 +1,7 @@
 """Read the records behind a path: of a journal, of a collector's archive, or of a log of events.
 
-A `ReplaySource` goes through its files in order. What is in one line depends on the kind of file. The records leave it in
-portions, each with a mark behind which a later run goes on.
+A `ReplaySource` goes through its files in order. What is in one line depends on the kind of file. The records leave it
+in portions, each with a mark behind which a later run goes on.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_audit.delivery.stream_export import Destination, Idle, StreamExport
+from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.stream_export import Idle, StreamExport
 from otel_audit.errors import JournalFull
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import StreamFiles, streams_in

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.delivery.stream_export import Destination, Idle, Moved, StreamExport
+from otel_audit.delivery.destination import Destination
+from otel_audit.delivery.stream_export import Idle, Moved, StreamExport
 from otel_audit.errors import AuditUnavailable
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.shipment import take
