@@ -3,18 +3,13 @@
 Each works only where its framework is installed, and records to one logger of the process, made from the environment.
 `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` leaves out those named in it, by the names of the entry points.
 
-This is the only module that cannot be imported without the package `opentelemetry-instrumentation`, and nothing imports
-it but that.
+Applications of Starlette and FastAPI get the middleware around them; servers of the MCP SDKs and of FastMCP record
+their calls; Feast's feature server is recorded as after `install(replace=True)`. A server that was given to
+`audit_server`, with SDK 1.x before it first runs, keeps to that: its logger counts.
 
-Starlette and FastAPI with the middleware around each application, though no line of it says so.
-
-Feast's feature server recorded by us, though no line of it says so.
-
-Feast is not imported here: it takes seconds, and most commands of a machine that has it serve no features.
-
-Servers of the MCP SDKs and of FastMCP that record their calls, though no line of theirs says so.
-
-A server that was given to `audit_server`, with SDK 1.x before it first runs, keeps to that: its logger counts.
+This is the only module that cannot be imported without the package `opentelemetry-instrumentation`, and nothing but
+that imports it. Feast is not imported here: it takes seconds, and most commands of a machine that has it serve no
+features.
 """
 
 from __future__ import annotations
@@ -35,9 +30,7 @@ from otel_audit.integrations.asgi.middleware import AuditMiddleware
 from otel_audit.integrations.asgi.scope import ASGIApp, Receive, Scope, Send
 from otel_audit.integrations.feast import HOOKS, install_meanwhile
 from otel_audit.integrations.lease import Instrumentation, is_kept_out, keep_out
-from otel_audit.integrations.mcp import fastmcp
-from otel_audit.integrations.mcp import sdk1 as mcp_sdk1
-from otel_audit.integrations.mcp import sdk2 as mcp_sdk2
+from otel_audit.integrations.mcp import fastmcp, sdk1, sdk2
 from otel_audit.integrations.mcp.call import EVENT_TYPES, note_contexts
 
 __all__ = [
@@ -174,12 +167,12 @@ def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
         if hasattr(server, "middleware"):
             await original(server, *args, **kwargs)
         else:
-            await mcp_sdk1.run_watched(server, functools.partial(original, server), *args, **kwargs)
+            await sdk1.run_watched(server, functools.partial(original, server), *args, **kwargs)
 
     def init(original: Callable[..., None], server: Any, *args: Any, **kwargs: Any) -> None:
         original(server, *args, **kwargs)
         if instrumentation.is_on and hasattr(server, "middleware") and not _is_of_fastmcp(server):
-            mcp_sdk2.insert(server.middleware, _SdkRecorder(server, kind))
+            sdk2.insert(server.middleware, _SdkRecorder(server, kind))
 
     note_contexts(instrumentation)
     instrumentation.wrap(kind, "run", run)
@@ -211,10 +204,10 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
 def _prepare(server: Any, instrumentation: Instrumentation) -> None:
     """It is about to run, over stdio or, with SDK 1.x, for one more session. A wrong setting ends it here."""
     if hasattr(server, "middleware"):
-        if not _has(server.middleware, mcp_sdk2.AuditMiddleware):
+        if not _has(server.middleware, sdk2.CallMiddleware):
             _ = instrumentation.audit
-    elif not is_kept_out(server) and not mcp_sdk1.is_audited(server):
-        mcp_sdk1.audit_handlers(server, instrumentation.audit, None, lambda: instrumentation.is_on)
+    elif not is_kept_out(server) and not sdk1.is_audited(server):
+        sdk1.audit_handlers(server, instrumentation.audit, None, lambda: instrumentation.is_on)
 
 
 class _SdkRecorder:
@@ -226,9 +219,9 @@ class _SdkRecorder:
 
     async def __call__(self, ctx: Any, call_next: CallNext) -> Any:
         instrumentation = _latest[self._kind]
-        if not instrumentation.is_on or _has(self._server.middleware, mcp_sdk2.AuditMiddleware):
+        if not instrumentation.is_on or _has(self._server.middleware, sdk2.CallMiddleware):
             return await call_next(ctx)
-        return await mcp_sdk2.AuditMiddleware(instrumentation.audit)(ctx, call_next)
+        return await sdk2.CallMiddleware(instrumentation.audit)(ctx, call_next)
 
 
 class _FastMcpRecorder:

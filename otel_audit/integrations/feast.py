@@ -1,15 +1,12 @@
-"""Feast's own audit events, journalled and delivered: its feature server is left as it is, but for where they go.
+"""Feast's feature server: its own audit events in the journal, or our recording in the place of its own.
 
-Source: Feast 0.67, `feast.audit.audit_logger` and `feast.feature_server.get_app`.
+`install` journals and delivers the events of Feast, whose feature server stays as it is but for where they go. With
+`replace=True` our middleware and MCP recording take the place of Feast's. `event_of_line` reads the JSON lines, of two
+schemas, that Feast writes on its logger `feast.audit`.
 
-What Feast writes on its logger `feast.audit`, as the fields of an event: JSON lines of two schemas.
-
-Source: Feast 0.67, `audit.audit_logger.AuditEvent` (setting `feature_server.audit_logging`) and
-`metrics.emit_online_audit_log`, `metrics.emit_offline_audit_log` (setting `feature_server.metrics.audit_logging`).
-
-Feast's feature server with our middleware and MCP recording in the place of its own.
-
-Source: Feast 0.67, `feast.feature_server.get_app` and `feast.infra.mcp_servers.mcp_server`.
+Source: Feast 0.67: `feast.audit.audit_logger` (setting `feature_server.audit_logging`); `emit_online_audit_log` and
+`emit_offline_audit_log` of `feast.metrics` (`feature_server.metrics.audit_logging`); `feast.feature_server.get_app`;
+`feast.infra.mcp_servers.mcp_server`.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from otel_audit.integrations.asgi import AuditMiddleware
 from otel_audit.integrations.asgi.scope import Receive, Scope, Send
 from otel_audit.integrations.lease import Lease
 from otel_audit.integrations.mcp import audit_server
-from otel_audit.integrations.mcp.recording import current_call
+from otel_audit.integrations.mcp.call import current_call
 from otel_audit.logger import AuditLogger
 from otel_audit.recorder import ModelLike
 

@@ -26,12 +26,11 @@ from otel_audit.integrations.mcp.call import (
     Call,
     asserted_by,
     digest_of,
-    principal_of,
+    recorded,
     source_of,
     token_attributes,
     token_of_request,
 )
-from otel_audit.integrations.mcp.recording import recorded
 from otel_audit.logger import AuditLogger
 from otel_audit.redaction.names import is_secret_name
 from tests.chain_check import application_events
@@ -111,7 +110,7 @@ def test_a_lone_surrogate_has_a_digest() -> None:
     ids=["no token", "no subject", "subject", "subject among claims", "a client for itself"],
 )
 def test_the_subject_of_a_token_is_who_called_else_its_client(token: Any, principal: Any) -> None:
-    found = principal_of(token)
+    found = Call(method="tools/call", target="a", token=token).principal(None)
 
     assert (None if found is None else (found.username, found.kind)) == principal
 

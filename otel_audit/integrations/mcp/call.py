@@ -1,9 +1,8 @@
-"""One request of an MCP client, and the event that it becomes.
+"""One request of an MCP client, recorded while it runs: the same for every SDK.
 
-Who called an MCP server: what a verified token says, and apart from it what the client merely says of itself.
-
-Only the token that the server's own verifier accepted for this very request is believed. All else that a client sends
-(`_meta`, the name in its handshake) is recorded under `mcp.client.asserted_*`.
+A `Call` is what an SDK knows of the request; `recorded` runs it, and writes its event when it ends. Only the token that
+the server's own verifier accepted for this very request says who called. All else that a client sends (`_meta`, the
+name in its handshake) is recorded under `mcp.client.asserted_*`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
@@ -22,12 +22,13 @@ from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, set_span_i
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_audit import ids
-from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
+from otel_audit.errors import AuditUnavailable
+from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.integrations import principals
 from otel_audit.integrations.asgi.exchange import Exchange, carrier_of
 from otel_audit.integrations.asgi.scope import path_in, traceparent_in
 from otel_audit.integrations.lease import Instrumentation
-from otel_audit.integrations.parent import parent_id
+from otel_audit.integrations.parent import parent_id, within
 from otel_audit.integrations.principals import principal_of_token
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 from otel_audit.notices import Notices
@@ -36,17 +37,29 @@ from otel_audit.records.attributes import TRACEPARENT
 
 __all__ = [
     "EVENT_TYPES",
+    "REFUSAL",
     "Call",
     "FindPrincipal",
     "asserted_by",
+    "current_call",
     "digest_of",
+    "name_error",
     "note_contexts",
-    "principal_of",
+    "recorded",
+    "set_meanwhile",
     "source_of",
     "token_attributes",
     "token_of_request",
 ]
 
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+REFUSAL: Final = "The call could not be recorded in the audit trail, and was refused."
+"""The client gets this answer where the loss rule is `closed`. It says nothing of the server's disk."""
+
+_current_call: ContextVar[AuditEvent | None] = ContextVar("otel_audit_mcp_event", default=None)
 
 # The last step of a `_meta` key, in lower case, to what it claims.
 _CLAIMS: Final = {
@@ -61,7 +74,7 @@ _ASSERTED: Final = "mcp.client.asserted_"
 
 
 def token_of_request(request: Any) -> Any:
-    """The access token that was verified for this HTTP request; None where there was none.
+    """Return the access token that was verified for this HTTP request; None where there was none.
 
     Read from the request and not from the SDK's ContextVar: in a session of SDK 1.x that one is of the first request.
     """
@@ -71,13 +84,8 @@ def token_of_request(request: Any) -> Any:
     return token if hasattr(token, "client_id") else None
 
 
-def principal_of(token: Any) -> AuditPrincipal | None:
-    """Whom a verified token names; None without a token."""
-    return None if token is None else principal_of_token(token)
-
-
 def token_attributes(token: Any) -> dict[str, Any]:
-    """What else of a verified token is recorded: client, scopes and issuer. Never the token itself."""
+    """Return what else of a verified token is recorded: client, scopes and issuer. Never the token itself."""
     if token is None:
         return {}
     found = {
@@ -89,7 +97,7 @@ def token_attributes(token: Any) -> dict[str, Any]:
 
 
 def asserted_by(meta: Mapping[str, Any], client: Any) -> dict[str, str]:
-    """What the client says of itself, in `_meta` and in its handshake (`clientInfo`): not verified by anybody.
+    """Return what the client says of itself in `_meta` and in its handshake (`clientInfo`). Nobody has verified it.
 
     Only the first entries of `_meta` are looked at: it may hold as many as fit into a request.
     """
@@ -112,7 +120,7 @@ def asserted_by(meta: Mapping[str, Any], client: Any) -> dict[str, str]:
 
 
 def source_of(request: Any) -> AuditSource:
-    """Where the request came from: the peer of the connection over HTTP; without HTTP, the process at the other end."""
+    """Return where the request came from: over HTTP the peer of the connection, else the process at the other end."""
     if request is None:
         return AuditSource(transport="mcp-stdio")
     peer = getattr(request, "client", None)
@@ -179,18 +187,20 @@ class Call:
         return None if self.request is None else carrier_of(self.request.scope)
 
     def principal(self, find: FindPrincipal | None) -> AuditPrincipal | None:
-        """Who called: by the token, else by `find`, else as the application around the server knows it.
+        """Return who called: by the token, else by `find`, else as the application around the server knows it.
 
         Raises what `find` raises.
         """
-        verified = principal_of(self.token) or (None if find is None else principals.principal_of(find(self.request)))
+        if self.token is not None:
+            return principal_of_token(self.token)
+        verified = None if find is None else principals.principal_of(find(self.request))
         if verified is not None or self.request is None:
             return verified
         told, found = (None, None) if self.carrier is None else (self.carrier.told, self.carrier.found)
         return told or _PRINCIPALS.of(self.request.scope, found)
 
     def operation(self, audit: AuditLogger, principal: AuditPrincipal | None, span: Span) -> Operation:
-        """The operation whose event says all of this, and belongs to the span."""
+        """Return the operation whose event says all of this, and belongs to the span."""
         carrier = self.carrier
         owns_task = self.inherited is None
         inherited = mcp_audit_request_id.get() if owns_task else None
@@ -228,7 +238,7 @@ class Call:
         )
 
     def _path(self) -> str:
-        """From the scope: Starlette's `url` raises for a query that is no UTF-8."""
+        """Return the path from the scope: Starlette's `url` raises for a query that is no UTF-8."""
         return "" if self.request is None else path_in(self.request.scope)
 
     def _resource(self) -> AuditResource | None:
@@ -247,7 +257,7 @@ class Call:
 
     @contextlib.contextmanager
     def trace(self) -> Iterator[Span]:
-        """The span of the event, while the call sees that of its own request.
+        """Give the span of the event; inside the block the call sees the span of its own request.
 
         The event has the span that an instrumentation began for the call, else that of `_meta.traceparent`, else that
         of the request. What the call does belongs to the first or the last of these: it is part of what the service
@@ -266,7 +276,7 @@ class Call:
                 otel_context.detach(token)
 
     def _span_and_context(self) -> tuple[Span, Context | None]:
-        """The span of the event, and the context to run the call in; None to leave it in the one that it has."""
+        """Return the span of the event, and the context to run the call in; None leaves it in the one that it has."""
         here, said = get_current_span(), self._said()
         if self.request is None:
             if said is None or _is_one_trace(here, said):
@@ -286,7 +296,7 @@ class Call:
         return (INVALID_SPAN, context) if said is None else (said, set_span_in_context(said, context))
 
     def _said(self) -> Span | None:
-        """The caller's span. Baggage stays outside: it is the client's word."""
+        """Return the caller's span. Baggage stays outside: it is the client's word."""
         said = {key: self.meta.get(key) for key in _MOST_CHARS}
         carrier = {key: text for key, text in said.items() if isinstance(text, str) and len(text) <= _MOST_CHARS[key]}
         span = get_current_span(_W3C.extract(carrier, Context()))
@@ -294,7 +304,7 @@ class Call:
 
 
 def note_contexts(instrumentation: Instrumentation) -> None:
-    """From here on an HTTP request that carries a message has noted its OTel context, for the call in that message.
+    """Have each HTTP request that carries a message note its OTel context, for the call in that message.
 
     SDK 1.x runs a call in the context of the first request of its session, where the one that carried it is not seen;
     and in that of SDK 2.x a span that is begun for the call hides that of the request. Both make these metadata in the
@@ -321,12 +331,108 @@ def _is_one_trace(span: Span, other: Span) -> bool:
 
 
 def digest_of(arguments: Any) -> str | None:
-    """The hex SHA-256 of the arguments as canonical JSON: keys sorted, no spaces, UTF-8. No arguments count as `{}`.
+    """Return the hex SHA-256 of the arguments as canonical JSON: keys sorted, no spaces, UTF-8.
 
-    None for what JSON cannot hold. Source: ours; equal to RFC 8785 for objects of texts, small integers, booleans.
+    No arguments count as `{}`. None for what JSON cannot hold. Source: ours; equal to RFC 8785 for objects of texts,
+    small integers, booleans.
     """
     try:
         text = json.dumps(arguments or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):  # a mapping of odd keys, a circle, too deep
         return None
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def current_call() -> AuditEvent | None:
+    """Return the event of the MCP call that runs here, around any request that it makes; None outside of a call."""
+    return _current_call.get()
+
+
+def name_error(event: AuditEvent, error: BaseException) -> None:
+    """Name a JSON-RPC error in the event by its code. For other exceptions the class is enough: see `Operation`."""
+    code = getattr(getattr(error, "error", None), "code", None)
+    if isinstance(code, int):
+        event.error_type = event.error_type or str(code)  # Source: OTel MCP conventions, `error.type`
+
+
+async def recorded(
+    audit: AuditLogger,
+    call: Call,
+    run: Callable[[], Awaitable[T]],
+    *,
+    refusal: Callable[[str], Exception],
+    find_principal: FindPrincipal | None = None,
+    on_error: Callable[[AuditEvent, BaseException], None] = name_error,
+) -> T:
+    """Return what `run` returns, and record one event of the call when it ends, however it ends.
+
+    `on_error` fills in the event after an exception. Where the loss rule is `closed` and the call cannot be recorded,
+    it does not run, and `refusal` makes the error for the client. Nor does it run if `find_principal` raises.
+    """
+    principal, doubt = _principal(call, find_principal)
+    with call.trace() as span:
+        operation = call.operation(audit, principal, span)
+        event = operation.event
+        try:
+            async with operation:
+                with _inside(event, event.event_id if operation.begun is None else operation.begun.event_id):
+                    try:
+                        if doubt is not None:
+                            raise doubt
+                        answer = await run()
+                    except BaseException as error:
+                        on_error(event, error)
+                        raise
+                    _answered(event, answer)
+                return answer
+        except AuditUnavailable as error:
+            raise refusal(REFUSAL) from error
+
+
+def _principal(call: Call, find: FindPrincipal | None) -> tuple[AuditPrincipal | None, Exception | None]:
+    """Return who called, or why that is not known: such a call is recorded too."""
+    try:
+        return call.principal(find), None
+    except Exception as error:
+        return None, error
+
+
+@contextlib.contextmanager
+def set_meanwhile(variable: ContextVar[V], value: V) -> Iterator[None]:
+    """Give the variable this value inside the block."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        # A coroutine that is thrown away with its event loop ends in another context, where nothing is to be put back.
+        with contextlib.suppress(ValueError):
+            variable.reset(token)
+
+
+@contextlib.contextmanager
+def _inside(event: AuditEvent, own_id: str | None) -> Iterator[None]:
+    """Make what is recorded inside belong to this call."""
+    request_id = set_meanwhile(mcp_audit_request_id, event.request_id)
+    with set_meanwhile(_current_call, event), request_id, within(own_id, lambda: event):
+        yield
+
+
+def _answered(event: AuditEvent, answer: Any) -> None:
+    """Fill in how the call was answered. Source: MCP, "Error Handling" of tools: an error answered is the tool's."""
+    if _said(answer, "isError", "is_error") is True:
+        event.outcome = event.outcome or "mcp_error"
+        event.error_type = event.error_type or "tool_error"  # Source: OTel MCP conventions, `error.type`
+        return
+    # FastMCP wraps what asks the client for more.
+    kind = _said(getattr(answer, "input_required", answer), "resultType", "result_type")
+    if isinstance(kind, str) and kind != "complete":
+        event.outcome = event.outcome or kind  # `input_required`: neither done nor failed yet
+    elif _said(answer, "task", "task") is not None:
+        event.outcome = event.outcome or "task_created"
+
+
+def _said(answer: Any, alias: str, name: str) -> Any:
+    """Return a value of a result, which is a mapping as it goes to the wire, or a model of either SDK."""
+    if isinstance(answer, dict):
+        return answer.get(alias)
+    return getattr(answer, alias, getattr(answer, name, None))

@@ -1,6 +1,7 @@
-"""FastMCP 4, the package `fastmcp`: a middleware that sees each call with its own exceptions.
+"""FastMCP 4, the package `fastmcp`: a middleware that sees each call with its own exceptions, and auth checks.
 
-FastMCP 4: auth checks that record whom they let call a tool, read a resource or get a prompt, and why.
+`CallRecorder` records tool calls, resource reads and prompts. `audited_check` records whom an auth check lets make one,
+and why.
 """
 
 from __future__ import annotations
@@ -14,13 +15,23 @@ from typing import Any, Final
 
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, Outcome
-from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, principal_of, token_attributes
-from otel_audit.integrations.mcp.recording import REFUSAL, current_call, name_error, recorded, set_meanwhile
+from otel_audit.integrations.mcp.call import (
+    EVENT_TYPES,
+    REFUSAL,
+    Call,
+    FindPrincipal,
+    current_call,
+    name_error,
+    recorded,
+    set_meanwhile,
+    token_attributes,
+)
 from otel_audit.integrations.mcp.sdk2 import origin_of, refusal
 from otel_audit.integrations.parent import Ruling, parent_id
+from otel_audit.integrations.principals import principal_of_token
 from otel_audit.logger import AuditLogger
 
-__all__ = ["CallRecorder", "Ruling", "audited_check", "decided_once", "install", "recorded_by_outer_server"]
+__all__ = ["CallRecorder", "Ruling", "audited_check", "decided_once", "record_calls", "recorded_by_outer_server"]
 
 
 Check = Callable[[Any], Any]
@@ -34,7 +45,7 @@ _decided: ContextVar[set[_Decision] | None] = ContextVar("otel_audit_fastmcp_dec
 
 
 def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reason: str = "") -> Any:
-    """An auth check that asks `check`, records its decision on a call as `authz.decision`, and decides the same.
+    """Return an auth check that asks `check`, records its decision on a call as `authz.decision`, and decides the same.
 
     For `auth=` of a tool, resource or prompt, and for `AuthMiddleware`; of a list of checks, each for itself. `check`
     is any auth check, sync or async, FastMCP's own too: the client is still told the scopes that `require_scopes` and
@@ -50,7 +61,7 @@ def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reas
 
 @contextlib.contextmanager
 def decided_once() -> Iterator[None]:
-    """What is decided inside is about one call. FastMCP asks a check several times before it runs a tool."""
+    """Record each decision inside once: it is about one call. FastMCP asks a check several times before a tool runs."""
     with set_meanwhile(_decided, set()):
         yield
 
@@ -81,7 +92,7 @@ class _AuditedCheck:
         return answer
 
     def missing_scopes(self, context: Any) -> set[str]:
-        """Those that the check misses, where it is one about scopes."""
+        """Return the scopes that the check misses, where it is one about scopes."""
         ask = getattr(self._check, "missing_scopes", None)
         return set() if ask is None else set(ask(context))
 
@@ -110,20 +121,20 @@ class _AuditedCheck:
 
 
 def _kind_of(check: Check) -> type[_AuditedCheck]:
-    """The class for a check: FastMCP tells the missing scopes only of a kind of its own."""
+    """Return the class for a check: FastMCP tells the missing scopes only of a kind of its own."""
     kinds = [kind for kind in type(check).__mro__ if "missing_scopes" in vars(kind)]
     return type("_AuditedScopes", (_AuditedCheck, kinds[-1]), {}) if kinds else _AuditedCheck
 
 
 def _event(context: Any) -> AuditEvent | None:
-    """The event of a decision on the call under way; None where there is no call, or components are listed."""
+    """Return the event of a decision on the call under way; None without a call, or where components are listed."""
     call = current_call()
     if call is None or _decided.get() is None or _is_listing():
         return None
     is_tool = call.event_type == EVENT_TYPES["tools/call"]
     return AuditEvent(
         event_type="authz.decision",
-        principal=principal_of(context.token) or call.principal or AuditPrincipal(),
+        principal=call.principal or AuditPrincipal() if context.token is None else principal_of_token(context.token),
         source=call.source,
         action=call.action,
         resource=AuditResource(type="mcp.tool", name=call.action.mcp_tool) if is_tool else call.resource,
@@ -135,7 +146,7 @@ def _event(context: Any) -> AuditEvent | None:
 
 
 def _is_listing() -> bool:
-    """Whether FastMCP asks in order to list components, as it also does inside a call when it finds nothing to run.
+    """Return True if FastMCP asks in order to list components, as it also does inside a call that finds nothing to run.
 
     The stack says it, and nothing else: the check gets the same context, and a component may bear another name than
     the one that was called, where its server is mounted or a transform renames it.
@@ -149,7 +160,7 @@ def _is_listing() -> bool:
 
 
 def _raised(event: AuditEvent, error: Exception) -> None:
-    """A denial. The text counts only of FastMCP's own error, which is one for the caller."""
+    """Fill in a denial. A text is a reason only in FastMCP's own error, which is meant for the caller."""
     from fastmcp.exceptions import AuthorizationError
 
     event.outcome = _DENY
@@ -171,17 +182,17 @@ _MOUNTS: Final = "fastmcp.server.providers.fastmcp_provider"
 _recorded_by: ContextVar[AuditLogger | None] = ContextVar("otel_audit_fastmcp_recorded_by", default=None)
 
 
-def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
-    """The recorder is the outermost of the server's middleware, so that what another one refuses is recorded too."""
+def record_calls(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
+    """Make the recorder the outermost of the server's middleware, so that what another one refuses is recorded too."""
     from fastmcp.server.middleware import Middleware
 
     if not any(isinstance(each, CallRecorder) for each in server.middleware):
-        kind = type("AuditMiddleware", (CallRecorder, Middleware), {})  # made here: the package is not ours to need
+        kind = type("AuditCalls", (CallRecorder, Middleware), {})  # made here: the package is not ours to need
         server.middleware.insert(0, kind(audit, find_principal))
 
 
 class CallRecorder:
-    """Records tool calls, resource reads and prompts: those of clients, and those that code makes on the server.
+    """Record tool calls, resource reads and prompts: those of clients, and those that code makes on the server.
 
     A call that a tool makes on a server is an event of its own, with the tool's as its parent. One that is handed on to
     a mounted server is not, where the outer server has recorded it with the same logger.
@@ -192,7 +203,7 @@ class CallRecorder:
         self._find_principal = find_principal
 
     async def __call__(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """One message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
+        """Run one message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
         self._audit.start()
         if context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
@@ -210,7 +221,7 @@ class CallRecorder:
 
 
 def recorded_by_outer_server() -> AuditLogger | None:
-    """The logger that has the call of which the one that begins here is a part; None where it is a call of its own.
+    """Return the logger that has the call of which the one that begins here is a part; None for a call of its own.
 
     It is a part where the outer server hands it on to one that is mounted on it. The stack says it, and nothing else: a
     tool that calls another server itself does so for the same request of the same client.
@@ -226,7 +237,7 @@ def recorded_by_outer_server() -> AuditLogger | None:
 
 
 def _call(context: Any) -> Call:
-    """The message, which may be one that a tool made, and the client's request that it is part of."""
+    """Return the call of a message, which a tool may have made, with the client's request that it is part of."""
     message = context.message if isinstance(context.message, Mapping) else vars(context.message)
     target = message.get("uri" if context.method == "resources/read" else "name")
     live = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
@@ -253,7 +264,7 @@ def _failed(event: AuditEvent, error: BaseException) -> None:
 
 
 def _is_time_out(cause: BaseException | None) -> bool:
-    """A time-out in the tool, or the end of the time that it has on the server: FastMCP makes an `MCPError` of that."""
+    """Return True after a time-out in the tool, or on the server: FastMCP makes an `MCPError` of that."""
     from mcp import MCPError
 
     ended = cause.__context__ if isinstance(cause, MCPError) else cause
@@ -261,7 +272,7 @@ def _is_time_out(cause: BaseException | None) -> bool:
 
 
 def _tool_failed(event: AuditEvent, error: BaseException) -> None:
-    """FastMCP answers its own exceptions as an error of the tool, all others as one of the protocol."""
+    """Fill in how a tool failed. FastMCP answers its own exceptions as the tool's error, others as the protocol's."""
     from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
 
     _failed(event, error)

@@ -4,10 +4,9 @@ In a session over HTTP that SDK runs every call in a task of the session's first
 all other ContextVars of that one. So nothing is read from them here; what belongs to a call is read from its request,
 and a call runs with the span of that.
 
-Requests that SDK 1.x refuses before it looks for a handler: malformed parameters, or a session that has not begun.
-
-It does so in the loop that reads the streams of a session, and calls nobody. What is seen of it is on those streams,
-which are arguments of `Server.run`: a request that came in, and an error in answer to it that no handler has made.
+Some requests it refuses before it looks for a handler: those with malformed parameters, or in a session that has not
+begun. It does so in the loop that reads the streams of a session, and calls nobody. Those streams are arguments of
+`Server.run`, and are watched: a request came in, and an error that no handler has made goes out in answer to it.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from typing import Any, Final, Self
 from opentelemetry.trace import Span, get_current_span
 
 from otel_audit.errors import described
-from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, token_of_request
-from otel_audit.integrations.mcp.recording import recorded, set_meanwhile
+from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, recorded, set_meanwhile, token_of_request
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 
@@ -34,8 +32,8 @@ __all__ = [
     "WatchedReading",
     "WatchedWriting",
     "audit_handlers",
-    "install",
     "is_audited",
+    "record_calls",
     "refusals_of_session",
     "run_watched",
     "span_of_session",
@@ -45,7 +43,7 @@ __all__ = [
 Record = Callable[[Call, Any], Awaitable[None]]
 
 refusals_of_session: Final[ContextVar[Refusals | None]] = ContextVar("otel_audit_mcp_refusals", default=None)
-"""Those of the session in which a handler runs."""
+"""The refusals of the session in which a handler runs."""
 
 
 class Refusals:
@@ -61,17 +59,17 @@ class Refusals:
         self._notices = Notices()
 
     def came(self, item: Any) -> None:
-        """A message of the client; an exception of the transport is none."""
+        """Note a message of the client; an exception of the transport is none."""
         message: Any = getattr(getattr(item, "message", None), "root", None)
         if getattr(message, "method", None) in EVENT_TYPES and hasattr(message, "id"):
             self._waiting[message.id] = item
 
     def was_taken(self, request_id: Any) -> None:
-        """A handler records it."""
+        """Note that a handler records this request."""
         self._waiting.pop(request_id, None)
 
     async def was_answered(self, item: Any) -> None:
-        """A message of the server. One that is an answer to a request that nobody took is recorded."""
+        """Look at a message of the server, and record it if it refuses a request that no handler took."""
         from mcp.types import INVALID_PARAMS, METHOD_NOT_FOUND, JSONRPCError
 
         answer = item.message.root
@@ -87,7 +85,7 @@ class Refusals:
 
 
 def span_of_session() -> Span:
-    """The span that every call of this session inherits. Of one that began unwatched it is what is active here."""
+    """Return the span that every call of this session inherits; the active one if the session began unwatched."""
     session = refusals_of_session.get()
     return get_current_span() if session is None else session.span
 
@@ -128,13 +126,13 @@ class WatchedWriting(_Watched):
     """The stream that a session writes to."""
 
     async def send(self, item: Any) -> None:
-        """The event of a refusal is recorded before the client has its answer."""
+        """Send a message; the event of a refusal is recorded before the client has its answer."""
         await self._refusals.was_answered(item)
         await self._stream.send(item)
 
 
 def _refused_call(item: Any) -> Call:
-    """The call from a message whose parameters may be anything."""
+    """Return the call in a message whose parameters may be anything."""
     message = item.message.root
     params: Mapping[str, Any] = message.params or {}
     meta, target = params.get("_meta"), params.get("uri" if message.method == "resources/read" else "name")
@@ -156,8 +154,8 @@ Handler = Callable[[Any], Awaitable[Any]]
 _under_way: ContextVar[object] = ContextVar("otel_audit_mcp_under_way", default=None)
 
 
-def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
-    """From here on the calls of this low-level server are recorded, also those of handlers that are added later.
+def record_calls(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
+    """Record the calls of this low-level server from now on, also those of handlers that are added later.
 
     A session that runs already is recorded too, but for what it refuses before any handler.
     """
@@ -167,14 +165,14 @@ def install(server: Any, audit: AuditLogger, find_principal: FindPrincipal | Non
 
 
 def is_audited(server: Any) -> bool:
-    """Whether the calls of this low-level server are recorded."""
+    """Return True if the calls of this low-level server are recorded."""
     return isinstance(server.request_handlers, AuditedHandlers) and server.request_handlers.is_on()
 
 
 def audit_handlers(
     server: Any, audit: AuditLogger, find_principal: FindPrincipal | None, is_on: Callable[[], bool]
 ) -> None:
-    """The handlers of this server, of which none records now, do so as long as `is_on`."""
+    """Make the handlers of this server, of which none records now, do so as long as `is_on`."""
     handlers = server.request_handlers
     inner = handlers.data if isinstance(handlers, AuditedHandlers) else handlers
     server.request_handlers = AuditedHandlers(inner, audit, find_principal, is_on)
@@ -183,7 +181,7 @@ def audit_handlers(
 async def run_watched(
     server: Any, run: Callable[..., Awaitable[None]], /, read_stream: Any, write_stream: Any, *args: Any, **kwargs: Any
 ) -> None:
-    """A session of this server, in which what is refused before any handler is recorded too."""
+    """Run a session of this server, and record in it what is refused before any handler too."""
     handlers = server.request_handlers
     if isinstance(handlers, AuditedHandlers) and not isinstance(read_stream, WatchedReading):
         handlers.audit.start()
@@ -218,7 +216,7 @@ class AuditedHandlers(UserDict[Any, Handler]):
         return self._recording(kind, self.data[kind])
 
     async def record_refusal(self, call: Call, error: Any) -> None:
-        """A call that the SDK has refused with this error, before any handler."""
+        """Record a call that the SDK has refused with this error, before any handler."""
         from mcp import McpError
 
         async def refused() -> None:

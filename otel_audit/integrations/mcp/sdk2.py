@@ -5,34 +5,33 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, token_of_request
-from otel_audit.integrations.mcp.recording import recorded
+from otel_audit.integrations.mcp.call import EVENT_TYPES, Call, FindPrincipal, recorded, token_of_request
 from otel_audit.logger import AuditLogger
 
-__all__ = ["AuditMiddleware", "call_of", "insert", "install", "origin_of", "refusal"]
+__all__ = ["CallMiddleware", "call_of", "insert", "origin_of", "record_calls", "refusal"]
 
 
-def install(middleware: list[Any], audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
-    """The middleware is in the list, once."""
-    if not any(isinstance(each, AuditMiddleware) for each in middleware):
-        insert(middleware, AuditMiddleware(audit, find_principal))
+def record_calls(middleware: list[Any], audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
+    """Record the calls of a server from now on: the middleware is put into its list, once."""
+    if not any(isinstance(each, CallMiddleware) for each in middleware):
+        insert(middleware, CallMiddleware(audit, find_principal))
 
 
 def insert(middleware: list[Any], recorder: Callable[[Any, Any], Awaitable[Any]]) -> None:
-    """The recorder is at its place: inside the SDK's span of the request, outside of all else."""
+    """Put the recorder in its place: inside the SDK's span of the request, outside of all else."""
     spans = [place for place, each in enumerate(middleware) if type(each).__name__ == "OpenTelemetryMiddleware"]
     middleware.insert(spans[0] + 1 if spans else 0, recorder)
 
 
-class AuditMiddleware:
-    """Records tool calls, resource reads and prompts, those included that fail before a handler is found."""
+class CallMiddleware:
+    """Record tool calls, resource reads and prompts, those included that fail before a handler is found."""
 
     def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
         self._audit = audit
         self._find_principal = find_principal
 
     async def __call__(self, ctx: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """One request or notification, as the SDK gives it."""
+        """Run one request or notification, as the SDK gives it."""
         self._audit.start()
         if ctx.request_id is None or ctx.method not in EVENT_TYPES:
             return await call_next(ctx)
@@ -46,7 +45,7 @@ class AuditMiddleware:
 
 
 def call_of(ctx: Any) -> Call:
-    """The call from the SDK's context of a request. Its parameters are not validated yet: they may be anything."""
+    """Return the call in the SDK's context of a request. Its parameters are not validated yet: they may be anything."""
     params = ctx.params if isinstance(ctx.params, Mapping) else {}
     target = params.get("uri" if ctx.method == "resources/read" else "name")
     return Call(
@@ -58,7 +57,7 @@ def call_of(ctx: Any) -> Call:
 
 
 def origin_of(ctx: Any, meta: Any) -> dict[str, Any]:
-    """Where a call comes from, in the terms of `Call`: of the SDK's context of the request, or of FastMCP's."""
+    """Return where a call comes from, as arguments of `Call`, from the SDK's context of the request, or FastMCP's."""
     return {
         "meta": meta if isinstance(meta, Mapping) else {},
         "jsonrpc_id": None if ctx.request_id is None else str(ctx.request_id),
@@ -70,7 +69,7 @@ def origin_of(ctx: Any, meta: Any) -> dict[str, Any]:
 
 
 def refusal(message: str) -> Exception:
-    """The error that a client gets for a call that must not run."""
+    """Return the error that a client gets for a call that must not run."""
     from mcp import MCPError
     from mcp.types import INTERNAL_ERROR
 

@@ -1,4 +1,4 @@
-"""MCP servers: one event for each tool call, resource read and prompt. The official SDK 1.x and 2.x, and FastMCP."""
+"""`audit_server` finds out which SDK a server is made with, and has that SDK's module record its calls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import inspect
 from typing import Any, TypeVar
 
 from otel_audit.integrations.lease import Instrumentation
-from otel_audit.integrations.mcp import fastmcp
-from otel_audit.integrations.mcp import sdk1 as mcp_sdk1
-from otel_audit.integrations.mcp import sdk2 as mcp_sdk2
+from otel_audit.integrations.mcp import fastmcp, sdk1, sdk2
 from otel_audit.integrations.mcp.call import FindPrincipal, note_contexts
 from otel_audit.integrations.parent import current_event
 from otel_audit.logger import AuditLogger
@@ -20,7 +18,7 @@ S = TypeVar("S")
 
 
 def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | None = None) -> S:
-    """From here on the server's calls are recorded, over HTTP and stdio. A second call changes nothing.
+    """Record the server's calls from now on, over HTTP and stdio. A second call changes nothing.
 
     `server` is a low-level `Server` of the official SDK (1.x or 2.x), its `FastMCP` (1.x) or `MCPServer` (2.x), or a
     `FastMCP` of the package `fastmcp`; it is given back. Who called is what a verified token says; where there is none,
@@ -37,11 +35,11 @@ def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | No
     given: Any = server
     middleware = getattr(given, "middleware", None)
     if isinstance(middleware, list) and hasattr(given, "add_middleware"):
-        fastmcp.install(given, audit, principal)
+        fastmcp.record_calls(given, audit, principal)
     elif isinstance(middleware, list):
-        mcp_sdk2.install(middleware, audit, principal)
+        sdk2.record_calls(middleware, audit, principal)
     else:
-        mcp_sdk1.install(_low_level(given), audit, principal)
+        sdk1.record_calls(_low_level(given), audit, principal)
     _note_contexts_from_now_on()
     return server
 
@@ -52,7 +50,7 @@ def _note_contexts_from_now_on() -> None:
 
 
 def _low_level(server: Any) -> Any:
-    """The low-level server of SDK 1.x that this one is, or holds: its FastMCP has no other name for it."""
+    """Return the low-level server of SDK 1.x that this one is, or holds: its FastMCP has no other name for it."""
     for each in (server, getattr(server, "_mcp_server", None)):
         if hasattr(each, "request_handlers"):
             return each
