@@ -34,7 +34,7 @@ _ROLES: Final = ("roles", "scopes", "scp")  # the last is Entra's
 _CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. As an attribute it is something else
 _CLIENTS: Final = ("client_id", "clientId", "azp")
 _TEXTS: Final = (str, int, UUID)
-_CREDENTIALS: Final = (b"authorization", b"cookie")
+_CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
 _REFUSALS: Final = (401, 403)
 _UNNAMED_S: Final = 60.0
 _NOBODY_IS_NAMED: Final = (
@@ -109,7 +109,7 @@ class Principals:
             return
         if principal is not None:
             self._is_settled = True
-        elif status_code not in _REFUSALS and any(name in _CREDENTIALS for name, _ in scope["headers"]):
+        elif status_code not in _REFUSALS and not _CREDENTIALS.isdisjoint(dict(scope["headers"])):
             now = self._clock()
             self._unnamed_since = now if self._unnamed_since is None else self._unnamed_since
             if now - self._unnamed_since >= _UNNAMED_S:

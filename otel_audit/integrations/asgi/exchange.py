@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from msgspec import UNSET
+from opentelemetry.context import get_current
 from opentelemetry.trace import SpanContext
 
 from otel_audit import ids
@@ -74,6 +75,7 @@ class Exchange:
 
     __slots__ = (
         "_ended_ns",
+        "_has_traceparent",
         "_span_is_noted",
         "_started_ns",
         "claimed",
@@ -124,12 +126,15 @@ class Exchange:
 
     def _read_headers(self, proxies: TrustedProxies) -> None:
         user_agent = request_id = forwarded = None
+        self._has_traceparent = False
         header = proxies.header
         for name, value in self.scope["headers"]:
             if name == b"user-agent":
                 user_agent = value
             elif name == b"x-request-id":
                 request_id = value if request_id is None else b""  # two are none
+            elif name == b"traceparent":
+                self._has_traceparent = True
             elif name == header:
                 forwarded = [*(forwarded or ()), value]
         self.user_agent = None if user_agent is None else text_of(user_agent)
@@ -162,7 +167,7 @@ class Exchange:
     def claims(self) -> dict[str, str]:
         """Attributes: the ids that a client gave the request, kept apart from those that are known."""
         claims = _NO_FACTS if self.claimed_id is None else {CLAIMED_REQUEST_ID: self.claimed_id}
-        if self.span.trace_id is not UNSET:
+        if not self._has_traceparent or self.span.trace_id is not UNSET:
             return claims
         traceparent = traceparent_in(self.scope)
         return claims if traceparent is None else {**claims, TRACEPARENT: traceparent}
@@ -184,7 +189,8 @@ class Exchange:
 
     def look(self) -> None:
         """Take the span that is active here, inside the application, if no server span is known yet."""
-        if self.span.trace_id is UNSET:
+        # Each message comes by here; in an empty context, as where nothing is traced, there is nothing to look at.
+        if self.span.trace_id is UNSET and get_current():
             self.span = span_inside()
 
     def note(self, span: SpanContext) -> None:
@@ -197,16 +203,12 @@ class Exchange:
         raise NotImplementedError
 
     def sent(self, message: Message) -> None:
-        """Note that the server has this message of the application."""
+        """Note that the server has this message of the application, and when it has the last byte."""
         raise NotImplementedError
 
     def received(self, message: Message) -> bool:
         """Note that the application gets this message; return True if the exchange is over with it."""
         raise NotImplementedError
-
-    def ended(self) -> None:
-        """Note that the server has the last byte."""
-        self._ended_ns = time.perf_counter_ns()
 
     def outcome(self, error: BaseException | None) -> Outcome:
         """Return how it ended; `error`: what the application raised. `status_code` is known from here on."""
@@ -218,7 +220,7 @@ class Exchange:
         A long path, which the client chose, is not written twice. Nor is its beginning: half a secret is not found.
         """
         path = self.path if len(self.path) <= _LONG_PATH_CHARS else "…"
-        return f"{self.method} {path} -> {self.status_code or outcome.value}"
+        return f"{self.method} {path} -> {self.status_code or outcome}"
 
     def forget(self) -> None:
         """Let go of the scope, which goes on referring to this exchange: both are freed at once.
@@ -295,6 +297,7 @@ class HttpExchange(Exchange):
         elif message.get("more_body", False):
             self._is_streamed = True
         if self.is_ending:
+            self._ended_ns = time.perf_counter_ns()
             self._is_whole = True
             self.is_doubtful = (self.status_code or 0) >= _SERVER_ERROR or (
                 self._is_streamed and not message.get("body")
@@ -313,7 +316,7 @@ class HttpExchange(Exchange):
         """See `Exchange`. An answer that nobody waited for any more is `cancelled`."""
         if self.status_code is None and not self.is_gone and isinstance(error, Exception | None):
             self.status_code = _SERVER_ERROR  # what servers answer then
-        if self.is_gone or is_stop(error):
+        if self.is_gone or (error is not None and is_stop(error)):
             return Outcome.CANCELLED
         if not self._is_whole or self.status_code is None:
             return Outcome.ERROR
@@ -359,7 +362,9 @@ class SocketExchange(Exchange):
             case "websocket.http.response.start":
                 self._denies = True
                 self.status_code = message["status"]
-        self.is_doubtful = self.is_ending and (self.status_code or 0) >= _SERVER_ERROR
+        if self.is_ending:
+            self._ended_ns = time.perf_counter_ns()
+            self.is_doubtful = (self.status_code or 0) >= _SERVER_ERROR
 
     def received(self, message: Message) -> bool:
         """See `Exchange`."""

@@ -23,18 +23,10 @@ _WAIT_S: Final = 5.0  # for the disk; what is asked to end has ended by then
 class UnderWay:
     """The recordings of one application that have no end in the trail yet. Any thread."""
 
-    __slots__ = ("_recordings",)
+    __slots__ = ("recordings",)
 
     def __init__(self) -> None:
-        self._recordings: set[object] = set()
-
-    def begins(self, recording: object) -> None:
-        """Keep the logger open for this recording."""
-        self._recordings.add(recording)
-
-    def ends(self, recording: object) -> None:
-        """Let go of it: its end is in the trail, or nothing of it will be."""
-        self._recordings.discard(recording)
+        self.recordings: set[object] = set()
 
     async def over(self) -> None:
         """Return when all of them have ended, or after some seconds.
@@ -45,7 +37,7 @@ class UnderWay:
         if asyncio._get_running_loop() is None:
             return
         deadline = time.monotonic() + _WAIT_S
-        while self._recordings and time.monotonic() < deadline:
+        while self.recordings and time.monotonic() < deadline:
             await asyncio.sleep(_POLL_S)
 
 

@@ -81,10 +81,11 @@ class AuditMiddleware:
         paths = (exclude,) if isinstance(exclude, str) else exclude
         self._excluded = frozenset(path for path in paths if "*" not in path)
         self._excluded_globs = tuple(Glob(path) for path in paths if "*" in path)
+        self._excludes = bool(paths)
         self._proxies = _proxies(audit, trusted_proxies, forwarded_header)
         self._under_way = UnderWay()
         principals = Principals(principal, self._notices)
-        self._register = Register(audit, principals, self._notices, self._under_way, audit_id_header)
+        self._register = Register(audit, audit.recorder, principals, self._notices, self._under_way, audit_id_header)
         self._has_said_claim = False
         self._is_plain = not (audit.recorder.syncs or audit.recorder.may_refuse)
         if "fastapi" in sys.modules:
@@ -98,7 +99,7 @@ class AuditMiddleware:
             await Lifespan(self.app, self._audit, self._under_way, receive, send).run(scope)
         elif scope["type"] not in ("http", "websocket") or exchange_of(scope) is not None:
             await self.app(scope, receive, send)  # the second: one of this kind records it already, outside of this one
-        elif self._is_excluded(scope["path"]):
+        elif self._excludes and self._is_excluded(scope["path"]):
             leave_out(scope)
             await self.app(scope, receive, send)
         else:
@@ -135,25 +136,26 @@ class AuditMiddleware:
         is_plain = self._is_plain and exchange.transport == "http"
         make = Recording if is_plain else WaitingRecording
         recording = make(self._register, exchange, receive, send)
-        self._under_way.begins(recording)
+        self._under_way.recordings.add(recording)
         if not is_plain:
             try:
                 await recording.begin()
             except AuditUnavailable:
-                self._under_way.ends(recording)
+                self._under_way.recordings.discard(recording)
                 scope = exchange.scope
                 exchange.forget()
                 await _refuse(scope, send)
                 return
             except BaseException:
-                self._under_way.ends(recording)
+                self._under_way.recordings.discard(recording)
                 exchange.forget()
                 raise
         token = _current.set(recording)
         try:
             with within(exchange.own_id, exchange.begun_event):
                 await self.app(exchange.scope, recording.receive, recording.send)
-            await recording.end(None)
+            if not recording.is_over:
+                await recording.end(None)
         except BaseException as error:
             await recording.end(error)
             raise

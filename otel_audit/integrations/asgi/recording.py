@@ -25,6 +25,7 @@ from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
 from otel_audit.operation import Operation
 from otel_audit.policy.decisions import ROUTE_ATTRIBUTE
+from otel_audit.recorder import Recorder
 
 __all__ = ["Recording", "Register", "WaitingRecording"]
 
@@ -45,6 +46,7 @@ class Register:
     """What all recordings of one middleware share. `names_event`: the answer says the id of its event."""
 
     audit: AuditLogger
+    recorder: Recorder
     principals: Principals
     notices: Notices
     under_way: UnderWay
@@ -78,11 +80,11 @@ class Recording:
             return
         self.is_over = True
         try:
-            await self._record(_of_exchange(error, self.exchange))
+            await self._record(None if error is None else _of_exchange(error, self.exchange))
         except Exception as failure:
             self._say_lost(failure)
         finally:
-            self.register.under_way.ends(self)
+            self.register.under_way.recordings.discard(self)
 
     async def receive(self) -> Message:
         """Return the next message for the application. One that ends the exchange has its end recorded."""
@@ -115,7 +117,6 @@ class Recording:
             raise
         exchange.sent(message)
         if is_last:
-            exchange.ended()
             if exchange.is_doubtful:
                 self._end_soon(_TURNS_OF_AN_END)
             else:
@@ -128,7 +129,7 @@ class Recording:
             return
         outcome = exchange.outcome(error)
         status_code, user_agent = exchange.status_code, exchange.user_agent
-        self.register.audit.recorder.log_call(
+        self.register.recorder.log_call(
             exchange.event_type,
             request_id=exchange.request_id,
             principal=self._principal(),
@@ -137,7 +138,7 @@ class Recording:
             user_agent=UNSET if user_agent is None else user_agent,
             path=exchange.path,
             method=exchange.method,
-            outcome=outcome.value,
+            outcome=str(outcome),  # `value` of a member takes as long as an id
             duration_ms=exchange.duration_ms,
             detail=exchange.detail(outcome),
             event_id=exchange.event_id,
@@ -163,7 +164,7 @@ class Recording:
             event.principal = self._principal() or event.principal
         else:
             self.register.principals.note(exchange.scope, event.principal, exchange.status_code)
-        event.outcome = given_or(event.outcome, outcome.value)
+        event.outcome = given_or(event.outcome, str(outcome))
         event.status_code = exchange.status_code
         event.detail = given_or(event.detail, exchange.detail(outcome))
         given = event.attributes
@@ -243,7 +244,7 @@ class WaitingRecording(Recording):
 
     def __init__(self, register: Register, exchange: Exchange, receive: Receive, send: Send) -> None:
         super().__init__(register, exchange, receive, send)
-        self._operation = Operation(register.audit.recorder, exchange.begun_event(), context=_NO_SPAN)
+        self._operation = Operation(register.recorder, exchange.begun_event(), context=_NO_SPAN)
 
     async def begin(self) -> None:
         """Return once the begin is in the trail, where the loss rule is `closed`.
@@ -279,7 +280,7 @@ class WaitingRecording(Recording):
         except Exception as failure:
             self._say_lost(failure)
         finally:
-            self.register.under_way.ends(self)
+            self.register.under_way.recordings.discard(self)
 
 
 def _attributes_of(exchange: Exchange) -> dict[str, str]:
@@ -293,9 +294,9 @@ def _set_span(event: AuditEvent, exchange: Exchange) -> None:
         event.trace_id, event.span_id, event.trace_flags = span.trace_id, span.span_id, span.flags
 
 
-def _of_exchange(error: BaseException | None, exchange: Exchange) -> BaseException | None:
+def _of_exchange(error: BaseException, exchange: Exchange) -> BaseException | None:
     """Return the error, unless a background task of Starlette or FastAPI raised it, behind the last byte."""
-    if error is None or not exchange.is_doubtful:
+    if not exchange.is_doubtful:
         return error
     at = error.__traceback__
     while at is not None:

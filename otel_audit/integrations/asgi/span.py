@@ -35,23 +35,19 @@ def ids_of(span: SpanContext) -> SpanIds:
 
 def span_around() -> SpanIds:
     """Return the span that is active here, around the audit middleware."""
-    span = _active()
+    span = get_current_span() if get_current() else INVALID_SPAN  # nothing is traced in an empty context
     return NO_SPAN if span is INVALID_SPAN else ids_of(span.get_span_context())
 
 
 def span_inside() -> SpanIds:
     """Return the span that is active here, inside the application, or its parent if it is only part of the request."""
-    span = _active()
+    span = get_current_span()
     if span is INVALID_SPAN:
         return NO_SPAN
     parent: SpanContext | None = getattr(span, "parent", None)  # a span that is not sampled does not tell it
     if parent is None or parent.is_remote or getattr(span, "kind", None) is SpanKind.SERVER:
         return ids_of(span.get_span_context())
     return ids_of(parent)  # of a span such as `http receive`
-
-
-def _active() -> Span:
-    return get_current_span() if get_current() else INVALID_SPAN  # nothing is traced in an empty context
 
 
 class _Hook:
