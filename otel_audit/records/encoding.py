@@ -172,16 +172,19 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def encoded_request(header: Mapping[str, Any], lines: Sequence[bytes]) -> bytes:
-    """One request with a record for each line, in their order: one resource, one scope, both from the header.
+def encoded_request(
+    header: Mapping[str, Any], lines: Sequence[bytes], *, give_way: Callable[[], None] | None = None
+) -> bytes:
+    """Return one request with a record for each line, in their order. Resource and scope are those of the header.
 
     `header` is the `segment` object of the segment's first line, not changed from call to call; the lines may end in a
-    newline, which is not sent.
+    newline, which is not sent. `give_way` is called after every 32 records: building a batch takes milliseconds, and an
+    event loop of the same process would stand still for as long.
 
     Raises:
         UnreadableLine: says which line; nothing was built.
     """
-    return _encoder_of(header).request(lines)
+    return _encoder_of(header).request(lines, give_way)
 
 
 def _encoder_of(header: Mapping[str, Any]) -> _Encoder:
@@ -257,9 +260,11 @@ class _Encoder:
             segment.resource, segment.resource_schema_url, segment.scope, segment.scope_attributes
         )
 
-    def request(self, lines: Sequence[bytes]) -> bytes:
+    def request(self, lines: Sequence[bytes], give_way: Callable[[], None] | None) -> bytes:
         request = _Request(self._envelope)
         for position, line in enumerate(lines):
+            if give_way is not None and position and position % _RECORDS_AT_A_TIME == 0:
+                give_way()
             line = line.removesuffix(b"\n")
             usual = self._usual_record(line)
             if usual is not None:
@@ -382,6 +387,7 @@ class _Encoder:
         return _Common(record.SerializeToString() + wire.attributes({**constants, **repeating}), len(repeating))
 
 
+_RECORDS_AT_A_TIME: Final = 32
 _KINDS_MAX: Final = 2048  # about a megabyte
 _usual: Final = USUAL_LINE.fullmatch
 _HTTP_REQUEST: Final = b"http.request"

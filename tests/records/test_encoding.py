@@ -163,36 +163,42 @@ usual_texts = plain | st.sampled_from(
 usual_lines = st.builds(
     raw_line,
     st.builds(
-        lambda fields: msgspec.to_builtins(Draft(**fields)),
+        lambda fields, span: msgspec.to_builtins(Draft(**fields, **span)),
         st.fixed_dictionaries(
             {
                 "event_type": st.sampled_from(["http.request", "mcp.tools.call", "mcp.prompts.get", "own"]) | plain,
                 "timestamp": plain,
                 "request_id": usual_texts,
-                "trace_id": st.sampled_from(["0af7651916cd43dd8448eb211c80319c", "0" * 32, UNSET]),
-                "span_id": st.sampled_from(["b7ad6b7169203331", "0" * 16, UNSET]),
                 "jsonrpc_id": plain | st.just(UNSET),
                 "principal": st.builds(Principal, plain, st.lists(plain, max_size=3), plain, plain | st.just(UNSET)),
                 "source": st.builds(Source, plain, plain, plain | st.just(UNSET)),
                 "action": st.builds(Action, plain, usual_texts, st.sampled_from(["GET", "get", "", UNSET])),
                 "resource": st.builds(Resource, plain, plain, st.lists(plain, max_size=3)),
                 "outcome": st.sampled_from(list(Outcome)) | plain,
-                "duration_ms": st.floats(allow_nan=False, allow_infinity=False)
-                | st.integers(-5, 2**60)
-                | st.just(UNSET),
+                "duration_ms": st.sampled_from([1.25, 12.0, 0, 7, 1e-5, 1e16, 2**60, -0.0, UNSET]) | st.floats(0, 1e6),
                 "detail": usual_texts,
-                "event_id": plain,
-                "trace_flags": st.integers(0, 300) | st.just(UNSET),
-                "status_code": st.integers(0, 999) | st.just(UNSET),
+                "event_id": st.sampled_from(["0199aabb-0001-7000-8000-000000000001", ""]) | plain,
+                "trace_flags": st.sampled_from([0, 1, 3, 255, 256, UNSET]),
+                "status_code": st.sampled_from([200, 404, 599, 600, 99, UNSET]),
                 "error_type": plain | st.just(UNSET),
                 "parent_id": plain | st.just(UNSET),
-                "attributes": st.dictionaries(st.sampled_from([*KEPT, "own"]), plain) | st.just(UNSET),
+                "attributes": st.sampled_from(
+                    [UNSET, UNSET, {KEPT[0]: "/a/{b}"}, {KEPT[2]: "00-1", KEPT[1]: "é"}, {KEPT[0]: ""}, {"own": "b"}]
+                ),
             }
         ),
+        st.sampled_from(
+            [
+                {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"},
+                {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "0" * 16},
+                {"trace_id": "0" * 32, "span_id": "b7ad6b7169203331"},
+                {"trace_id": UNSET, "span_id": UNSET},
+            ]
+        ),
     ),
-    seq=st.integers(0, 2**64),
-    time_ns=st.integers(-1, 2**64),
-    observed_ns=st.integers(0, 2**64),
+    seq=st.sampled_from([1, 127, 128, 2**63 - 1, 2**63]),
+    time_ns=st.sampled_from([1790000000123456789, 0, -1, 2**63 - 1, 2**63]),
+    observed_ns=st.sampled_from([1790000000123456789, 2**63]),
 )
 
 
@@ -217,6 +223,14 @@ def test_a_usual_line_of_which_nothing_is_parsed_makes_the_record_of_one_that_is
             lambda header, lines: ExportLogsServiceRequest.FromString(encoded_request(header, lines)), each
         )
         assert ours == request_or_error(lambda header, lines: encode_logs(readable_records(header, lines)), each)
+
+
+def test_other_threads_are_let_in_after_every_32_records() -> None:
+    ways: list[None] = []
+
+    encoded_request(HEADER, [a_failed_login()] * 97, give_way=lambda: ways.append(None))
+
+    assert len(ways) == 3
 
 
 def test_what_the_helpers_write_is_a_usual_line(tmp_path: Path) -> None:
