@@ -72,7 +72,7 @@ EXAMPLES = {
     "free_bytes": Example(None, "0", 0, 0, "-1"),
     "queue_size": Example(2048, "100", 100, 100, "0"),
     "queue_bytes": Example(32 * 1024**2, "1 MiB", 1024**2, 1024**2, "1 KiB"),
-    "batch_count": Example(512, "100", 100, 100, "10001"),
+    "batch_count": Example(2048, "100", 100, 100, "10001"),
     "batch_bytes": Example(3 * 1024**2, "1048576", 1024**2, 1024**2, "21 MiB"),
     "batch_delay_s": Example(1.0, "0.25", 0.25, 0.25, "nan"),
     "backoff_cap_s": Example(60.0, "5", 5, 5.0, "soon"),

@@ -81,8 +81,9 @@ class StreamExport:
         self._name = destination.exporter.name
         self._reader = shipment.reader()
         self._batch_count = batch_count
-        # A record holds the line and its attributes, which are most of the line again. The exporter has the last word.
-        self._read_bytes = batch_bytes // 2
+        # A record holds the line and its attributes, which are more than the line again. The exporter has the last
+        # word.
+        self._read_bytes = batch_bytes * 2 // 5
         self._limit = batch_count
         # What is kept in the cursor stops before the first suspect; `_ahead` has read on behind it.
         self._ahead = shipment.cursor.progress(self._name)

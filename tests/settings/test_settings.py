@@ -93,7 +93,7 @@ def test_a_value_that_is_not_allowed_stops_start_up_and_says_expected_got_where_
 def test_the_message_about_a_value_reads_as_a_sentence() -> None:
     assert refusal({"OTEL_AUDIT_BATCH_COUNT": "x"}) == (
         "OTEL_AUDIT_BATCH_COUNT: expected a whole number from 1 to 10000, got 'x' (environment); "
-        "correct it, or leave it out for the default: 512"
+        "correct it, or leave it out for the default: 2048"
     )
 
 
@@ -108,7 +108,7 @@ def test_none_in_code_an_empty_variable_and_an_empty_key_count_as_not_given(tmp_
 
     settings = Settings.load(environ, {"batch_count": None})
 
-    assert settings.batch_count == 512
+    assert settings.batch_count == 2048
     assert settings.sources["batch_count"] == Source(Origin.DEFAULT)
 
 
