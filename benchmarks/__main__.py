@@ -13,9 +13,11 @@ import click
 from rich.console import Console
 
 from benchmarks.call_cost import call_cost
+from benchmarks.commands import commands
 from benchmarks.delivery import delivery
 from benchmarks.durability import durability
 from benchmarks.hostile import hostile
+from benchmarks.loop_lag import loop_lag
 from benchmarks.machine import machine
 from benchmarks.middleware import middleware
 from benchmarks.receiver import receiver
@@ -23,7 +25,7 @@ from benchmarks.report import Report
 from benchmarks.server import server
 from benchmarks.workload import calls
 
-_SHORT: Final = (2, 200, 500, 0.2)  # rounds, call_events, delivery_events, server_seconds
+_SHORT: Final = (2, 200, 500, 0.2, 20)  # rounds, call_events, delivery_events, server_seconds, streams
 
 
 class _Options(NamedTuple):
@@ -32,6 +34,7 @@ class _Options(NamedTuple):
     call_events: int
     delivery_events: int
     server_seconds: float
+    streams: int
 
 
 @click.command()
@@ -48,6 +51,9 @@ class _Options(NamedTuple):
     show_default=True,
     help="How long each server is under load in a round.",
 )
+@click.option(
+    "--streams", type=click.IntRange(min=1), default=1766, show_default=True, help="Streams that `status` looks at."
+)
 @click.option("--short", is_flag=True, help="So few events that it ends at once; the numbers mean little.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every value of every round.")
 def main(
@@ -56,13 +62,14 @@ def main(
     call_events: int,
     delivery_events: int,
     server_seconds: float,
+    streams: int,
     short: bool,
     as_json: bool,
 ) -> None:
     """Measure audit logging side by side: a call, a request, CPU up to the acknowledgement, events a second, fsync."""
     if short:
-        rounds, call_events, delivery_events, server_seconds = _SHORT
-    options = _Options(rounds, seed, call_events, delivery_events, server_seconds)
+        rounds, call_events, delivery_events, server_seconds, streams = _SHORT
+    options = _Options(rounds, seed, call_events, delivery_events, server_seconds, streams)
     for name in [name for name in os.environ if name.startswith(("OTEL_", "FEAST_"))]:
         del os.environ[name]  # every contender at its defaults, whatever this shell exports
     report = _measured(options, _teller())
@@ -87,6 +94,8 @@ def _measured(options: _Options, tell: Callable[[str], None]) -> Report:
             hostile=hostile(options.rounds, directory, tell),
             delivery=delivery(delivered, options.rounds, sink, directory, tell),
             durability=durability(one_call, options.rounds, directory, tell),
+            loop=loop_lag(delivered, options.rounds, sink, directory, tell),
+            commands=commands(options.streams, options.rounds, directory, tell),
         )
 
 

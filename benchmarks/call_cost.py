@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import contenders
-from benchmarks.contenders import FEAST, STRUCTLOG, Log
+from benchmarks.contenders import FEAST, LOGURU, STRUCTLOG, Log
 from benchmarks.measurement import Series, interleaved
 from benchmarks.receiver import Receiver
 from benchmarks.spans import active_span
 from benchmarks.workload import Call
 
-__all__ = ["FEAST_ROW", "MEAN_US", "OURS_ROW", "P99_US", "STRUCTLOG_ROW", "call_cost"]
+__all__ = ["FEAST_ROW", "LOGURU_ROW", "MEAN_US", "OURS_ROW", "P99_US", "STRUCTLOG_ROW", "call_cost"]
 
 MEAN_US: Final = "mean_us"
 P99_US: Final = "p99_us"
 
 FEAST_ROW: Final = "Feast AuditLogger, file sink"
 STRUCTLOG_ROW: Final = "structlog, JSON file"
+LOGURU_ROW: Final = "loguru, JSON file"
+STDLIB_ROW: Final = "logging, JSON file"
 OURS_ROW: Final = "otel_audit"
 
 
@@ -38,15 +40,16 @@ def call_cost(
     found = {
         FEAST_ROW: measured(lambda at: contenders.feast(at, calls)),
         STRUCTLOG_ROW: measured(lambda at: contenders.structlog(at, calls)),
+        LOGURU_ROW: measured(lambda at: contenders.loguru(at, calls)),
+        STDLIB_ROW: measured(lambda at: contenders.stdlib(at, calls)),
         "OTel SDK emit, exporter does nothing": measured(lambda at: contenders.sdk_emit(calls)),
         "OTel SDK, exporting over OTLP meanwhile": measured(lambda at: _sdk(calls, receiver.logs_url)),
         OURS_ROW: measured(lambda at: _ours(at, calls)),
         "otel_audit, exporting over OTLP meanwhile": measured(lambda at: _ours(at, calls, receiver.logs_url)),
     }
-    if contenders.missing(FEAST):
-        del found[FEAST_ROW]
-    if contenders.missing(STRUCTLOG):
-        del found[STRUCTLOG_ROW]
+    for package, row in ((FEAST, FEAST_ROW), (STRUCTLOG, STRUCTLOG_ROW), (LOGURU, LOGURU_ROW)):
+        if contenders.missing(package):
+            del found[row]
     numbers = interleaved(found, rounds, tell)
     receiver.take()
     return numbers

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
@@ -22,11 +24,25 @@ from benchmarks.workload import Call
 from otel_audit import AuditLogger, Settings, create_audit_logger_from_config, event
 from otel_audit.settings import Durability
 
-__all__ = ["FEAST", "STRUCTLOG", "Log", "feast", "missing", "ours", "sdk", "sdk_emit", "structlog"]
+__all__ = [
+    "FEAST",
+    "LOGURU",
+    "STRUCTLOG",
+    "Log",
+    "feast",
+    "loguru",
+    "missing",
+    "ours",
+    "sdk",
+    "sdk_emit",
+    "stdlib",
+    "structlog",
+]
 
 Log = Callable[[int], object]
 FEAST: Final = "feast"
 STRUCTLOG: Final = "structlog"
+LOGURU: Final = "loguru"
 
 _RESOURCE: Final = {"service.name": "benchmark", "service.instance.id": "benchmark-1"}
 
@@ -72,6 +88,48 @@ def structlog(directory: Path, calls: Sequence[Call]) -> Iterator[Log]:
         yield log
 
 
+@contextlib.contextmanager
+def loguru(directory: Path, calls: Sequence[Call]) -> Iterator[Log]:
+    """loguru, its own JSON to a file, with the ids of the span."""
+    logger = import_module(LOGURU).logger
+    sink = logger.add(directory / "loguru.jsonl", serialize=True, level="INFO")
+    arguments = [(call.event_type, _nested(call)) for call in calls]
+
+    def log(number: int) -> None:
+        name, fields = arguments[number]
+        logger.bind(**_add_span_ids(None, "", dict(fields))).info(name)
+
+    try:
+        yield log
+    finally:
+        logger.remove(sink)
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": record.created, "level": record.levelname, "event": record.msg, **record.__dict__["fields"]}
+        return json.dumps(_add_span_ids(None, "", fields))
+
+
+@contextlib.contextmanager
+def stdlib(directory: Path, calls: Sequence[Call]) -> Iterator[Log]:
+    """`logging` of the standard library, JSON to a file, with time, level and the ids of the span."""
+    handler = logging.FileHandler(directory / "stdlib.jsonl", encoding="utf-8")
+    handler.setFormatter(_JsonFormatter())
+    logger = logging.Logger("benchmarks", logging.INFO)  # in no tree: nothing else sees its records
+    logger.addHandler(handler)
+    arguments = [(call.event_type, {"fields": _nested(call)}) for call in calls]
+
+    def log(number: int) -> None:
+        name, extra = arguments[number]
+        logger.info(name, extra=extra)
+
+    try:
+        yield log
+    finally:
+        handler.close()
+
+
 class _NowhereExporter(LogRecordExporter):
     """Takes records and does nothing: what is left is the cost of the call."""
 
@@ -102,9 +160,15 @@ def sdk(endpoint: str, calls: Sequence[Call], *, queue: int | None) -> Iterator[
 
 @contextlib.contextmanager
 def ours(
-    directory: Path, calls: Sequence[Call], endpoint: str | None = None, *, durability: Durability = Durability.OS
+    directory: Path,
+    calls: Sequence[Call],
+    endpoint: str | None = None,
+    *,
+    protocol: str = "http/protobuf",
+    export: str = "otlp",
+    durability: Durability = Durability.OS,
 ) -> Iterator[tuple[Log, AuditLogger]]:
-    """`configure()` with its default settings, redaction on; exported over OTLP/HTTP when there is an endpoint."""
+    """`configure()` with its default settings, redaction on; exported over OTLP when there is an endpoint."""
     environment = {
         "OTEL_AUDIT_DIR": str(directory),
         "OTEL_SERVICE_NAME": "benchmark",
@@ -113,9 +177,9 @@ def ours(
     }
     if endpoint is not None:
         environment |= {
-            "OTEL_AUDIT_EXPORT": "otlp",
+            "OTEL_AUDIT_EXPORT": export,
             "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": endpoint,
-            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         }
     logger = create_audit_logger_from_config(Settings.load(environment))
     assert logger is not None

@@ -12,6 +12,7 @@ from benchmarks import contenders
 from benchmarks.contenders import Log
 from benchmarks.measurement import Series, interleaved
 from benchmarks.receiver import Receiver
+from benchmarks.server import shipping
 from benchmarks.spans import active_span
 from benchmarks.workload import Call
 
@@ -23,8 +24,12 @@ LOST: Final = "lost_share"
 
 SDK_ROW: Final = "OTel SDK, queue for all events"
 OURS_ROW: Final = "otel_audit"
+GRPC_ROW: Final = "otel_audit, over gRPC"
+SHIP_ROW: Final = "otel_audit, shipped by another process"
+CHEAPEST_ROW: Final = "otel_audit, log_authz alone"
 _SDK_DEFAULT_ROW: Final = "OTel SDK, default queue"
 _FLUSH_TIMEOUT_S: Final = 120.0
+_OVER_HTTP: Final = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 _SDK_QUEUE: Final = 2048  # its default, and not less than a batch
 
 
@@ -32,11 +37,15 @@ def delivery(
     calls: Sequence[Call], rounds: int, receiver: Receiver, directory: Path, tell: Callable[[str], None]
 ) -> dict[str, dict[str, Series]]:
     """Log as fast as one thread can, wait until all is acknowledged. CPU is that of the whole producing process."""
+    authz = [call for call in calls if call.kind == "authz"]
     return interleaved(
         {
             SDK_ROW: lambda: _sdk(calls, receiver, max(len(calls), _SDK_QUEUE)),
             _SDK_DEFAULT_ROW: lambda: _sdk(calls, receiver, None),
             OURS_ROW: lambda: _ours(calls, receiver, directory),
+            CHEAPEST_ROW: lambda: _ours(authz * (len(calls) // len(authz)), receiver, directory),
+            GRPC_ROW: lambda: _ours(calls, receiver, directory, protocol="grpc"),
+            SHIP_ROW: lambda: _shipped(calls, receiver, directory),
         },
         rounds,
         tell,
@@ -48,10 +57,23 @@ def _sdk(calls: Sequence[Call], receiver: Receiver, queue: int | None) -> Mappin
         return _measure(log, flush, calls, receiver)
 
 
-def _ours(calls: Sequence[Call], receiver: Receiver, directory: Path) -> Mapping[str, float]:
+def _ours(
+    calls: Sequence[Call], receiver: Receiver, directory: Path, *, protocol: str = "http/protobuf"
+) -> Mapping[str, float]:
+    endpoint = receiver.grpc_url if protocol == "grpc" else receiver.logs_url
     with (
         tempfile.TemporaryDirectory(dir=directory) as place,
-        contenders.ours(Path(place), calls, receiver.logs_url) as (log, logger),
+        contenders.ours(Path(place), calls, endpoint, protocol=protocol) as (log, logger),
+    ):
+        return _measure(log, lambda: logger.flush(_FLUSH_TIMEOUT_S).complete, calls, receiver)
+
+
+def _shipped(calls: Sequence[Call], receiver: Receiver, directory: Path) -> Mapping[str, float]:
+    """As `_ours`, but what it takes to deliver is the CPU time of another process."""
+    with (
+        tempfile.TemporaryDirectory(dir=directory) as place,
+        shipping(Path(place), {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": receiver.logs_url, **_OVER_HTTP}),
+        contenders.ours(Path(place), calls, receiver.logs_url, export="ship") as (log, logger),
     ):
         return _measure(log, lambda: logger.flush(_FLUSH_TIMEOUT_S).complete, calls, receiver)
 

@@ -14,7 +14,7 @@ from benchmarks.measurement import Series, interleaved
 from benchmarks.spans import active_span
 from otel_audit import AuditAction, AuditEvent, AuditLogger, AuditMiddleware, AuditPrincipal, AuditSource
 
-__all__ = ["BARE_ROW", "MIDDLEWARE_ROW", "US", "application", "middleware", "no_more", "taken"]
+__all__ = ["BARE_ROW", "HELPER_ROW", "MIDDLEWARE_ROW", "US", "application", "middleware", "no_more", "taken"]
 
 US: Final = "us"
 HELPER_ROW: Final = "log_http_request, with fewer facts"

@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver in a process of its own: `python -m benchmarks.receiver`.
+"""A receiver of OTLP over HTTP and gRPC in a process of its own: `python -m benchmarks.receiver`.
 
 It answers as a collector does and keeps what it got; how many different records that was is worked out only when it is
 asked, so that it takes as little of the processor as it can while something is measured.
@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 from urllib.request import Request, urlopen
 
+import grpc
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 __all__ = ["Receiver", "receiver"]
@@ -30,8 +32,9 @@ _ASK_TIMEOUT_S: Final = 60.0
 class Receiver:
     """A running receiver, for who measures."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, grpc_port: int) -> None:
         self.base = f"http://127.0.0.1:{port}"
+        self.grpc_url = f"http://127.0.0.1:{grpc_port}"
 
     @property
     def logs_url(self) -> str:
@@ -53,10 +56,10 @@ def receiver() -> Iterator[Receiver]:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            port = child.stdout.readline()
-            if not port:
-                raise RuntimeError(f"expected the receiver to say its port, got its end: exit status {child.wait()}")
-            yield Receiver(int(port))
+            ports = child.stdout.readline().split()
+            if not ports:
+                raise RuntimeError(f"expected the receiver to say its ports, got its end: exit status {child.wait()}")
+            yield Receiver(*map(int, ports))
         finally:
             child.stdin.close()  # it lives as long as this pipe, so it never outlives the benchmark
 
@@ -110,11 +113,30 @@ def _record_ids(bodies: list[tuple[str, bytes]]) -> list[str]:
     return ids
 
 
+class _Calls(grpc.GenericRpcHandler):
+    """Takes each call as an export of logs, as it stands on the wire."""
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
+        return grpc.unary_unary_rpc_method_handler(self._export)
+
+    def _export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        with self._server.lock:
+            self._server.bodies.append(("", body))
+        return _ACCEPTED
+
+
 def _serve() -> None:
     server = _Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.server_address[1], flush=True)
+    calls = grpc.server(ThreadPoolExecutor(1), handlers=[_Calls(server)])
+    grpc_port = calls.add_insecure_port("127.0.0.1:0")
+    calls.start()
+    print(server.server_address[1], grpc_port, flush=True)
     sys.stdin.read()
+    calls.stop(None)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import call_cost, delivery, durability, hostile, middleware, server
-from benchmarks.contenders import FEAST, STRUCTLOG, missing
+from benchmarks import call_cost, commands, delivery, durability, hostile, loop_lag, middleware, server
+from benchmarks.contenders import FEAST, LOGURU, STRUCTLOG, missing
+from benchmarks.goals import Goal, goals
 from benchmarks.measurement import Series
 
 __all__ = ["Report"]
@@ -22,6 +23,7 @@ _US_COLUMNS: Final = ("median", "min", "spread", "ratio")
 _HOW_TO_GET: Final = {
     FEAST: (call_cost.FEAST_ROW, "pip install 'feast==0.67.0'"),
     STRUCTLOG: (call_cost.STRUCTLOG_ROW, "pip install structlog"),
+    LOGURU: (call_cost.LOGURU_ROW, "pip install loguru"),
 }
 
 
@@ -37,6 +39,21 @@ class Report:
     hostile: Numbers
     delivery: Numbers
     durability: Numbers
+    loop: Numbers
+    commands: Numbers
+
+    def goals(self) -> list[Goal]:
+        """Return what is wanted, beside what was found."""
+        return list(
+            goals(
+                calls=self.calls,
+                requests=self.middleware,
+                served=self.server,
+                delivered=self.delivery,
+                loop=self.loop,
+                ran=self.commands,
+            )
+        )
 
     def show(self, console: Console) -> None:
         """Print the tables."""
@@ -46,6 +63,9 @@ class Report:
         console.print(_hostile_table(self.hostile))
         console.print(_delivery_table(self.delivery))
         console.print(_durability_table(self.durability))
+        console.print(_loop_table(self.loop))
+        console.print(_commands_table(self.commands))
+        console.print(_goals_table(self.goals()))
         for name, value in {**self.options, **self.machine}.items():
             shown = ", ".join(f"{key} {text}" for key, text in value.items()) if isinstance(value, Mapping) else value
             console.print(f"[dim]{name}[/dim] {shown}", highlight=False, soft_wrap=True)
@@ -61,6 +81,9 @@ class Report:
             "hostile": {row: _json_of(numbers) for row, numbers in self.hostile.items()},
             "delivery": {row: _json_of(numbers) for row, numbers in self.delivery.items()},
             "durability": {row: _json_of(numbers) for row, numbers in self.durability.items()},
+            "loop": {row: _json_of(numbers) for row, numbers in self.loop.items()},
+            "commands": {row: _json_of(numbers) for row, numbers in self.commands.items()},
+            "goals": [goal.as_json() for goal in self.goals()],
             "missing": {row: remedy for package, (row, remedy) in _HOW_TO_GET.items() if missing(package)},
         }
 
@@ -150,6 +173,34 @@ def _durability_table(found: Numbers) -> Table:
         took = numbers[durability.US_PER_EVENT]
         table.add_row(row, f"{took.median:.1f}", f"{took.least:.1f}", _spread(took), f"{took.median / os_only:.2f}")
     table.caption = "one fdatasync serves all that wait · what it takes depends on the disk, see file_system below"
+    return table
+
+
+def _loop_table(found: Numbers) -> Table:
+    title = f"Lag of an event loop that logs {loop_lag.PER_SECOND} events a second, in milliseconds"
+    table = _table(title, "p99", "worst round", "worst of all")
+    for row, numbers in found.items():
+        p99, most = numbers[loop_lag.P99_MS], numbers[loop_lag.MAX_MS]
+        table.add_row(row, f"{p99.median:.2f}", f"{p99.most:.2f}", f"{most.most:.1f}")
+    table.caption = "how much later than asked a sleep of 5 ms ends"
+    return table
+
+
+def _commands_table(found: Numbers) -> Table:
+    table = _table("A process of its own", "CPU s", "min", "spread", "MB")
+    for row, numbers in found.items():
+        cpu, memory = numbers[commands.CPU_S], numbers[commands.MEMORY_MB]
+        table.add_row(row, f"{cpu.median:.3f}", f"{cpu.least:.3f}", _spread(cpu), f"{memory.median:.0f}")
+    return table
+
+
+def _goals_table(found: list[Goal]) -> Table:
+    table = _table("Goals", "found", "goal", "")
+    for goal in found:
+        bound = f"{'<=' if goal.at_most else '>='} {goal.bound:g}"
+        words = {True: "met", False: "missed", None: "not measured"}
+        table.add_row(goal.what, "" if goal.found is None else f"{goal.found:.2f}", bound, words[goal.is_met])
+    table.caption = "each ratio is the median of those of the rounds · docs/performance.md explains what is missed"
     return table
 
 

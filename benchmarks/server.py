@@ -19,7 +19,7 @@ from benchmarks.measurement import Series, interleaved
 from benchmarks.receiver import Receiver
 from benchmarks.served import PATH, Served, served
 
-__all__ = ["ALONE_ROW", "CPU_US", "GOALS", "P99_GOAL", "P99_MS", "PER_SECOND", "server"]
+__all__ = ["ALONE_ROW", "CPU_US", "GOALS", "P99_GOAL", "P99_MS", "PER_SECOND", "server", "shipping"]
 
 CPU_US: Final = "cpu_us"
 
@@ -106,13 +106,14 @@ def _row(directory: Path | None = None, export: str = "", receiver: Receiver | N
             "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": receiver.logs_url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         }
-    shipping = _shipping(directory, variables) if directory and export == "ship" else contextlib.nullcontext()
-    with served(variables) as running, shipping:
+    shipper = shipping(directory, variables) if directory and export == "ship" else contextlib.nullcontext()
+    with served(variables) as running, shipper:
         yield _Row(running, directory, receiver)
 
 
 @contextlib.contextmanager
-def _shipping(directory: Path, variables: Mapping[str, str]) -> Iterator[None]:
+def shipping(directory: Path, variables: Mapping[str, str]) -> Iterator[None]:
+    """Run `otel-audit ship` for a directory in a process of its own, with these variables, until the block ends."""
     own = {name: value for name, value in variables.items() if not name.startswith("OTEL_AUDIT_")}
     command = [sys.executable, "-c", "from otel_audit.cli import main; main()", "ship", str(directory)]
     with subprocess.Popen(

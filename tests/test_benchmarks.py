@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="a so
 
 def _benchmark(*options: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--server-seconds", "0.2", *options],
+        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--server-seconds", "0.2", "--streams", "5", *options],
         cwd=ROOT,
         env={**os.environ, "OTEL_BLRP_MAX_QUEUE_SIZE": "1"},  # a shell that is not at its defaults
         capture_output=True,
@@ -43,6 +43,11 @@ def test_the_benchmark_prints_every_contender_its_ratio_and_the_machine() -> Non
         "uvicorn",
         ">= 0.85",
         "hostile",
+        "over gRPC",
+        "shipped by another process",
+        "import otel_audit",
+        "otel-audit status",
+        "Goals",
         "ratio",
         "lost",
         "cpus",
@@ -54,6 +59,15 @@ def test_the_benchmark_prints_every_contender_its_ratio_and_the_machine() -> Non
 @pytest.fixture(scope="module")
 def measured() -> Any:
     return json.loads(_benchmark("--call-events", "50", "--delivery-events", "1200", "--json"))
+
+
+def test_each_goal_stands_beside_what_was_found(measured: Any) -> None:
+    goals = {goal["what"]: goal for goal in measured["goals"]}
+
+    assert goals["events a second / the OTel SDK with a queue for all events"]["at_least"] == 2.5
+    assert [what for what, goal in goals.items() if goal["found"] is None] == (
+        [] if find_spec("feast") else ["a call / Feast's with its file sink"]
+    )
 
 
 def test_a_contender_that_is_not_installed_says_how_to_get_it(measured: Any) -> None:
