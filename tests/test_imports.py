@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 import otel_audit
 
@@ -68,14 +67,20 @@ def parts_of(module: str) -> list[Path]:
     return [path] if path.is_file() else sorted((PACKAGE / module).rglob("*.py"))
 
 
+@functools.cache
 def modules() -> list[str]:
     """The modules and subpackages directly in the package."""
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
     return sorted(files | {path.parent.name for path in PACKAGE.glob("*/__init__.py")})
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+@functools.cache
+def imported(path: Path) -> list[tuple[int, str]]:
     """Line and full dotted name of everything that a file imports."""
+    return list(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -105,23 +110,30 @@ def test_every_module_has_its_place_in_the_order() -> None:
     assert set(modules()) - set(placed) == set(), "give the new module its layer in LAYERS"
 
 
-@pytest.mark.parametrize("module", modules())
-def test_a_module_imports_only_from_its_own_layer_and_those_below(module: str) -> None:
-    allowed = {name for layer in LAYERS[: layer_of(module) + 1] for name in layer}
-
-    assert [f"{where} imports {target}" for where, target in own_imports(module) if target not in allowed] == []
-
-
-@pytest.mark.parametrize("module", sorted(set(ONLY) & set(modules())))
-def test_the_lowest_modules_import_no_more_than_they_must(module: str) -> None:
-    found = [f"{where} imports {target}" for where, target in own_imports(module) if target not in ONLY[module]]
+def test_a_module_imports_only_from_its_own_layer_and_those_below() -> None:
+    found = []
+    for module in modules():
+        allowed = {name for layer in LAYERS[: layer_of(module) + 1] for name in layer}
+        found += [f"{where} imports {target}" for where, target in own_imports(module) if target not in allowed]
 
     assert found == []
 
 
-@pytest.mark.parametrize("module", modules())
-def test_no_module_imports_the_package_itself(module: str) -> None:
-    assert [where for where, target in own_imports(module) if target == "__init__"] == []
+def test_the_lowest_modules_import_no_more_than_they_must() -> None:
+    found = [
+        f"{where} imports {target}"
+        for module in sorted(set(ONLY) & set(modules()))
+        for where, target in own_imports(module)
+        if target not in ONLY[module]
+    ]
+
+    assert found == []
+
+
+def test_no_module_imports_the_package_itself() -> None:
+    found = [where for module in modules() for where, target in own_imports(module) if target == "__init__"]
+
+    assert found == []
 
 
 def test_files_import_each_other_in_no_circle() -> None:
@@ -134,10 +146,10 @@ def test_files_import_each_other_in_no_circle() -> None:
     assert circle_in(graph) is None
 
 
-@pytest.mark.parametrize("module", sorted(NOT_OF_OTEL & set(modules())))
-def test_what_needs_no_opentelemetry_does_not_import_it(module: str) -> None:
+def test_what_needs_no_opentelemetry_does_not_import_it() -> None:
     found = [
-        f"{path.name}:{line}: {name}"
+        f"{path.relative_to(PACKAGE)}:{line}: {name}"
+        for module in sorted(NOT_OF_OTEL & set(modules()))
         for path in parts_of(module)
         for line, name in imported(path)
         if name.startswith("opentelemetry")
@@ -161,19 +173,21 @@ def test_settings_is_a_package() -> None:
     assert (PACKAGE / "settings" / "__init__.py").is_file()
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
-def test_an_init_file_only_re_exports(path: Path) -> None:
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    of_the_package = path == PACKAGE / "__init__.py"
+def test_an_init_file_only_re_exports() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {type(node).__name__}"
+        for path in sorted(PACKAGE.rglob("__init__.py"))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if not (is_re_export(node) or (path == PACKAGE / "__init__.py" and loads_names(node)))
+    ]
 
-    assert [
-        type(node).__name__ for node in body if not (is_re_export(node) or (of_the_package and loads_names(node)))
-    ] == []
+    assert found == []
 
 
-@pytest.mark.parametrize("word", ["util", "utils", "helper", "helpers", "common", "base", "manager", "misc"])
-def test_no_file_is_called_by_a_word_that_says_nothing(word: str) -> None:
-    assert [path for path in PACKAGE.rglob("*.py") if word in path.stem.split("_")] == []
+def test_no_file_is_called_by_a_word_that_says_nothing() -> None:
+    empty = {"util", "utils", "helper", "helpers", "common", "base", "manager", "misc"}
+
+    assert [path for path in PACKAGE.rglob("*.py") if empty & set(path.stem.split("_"))] == []
 
 
 def is_re_export(node: ast.stmt) -> bool:
