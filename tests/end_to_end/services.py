@@ -25,7 +25,7 @@ import requests
 from tests.chain_check import application_events
 from tests.end_to_end.test_main_path import ROOT, environment, otel_audit
 from tests.servers import Collector, free_port, poll
-from tests.servers.process import answers
+from tests.servers.process import answers, kill_with_workers
 
 __all__ = ["SERVERS", "Callers", "Ended", "Service", "events_in_archive", "served_and_ended", "service_environment"]
 
@@ -105,12 +105,7 @@ class Service:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _ in range(2):  # a supervisor may start a worker while it is killed
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                break
-        self._process.wait()
+        kill_with_workers(self._process)
         if error is not None:
             error.add_note("\n".join(self.said()[-40:]))
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from pathlib import Path
 
 __all__ = ["LOOPBACK", "free_port"]
 
@@ -22,13 +26,31 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface on which nothing listens; a different one each time."""
+    """Return a TCP port of the loopback interface on which nothing listens.
+
+    No test process of this user is given the same one until this process has ended.
+    """
     for _ in range(_ATTEMPTS):
         port = _random.randint(_FIRST, _LAST)
-        if port not in _given and _is_free(port):
+        if port not in _given and _take(port) and _is_free(port):
             _given.add(port)
             return port
     raise RuntimeError(f"expected a free port from {_FIRST} to {_LAST} on {LOOPBACK}, got none in {_ATTEMPTS} attempts")
+
+
+# One byte of it is locked for each port: by one process, and no longer than it lives. It stays open, since closing it
+# would give up all the locks.
+_taken = os.open(
+    Path(tempfile.gettempdir()) / f"otel-audit-test-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+)
+
+
+def _take(port: int) -> bool:
+    try:
+        fcntl.lockf(_taken, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def _is_free(port: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import requests
 
 from tests.servers.polling import poll
 
-__all__ = ["ServerProcess", "answers"]
+__all__ = ["ServerProcess", "answers", "kill_with_workers"]
 
 _START_TIMEOUT_S = 60.0  # two cores and a whole test run beside it
 _STOP_TIMEOUT_S = 30.0
@@ -25,6 +26,16 @@ def answers(url: str) -> bool:
             return answer.status_code == 200
     except requests.RequestException:
         return False
+
+
+def kill_with_workers(server: subprocess.Popen[bytes]) -> None:
+    """Kill a server that was started in a session of its own, and every worker that it has (SIGKILL)."""
+    for _ in range(2):  # a supervisor may start a worker while it is killed
+        try:
+            os.killpg(server.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            break
+    server.wait()
 
 
 class ServerProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import ssl
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tests.servers.certificates import Authority
 from tests.servers.otlp_grpc_server import OtlpGrpcServer
 from tests.servers.otlp_server import OtlpServer
 from tests.servers.ports import LOOPBACK, free_port
+from tests.servers.process import kill_with_workers
 
 __all__ = ["Served", "environment_of", "events", "receiving", "run"]
 
@@ -97,12 +97,7 @@ class Served:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        for _ in range(2):  # a master may start a worker while it is killed
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                break
-        self._process.wait()
+        kill_with_workers(self._process)
         if error is not None:
             error.add_note(self._log.read_text(errors="replace")[-4000:])
 
