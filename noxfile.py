@@ -5,12 +5,41 @@ Words behind `--` go to pytest: `nox -s tests -- -k journal`.
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.10"
-nox.options.default_venv_backend = "venv"
-nox.options.sessions = ["lint", "tests", "oldest", "feast", "mcp1", "mcp2", "servers", "spans", "docs"]
+nox.options.default_venv_backend = "uv|venv"
+nox.options.sessions = ["lint", "tests", "pythons", "oldest", "feast", "mcp1", "mcp2", "servers", "spans", "docs"]
 
+# As pip does: what uv has installed is compiled then, and not under `-W error`.
+os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
+# Four processes on two cores: most tests wait for servers and timers. Each has its own files and ports.
+TOGETHER = ("-n", "4", "--dist", "worksteal")
+# What needs no processes, and no more than some seconds.
+QUICK = ("-m", "not processes and not slow", "-n", "2", "--dist", "worksteal")
+
+
+def interpreter(version: str) -> str | None:
+    """Return the path of a Python that starts, on PATH or where pyenv installs them."""
+    of_pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python{version}"), *map(str, of_pyenv.glob(f"{version}.*/bin/python{version}"))]
+    # A shim of pyenv may be on PATH and start nothing.
+    starts = (
+        path
+        for path in candidates
+        if path and subprocess.run([path, "-c", ""], check=False, stderr=subprocess.DEVNULL).returncode == 0
+    )
+    return next(starts, None)
+
+
+# Beside 3.11, which everything else here runs on: those that `pythons` looks for, and those that it found.
+LATER = ("3.12", "3.13", "3.14")
+NEWER_PYTHONS = {version: path for version in LATER if (path := interpreter(version)) is not None}
 # The lowest release that pyproject.toml allows: a user may be held back by another package.
 OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
 # Tested here only: its releases lag behind those of the SDK that each goes with, and would hold back the newest.
@@ -73,14 +102,30 @@ OTEL_FASTAPI = "opentelemetry-instrumentation-fastapi>=0.61b0"
 def tests(session: nox.Session) -> None:
     """The suite, with the newest of everything."""
     session.install("-e", ".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *TOGETHER, *session.posargs)
+
+
+@nox.session
+def quick(session: nox.Session) -> None:
+    """What needs no processes, in less than a minute on two cores."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *QUICK, *session.posargs)
+
+
+@nox.session(python=list(NEWER_PYTHONS.values()) or None)
+def pythons(session: nox.Session) -> None:
+    """What needs no processes, on each newer Python that the machine has; without any, on this one."""
+    session.install("-e", ".[test]")
+    session.run("python", "--version")
+    session.run("pytest", *QUICK, *session.posargs)
+    session.log(f"not on this machine, and not run: {[version for version in LATER if version not in NEWER_PYTHONS]}")
 
 
 @nox.session
 def oldest(session: nox.Session) -> None:
     """The suite, with the oldest OpenTelemetry, but for what has nothing to do with its release."""
     session.install("-e", ".[test-any-otel]", *OLDEST_OTEL, OLDEST_URLLIB3)
-    session.run("pytest", *(f"--ignore-glob={path}" for path in NEWEST_ONLY), *session.posargs)
+    session.run("pytest", *TOGETHER, *(f"--ignore-glob={path}" for path in NEWEST_ONLY), *session.posargs)
 
 
 @nox.session
