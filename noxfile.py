@@ -1,4 +1,4 @@
-"""Every environment that must hold: `nox` runs all but the benchmark, `nox -s NAME` one, `nox -l` lists them.
+"""Every environment that must hold: `nox` runs all but `benchmark` and `quick`, `nox -s NAME` one, `nox -l` lists them.
 
 Words behind `--` go to pytest: `nox -s tests -- -k journal`.
 """

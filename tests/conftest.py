@@ -16,21 +16,21 @@ from hypothesis import settings
 
 from tests.delivery.audited_server import AuditedServer
 from tests.journal.disks import Unmountable, ext4
+from tests.marking import pytest_itemcollected, pytest_runtest_protocol
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport
 from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs
 from tests.servers.otlp_server import OtlpServer
 
-__all__ = ["pytest_make_collect_report", "pytest_runtest_makereport"]
+__all__ = [
+    "pytest_itemcollected",
+    "pytest_make_collect_report",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+]
 
 # A test that does something odd is told from one that waits for its turn by its answer, not by its time.
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Refuse a test whose id differs from run to run: `pytest -n` compares the ids of its processes."""
-    if " at 0x" in item.name:
-        raise pytest.UsageError(f"{item.nodeid}: expected the same id in each run, got an address; name its parameters")
 
 
 @pytest.fixture(scope="session", autouse=True)

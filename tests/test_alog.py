@@ -187,6 +187,7 @@ def test_an_application_that_has_filled_the_threads_of_its_loop_does_not_hold_up
     assert receipt.durable
 
 
+@pytest.mark.processes
 def test_a_forked_child_writes_on_a_thread_of_its_own(tmp_path: Path) -> None:
     with AuditLogger(a_trail(tmp_path)) as logger:
         asyncio.run(logger.alog(an_event("of the parent")))

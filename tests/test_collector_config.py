@@ -154,6 +154,7 @@ def configured_values(config: ConfigTree) -> dict[str, list[Any]]:
     }
 
 
+@pytest.mark.processes
 def test_the_shipped_configuration_is_valid() -> None:
     collector_answer("validate", f"--config={AGENT_CONFIG}")
 
@@ -165,6 +166,7 @@ def test_every_variable_of_the_configuration_has_a_default() -> None:
     assert [name for name, default in references if not default] == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("environment", "expected"), [({}, VARIABLES), (OTHER_VALUES, OTHER_VALUES)], ids=["unset", "set"]
 )
@@ -174,6 +176,7 @@ def test_every_variable_is_honoured(environment: dict[str, str], expected: dict[
     assert {name: set(found) for name, found in values.items()} == {name: {value} for name, value in expected.items()}
 
 
+@pytest.mark.processes
 def test_no_acknowledged_record_hangs_on_a_power_cut_or_on_the_length_of_an_outage() -> None:
     # Neither can be made to happen within a test run.
     config = effective_config({})
@@ -182,6 +185,7 @@ def test_no_acknowledged_record_hangs_on_a_power_cut_or_on_the_length_of_an_outa
     assert config["exporters"]["otlp_http/loki"]["retry_on_failure"]["max_elapsed_time"] == "0s"
 
 
+@pytest.mark.processes
 def test_every_component_of_the_configuration_is_built_into_the_collector() -> None:
     config, builder = yaml.safe_load(AGENT_CONFIG.read_text()), yaml.safe_load(BUILDER_CONFIG.read_text())
     available = yaml.safe_load(collector_answer("components"))
@@ -192,6 +196,7 @@ def test_every_component_of_the_configuration_is_built_into_the_collector() -> N
         assert {name.partition("/")[0] for name in config[kind]} <= listed, kind
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_what_the_official_exporter_sends_is_archived_field_by_field(collector: Collector, protocol: str) -> None:
     with official_exporter(collector, protocol) as exporter:
@@ -222,6 +227,7 @@ def test_what_the_official_exporter_sends_is_archived_field_by_field(collector: 
     ]
 
 
+@pytest.mark.processes
 def test_the_archive_keeps_every_acknowledged_record_over_kills(collector: Collector) -> None:
     for round_ in range(3):
         send(collector, numbered(100, start=100 * round_), batch=7)
@@ -231,6 +237,7 @@ def test_the_archive_keeps_every_acknowledged_record_over_kills(collector: Colle
     assert bodies_of(collector.archive()) == numbered(300)
 
 
+@pytest.mark.processes
 def test_the_archive_keeps_so_many_closed_files_those_that_are_compressed_too(start_collector: StartCollector) -> None:
     rotation = "exporters::file/archive::rotation"
     collector = start_collector(overrides=[f"{rotation}::max_megabytes: 1", f"{rotation}::max_backups: 3"])
@@ -255,6 +262,7 @@ def test_the_archive_keeps_so_many_closed_files_those_that_are_compressed_too(st
     assert bodies_of(collector.archive()) == bodies[30:]
 
 
+@pytest.mark.processes
 def test_data_is_readable_by_its_owner_only(collector: Collector) -> None:
     send(collector, ["one"])
 
@@ -264,6 +272,7 @@ def test_data_is_readable_by_its_owner_only(collector: Collector) -> None:
     }
 
 
+@pytest.mark.processes
 def test_loki_gets_the_event_name_as_an_attribute_and_the_archive_stays_as_sent(
     start_collector: StartCollector,
 ) -> None:
@@ -279,6 +288,7 @@ def test_loki_gets_the_event_name_as_an_attribute_and_the_archive_stays_as_sent(
     assert delivered.event_name == archived.event_name == "authn.failure"
 
 
+@pytest.mark.processes
 def test_what_was_acknowledged_while_loki_was_down_is_delivered_once_after_a_kill(
     start_collector: StartCollector,
 ) -> None:
@@ -294,6 +304,7 @@ def test_what_was_acknowledged_while_loki_was_down_is_delivered_once_after_a_kil
     assert sorted(bodies_of(loki.wait_for_archive(500))) == sorted(numbered(500))
 
 
+@pytest.mark.processes
 def test_a_backlog_reaches_loki_in_the_order_of_arrival(start_collector: StartCollector) -> None:
     batch = "exporters::otlp_http/loki::sending_queue::batch"
     loki = start_collector()
@@ -310,6 +321,7 @@ def test_a_backlog_reaches_loki_in_the_order_of_arrival(start_collector: StartCo
     assert bodies_of(loki.wait_for_archive(400)) == numbered(400)
 
 
+@pytest.mark.processes
 def test_what_was_acknowledged_while_the_store_was_down_is_found_in_it_byte_for_byte(
     collector: Collector, victorialogs: VictoriaLogs
 ) -> None:
@@ -327,6 +339,7 @@ def test_what_was_acknowledged_while_the_store_was_down_is_found_in_it_byte_for_
     }
 
 
+@pytest.mark.processes
 def test_a_store_that_comes_back_gets_what_it_missed_without_a_restart_of_the_collector(
     start_collector: StartCollector, victorialogs: VictoriaLogs
 ) -> None:
@@ -341,6 +354,7 @@ def test_a_store_that_comes_back_gets_what_it_missed_without_a_restart_of_the_co
     assert sorted(row["_msg"] for row in stored) == sorted(numbered(50))
 
 
+@pytest.mark.processes
 def test_the_collector_tells_its_own_queue_under_the_documented_name(collector: Collector) -> None:
     send(collector, numbered(10))
 

@@ -17,6 +17,8 @@ import requests
 from tests.journal.disks import Unmountable, tmpfs
 from tests.servers import AGENT_CONFIG, Collector, StartCollector, poll
 
+pytestmark = pytest.mark.processes
+
 HEALTH_SCRIPT = AGENT_CONFIG.parent / "collector-health.sh"
 COMMAND = Path(sys.executable).with_name("otel-audit")
 FREE_MIB = 4

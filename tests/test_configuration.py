@@ -79,6 +79,7 @@ def test_caps_of_the_settings_are_in_force(tmp_path: Path) -> None:
     assert event["truncated"] == ["$.attributes", "$.reason"]
 
 
+@pytest.mark.processes
 def test_the_resource_is_the_one_that_the_sdk_finds(tmp_path: Path) -> None:
     finished = run(
         "import otel_audit; otel_audit.configure().log_authn(outcome='success')",
@@ -217,6 +218,7 @@ def test_a_directory_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None
         otel_audit.configure(directory=tmp_path / "file" / "audit")
 
 
+@pytest.mark.processes
 def test_variables_without_effect_and_a_missing_name_are_said_at_start(tmp_path: Path) -> None:
     finished = run(
         "import otel_audit; otel_audit.configure().log_authn(outcome='success')",
@@ -230,6 +232,7 @@ def test_variables_without_effect_and_a_missing_name_are_said_at_start(tmp_path:
     assert len(application_events(tmp_path)) == 1  # a variable does not switch an audit log off
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", ["", "raise ValueError", "import sys; sys.exit(3)", "import os; os._exit(0)"], ids=str)
 def test_what_was_acknowledged_is_in_the_journal_however_the_program_ends(tmp_path: Path, end: str) -> None:
     program = f"""
@@ -245,6 +248,7 @@ def test_what_was_acknowledged_is_in_the_journal_however_the_program_ends(tmp_pa
     assert [event["detail"] for event in application_events(tmp_path)] == [str(number) for number in range(100)]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", ["", "raise ValueError", "import sys; sys.exit(3)"], ids=str)
 def test_a_normal_end_delivers_what_is_left(tmp_path: Path, end: str) -> None:
     program = f"""

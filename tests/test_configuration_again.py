@@ -48,6 +48,7 @@ def stream_of(audit: AuditLogger) -> str | None:
     return receipt.stream_id
 
 
+@pytest.mark.processes
 def test_thirty_times_cost_the_threads_and_descriptors_of_once(otlp_server: OtlpServer, tmp_path: Path) -> None:
     said = run(
         CELLS,

@@ -30,6 +30,7 @@ ALONE = [block for section in SECTIONS if not section.is_walk for block in secti
 WALKS = [section for section in SECTIONS if section.is_walk and not section.run_by]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("block", ALONE, ids=lambda block: block.place)
 def test_a_block_of_the_documents_runs_as_it_stands(block: Block, tmp_path: Path) -> None:
     environment = {
@@ -47,6 +48,7 @@ def test_a_block_of_the_documents_runs_as_it_stands(block: Block, tmp_path: Path
     assert done.returncode == 0, f"{block.place}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("section", WALKS, ids=lambda section: section.title)
 def test_a_section_leads_where_it_says(section: Section, tmp_path: Path) -> None:
     if any("build-collector.sh" in block.text for block in section.blocks):

@@ -17,6 +17,8 @@ import pytest
 from tests.chain_check import application_events
 from tests.servers import free_port, poll
 
+pytestmark = pytest.mark.processes
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ENDING_S = 60
 

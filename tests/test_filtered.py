@@ -48,6 +48,7 @@ def test_no_thread_is_left_out_of_the_count(logger: AuditLogger) -> None:
     assert logger.stats().filtered == THREADS * CALLS
 
 
+@pytest.mark.processes
 def test_a_forked_child_counts_its_own(logger: AuditLogger) -> None:
     read(logger, 3)
     child = os.fork()

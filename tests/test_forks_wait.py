@@ -26,6 +26,7 @@ def in_child(work: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+@pytest.mark.processes
 def test_a_fork_waits_until_nobody_is_inside() -> None:
     entered, leave, left = threading.Event(), threading.Event(), []
 
@@ -46,6 +47,7 @@ def test_a_fork_waits_until_nobody_is_inside() -> None:
     timer.join()
 
 
+@pytest.mark.processes
 def test_who_is_inside_itself_can_fork_and_so_can_its_child() -> None:
     with FORKS_WAIT:
         assert in_child(lambda: in_child(lambda: Redactor().is_clean("a")))
@@ -71,6 +73,7 @@ def test_who_comes_during_a_fork_waits_for_it() -> None:
     assert inside.is_set()
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_children_forked_while_other_threads_log_can_log_too(tmp_path: Path) -> None:
     stop = threading.Event()

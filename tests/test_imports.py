@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import otel_audit
 
 PACKAGE = Path(otel_audit.__file__).parent
@@ -254,6 +256,7 @@ def test_no_file_is_longer_than_can_be_read_at_one_go() -> None:
 HEAVY = ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic", "opentelemetry.sdk"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("program", "unwanted"),
     [
@@ -273,6 +276,7 @@ def test_importing_loads_only_what_is_used(program: str, unwanted: list[str]) ->
     assert [name for name in unwanted if name in done.stdout.split()] == []
 
 
+@pytest.mark.processes
 def test_a_logger_loads_no_client_and_no_colour_before_an_exporter_needs_them(tmp_path: Path) -> None:
     program = (
         "import sys, otel_audit, otel_audit.integrations.otel_logs\n"

@@ -6,6 +6,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
+pytestmark = pytest.mark.processes
+
 A_CHILD_OF_A_WRITING_PARENT = """
     import os, signal, sys, threading
     from otel_audit.logger import AuditLogger

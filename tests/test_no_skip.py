@@ -11,6 +11,8 @@ import pytest
 
 from tests.no_skip import NO_SKIP
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 CONFTEST = "from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport"
 SKIPS = {

@@ -66,6 +66,7 @@ def _read(pipe: int, into: bytearray) -> None:
         into += piece
 
 
+@pytest.mark.processes
 def test_without_stderr_nothing_is_written_to_stdout() -> None:
     script = "from otel_audit.notices import Notices; Notices().say('loss', 'events are lost')"
 
@@ -98,6 +99,7 @@ IN_A_CHILD = """
 """
 
 
+@pytest.mark.processes
 def test_a_child_speaks_although_a_thread_of_its_parent_was_speaking_at_the_fork() -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(IN_A_CHILD)]
 

@@ -17,6 +17,8 @@ from tests.chain_check import application_events
 from tests.recording import a_trail
 from tests.requiring import CLOSED, Overdrawn, a_policy, both, fail, run
 
+pytestmark = pytest.mark.processes
+
 
 class Service:
     """A logger whose journal is on a small disk, which can be full."""

@@ -46,6 +46,7 @@ def test_stdout_is_the_one_of_the_moment(capsys: pytest.CaptureFixture[str], mon
     assert capsys.readouterr().err == EVENT.to_jsonl() + "\n"
 
 
+@pytest.mark.processes
 def test_no_event_is_lost_to_the_encoding_of_stdout() -> None:
     program = (
         "import otel_audit as a; a.StdoutAuditSink().emit(a.AuditEvent(event_type='x', detail='\\xfcn\\U0001f600'))"
@@ -73,6 +74,7 @@ def test_a_file_is_appended_to_and_has_each_line_when_emit_returns(tmp_path: Pat
     assert path.read_bytes() == after_one + EVENT.to_jsonl().encode() + b"\n"
 
 
+@pytest.mark.processes
 def test_a_file_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     program = (

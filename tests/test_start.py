@@ -26,6 +26,8 @@ from tests.servers import poll
 from tests.servers.otlp_grpc_server import OtlpGrpcServer
 from tests.servers.otlp_server import OtlpServer
 
+pytestmark = pytest.mark.processes
+
 LOADING = """
     import json, os, sys, time
 

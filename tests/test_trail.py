@@ -146,6 +146,7 @@ IN_A_CHILD = """
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("given", [(), ("service.instance.id", "shop-1")], ids=["made", "given"])
 def test_a_process_is_one_instance_in_all_its_streams(given: tuple[str, ...], tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(IN_A_CHILD)]

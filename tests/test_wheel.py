@@ -20,6 +20,8 @@ from packaging.requirements import Requirement
 
 import otel_audit
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 150
 

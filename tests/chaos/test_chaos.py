@@ -14,6 +14,8 @@ import pytest
 
 from tests.servers import COLLECTOR, poll
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -32,6 +32,7 @@ def test_the_list_says_of_a_command_what_its_own_help_begins_with(name: str) -> 
     assert f" {COMMANDS[name]}. " in shown
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "arguments",
     [("status", "DIR"), ("status", "--json", "DIR"), ("tail", "DIR"), ("tail", "--json", "DIR"), ("config",)],

@@ -20,6 +20,8 @@ from tests.chain_check import application_events
 from tests.servers import Collector, poll
 from tests.servers.otlp_server import OtlpServer, accepted
 
+pytestmark = pytest.mark.processes
+
 SECRETS = ("hunter2", "sunflower-42", "bicycle-17", "turnip-99")
 KINDS = {
     ("http.request", "success"),

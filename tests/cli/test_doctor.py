@@ -50,6 +50,7 @@ def probe(directory: Path, **variables: str) -> dict[str, Any]:
     return checks(directory, **variables)["probe"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_collector_that_accepts_an_event_is_ok_and_has_it(
     protocol: str, collector: Collector, tmp_path: Path
@@ -177,6 +178,7 @@ def test_a_server_that_wants_a_client_certificate_has_a_remedy_that_names_it(tmp
     assert "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE" in said["remedy"]
 
 
+@pytest.mark.processes
 def test_the_protocols_confused_with_a_real_collector_are_said_to_be_so(collector: Collector, tmp_path: Path) -> None:
     http_to_grpc = probe(tmp_path, **HTTP, OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc_endpoint)
     grpc_to_http = probe(tmp_path, **GRPC, OTEL_EXPORTER_OTLP_ENDPOINT=collector.http_endpoint)
@@ -303,6 +305,7 @@ def test_what_would_move_a_cursor_is_shown_escaped(tmp_path: Path) -> None:
     assert "\x1b" not in result.stdout
 
 
+@pytest.mark.processes
 def test_on_a_terminal_what_to_do_stands_out(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "NO_COLOR"))}

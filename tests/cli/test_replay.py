@@ -30,6 +30,8 @@ from tests.replaying.logs import a_line, a_log
 from tests.servers import Collector, Record, StartCollector, poll
 from tests.servers.otlp_server import Answer
 
+pytestmark = pytest.mark.processes
+
 COMMAND = Path(sys.executable).with_name("otel-audit")
 
 

@@ -25,6 +25,8 @@ from tests.journal.writing import append
 from tests.servers import poll
 from tests.servers.otlp_server import Answer
 
+pytestmark = pytest.mark.processes
+
 COMMAND = Path(sys.executable).with_name("otel-audit")
 
 

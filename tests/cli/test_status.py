@@ -216,6 +216,7 @@ def test_a_stream_that_ended_delivered_does_not_wait_for_an_exporter_that_never_
     assert numbers_of(tmp_path) == (2, 2, 0, 0, 0, 1)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("export", ["otlp", "none"])
 def test_events_that_a_full_disk_refused_are_dropped_and_a_finding(tmp_path: Path, export: str) -> None:
     script = (
@@ -272,6 +273,7 @@ def test_it_says_which_streams_live_and_of_which_service_they_are(tmp_path: Path
     live.close()
 
 
+@pytest.mark.processes
 def test_a_writer_that_was_killed_has_ended(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
@@ -370,6 +372,7 @@ def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(mem
     assert run(memory_disk).exit_code == 0
 
 
+@pytest.mark.processes
 def test_on_a_local_disk_events_of_another_host_wait_for_nothing_but_an_owner(ext4_disk: Path) -> None:
     journal = a_journal(ext4_disk, host="f" * 32)
     record(journal, "a")

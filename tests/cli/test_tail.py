@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from otel_audit.cli import main
@@ -106,6 +107,7 @@ def following(directory: Path, *options: str) -> Iterator[tuple[subprocess.Popen
         process.stdout.close()
 
 
+@pytest.mark.processes
 def test_following_shows_new_events_segments_and_streams_each_once(tmp_path: Path) -> None:
     journal = a_journal(tmp_path, segment_bytes=2000)
     record(journal, "before")
@@ -125,6 +127,7 @@ def test_following_shows_new_events_segments_and_streams_each_once(tmp_path: Pat
     other.close()
 
 
+@pytest.mark.processes
 def test_following_shows_the_first_stream_of_an_empty_directory(tmp_path: Path) -> None:
     with following(tmp_path, "-n", "0") as (_, lines):
         journal = a_journal(tmp_path)
@@ -137,6 +140,7 @@ def test_following_shows_the_first_stream_of_an_empty_directory(tmp_path: Path) 
     journal.close()
 
 
+@pytest.mark.processes
 def test_ctrl_c_ends_following_in_peace(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     record(journal, "a")
@@ -148,6 +152,7 @@ def test_ctrl_c_ends_following_in_peace(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.processes
 def test_a_half_written_line_is_shown_when_it_is_whole(tmp_path: Path) -> None:
     journal = a_journal(tmp_path / "source")
     files = record(journal, "whole", "torn")
@@ -166,6 +171,7 @@ def test_a_half_written_line_is_shown_when_it_is_whole(tmp_path: Path) -> None:
         poll(lambda: details("".join(lines)), until=lambda seen: seen == ["whole", "torn"], what="the line made whole")
 
 
+@pytest.mark.processes
 def test_no_lock_file_is_opened_by_looking(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     record(journal, "a")
@@ -186,6 +192,7 @@ def test_no_lock_file_is_opened_by_looking(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.processes
 def test_a_reader_that_has_enough_is_no_traceback(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     record(journal, *(f"{number} {'x' * 1000}" for number in range(500)))

@@ -22,6 +22,8 @@ from tests.compose.stack import (
     volume_mounts,
 )
 
+pytestmark = pytest.mark.processes
+
 IMAGES_WITHOUT_A_SHELL = ("collector", "loki", "tempo")
 CONFIGURED_BY_FILE = ("collector", "loki", "tempo", "prometheus")
 VARIABLE_OF_THE_AGENT = re.compile(r"\$\{env:(\w+)")

@@ -10,6 +10,7 @@ from itertools import chain, combinations
 from threading import Thread
 from typing import Any
 
+import pytest
 import requests
 
 from otel_audit.event import Outcome
@@ -100,22 +101,26 @@ def test_every_variable_that_a_query_uses_exists() -> None:
     assert used == defined | set(GRAFANAS_VARIABLES)
 
 
+@pytest.mark.processes
 def test_every_logql_query_parses() -> None:
     assert len(queries("loki")) >= 10
     assert [parsed.text for parsed in _parsed("loki", "logql") if parsed.errors] == []
 
 
+@pytest.mark.processes
 def test_every_promql_query_parses() -> None:
     assert len(queries("prometheus")) >= 5
     assert [parsed.text for parsed in _parsed("prometheus", "promql") if parsed.errors] == []
 
 
+@pytest.mark.processes
 def test_the_parser_does_refuse_what_is_no_query() -> None:
     broken = ['sum by (audit_result (count_over_time({log_source="audit"}[5m]))', '{log_source="audit"} | = "x"']
 
     assert all(parsed.errors for parsed in parse_queries("logql", broken))
 
 
+@pytest.mark.processes
 def test_every_label_that_a_logql_query_names_is_one_that_is_written() -> None:
     for parsed in _parsed("loki", "logql"):
         made = set(re.findall(r"label_format (\w+)=", parsed.text))
@@ -140,6 +145,7 @@ def test_the_filter_by_actor_finds_an_id_and_a_name() -> None:
     assert [text for text in filtered if both not in text] == []
 
 
+@pytest.mark.processes
 def test_every_legend_shows_labels_that_its_query_keeps() -> None:
     for kind, language in (("loki", "logql"), ("prometheus", "promql")):
         for query, parsed in zip(queries(kind), _parsed(kind, language), strict=True):
@@ -185,6 +191,7 @@ def test_every_outcome_that_is_asked_for_exists() -> None:
     assert set(asked) == {Outcome.DENIED, Outcome.ERROR}
 
 
+@pytest.mark.processes
 def test_grafana_finds_the_dashboard_and_opens_with_it() -> None:
     mounts = bind_mounts("grafana")
     [provider] = load_yaml(GRAFANA / "provisioning" / "dashboards" / "dashboards.yaml")["providers"]
@@ -197,6 +204,7 @@ def test_grafana_finds_the_dashboard_and_opens_with_it() -> None:
     assert mounts["/etc/grafana/provisioning"] == GRAFANA / "provisioning"
 
 
+@pytest.mark.processes
 def test_every_metric_of_the_dashboard_is_one_that_the_collector_has(start_collector: StartCollector) -> None:
     """With a destination that refuses for good: only then does the collector count what could not be delivered."""
     wanted = set(chain.from_iterable(parsed.nodes["Identifier"] for parsed in _parsed("prometheus", "promql")))

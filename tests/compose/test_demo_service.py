@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from click import Context
 
 from otel_audit.cli import main
@@ -28,6 +29,7 @@ def _environment() -> dict[str, str]:
     return environment
 
 
+@pytest.mark.processes
 def test_the_image_is_built_from_the_file_that_compose_names() -> None:
     build = services()["demo-service"]["build"]
 
@@ -59,6 +61,7 @@ def test_the_image_holds_all_that_the_build_of_the_package_names() -> None:
     assert copied == {"pyproject.toml", "README.md", "LICENSE", "otel_audit"}
 
 
+@pytest.mark.processes
 def test_the_service_runs_as_the_user_that_the_image_made() -> None:
     [user] = _instructions("USER")
     [run] = _instructions("RUN")
@@ -67,16 +70,19 @@ def test_the_service_runs_as_the_user_that_the_image_made() -> None:
     assert "--uid 10002" in run
 
 
+@pytest.mark.processes
 def test_the_journal_lies_on_a_volume() -> None:
     assert _environment()["OTEL_AUDIT_DIR"] in volume_mounts("demo-service")
 
 
+@pytest.mark.processes
 def test_the_health_check_looks_where_the_journal_is() -> None:
     [check] = services()["demo-service"]["healthcheck"]["test"][1:]
 
     assert check.startswith(f"find {_environment()['OTEL_AUDIT_DIR']} -name '*.jsonl' ")
 
 
+@pytest.mark.processes
 def test_events_go_to_the_collector_and_spans_to_tempo() -> None:
     events = urlsplit(_environment()["OTEL_EXPORTER_OTLP_ENDPOINT"])
     spans = urlsplit(_environment()["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
@@ -87,6 +93,7 @@ def test_events_go_to_the_collector_and_spans_to_tempo() -> None:
     assert spans.path == "/v1/traces"  # a variable of one signal is taken as it stands
 
 
+@pytest.mark.processes
 def test_the_settings_of_the_service_are_accepted() -> None:
     settings = Settings.load(_environment())
 

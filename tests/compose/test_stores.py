@@ -46,6 +46,7 @@ def test_a_restarted_process_opens_no_new_stream_in_loki() -> None:
     assert "service.instance.id" not in labels
 
 
+@pytest.mark.processes
 def test_loki_keeps_audit_records_longer_than_anything_else_and_deletes_what_is_over() -> None:
     [rule] = _limits()["retention_stream"]
     [selector] = parse_queries("logql", [rule["selector"]])
@@ -81,6 +82,7 @@ def test_loki_counts_by_person_for_more_than_its_default_of_500() -> None:
     assert _limits()["max_query_series"] == 20_000
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["loki", "tempo"])
 def test_a_store_writes_to_its_volume_only(name: str) -> None:
     [kept] = volume_mounts(name)
@@ -100,6 +102,7 @@ def _paths(value: object) -> list[str]:
     return [value] if isinstance(value, str) and value.startswith("/") else []
 
 
+@pytest.mark.processes
 def test_no_store_sends_usage_statistics() -> None:
     assert loki()["analytics"]["reporting_enabled"] is False
     assert tempo()["usage_report"]["reporting_enabled"] is False
@@ -112,6 +115,7 @@ def test_tempo_takes_spans_from_other_containers() -> None:
     assert {urlsplit(f"//{protocol['endpoint']}").hostname for protocol in protocols.values()} == {"0.0.0.0"}
 
 
+@pytest.mark.processes
 def test_prometheus_scrapes_ports_that_are_open() -> None:
     jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus()["scrape_configs"]}
 
@@ -122,12 +126,14 @@ def test_prometheus_scrapes_ports_that_are_open() -> None:
         assert int(port) in ports_listened_on()[name]
 
 
+@pytest.mark.processes
 def test_prometheus_scrapes_the_metrics_of_the_collector() -> None:
     [target] = next(job for job in prometheus()["scrape_configs"] if job["job_name"] == "collector")["static_configs"]
 
     assert target["targets"] == [f"collector:{services()['collector']['environment']['AUDIT_METRICS_PORT']}"]
 
 
+@pytest.mark.processes
 def test_every_data_source_is_a_service_of_the_stack() -> None:
     for uid, source in data_sources().items():
         url = urlsplit(source["url"])
@@ -143,6 +149,7 @@ def test_an_event_links_to_its_trace() -> None:
     assert link["url"] == "$${__value.raw}"  # a single $ would be replaced by an environment variable: by nothing
 
 
+@pytest.mark.processes
 def test_a_trace_links_to_its_events() -> None:
     link = data_sources()["tempo"]["jsonData"]["tracesToLogsV2"]
     written_out = link["query"].replace("$${__tags}", 'service_name="shop"').replace("$${__trace.traceId}", "0af7")

@@ -146,6 +146,7 @@ def test_a_line_torn_by_a_crash_does_not_swallow_the_next_one(tmp_path: Path) ->
     assert json.loads(ours)["event_type"] == "http.request"
 
 
+@pytest.mark.processes
 def test_what_a_full_disk_took_of_a_batch_is_taken_back(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"event_type":"before"}\n')
@@ -226,6 +227,7 @@ def test_a_batch_of_the_journals_own_lines_makes_no_file(tmp_path: Path) -> None
     assert not path.exists()
 
 
+@pytest.mark.processes
 def test_processes_that_share_the_file_never_mix_or_lose_lines(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     script = (
@@ -245,6 +247,7 @@ def test_processes_that_share_the_file_never_mix_or_lose_lines(tmp_path: Path) -
     )
 
 
+@pytest.mark.processes
 def test_a_forked_child_appends_through_a_file_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     file = JsonlFile(path)

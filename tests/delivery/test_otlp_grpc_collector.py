@@ -14,7 +14,7 @@ import otel_audit
 from otel_audit import AuditPrincipal
 from tests.servers import Collector, StartCollector
 
-pytestmark = pytest.mark.usefixtures("named_audited")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("named_audited")]
 
 
 def test_a_message_over_the_limit_of_the_collector_is_halved_until_it_fits(

@@ -364,6 +364,7 @@ def forked_run(server: OtlpGrpcServer, *, busy: bool, support: str | None) -> li
     return out.splitlines()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("support", [None, "1"])
 def test_a_forked_child_exports_over_its_own_connection(server: OtlpGrpcServer, support: str | None) -> None:
     assert forked_run(server, busy=False, support=support) == ["Accepted(warning=None)"] * 4
@@ -374,6 +375,7 @@ def test_a_forked_child_exports_over_its_own_connection(server: OtlpGrpcServer, 
     assert parent != child
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("support", [None, "1"])
 def test_a_fork_waits_for_a_call_that_is_under_way(server: OtlpGrpcServer, support: str | None) -> None:
     server.will_answer(GrpcReply(), GrpcReply(delay_s=0.3))
@@ -381,6 +383,7 @@ def test_a_fork_waits_for_a_call_that_is_under_way(server: OtlpGrpcServer, suppo
     assert forked_run(server, busy=True, support=support) == ["Accepted(warning=None)"] * 5
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("support", [None, "1"])
 def test_a_fork_ends_a_call_that_takes_long(server: OtlpGrpcServer, support: str | None) -> None:
     server.will_answer(GrpcReply(), GrpcReply(delay_s=MUCH_LONGER_S))
@@ -391,6 +394,7 @@ def test_a_fork_ends_a_call_that_takes_long(server: OtlpGrpcServer, support: str
     assert sorted(said)[4:] == [repr(Unavailable("CANCELLED: Channel closed!", fault=Fault.SERVER))]
 
 
+@pytest.mark.processes
 def test_a_child_in_which_grpc_cannot_work_says_so_instead_of_hanging(server: OtlpGrpcServer) -> None:
     parent, child, child_again, parent_again = forked_run(server, busy=False, support="0")
 
@@ -412,6 +416,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.processes
 def test_a_process_can_end_during_a_call(server: OtlpGrpcServer) -> None:
     server.will_answer(GrpcReply(delay_s=MUCH_LONGER_S))
     with subprocess.Popen(
@@ -451,6 +456,7 @@ print([span.name for span in finished.get_finished_spans()])
 """
 
 
+@pytest.mark.processes
 def test_instrumented_clients_make_no_spans_of_exports(server: OtlpGrpcServer) -> None:
     # In a process of its own: the instrumentation takes the tracer provider of the process.
     result = subprocess.run(
@@ -461,6 +467,7 @@ def test_instrumented_clients_make_no_spans_of_exports(server: OtlpGrpcServer) -
     assert [received.metadatum("traceparent") is None for received in server.requests] == [False, True]
 
 
+@pytest.mark.processes
 def test_grpc_is_loaded_only_by_those_who_use_it() -> None:
     script = "import sys, otel_audit, otel_audit.cli; print('grpc' in sys.modules)"
 

@@ -203,6 +203,7 @@ else:
 """
 
 
+@pytest.mark.processes
 def test_a_client_certificate_is_shown_also_when_no_ca_is_set(authority: Authority) -> None:
     # A difference: to the official exporter it counts only beside a CA. In processes of their own, since gRPC's
     # library reads once whom it trusts by default.

@@ -288,6 +288,7 @@ exporter.close()
 """
 
 
+@pytest.mark.processes
 def test_a_forked_child_exports_over_its_own_connection(server: OtlpServer) -> None:
     # In a process of its own, which has no threads when it forks.
     result = subprocess.run(

@@ -119,6 +119,7 @@ def test_the_journal_as_the_destination_is_kept_within_its_bytes(tmp_path: Path)
     trail.close()
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("_looks_often")
 def test_a_forked_child_of_a_service_without_exporters_looks_for_itself(tmp_path: Path) -> None:
     trail = Trail(settings(tmp_path))
@@ -135,6 +136,7 @@ def test_a_forked_child_of_a_service_without_exporters_looks_for_itself(tmp_path
     trail.close()
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("_looks_often")
 def test_a_service_that_leaves_delivery_to_another_process_removes_nothing(tmp_path: Path, server: OtlpServer) -> None:
     trail = Trail(settings(tmp_path, export="ship"))
@@ -154,6 +156,7 @@ def test_a_service_that_leaves_delivery_to_another_process_removes_nothing(tmp_p
     trail.close()
 
 
+@pytest.mark.processes
 def test_ship_removes_what_it_delivered_and_status_goes_on_counting_it(tmp_path: Path, server: OtlpServer) -> None:
     a_stream(tmp_path)
     journal, files = live_stream(tmp_path, export=("otlp",))
@@ -175,6 +178,7 @@ def test_ship_removes_what_it_delivered_and_status_goes_on_counting_it(tmp_path:
     journal.close()
 
 
+@pytest.mark.processes
 def test_a_ledger_that_cannot_be_written_is_said_and_costs_no_event(tmp_path: Path, server: OtlpServer) -> None:
     files = a_stream(tmp_path)
     (tmp_path / "ledger.jsonl").mkdir()

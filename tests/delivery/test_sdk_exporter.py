@@ -177,6 +177,7 @@ def in_a_child(work: Any) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
+@pytest.mark.processes
 def test_a_forked_child_makes_an_exporter_of_its_own_where_it_can(tmp_path: Path, collector: Collector) -> None:
     def exporter() -> OTLPLogExporter:
         return OTLPLogExporter(endpoint=collector.logs_url)
@@ -194,6 +195,7 @@ def test_a_forked_child_makes_an_exporter_of_its_own_where_it_can(tmp_path: Path
     collector.wait_for_archive(4)  # two events and two headers
 
 
+@pytest.mark.processes
 def test_a_forked_child_never_uses_the_connections_of_its_parent(tmp_path: Path) -> None:
     exporter = Kept()
     with audit_to(tmp_path, exporter) as audit:

@@ -113,6 +113,7 @@ def test_a_file_that_every_user_can_read_is_named(tmp_path: Path) -> None:
     assert f"every user can read {segment.name}" in found(tmp_path)["permissions"].says
 
 
+@pytest.mark.processes
 def test_memory_and_little_room_are_findings(small_disk: Path) -> None:
     findings = found(small_disk / "audit")
 
@@ -123,10 +124,12 @@ def test_memory_and_little_room_are_findings(small_disk: Path) -> None:
     assert findings["locks"].ok
 
 
+@pytest.mark.processes
 def test_room_for_ten_segments_is_expected(small_disk: Path) -> None:
     assert found(small_disk, segment_bytes=1024**3)["space"].says.endswith("expected 10.0 GiB")
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_a_finding_and_no_failure(small_disk: Path) -> None:
     leave_no_room(small_disk)
 

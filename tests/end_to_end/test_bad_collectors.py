@@ -105,6 +105,7 @@ def assert_all_delivered(audit: AuditLogger, directory: Path, count: int) -> Non
     assert not counted.is_stuck
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -170,6 +171,7 @@ def test_the_time_that_a_collector_asks_for_is_obeyed_whoever_is_in_a_hurry(
     assert [name for name in server.accepted if name != "meanwhile"] == ["header", *EVENTS]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "answer",
     [Answer(400, b"bad record"), partial_success(1, "bad record")],
@@ -245,6 +247,7 @@ class Resetting:
             self.resets += 1
 
 
+@pytest.mark.processes
 def test_what_a_reset_cut_off_in_the_middle_of_a_request_arrives_later(
     configure: Configure, directory: Path, tmp_path: Path
 ) -> None:
@@ -261,6 +264,7 @@ def test_what_a_reset_cut_off_in_the_middle_of_a_request_arrives_later(
         assert events_in_archive(collector) == dict.fromkeys(EVENTS, 1)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_collector_that_is_dead_at_the_start_then_hangs_then_is_killed_gets_everything(
     protocol: str, configure: Configure, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,8 @@ from tests.end_to_end.test_main_path import ROOT, environment
 from tests.servers import Collector, Record, StartCollector, free_port, poll
 from tests.servers.otlp_server import Answer, OtlpServer
 
+pytestmark = pytest.mark.processes
+
 PROTOCOLS = ["http/protobuf", "grpc"]
 
 

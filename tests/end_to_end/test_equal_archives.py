@@ -21,7 +21,7 @@ from tests.servers import Collector, Record, StartCollector
 from tests.servers.certificates import Authority
 
 EVENTS = 2_000
-pytestmark = pytest.mark.usefixtures("named_audited")
+pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("named_audited")]
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from tests.end_to_end.test_main_path import ROOT, environment, numbers
 from tests.servers import free_port, poll
 from tests.servers.sequence_server import Arrival, SequenceServer, seqs_by_stream
 
+pytestmark = pytest.mark.processes
+
 # Read while the tests are collected, as the run was started.
 LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 

@@ -10,9 +10,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.chain_check import application_events, read_streams
 from tests.servers import Collector, Record, VictoriaLogs
 from tests.servers.collector import StartCollector
+
+pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("otel-audit")

@@ -23,6 +23,8 @@ from tests.end_to_end.services import Callers, Service, events_in_archive, servi
 from tests.end_to_end.test_main_path import ROOT, otel_audit
 from tests.servers import AGENT_CONFIG, COLLECTOR, Collector, ServerProcess, poll
 
+pytestmark = pytest.mark.processes
+
 _UNSHARE = ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--net", "--uts"]
 # A container's own name and machine id, its loopback up, and then the service as pid 1. A machine without the file has
 # only the name.

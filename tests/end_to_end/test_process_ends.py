@@ -19,6 +19,8 @@ from tests.delivery.audited_server import AuditedServer
 from tests.servers import poll
 from tests.servers.otlp_server import Answer, OtlpServer
 
+pytestmark = pytest.mark.processes
+
 START = """
     import atexit, os, signal, sys, threading, time
     import otel_audit

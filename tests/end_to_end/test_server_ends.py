@@ -26,6 +26,8 @@ from tests.end_to_end.services import (
 from tests.servers import Collector, free_port, poll
 from tests.servers.otlp_server import Answer, OtlpServer
 
+pytestmark = pytest.mark.processes
+
 # Of what a signal starts: the last requests, the close of the logger (5 s at most by default), the end of the workers.
 BOUND_S = 20.0
 HASTY = "gunicorn --graceful-timeout 3, UvicornWorker"

@@ -24,6 +24,8 @@ from tests.end_to_end.test_main_path import COMMAND, ROOT, environment, numbers
 from tests.servers import poll
 from tests.servers.sequence_server import SENDER, Arrival, SequenceServer, seqs_by_stream
 
+pytestmark = pytest.mark.processes
+
 WORKER = [sys.executable, "-m", "tests.end_to_end.shipped_service"]
 GROUP, WRITES, SHIPS = 20_000, 20_001, 20_002  # a group, and two users in it
 BATCH = 20

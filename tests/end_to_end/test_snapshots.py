@@ -94,6 +94,7 @@ def resumed_twice(directory: Path, *how: str, **environ: str) -> list[list[Any]]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("protocol", "begins", "durability"),
     [

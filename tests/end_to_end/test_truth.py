@@ -122,6 +122,7 @@ def truthful_service(directory: Path, collector: Collector, ledger: Ledger) -> I
             process.stdin.close()
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(400)  # a dozen processes are started
 def test_the_numbers_add_up_at_every_moment_while_collector_and_services_die(
     collector: Collector, tmp_path: Path
@@ -211,6 +212,7 @@ def test_a_flush_is_complete_exactly_when_the_collector_said_yes_to_everything(t
     assert 0 < complete < FLUSHES
 
 
+@pytest.mark.processes
 def test_a_disabled_sdk_changes_nothing_and_is_said_once(tmp_path: Path) -> None:
     arrived, said = {}, {}
     for disabled in ("false", "true"):

@@ -15,6 +15,8 @@ from tests.end_to_end.services import service_environment
 from tests.end_to_end.test_main_path import ROOT
 from tests.servers import Collector
 
+pytestmark = pytest.mark.processes
+
 THREADS = """
     import os, sys, threading, time
     import otel_audit

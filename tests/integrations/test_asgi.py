@@ -273,6 +273,7 @@ def test_a_denial_by_the_framework_is_a_denied_request(directory: Path) -> None:
     assert (event["outcome"], event["status_code"]) == ("denied", 403)
 
 
+@pytest.mark.processes
 def test_the_middleware_needs_no_web_framework() -> None:
     program = "import otel_audit, sys; print(otel_audit.AuditMiddleware, {'starlette', 'fastapi'} & set(sys.modules))"
 

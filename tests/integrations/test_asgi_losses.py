@@ -21,6 +21,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "audit"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("durability", ["os", "fsync"])
 def test_a_request_that_cannot_be_recorded_is_refused_where_the_rule_is_closed(
     small_disk: Path, durability: str
@@ -46,6 +47,7 @@ def test_a_request_that_cannot_be_recorded_is_refused_where_the_rule_is_closed(
     assert str(small_disk) not in refused.text
 
 
+@pytest.mark.processes
 def test_a_request_that_cannot_be_recorded_is_served_where_the_rule_is_open(
     small_disk: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,8 @@ from tests.end_to_end.delivered import assert_archived_once, assert_streams_of_t
 from tests.end_to_end.services import Service, served_and_ended, service_environment
 from tests.servers import Collector, free_port, poll
 
+pytestmark = pytest.mark.processes
+
 SERVERS = [
     "uvicorn",
     "uvicorn --workers 2",

@@ -221,6 +221,7 @@ def test_where_the_rule_is_closed_a_connection_begins_in_the_trail(directory: Pa
     assert end["parent_id"] == begin["event_id"]
 
 
+@pytest.mark.processes
 def test_where_the_rule_is_closed_a_connection_that_cannot_be_recorded_is_refused(small_disk: Path) -> None:
     audit = a_logger(small_disk / "audit", on_loss=OnLoss.CLOSED)
 

@@ -9,10 +9,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from opentelemetry.sdk import environment_variables
 
 from tests.chain_check import read_streams
 from tests.servers import Collector, Record
+
+pytestmark = pytest.mark.processes
 
 INSTRUMENT = Path(sys.executable).with_name("opentelemetry-instrument")
 

@@ -299,6 +299,7 @@ def test_an_authentication_that_finds_nobody_is_a_failure(audit: AuditLogger, di
     assert (authn["event_type"], request["outcome"], request["status_code"]) == ("authn.failure", "denied", 401)
 
 
+@pytest.mark.processes
 def test_nobody_is_let_in_on_a_decision_that_cannot_be_recorded_where_the_rule_is_closed(small_disk: Path) -> None:
     audit = a_logger(small_disk / "audit", on_loss=OnLoss.CLOSED)
     reached: list[str] = []

@@ -146,6 +146,7 @@ ONE_EACH = [
 ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("code", [FASTAPI, STARLETTE], ids=["fastapi", "starlette"])
 @pytest.mark.parametrize("options", SERVERS, ids=" ".join)
 def test_each_request_is_one_event_in_the_journal_and_the_collector(
@@ -176,6 +177,7 @@ def test_each_request_is_one_event_in_the_journal_and_the_collector(
     assert "otel_audit_" not in (tmp_path / "said").read_text(encoding="utf-8")  # MCP is not here, and nobody minds
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("own", [ITS_OWN_MIDDLEWARE, ITS_OWN_MIDDLEWARE_AROUND_IT], ids=["added", "around"])
 def test_an_application_that_audits_itself_keeps_its_own_logger(own: str, tmp_path: Path) -> None:
     unusable = str(tmp_path / "app.py")  # is a file
@@ -187,6 +189,7 @@ def test_an_application_that_audits_itself_keeps_its_own_logger(own: str, tmp_pa
     assert seen(tmp_path / "own") == ONE_EACH
 
 
+@pytest.mark.processes
 def test_what_a_middleware_around_the_application_leaves_out_is_left_out(tmp_path: Path) -> None:
     own = ITS_OWN_MIDDLEWARE_AROUND_IT.replace("audit=", "exclude=['/nowhere', '/brok*'], audit=")
     code = f"OWN = {str(tmp_path / 'own')!r}\n" + FASTAPI + own
@@ -198,6 +201,7 @@ def test_what_a_middleware_around_the_application_leaves_out_is_left_out(tmp_pat
     assert seen(tmp_path / "audit") == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [("OTEL_AUDIT_BATCH_COUNT", "many", "OTEL_AUDIT_BATCH_COUNT"), ("OTEL_AUDIT_DIR", "/proc/audit", "/proc/audit")],
@@ -209,6 +213,7 @@ def test_a_service_that_cannot_be_audited_does_not_start(variable: str, value: s
     assert said in (tmp_path / "said").read_text(encoding="utf-8")
 
 
+@pytest.mark.processes
 def test_without_a_lifespan_no_request_is_answered_that_cannot_be_audited(tmp_path: Path) -> None:
     with running(tmp_path, FASTAPI, "--lifespan", "off", OTEL_AUDIT_EXPORT="none", OTEL_AUDIT_DIR="/proc/audit") as (
         _,
@@ -217,6 +222,7 @@ def test_without_a_lifespan_no_request_is_answered_that_cannot_be_audited(tmp_pa
         assert httpx.get(url + "/orders/7").status_code == 500
 
 
+@pytest.mark.processes
 def test_a_framework_that_is_left_out_is_not_audited(tmp_path: Path) -> None:
     left_out = "otel_audit_fastapi,otel_audit_starlette"
 
@@ -237,6 +243,7 @@ def test_each_instrumentor_is_found_by_its_name() -> None:
     assert all(issubclass(kind, FrameworkAuditor) for kind in ours.values())
 
 
+@pytest.mark.processes
 def test_no_other_module_needs_the_instrumentation_package() -> None:
     code = """
         import importlib, pkgutil, sys

@@ -446,6 +446,7 @@ except LookupError:
 """
 
 
+@pytest.mark.processes
 def test_a_process_that_is_configured_by_a_dict_ends_with_its_events_on_disk(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "AUDIT_"))}
     done = subprocess.run(

@@ -116,6 +116,7 @@ def test_what_is_emitted_after_the_shutdown_waits_in_the_journal(provider: Logge
     processor.trail.close()
 
 
+@pytest.mark.processes
 def test_a_full_disk_stops_no_application_and_is_counted(provider: LoggerProvider, small_disk: Path) -> None:
     processor = AuditLogRecordProcessor(directory=small_disk / "audit", export="none")
     provider.add_log_record_processor(processor)
@@ -128,6 +129,7 @@ def test_a_full_disk_stops_no_application_and_is_counted(provider: LoggerProvide
     assert len(journalled(small_disk / "audit")) == stats.exported == 60 - stats.dropped
 
 
+@pytest.mark.processes
 def test_with_closed_the_caller_is_told_of_a_loss(provider: LoggerProvider, small_disk: Path) -> None:
     processor = AuditLogRecordProcessor(directory=small_disk / "audit", export="none", on_loss="closed")
     provider.add_log_record_processor(processor)

@@ -62,6 +62,7 @@ def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "made").iterdir()} == {0o600}
 
 
+@pytest.mark.processes
 def test_threads_an_event_loop_a_signal_handler_and_a_forked_child_leave_whole_chains(tmp_path: Path) -> None:
     journal = a_journal(tmp_path, limits=Limits(segment_bytes=100_000))
     names = iter(range(10**9))
@@ -113,6 +114,7 @@ def test_threads_an_event_loop_a_signal_handler_and_a_forked_child_leave_whole_c
     assert len(read_streams(tmp_path)) == 2
 
 
+@pytest.mark.processes
 def test_a_fork_that_runs_no_hooks_opens_a_stream_of_its_own(tmp_path: Path) -> None:
     script = f"""
         import ctypes, os

@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+import pytest
+
 from otel_audit.journal.locks import FileLock
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
@@ -42,6 +44,7 @@ def test_a_signal_handler_that_closes_inside_an_append_neither_waits_for_it_nor_
     assert sorted(event["event_id"] for event in application_events(tmp_path)) == sorted(names)
 
 
+@pytest.mark.processes
 def test_a_disk_that_became_read_only_stops_no_close(small_disk: Path) -> None:
     exporter = Keeping()
     trail = Trail(Settings.load({}, {"directory": str(small_disk), "export": "none"}), exporters=[exporter])

@@ -211,6 +211,7 @@ def test_the_file_has_its_first_length_however_long_the_reasons_are(tmp_path: Pa
     assert path.stat().st_size == 2 * SLOT_BYTES
 
 
+@pytest.mark.processes
 def test_progress_is_stored_on_a_full_disk(small_disk: Path) -> None:
     path = small_disk / "cursor"
     cursor = Cursor(path)

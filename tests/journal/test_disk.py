@@ -32,6 +32,7 @@ def mount(tmp_path: Path, small_disk: Path) -> Iterator[Mount]:
         yield lambda options: mounted.enter_context(tmpfs(tmp_path / "another", options))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("durability", ["os", "fsync"])
 def test_a_full_disk_costs_new_events_only_and_the_service_recovers(
@@ -51,6 +52,7 @@ def test_a_full_disk_costs_new_events_only_and_the_service_recovers(
     assert ("events are lost" in capfd.readouterr().err) == (rule is OnLoss.OPEN)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("rule", RULES)
 def test_a_full_ext4_costs_new_events_only_and_the_service_recovers(ext4_disk: Path, rule: OnLoss) -> None:
     """Where blocks are given out late, an event that was taken must still find one."""
@@ -65,6 +67,7 @@ def test_a_full_ext4_costs_new_events_only_and_the_service_recovers(ext4_disk: P
         service.assert_accounted_for()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("rule", RULES)
 def test_without_an_inode_for_the_next_segment_events_are_refused_until_there_is_one(
     mount: Mount, rule: OnLoss
@@ -80,6 +83,7 @@ def test_without_an_inode_for_the_next_segment_events_are_refused_until_there_is
         service.assert_accounted_for()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("rule", RULES)
 def test_what_a_read_only_disk_refuses_is_told_when_it_can_be_written_again(
     mount: Mount, rule: OnLoss, capfd: pytest.CaptureFixture[str]
@@ -96,6 +100,7 @@ def test_what_a_read_only_disk_refuses_is_told_when_it_can_be_written_again(
     assert ("Read-only file system" in capfd.readouterr().err) == (rule is OnLoss.OPEN)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("rule", RULES)
 def test_a_stream_goes_on_after_its_file_system_broke_and_was_repaired(ext4_disk: Path, rule: OnLoss) -> None:
     with a_service(ext4_disk, rule) as service:
@@ -130,6 +135,7 @@ def test_a_directory_that_was_removed_and_cannot_be_made_again_costs_new_events_
         service.assert_accounted_for()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 def test_delivery_goes_on_and_is_kept_on_a_full_disk(kind: str, request: pytest.FixtureRequest) -> None:
     disk: Path = request.getfixturevalue("small_disk" if kind == "tmpfs" else "ext4_disk")
@@ -153,6 +159,7 @@ def test_delivery_goes_on_and_is_kept_on_a_full_disk(kind: str, request: pytest.
     assert len(exporter.ids) == len(set(exporter.ids)) == len(service.acknowledged)
 
 
+@pytest.mark.processes
 def test_a_full_disk_is_told_as_such(small_disk: Path) -> None:
     with a_service(small_disk, OnLoss.CLOSED) as service:
         leave_no_room(small_disk)

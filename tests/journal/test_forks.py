@@ -9,6 +9,8 @@ import pytest
 from tests.chain_check import application_events, read_streams
 from tests.journal.writing import finish, said, start_script
 
+pytestmark = pytest.mark.processes
+
 # Every tenth child logs; the others end at once, so that the forks come close together.
 FORKS = """
     import os, sys, threading, warnings

@@ -41,6 +41,7 @@ def fill(journal: Journal) -> list[Receipt]:
     raise AssertionError("the disk was never full")
 
 
+@pytest.mark.processes
 def test_what_was_acknowledged_is_whole_on_a_disk_that_filled_up(small_disk: Path) -> None:
     journal = a_journal(small_disk)
 
@@ -52,6 +53,7 @@ def test_what_was_acknowledged_is_whole_on_a_disk_that_filled_up(small_disk: Pat
     assert journal.written.dropped == 1
 
 
+@pytest.mark.processes
 def test_the_first_line_after_a_full_disk_says_how_many_events_were_lost(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"\0" * (SIZE_KIB // 2 * 1024))
@@ -76,6 +78,7 @@ def test_the_first_line_after_a_full_disk_says_how_many_events_were_lost(small_d
     assert kept == [*(each.event_id for each in before), "after"]
 
 
+@pytest.mark.processes
 def test_a_cursor_is_stored_on_a_disk_that_filled_up_after_it_was_made(small_disk: Path) -> None:
     cursor = Cursor(small_disk / "stream.cursor")
     leave_no_room(small_disk)
@@ -89,6 +92,7 @@ def test_a_cursor_is_stored_on_a_disk_that_filled_up_after_it_was_made(small_dis
     assert not ended
 
 
+@pytest.mark.processes
 def test_a_cursor_that_cannot_be_made_leaves_no_descriptor_behind(small_disk: Path) -> None:
     """It is tried again every few seconds, for each stream that waits."""
     leave_no_room(small_disk)
@@ -100,6 +104,7 @@ def test_a_cursor_that_cannot_be_made_leaves_no_descriptor_behind(small_disk: Pa
     assert open_files(small_disk) == []
 
 
+@pytest.mark.processes
 def test_a_stream_that_cannot_be_opened_leaves_no_files_behind(small_disk: Path) -> None:
     leave_no_room(small_disk)
     journal = a_journal(small_disk)
@@ -117,6 +122,7 @@ def test_a_stream_that_cannot_be_opened_leaves_no_files_behind(small_disk: Path)
     assert events[1]["gap"]["lines"] == 10
 
 
+@pytest.mark.processes
 def test_a_segment_that_cannot_be_started_is_started_when_there_is_room(small_disk: Path) -> None:
     journal = a_journal(small_disk, limits=Limits(segment_bytes=4096))
     for number in range(12):

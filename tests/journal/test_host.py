@@ -81,6 +81,7 @@ def test_what_several_kernels_may_share_and_what_is_unknown_is_not_local(kind: s
     assert not Mount(Path("/"), kind).is_local
 
 
+@pytest.mark.processes
 def test_a_writer_of_another_host_may_live_only_where_that_host_could_hold_a_lock(
     ext4_disk: Path, memory_disk: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_writer_of_another_host_may_live_only_where_that_host_could_hold_a_loc
     assert not is_on_a_local_disk(ext4_disk / "missing")
 
 
+@pytest.mark.processes
 def test_what_is_mounted_while_the_process_lives_is_seen(ext4_disk: Path) -> None:
     place = ext4_disk / "audit"
     place.mkdir()

@@ -10,6 +10,8 @@ import pytest
 
 from tests.chain_check import application_events
 
+pytestmark = pytest.mark.processes
+
 
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """In a process of its own: an exception may also come into code of pytest's or Hypothesis' inside an append."""

@@ -95,6 +95,7 @@ def test_only_one_has_the_right_to_write_and_its_lock_file_goes_with_it(tmp_path
     again.release()
 
 
+@pytest.mark.processes
 def test_an_entry_is_written_on_a_disk_that_is_full_to_its_last_block(small_disk: Path) -> None:
     tell(small_disk, segment=1)
     ledger = Ledger.locked(small_disk)
@@ -115,6 +116,7 @@ def test_an_entry_is_written_on_a_disk_that_is_full_to_its_last_block(small_disk
     assert has_room(small_disk)
 
 
+@pytest.mark.processes
 def test_a_disk_without_room_or_reserve_keeps_the_ledger_as_it_was(small_disk: Path) -> None:
     before = tell(small_disk, segment=1)
     leave_no_room(small_disk)

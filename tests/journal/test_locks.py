@@ -57,6 +57,7 @@ def test_a_second_descriptor_is_kept_out(tmp_path: Path) -> None:
     assert FileLock.acquire(tmp_path / "a.lock") is not None
 
 
+@pytest.mark.processes
 def test_a_second_process_is_kept_out_until_the_first_is_killed(tmp_path: Path) -> None:
     holder = start_script(A_HOLDER, tmp_path / "a.lock")
     assert said(holder) == "True"
@@ -153,6 +154,7 @@ def test_the_proof_of_locks_leaves_nothing_behind(tmp_path: Path) -> None:
         prove_locks(tmp_path / "missing")
 
 
+@pytest.mark.processes
 def test_reading_a_segment_frees_no_lock(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     append(journal, "a")
@@ -169,6 +171,7 @@ def test_reading_a_segment_frees_no_lock(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.processes
 def test_the_end_of_a_forked_child_does_not_free_the_lock_of_its_parent(tmp_path: Path) -> None:
     script = """
         import os, sys
@@ -193,6 +196,7 @@ def test_the_end_of_a_forked_child_does_not_free_the_lock_of_its_parent(tmp_path
     finish(parent)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("how", ["fork", "multiprocessing"])
 def test_a_forked_child_that_lives_on_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path, how: str) -> None:
     keeps_alive, let_go = os.pipe()
@@ -220,6 +224,7 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.processes
 def test_a_lock_freed_on_purpose_is_free_although_a_child_inherited_it(tmp_path: Path) -> None:
     """Another thread may fork in the moment in which somebody looks whether a writer lives."""
     lock = FileLock.acquire(tmp_path / "a.lock")

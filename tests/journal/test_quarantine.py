@@ -225,6 +225,7 @@ def test_a_stream_that_is_sent_again_has_nothing_in_quarantine(tmp_path: Path, h
     assert cursor.seen("otlp") == seen
 
 
+@pytest.mark.processes
 def test_without_room_the_stream_is_blocked_and_goes_on_when_there_is_some(small_disk: Path) -> None:
     path = small_disk / "stream.cursor"
     cursor = Cursor(path)
@@ -302,6 +303,7 @@ def test_a_death_while_it_is_taken_over_loses_nothing(tmp_path: Path) -> None:
     assert (seen.exported, seen.quarantined, lines_of(seen.quarantine)) == (15, 4, [5, 7, 9, 10])
 
 
+@pytest.mark.processes
 def test_a_full_disk_keeps_the_quarantine_of_the_release_before(small_disk: Path) -> None:
     path = small_disk / "stream.cursor"
     a_cursor_of_before(path)

@@ -84,6 +84,7 @@ def release(shipments: list[Shipment]) -> None:
         shipment.release()
 
 
+@pytest.mark.processes
 def test_the_stream_of_a_killed_writer_is_adopted_whole(tmp_path: Path) -> None:
     writer = start_script(A_WRITER, tmp_path)
     stream_id = said(writer)
@@ -128,6 +129,7 @@ def test_a_stream_whose_writer_may_live_on_another_host_is_taken_only_when_that_
     release(shipments)
 
 
+@pytest.mark.processes
 def test_on_a_local_disk_a_free_lock_says_that_the_writer_is_gone_whatever_host_it_was_on(ext4_disk: Path) -> None:
     moved = a_dead_stream(ext4_disk, host_id="f" * 32)
     a_dead_stream(ext4_disk, host_id="f" * 32, resource={"service.name": "bank"})
@@ -272,6 +274,7 @@ def test_a_torn_first_line_does_not_stop_the_adoption_of_others(tmp_path: Path, 
     release(shipments)
 
 
+@pytest.mark.processes
 def test_two_processes_never_have_the_same_stream_at_once(tmp_path: Path) -> None:
     directory, marks = tmp_path / "audit", tmp_path / "marks"
     marks.mkdir()

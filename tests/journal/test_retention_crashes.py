@@ -89,6 +89,7 @@ def killed_remover(directory: Path, ending: str, calls: int) -> None:
     assert remover.returncode == -signal.SIGKILL
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("export", ["otlp", "none"])
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_a_remover_that_is_killed_between_the_entry_and_the_unlink_is_finished_by_the_next(
@@ -113,6 +114,7 @@ def test_a_remover_that_is_killed_between_the_entry_and_the_unlink_is_finished_b
     assert census(tmp_path).totals == totals
 
 
+@pytest.mark.processes
 def test_a_remover_that_is_killed_before_the_cursor_of_a_whole_stream_is_gone_is_finished(tmp_path: Path) -> None:
     files = delivered(tmp_path)
     totals = census(tmp_path).totals
@@ -126,6 +128,7 @@ def test_a_remover_that_is_killed_before_the_cursor_of_a_whole_stream_is_gone_is
     assert census(tmp_path).totals == totals
 
 
+@pytest.mark.processes
 def test_what_was_told_to_be_removed_is_not_sent_again(tmp_path: Path) -> None:
     files = delivered(tmp_path)
     totals = census(tmp_path).totals
@@ -167,6 +170,7 @@ def test_a_file_that_cannot_be_unlinked_is_counted_once_and_tried_again(
     assert census(tmp_path).totals == totals
 
 
+@pytest.mark.processes
 def test_two_processes_at_once_remove_each_segment_once(tmp_path: Path) -> None:
     for _ in range(8):
         delivered(tmp_path)
@@ -192,6 +196,7 @@ def test_two_processes_at_once_remove_each_segment_once(tmp_path: Path) -> None:
     assert census(tmp_path).totals == totals
 
 
+@pytest.mark.processes
 def test_a_child_that_outlives_its_killed_parent_keeps_no_lock_of_the_ledger_or_a_stream(tmp_path: Path) -> None:
     files = delivered(tmp_path)
     forker = start_script(A_FORKER, tmp_path)
@@ -206,6 +211,7 @@ def test_a_child_that_outlives_its_killed_parent_keeps_no_lock_of_the_ledger_or_
     finish(forker)
 
 
+@pytest.mark.processes
 def test_a_disk_that_is_full_is_made_room_on(small_disk: Path) -> None:
     journal, files = live_stream(small_disk, segments=3)
     deliver(files, Inbox("otlp"))
@@ -223,6 +229,7 @@ def test_a_disk_that_is_full_is_made_room_on(small_disk: Path) -> None:
     journal.close()
 
 
+@pytest.mark.processes
 def test_what_is_delivered_only_after_the_disk_was_full_makes_room_too(small_disk: Path) -> None:
     journal, files = live_stream(small_disk, segments=3)
     cursor = files.cursor

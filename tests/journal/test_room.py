@@ -30,6 +30,7 @@ from tests.recording import a_trail
 from tests.requiring import CLOSED, a_policy
 from tests.servers.polling import poll
 
+pytestmark = pytest.mark.processes  # mounts small disks
 MIB = 1024 * 1024
 OTHERS = "00000000-0000-7000-8000-000000000000.cursor"  # a file of another process
 

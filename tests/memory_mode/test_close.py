@@ -8,6 +8,8 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+
 from otel_audit.trail import Stats
 from tests.delivery.audited_server import AuditedServer
 from tests.journal.writing import finish, said, start_script
@@ -86,6 +88,7 @@ ENDS = """
 """
 
 
+@pytest.mark.processes
 def test_a_process_that_ends_normally_delivers_first(server: AuditedServer, memory_disk: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(ENDS), server.endpoint, str(memory_disk)],
@@ -100,6 +103,7 @@ def test_a_process_that_ends_normally_delivers_first(server: AuditedServer, memo
     assert ids(next(iter(arrived(server).values()))) == [str(number) for number in range(100)]
 
 
+@pytest.mark.processes
 def test_what_a_killed_process_had_acknowledged_is_delivered_by_the_next_start(
     server: AuditedServer, memory_disk: Path
 ) -> None:

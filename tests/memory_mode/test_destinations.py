@@ -81,6 +81,7 @@ def test_the_metrics_have_the_same_numbers_and_a_reason_for_each_loss(server: Au
     assert seen["audit.records.quarantined"]["otlp"] == 0
 
 
+@pytest.mark.processes
 def test_a_real_collector_has_every_event_of_a_service_in_memory(collector: Collector, memory_disk: Path) -> None:
     overrides = {"endpoint": collector.http_endpoint, "protocol": "http/protobuf", "directory": memory_disk}
     settings = Settings.load({}, {"durability": "memory", **overrides})

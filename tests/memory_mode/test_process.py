@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.delivery.audited_server import AuditedServer
 from tests.journal.writing import finish, said, start_script
 from tests.memory_mode.trail import arrived, ids
+
+pytestmark = pytest.mark.processes
 
 FORKED = """
     import os, sys

@@ -67,6 +67,7 @@ def test_what_was_emitted_is_exported_pending_quarantined_or_dropped(
     assert values["audit.records.dropped"] == {"disk full": 0, **trail.journal.written.by_reason}
 
 
+@pytest.mark.processes
 def test_what_a_full_disk_took_is_told_apart(reader: Reader, small_disk: Path) -> None:
     trail = a_trail(small_disk, reader, free_bytes=0)
     assert reader.values()["audit.records.dropped"] == {"disk full": 0}

@@ -100,6 +100,7 @@ def trail(name):
 """
 
 
+@pytest.mark.processes
 def test_the_global_meter_provider_may_be_set_before_or_after_a_trail_is_made(tmp_path: Path) -> None:
     script = """
 first = trail("/first")
@@ -113,6 +114,7 @@ print(emitted())
     assert run(GLOBAL + script, tmp_path) == "[(True, 2)]\n[(True, 5)]\n"
 
 
+@pytest.mark.processes
 def test_a_forked_child_counts_its_own_events_only(tmp_path: Path) -> None:
     script = """
 metrics.set_meter_provider(MeterProvider([reader]))
@@ -136,6 +138,7 @@ print(emitted())
     assert printed == "[(True, 7)]\n[(True, 0)]\n[(True, 1)]\n[(True, 7)]\n"
 
 
+@pytest.mark.processes
 def test_without_a_meter_provider_nothing_of_the_metrics_sdk_is_loaded(tmp_path: Path) -> None:
     script = """
     import sys
@@ -148,6 +151,7 @@ def test_without_a_meter_provider_nothing_of_the_metrics_sdk_is_loaded(tmp_path:
     assert run(script, tmp_path) == "[]\n"
 
 
+@pytest.mark.processes
 def test_a_fork_waits_for_a_measurement_that_is_being_recorded(tmp_path: Path) -> None:
     """Or the child would wait for ever for a lock that only a thread of its parent can release."""
     script = """

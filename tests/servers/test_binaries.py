@@ -10,6 +10,8 @@ import pytest
 
 from tests.servers.binaries import COLLECTOR, OWN_VARIABLES, VICTORIALOGS, Binary
 
+pytestmark = pytest.mark.processes
+
 BINARIES = pytest.mark.parametrize("binary", [COLLECTOR, VICTORIALOGS], ids=lambda binary: binary.name)
 
 

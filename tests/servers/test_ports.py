@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.processes
+@pytest.mark.processes
 def test_a_port_that_another_process_was_given_is_free_again_when_that_has_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

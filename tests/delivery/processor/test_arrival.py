@@ -126,6 +126,7 @@ def test_an_exporter_that_raises_is_tried_again_and_loses_nothing(deliver: Deliv
     poll(lambda: exporter.seen, until=lambda seen: seen == 3, what="three lines")
 
 
+@pytest.mark.processes
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # that is what it is about
 def test_a_forked_child_delivers_its_own_stream_and_leaves_its_parents_alone(
     server: AuditedServer, deliver: Deliver

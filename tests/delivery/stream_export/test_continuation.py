@@ -104,6 +104,7 @@ KILLED_BEFORE_THE_CURSOR = """
 """
 
 
+@pytest.mark.processes
 def test_a_kill_between_answer_and_cursor_sends_the_same_records_again(
     tmp_path: Path, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:

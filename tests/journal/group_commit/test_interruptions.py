@@ -99,6 +99,7 @@ def test_a_caller_that_is_interrupted_while_it_waits_leaves_everything_in_order(
     assert [each["event_id"] for each in application_events(tmp_path)] == ["first", "interrupted", "after"]
 
 
+@pytest.mark.processes
 def test_a_fork_from_a_signal_handler_inside_the_wait_leaves_the_child_free(
     tmp_path: Path, journal: Journal, disk: SlowDisk, in_the_wait: Arm
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_fork_from_a_signal_handler_inside_the_wait_leaves_the_child_free(
     assert len(read_streams(tmp_path)) == 2
 
 
+@pytest.mark.processes
 def test_a_child_that_is_forked_during_a_sync_keeps_no_file_of_its_parent_open(
     tmp_path: Path, journal: Journal, disk: SlowDisk, in_threads: Start
 ) -> None:
