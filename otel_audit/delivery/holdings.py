@@ -89,7 +89,15 @@ class Holdings:
             self._notices.say("foreign", f"{self._directory}: {foreign.says}; {foreign.remedy}")
 
     def let_go(self) -> None:
-        """Those that ended and are delivered are over. Own ones are kept for their numbers."""
+        """Let go of those that ended and are delivered, and of those that another process has taken.
+
+        Own ones that are delivered are kept for their numbers.
+        """
+        for shipment in [*self._own, *self._adopted]:
+            if self._is_lost(shipment):
+                self._own = [each for each in self._own if each is not shipment]
+                self._adopted = [each for each in self._adopted if each is not shipment]
+                shipment.release()
         for own in filter(self._is_over, list(self._own)):
             self._conclude(own)
         for shipment in list(filter(self._is_over, self._adopted)):
@@ -141,6 +149,15 @@ class Holdings:
 
     def _not_taken(self, files: StreamFiles, error: Exception) -> None:
         self._notices.say(f"take {files.stream_id}", f"{files.segment(1)}: a stream cannot be delivered: {error!r}")
+
+    def _is_lost(self, shipment: Shipment) -> bool:
+        """Another process delivers the stream since somebody removed its lock file."""
+        try:
+            return not shipment.keeps_its_lock()
+        except OSError as error:
+            what = f"{shipment.files.cursor}: the cursor or the lock beside it was removed, and cannot be made again"
+            self._notices.say("restore", f"{what}: {error}")
+            return False
 
     def _is_over(self, shipment: Shipment) -> bool:
         """The writer is gone, and was so before the last look at its lines."""

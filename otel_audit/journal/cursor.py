@@ -301,13 +301,22 @@ class Cursor:
             self._owed.append(Again(exporter, 0))
 
     def close(self) -> None:
-        """Nothing is stored any more; what comes later is kept in memory only."""
+        """Store nothing any more; what comes later is kept in memory only."""
+        with contextlib.suppress(OSError):
+            self.restore()
+        with self._lock:
+            self.abandon()
+
+    def restore(self) -> None:
+        """Write the file again if somebody removed it: while there is nothing to deliver nobody else would notice.
+
+        Raises:
+            OSError: it is not there.
+        """
         with self._lock:
             if self._state.exporters and self._is_gone():
-                with contextlib.suppress(OSError):
-                    self._append([])
-                    self._store(self._state)
-            self.abandon()
+                self._append([])
+                self._store(self._state)
 
     def abandon(self) -> None:
         """In a forked child, where the lock may be held by a thread that is gone: close the descriptor."""

@@ -38,6 +38,7 @@ class Shipment:
     writer_lock: FileLock | None
     durable: Callable[[], Position | None] = _unknown
     released: bool = False
+    file_mode: int = 0o600
 
     @property
     def stream_id(self) -> str:
@@ -63,6 +64,25 @@ class Shipment:
             # A lock file that is missing was removed by a writer that ended, or by an adopter that saw its end.
             self.writer_lock = FileLock.acquire(self.files.writer_lock)
         return self.writer_lock is not None
+
+    def keeps_its_lock(self) -> bool:
+        """Return False if another process has taken the stream since somebody removed the file of the ship lock.
+
+        A lock file that is only missing is made again, and so is a cursor.
+
+        Raises:
+            OSError: it could not be made again.
+        """
+        if self.released:
+            return True
+        if not self.ship_lock.is_in_place():
+            lock = FileLock.acquire(self.files.ship_lock, mode=self.file_mode)
+            if lock is None:
+                return False
+            former, self.ship_lock = self.ship_lock, lock
+            former.release()
+        self.cursor.restore()
+        return True
 
     def conclude(self) -> None:
         """Keep that the stream is over, if its writer is gone and every exporter that it has or had is at its end.
@@ -109,7 +129,7 @@ def take(
     except BaseException:
         ship_lock.release()
         raise
-    return Shipment(files, cursor, ship_lock, None, durable)
+    return Shipment(files, cursor, ship_lock, None, durable, file_mode=file_mode)
 
 
 def _nobody(header: Mapping[str, Any]) -> bool:
