@@ -73,7 +73,9 @@ class Journal:
     """Append-only, hash-chained lines in a directory. Any thread; fork-safe.
 
     `describe` gives what each segment header says of the writer. `on_open` is called after a stream was opened, in the
-    process that opened it, without any lock; `on_fork` in a child before its first append. `ask_for_room` is called
+    process that opened it, without any lock; `on_close` before `close` ends one, under the journal's lock: nobody else
+    writes to the stream any more, `on_close` may (`StreamWriter.write_system`), and the writer lock is still held.
+    `on_fork` is called in a child before its first append. `ask_for_room` is called
     when the directory is nearly as full as it may be, and says whether somebody will call `room_made`.
     `commit_timeout_s`: how long an append waits for the disk with `fsync`.
 
@@ -89,6 +91,7 @@ class Journal:
         limits: Limits | None = None,
         durability: Durability = Durability.OS,
         on_open: Callable[[StreamWriter], None] = lambda stream: None,
+        on_close: Callable[[StreamWriter], None] = lambda stream: None,
         on_fork: Callable[[], None] = lambda: None,
         on_wake: Callable[[], None] = lambda: None,
         ask_for_room: Callable[[], bool] = lambda: False,
@@ -103,6 +106,7 @@ class Journal:
         self._limits = limits or Limits()
         self.durability = durability
         self._on_open = on_open
+        self._on_close = on_close
         self._on_fork = on_fork
         self._on_wake = on_wake
         self._ask_for_room = ask_for_room
@@ -176,6 +180,33 @@ class Journal:
         if commit is not None:
             self._wait(commit)
         return receipt
+
+    def append_system(self, kind: str, content: Mapping[str, Any]) -> int | None:
+        """Append one line of the journal itself, `audit.<kind>`, and return its number. It is written at any limit.
+
+        From inside an append of the same thread nothing is written, and None is returned.
+
+        Raises:
+            OSError: nothing was written.
+        """
+        if _getpid() != self._pid:
+            self.leave_to_parent()
+        me = _get_ident()
+        if me in self._inside:
+            return None
+        now_ns = time.time_ns()
+        try:
+            self._inside.add(me)
+            with self._lock:
+                stream = self._end.ready(now_ns)
+                stream.write_system(kind, content, now_ns)
+                seq = stream.head.seq
+                self._ask_for_sync(stream)
+        finally:
+            self._inside.discard(me)
+        if self._end.is_unannounced:
+            self._announce()
+        return seq
 
     def begin(
         self, event_id: str, event: bytes, time_ns: int, observed_ns: int, is_vital: bool = False
@@ -316,9 +347,17 @@ class Journal:
         try:
             self._inside.add(me)
             with self._lock:
+                if (stream := self._end.stream) is not None:
+                    self._tell_close(stream)
                 self._end.end()
         finally:
             self._inside.discard(me)
+
+    def _tell_close(self, stream: StreamWriter) -> None:
+        try:
+            self._on_close(stream)
+        except Exception as error:  # the stream ends all the same, or nobody would take it over
+            self._notices.say("close", f"{self.directory}: the end of a stream could not be kept: {error!r}")
 
     def reopen(self) -> None:
         """Leave the stream as it is. The next append opens a new one, since this memory was copied: see `Trail.reopen`.

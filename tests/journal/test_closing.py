@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from otel_audit.journal.locks import FileLock
+from otel_audit.journal.stream import StreamWriter
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
-from tests.chain_check import application_events
+from tests.chain_check import application_events, read_streams
 from tests.journal.disks import frozen
 from tests.journal.keeping import Keeping
 from tests.journal.writing import a_journal, append, the_stream
@@ -59,3 +61,54 @@ def test_a_disk_that_became_read_only_stops_no_close(small_disk: Path) -> None:
     assert exporter.ids == ["a", "last"]
     assert not FileLock.is_held(files.writer_lock)
     assert not FileLock.is_held(files.ship_lock)
+
+
+def test_a_line_of_the_journal_itself_is_in_the_chain_and_counts_as_no_event(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    append(journal, "a")
+
+    assert journal.append_system("note", {"size": 7}) == 3
+
+    append(journal, "b")
+    journal.close()
+    (events,) = read_streams(tmp_path).values()
+    assert [each["event_type"] for each in events] == ["audit.segment", "test", "audit.note", "test"]
+    assert events[2]["note"] == {"size": 7}
+    assert journal.written.emitted == 2
+
+
+def test_before_a_stream_is_closed_its_end_can_be_told_while_nobody_else_writes_to_it(tmp_path: Path) -> None:
+    told: list[tuple[int, bool]] = []
+
+    def tell(stream: StreamWriter) -> None:
+        assert journal.append_system("note", {}) is None, "written from inside the close"
+        stream.write_system("end", {"events": 1}, time.time_ns())
+        told.append((stream.head.seq, FileLock.is_held(stream.files.writer_lock)))
+
+    journal = a_journal(tmp_path, on_close=tell)
+    journal.close()
+    assert told == [], "no stream was open"
+    append(journal, "a")
+    journal.reopen()  # another process may go on with that stream
+    assert told == []
+    append(journal, "b")
+    journal.close()
+
+    assert told == [(3, True)]
+    left, closed = read_streams(tmp_path).values()
+    assert [each["event_type"] for each in left] == ["audit.segment", "test"]
+    assert [each["event_type"] for each in closed] == ["audit.segment", "test", "audit.end"]
+
+
+def test_a_stream_is_closed_also_where_its_end_cannot_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(stream: StreamWriter) -> None:
+        raise OSError("the ledger is away")
+
+    journal = a_journal(tmp_path, on_close=fails)
+    append(journal, "a")
+    journal.close()
+
+    assert "the ledger is away" in capsys.readouterr().err
+    assert not the_stream(tmp_path).writer_lock.exists()
