@@ -20,7 +20,7 @@ __all__ = ["Holdings"]
 
 
 class Holdings:
-    """The streams of a directory that are held, each until it is delivered by all `exporters`, or until `release`."""
+    """The streams of a directory that are held, each until all `exporters` have delivered it, or until `release`."""
 
     def __init__(self, directory: Path, exporters: Sequence[str], *, file_mode: int, notices: Notices) -> None:
         self._directory = directory
@@ -39,16 +39,16 @@ class Holdings:
         return {each.stream_id: each for each in [*self._own, *self._adopted]}
 
     def expect(self, taking: Callable[[], Shipment | None]) -> None:
-        """A stream of this process, to be taken as soon as it can be."""
+        """Take a stream of this process as soon as that is possible."""
         self._waiting.append(taking)
 
     @property
     def is_expecting(self) -> bool:
-        """True while a stream of this process waits to be taken."""
+        """Return True while a stream of this process waits to be taken."""
         return bool(self._waiting)
 
     def take_waiting(self) -> list[Shipment]:
-        """Take the streams of this process that wait for it: the disk was full, or another process ships them."""
+        """Take the streams of this process that could not be taken yet: the disk was full, or another ships them."""
         taken: list[Shipment] = []
         for taking in list(self._waiting):
             try:
@@ -66,7 +66,7 @@ class Holdings:
         return taken
 
     def adopt(self, adoption: Adoption, stopped: Callable[[], bool]) -> Iterator[Shipment]:
-        """Take over what may be taken over now. Each is held before the next one is looked for."""
+        """Take over the streams that may be taken over now. Each is held before the next one is looked for."""
         for shipment in adoption.take(
             self._directory,
             known=self._known,
@@ -81,7 +81,7 @@ class Holdings:
             yield shipment
 
     def say_foreign(self, stopped: Callable[[], bool]) -> None:
-        """Say how many events of other hosts were passed over, once for each stream. Reads all that waits in them."""
+        """Say once for each stream how many events of other hosts were passed over. It reads all that waits."""
         left, self._foreign = self._foreign, []
         pending = [stream_counts(files, files.segments()).pending for files in left if not stopped()]
         if events := sum(pending):
@@ -89,9 +89,9 @@ class Holdings:
             self._notices.say("foreign", f"{self._directory}: {foreign.says}; {foreign.remedy}")
 
     def let_go(self) -> None:
-        """Let go of those that ended and are delivered, and of those that another process has taken.
+        """Let go of streams that ended and are delivered, and of those that another process has taken.
 
-        Own ones that are delivered are kept for their numbers.
+        Delivered streams of this process are kept for their numbers.
         """
         for shipment in [*self._own, *self._adopted]:
             if self._is_lost(shipment):
@@ -105,7 +105,7 @@ class Holdings:
             self._release(shipment)
 
     def release(self, deadline: float) -> bool:
-        """Nothing is held any more. True when all of it was delivered."""
+        """Let go of everything. Return True when all of it was delivered."""
         delivered = all(map(self._is_delivered, self._own))
         for own in self._own:
             self._release(own)
@@ -120,19 +120,19 @@ class Holdings:
         return delivered
 
     def abandon(self) -> None:
-        """In a forked child: they are the parent's."""
+        """Abandon all streams in a forked child: they belong to the parent."""
         for shipment in [*self._own, *self._adopted]:
             shipment.abandon()
 
     def progress(self) -> dict[str, dict[str, Progress]]:
-        """By stream of this process, how far each exporter has come."""
+        """Return how far each exporter has come, by stream of this process."""
         return {
             shipment.stream_id: {exporter: shipment.cursor.seen(exporter) for exporter in self._exporters}
             for shipment in list(self._own)
         }
 
     def missing(self, seqs: Mapping[str, int], exporter: str) -> int:
-        """How many lines of streams of this process, up to the given ones, this exporter has not dealt with."""
+        """Return how many lines of this process, up to the given ones, this exporter has not dealt with."""
         done = {shipment.stream_id: shipment.cursor.progress(exporter) for shipment in list(self._own)}
         return sum(
             max(0, seq - (done.get(stream_id) or self._elsewhere(stream_id, exporter)).position.seq)
@@ -140,7 +140,7 @@ class Holdings:
         )
 
     def _elsewhere(self, stream_id: str, exporter: str) -> Progress:
-        """How far another process came, that ships a stream of this one."""
+        """Return how far another process has come that ships a stream of this one."""
         try:
             cursor = StreamFiles(self._directory, stream_id).cursor
             return read_cursor(cursor, listed=False)[0].get(exporter, Progress())
@@ -160,7 +160,7 @@ class Holdings:
             return False
 
     def _is_over(self, shipment: Shipment) -> bool:
-        """The writer is gone, and was so before the last look at its lines."""
+        """Return True if the writer is gone, and was so before the last look at its lines."""
         return not shipment.cursor.ended and shipment.ended and self._is_delivered(shipment)
 
     def _is_delivered(self, shipment: Shipment) -> bool:

@@ -1,12 +1,10 @@
-"""The numbers of the trails of this process as OTel metrics.
+"""The numbers of a trail, for each of its exporters and summed over trails, and the same as OTel metrics.
 
-They are read when the application's meter provider collects: `log()` does nothing for them. Only the duration of an
-export is recorded as it happens, by the thread that exported.
+The numbers are read when the application's meter provider collects, so `log()` does nothing for them. Only the duration
+of an export is recorded as it happens, by the thread that exported.
 
-Source: the names are those of OTEP 0267 (audit logging, a draft); `audit.records.quarantined`, `audit.export.blocked`,
-`audit.export.warnings` and the attributes are ours: it has no word for what an operator must also see.
-
-The numbers of a trail: together, for each of its exporters, and summed over trails.
+Source: the names are those of OTEP 0267 (audit logging, a draft). `audit.records.quarantined`, `audit.export.blocked`,
+`audit.export.warnings` and the attributes are ours, because the draft has no word for what else an operator must see.
 """
 
 from __future__ import annotations

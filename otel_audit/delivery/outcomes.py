@@ -1,9 +1,7 @@
-"""What became of one export: the three answers an exporter can give.
+"""What an exporter is given, and the three answers that it can give.
 
-Source: delivery of OTLP (specification, "OTLP/HTTP response" and "OTLP/gRPC response"), made stricter: what the
-endpoint is at fault for never costs a line.
-
-What an exporter is given, and what it is.
+Source: delivery of OTLP (specification, "OTLP/HTTP response" and "OTLP/gRPC response"), made stricter: a fault of the
+endpoint never costs a line.
 """
 
 from __future__ import annotations
@@ -30,10 +28,10 @@ __all__ = [
 
 
 class RefusedFor(StrEnum):
-    """What a refusal may be about: it decides whether the batch is halved because of its size or to find a record.
+    """Say what a refusal may be about: the size of the batch, or one of its records. Either way it is halved.
 
-    LIMIT: a size as well, but by a limit of ours: nothing was sent. SERVER_ERROR: a record, or still the server; no
-    endpoint says so, it is what an error becomes that does not end.
+    LIMIT is a size too, but by a limit of ours, and nothing was sent. SERVER_ERROR is what a server error becomes when
+    it does not go away: it may be due to a record, or still to the server.
     """
 
     SIZE = "size"
@@ -43,10 +41,10 @@ class RefusedFor(StrEnum):
 
 
 class UnavailableFor(StrEnum):
-    """What kept the endpoint from answering well: time-outs and server errors that stay are looked at more closely.
+    """Say what kept the endpoint from accepting. Time-outs and server errors that stay are looked at more closely.
 
-    TIMEOUT, OVERLOAD: the request was on its way, so its size may be the reason. A connection that does not come about
-    in time is of the ENDPOINT, and so is a server that says when to come back.
+    With TIMEOUT and OVERLOAD the request was on its way, so its size may be the reason. A connection that cannot be
+    made in time is the ENDPOINT's fault, and so is a server that says when to come back.
     """
 
     ENDPOINT = "endpoint"
@@ -56,10 +54,10 @@ class UnavailableFor(StrEnum):
 
 
 class Fault(StrEnum):
-    """What is wrong at an endpoint, for whoever is to mend it. What delivery does is the same for all of them.
+    """Name what is wrong at an endpoint, for whoever has to mend it. Delivery treats them all alike.
 
-    NOT_OTLP: something answers that takes no records, such as a login page. NO_SERVICE: gRPC without a pipeline for
-    logs. CLOSED: the other side hangs up.
+    NOT_OTLP means that something answers that takes no records, such as a login page; NO_SERVICE is gRPC without a
+    pipeline for logs; CLOSED means that the other side hangs up.
     """
 
     CREDENTIALS = "credentials"
@@ -80,17 +78,18 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The destination has every record. `warning`: what it said besides."""
+    """The destination has every record. `warning` is what it said besides."""
 
     warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The destination does not want these records as they are: too large together, or one of them is bad.
+    """The destination does not take these records as they are: they are too large together, or one of them is bad.
 
-    `each`: every one of them may be refused for this reason. The destination counted as many rejections as there are
-    records, or said that they are too old. It says no more than the reason does, so two that differ in it are equal.
+    `each` is true if every one of them may be refused for this reason: the destination counted as many rejections as
+    there are records, or said that they are too old. Two refusals that differ in it alone are equal, because it says no
+    more than the reason does.
     """
 
     reason: str
@@ -100,9 +99,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The endpoint's fault: nothing moves, the same records are sent again after `retry_after_s` or a back-off.
+    """The endpoint is at fault. Nothing moves; the same records are sent again after `retry_after_s` or a back-off.
 
-    Two that differ in their `fault` alone are equal: it says no more than the reason does.
+    Two that differ in their `fault` alone are equal, because it says no more than the reason does.
     """
 
     reason: str
@@ -116,19 +115,19 @@ ExportOutcome = Accepted | Refused | Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Lines of one segment, in order, with its header: all that a record is built from."""
+    """Lines of one segment, in order, with its header. Records are built from these alone."""
 
     header: Mapping[str, Any]
     lines: Sequence[Line]
 
     @property
     def contents(self) -> list[bytes]:
-        """The bytes of the lines, without newlines."""
+        """Return the bytes of the lines, without newlines."""
         return [line.content for line in self.lines]
 
     @property
     def records(self) -> int:
-        """How many records it makes: one for each line."""
+        """Return how many records it makes: one for each line."""
         return len(self.lines)
 
     def halves(self) -> tuple[Batch, Batch]:
@@ -153,18 +152,18 @@ class Batch:
 
 
 class Exporter(Protocol):
-    """A destination of journal lines. One call at a time, from one thread."""
+    """A destination of journal lines. It is called by one thread, one call at a time."""
 
     @property
     def name(self) -> str:
-        """The name that its progress is kept under in the cursor."""
+        """Return the name under which the cursor keeps its progress."""
 
     @property
     def delay_s(self) -> float:
-        """How long a line may wait for others to share a batch with."""
+        """Return how many seconds a line may wait for others to share a batch with."""
 
     def export(self, batch: Batch) -> ExportOutcome:
-        """Send the batch and say what became of it. Never raises for what the destination did."""
+        """Send the batch and return what became of it. Nothing that the destination does makes this raise."""
 
     def close(self) -> None:
-        """Let go of connections and files."""
+        """Close connections and files."""

@@ -1,8 +1,8 @@
-"""One sweep over a directory: every stream that may be taken is delivered as far as it goes, and let go again.
+"""Deliver a directory in one sweep, as `otel-audit ship --once` does.
 
-On the caller's thread, without waiting for a destination that is away: what `otel-audit ship --once` does.
-
-Retention as the settings ask for it, for who delivers the streams of a directory.
+Every stream that may be taken is delivered as far as it goes and let go again, on the caller's thread. A destination
+that is away is not waited for. `restart` makes streams pending again, and `retention_of` is the retention that the
+settings ask for, for whoever delivers a directory.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Left:
 
 @dataclass(slots=True)
 class SweepReport:
-    """What a sweep did: `exported`, `quarantined` and `system` count the lines of this sweep, `streams` its streams."""
+    """What a sweep did. `exported`, `quarantined` and `system` count the lines of this sweep, `streams` its streams."""
 
     streams: int = 0
     exported: int = 0
@@ -72,7 +72,7 @@ class _Errand:
 
 
 class Sweep:
-    """Delivers what the streams of a directory have now. `stopped` is asked before each batch."""
+    """Deliver what the streams of a directory have now. `stopped` is asked before each batch."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Sweep:
         self._blocked: list[str] = []  # the reasons of the streams in a row of which nothing was accepted
 
     def run(self) -> SweepReport:
-        """Every stream that may be taken was tried; the report says which are not delivered to their end.
+        """Try every stream that may be taken, and report which of them are not delivered to their end.
 
         Raises:
             OSError: the directory cannot be listed.
@@ -221,11 +221,11 @@ class Sweep:
 
 
 def restart(directory: Path, exporter: str, adoption: Adoption, *, file_mode: int = 0o600) -> int:
-    """Every stream that may be taken is pending again for this exporter, from its oldest line.
+    """Make every stream that may be taken pending again for this exporter, from its oldest line.
 
-    Its counts start again with it, so that they go on adding up: with those of the lines that were removed. Lines that
-    were quarantined get another chance.
-    Returns how many streams were left as they are, because another process delivers them.
+    The counts start again too, from those of the lines that retention has removed, so that they go on adding up. Lines
+    in quarantine get another chance. Return how many streams were left as they are because another process delivers
+    them.
     """
     busy = 0
     finish_removal(directory, file_mode=file_mode)

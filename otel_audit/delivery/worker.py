@@ -1,4 +1,4 @@
-"""The thread of one exporter: it takes a batch of each stream in turn."""
+"""The thread of one exporter, which gives each of its streams a turn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _REST_MIN_S = 0.02  # an exporter without a delay would keep a core busy
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much goes into one export, and how long a destination that fails is left alone at most."""
+    """How much goes into one export, and for how long at most a destination that fails is left alone."""
 
     count: int = 512
     bytes: int = 3 << 20
@@ -52,21 +52,21 @@ class Worker:
 
     @property
     def blocked(self) -> str:
-        """Why nothing moves: to the destination at all, or in one of the streams."""
+        """Return why nothing moves, to the destination at all or in one of the streams."""
         known = self.destination.stuck or self._blocked
         return known or next((export.blocked for export in self._exports if export.blocked), "")
 
     def say_stuck(self) -> None:
-        """Said by another thread: this one is inside the export."""
+        """Report an export that does not come back. Another thread calls this: this one is inside the export."""
         if stuck := self.destination.stuck:
             self._say(stuck)
 
     def start(self) -> None:
-        """The thread runs."""
+        """Start the thread."""
         self._thread.start()
 
     def add(self, shipment: Shipment) -> None:
-        """From now on this stream is exported too."""
+        """Export this stream too, from now on."""
         export = StreamExport(
             shipment,
             self.destination,
@@ -78,13 +78,13 @@ class Worker:
             self._exports = [*self._exports, export]
 
     def wake(self) -> None:
-        """There is enough for a batch."""
+        """Look at the streams now, because there is enough for a batch."""
         self._wakes.put(None)
 
     def hurry(self) -> None:
-        """Somebody waits: what is there is sent now, and a destination that failed is tried at once.
+        """Send what is there now, because somebody is waiting, and try a destination that failed at once.
 
-        Unless it said when to come again: then it is left alone until that time.
+        A destination that said when to come again is left alone until then.
         """
         self._not_before = self._asked_until
         for export in self._exports:
@@ -92,34 +92,34 @@ class Worker:
         self._wakes.put(None)
 
     def drain(self) -> None:
-        """Send what is there; then, or as soon as the destination fails, the thread ends."""
+        """Send what is there. Then, or as soon as the destination fails, the thread ends."""
         self._draining = True
         self.hurry()
 
     def finish(self) -> None:
-        """As `drain`, and nothing is exported any more: the exporter is closed."""
+        """Do what `drain` does, and then close the exporter: nothing is exported any more."""
         self._closes = True
         self.drain()
 
     def leave(self) -> None:
-        """The thread ends without another export, as soon as the one that is under way is over."""
+        """End the thread without another export, as soon as the one that is under way is over."""
         self._leaves = True
         self._wakes.put(None)
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the end of the thread. True when it has sent what it could: then it lets go of the exporter."""
+        """Wait for the thread to end. Return True when it has sent what it could; it then lets go of the exporter."""
         self._thread.join(timeout_s)
         return self._over
 
     def abandon(self) -> None:
-        """In a forked child, where the thread is not: close the descriptors of what it read."""
+        """Close what the thread was reading, in a forked child, which has no such thread."""
         for export in self._exports:
             export.close()
 
     def wait_for(self, reached: Callable[[], bool], deadline: float) -> bool:
-        """Wait until something is true that only progress of this worker can make true, or until the deadline.
+        """Wait until the deadline for something that only the progress of this worker can make true.
 
-        After its end there is nothing to wait for.
+        Once the worker has ended, there is nothing to wait for.
         """
         # Not a Condition: an asynchronous exception could leave its lock to nobody, and the thread would stand still.
         turns: SimpleQueue[None] = SimpleQueue()
@@ -147,7 +147,7 @@ class Worker:
                 self._rest()
 
     def _let_go(self) -> None:
-        """On this thread, for which nobody waits beyond his time: the end of somebody else's exporter may take long."""
+        """Close the exporter on this thread: a foreign one may take long, and nobody waits for this thread for ever."""
         for export in self._exports:
             export.close()
         if self._closes:
@@ -168,7 +168,7 @@ class Worker:
             return
 
     def _turn(self) -> bool:
-        """One batch of each stream. True when there is more to send at once."""
+        """Give each stream a turn. Return True when there is more to send at once."""
         more = False
         self._drop_released()
         for export in self._exports:
@@ -201,7 +201,7 @@ class Worker:
             return Idle()
 
     def _put_last(self, export: StreamExport) -> None:
-        """The next try begins with another stream: the fault may be in this one."""
+        """Begin the next try with another stream, because the fault may lie in this one."""
         with self._exports_lock:
             self._exports = [*(each for each in self._exports if each is not export), export]
 

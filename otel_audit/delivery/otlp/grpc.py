@@ -4,11 +4,10 @@ Source: OTLP specification, "OTLP/gRPC". Target, metadata, compression and TLS a
 with these differences: a client certificate is used also when no CA is set, and its file may hold the key; certificate
 files are read again when they change; an export is one call, since the batch processor waits and sends again.
 
-What keeps a fork and gRPC's library apart.
-
-The library runs threads of its own, which a child does not have. Between calls it is prepared for a fork, and starts
-anew in the child. During a call it is not. Found by running grpcio 1.85 with each value that the environment variable
-GRPC_ENABLE_FORK_SUPPORT may have when the library is loaded:
+The first part of this module keeps forks and gRPC's library apart. The library runs threads of its own, which a child
+does not have. Between calls it is prepared for a fork and starts anew in the child; during a call it is not. This was
+found by running grpcio 1.85 with each value that the environment variable GRPC_ENABLE_FORK_SUPPORT may have when the
+library is loaded:
 
 * not set: one child in ten that is forked during a call is ended by a segmentation fault;
 * `1`: a child that is forked during a call never comes back from `os.fork()`;
