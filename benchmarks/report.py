@@ -121,7 +121,7 @@ def _middleware_table(found: Numbers) -> Table:
 
 def _server_table(found: Numbers) -> Table:
     title = "A FastAPI application under uvicorn (httptools) and 16 connections"
-    table = _table(title, "requests/s", "ratio", "goal", "p99 ms", "ratio", "goal", "CPU us/request", "ratio")
+    table = _table(title, "req/s", "ratio", "goal", "p99 ms", "ratio", "goal", "CPU us", "ratio")
     alone = found[server.ALONE_ROW]
     for row, numbers in found.items():
         goal = server.GOALS.get(row)
@@ -131,8 +131,8 @@ def _server_table(found: Numbers) -> Table:
         cpu = (f"{numbers[server.CPU_US].median:.0f}", _ratio(numbers, alone, server.CPU_US))
         table.add_row(row, *speed, goals[0], *p99, goals[1], *cpu)
     table.caption = (
-        "ratio: of the application alone, median of the rounds · CPU: of the serving process, its exporter included, "
-        "for each request until all is delivered; it holds on a busy machine too"
+        "ratio: of the application alone, median of the rounds · CPU: of the serving process for a request, until all "
+        "is delivered; it holds on a busy machine too"
     )
     return table
 
