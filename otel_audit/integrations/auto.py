@@ -51,7 +51,7 @@ _APPLICATION: Final = "otel_audit.application"
 
 
 def audit_applications(kind: type, instrumentation: Instrumentation) -> None:
-    """Applications of this class of Starlette, or of one below it, are audited, those that run already too.
+    """Audit applications of this class of Starlette, or of one below it, those that run already too.
 
     One that has `AuditMiddleware` among its own keeps to that: its logger and its options count. What is wrapped is the
     call of the application, and not its stack of middleware: OpenTelemetry's instrumentor of FastAPI leaves alone what
@@ -91,7 +91,7 @@ class _Around:
         self._audited: AuditMiddleware | None = None
 
     async def __call__(self, run: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """`run` the application inside of it.
+        """Run the application inside of the middleware.
 
         Raises:
             AuditError: there is no logger, and the server has begun without a lifespan. The application is not called.
@@ -122,7 +122,7 @@ _SERVER, _MCP_SERVER = HOOKS
 
 
 def audit_feature_servers(instrumentation: Instrumentation) -> None:
-    """What `get_app()` makes from here on is recorded as after `install(replace=True)`, if its store asks for audit.
+    """Record what `get_app()` makes from now on as after `install(replace=True)`, if its store asks for audit.
 
     Feast goes on recording, as after `install()`, where its configuration leaves successful reads out: only Feast
     knows what it takes for a read. An `install()` of the caller's own stays as it is. In each case the instrumentors of
@@ -158,7 +158,7 @@ _latest: dict[type, Instrumentation] = {}
 
 
 def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
-    """The calls of low-level servers of this class are recorded: of those made from here on; with SDK 1.x of all."""
+    """Record the calls of low-level servers of this class: of those made from now on; with SDK 1.x of all."""
     _latest[kind] = instrumentation
 
     async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
@@ -180,7 +180,7 @@ def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
 
 
 def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
-    """The calls of servers of this class that are made from here on are recorded."""
+    """Record the calls of servers of this class that are made from now on."""
     from fastmcp.server.middleware import Middleware
 
     _latest[kind] = instrumentation
@@ -202,7 +202,7 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
 
 
 def _prepare(server: Any, instrumentation: Instrumentation) -> None:
-    """It is about to run, over stdio or, with SDK 1.x, for one more session. A wrong setting ends it here."""
+    """Prepare a server that is about to run, over stdio or for one more session of SDK 1.x. A wrong setting ends it."""
     if hasattr(server, "middleware"):
         if not _has(server.middleware, sdk2.CallMiddleware):
             _ = instrumentation.audit
@@ -245,12 +245,12 @@ def _has(middleware: list[Any], kind: type) -> bool:
 
 
 def _is_of_fastmcp(server: Any) -> bool:
-    """FastMCP's servers hold one of the SDK, and have an instrumentor of their own."""
+    """Return True for a server that FastMCP holds: those have an instrumentor of their own."""
     return type(server).__module__.partition(".")[0] == "fastmcp"
 
 
 class FrameworkAuditor(BaseInstrumentor):  # type: ignore[misc]  # not typed
-    """`instrument()` makes a framework audit what is built on it, `uninstrument()` undoes it.
+    """Make a framework audit what is built on it by `instrument()`, and undo that by `uninstrument()`.
 
     `instrument(audit=...)` takes a logger in place of that of the process.
 
@@ -274,14 +274,14 @@ class FrameworkAuditor(BaseInstrumentor):  # type: ignore[misc]  # not typed
 
     @abstractmethod
     def _begin(self, instrumentation: Instrumentation) -> None:
-        """The framework is wrapped."""
+        """Wrap the framework."""
 
 
 class StarletteAuditor(FrameworkAuditor):
     """One event for each request and connection of a Starlette application, and of what is built on it."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The releases of Starlette."""
+        """Return the releases of Starlette that it works with."""
         return ["starlette >= 0.40"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
@@ -294,7 +294,7 @@ class FastAPIAuditor(FrameworkAuditor):
     """One event for each request and connection of a FastAPI application."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The releases of FastAPI."""
+        """Return the releases of FastAPI that it works with."""
         return ["fastapi >= 0.115"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
@@ -304,7 +304,7 @@ class FastAPIAuditor(FrameworkAuditor):
 
 
 def _of(kind: type, framework: str) -> type:
-    """The framework's own class: OpenTelemetry's instrumentors put one that is derived from it in its place."""
+    """Return the framework's own class: OpenTelemetry's instrumentors put one that is derived from it in its place."""
     return next(each for each in kind.__mro__ if each.__module__.partition(".")[0] == framework)
 
 
@@ -312,7 +312,7 @@ class MCPAuditor(FrameworkAuditor):
     """One event for each tool call, resource read and prompt of a server of the official MCP SDK."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The releases of the SDK."""
+        """Return the releases of the SDK that it works with."""
         return ["mcp >= 1.29, < 3"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
@@ -325,7 +325,7 @@ class FastMCPAuditor(FrameworkAuditor):
     """One event for each tool call, resource read and prompt of a server of the package `fastmcp`."""
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The releases of FastMCP."""
+        """Return the releases of FastMCP that it works with."""
         return ["fastmcp >= 4, < 5"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
@@ -341,7 +341,7 @@ class FeastAuditor(FrameworkAuditor):
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The releases of Feast."""
+        """Return the releases of Feast that it works with."""
         return ["feast >= 0.67"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:

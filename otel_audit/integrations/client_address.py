@@ -52,7 +52,7 @@ class TrustedProxies:
         return [value for name, value in headers if name == self.header]
 
     def client(self, peer: str, values: Sequence[bytes]) -> str:
-        """The address that a request came from. `peer`: of the connection, empty on a Unix socket.
+        """Return the address that a request came from. `peer`: of the connection, empty on a Unix socket.
 
         `values`: those of `header`, in the order of the request. They are read from the end, where the proxy next to
         us wrote, and no further than to the first address that is no trusted proxy's, or to what is no address: that
@@ -88,12 +88,12 @@ def _checked(proxies: Iterable[str]) -> tuple[str, ...]:
 
 
 def _x_forwarded_for(values: Sequence[bytes]) -> Iterator[str]:
-    """What the proxies say, the nearest first."""
+    """Yield what the proxies say, the nearest first."""
     return (word.strip() for word in _from_the_end(values))
 
 
 def _forwarded(values: Sequence[bytes]) -> Iterator[str]:
-    """What the proxies say, the nearest first; empty for an element that is malformed or names nobody."""
+    """Yield what the proxies say, the nearest first; empty for an element that is malformed or names nobody."""
     for element in _from_the_end(values):
         pairs = _PAIRS.findall(element) if _ELEMENT.fullmatch(element) else ()
         # Pair by pair: what stands in the quotes of another one, as of `host`, is the client's.
@@ -101,7 +101,7 @@ def _forwarded(values: Sequence[bytes]) -> Iterator[str]:
 
 
 def _from_the_end(values: Sequence[bytes]) -> Iterator[str]:
-    """The elements of a list in a header, one by one, so that a long one costs no more than what is read of it.
+    """Yield the elements of a list in a header from its end, so that a long one costs no more than what is read of it.
 
     A comma inside quotes ends an element too. No address has one, and who began a quote that never ends must not
     swallow what the proxies after him wrote.
@@ -115,7 +115,7 @@ def _from_the_end(values: Sequence[bytes]) -> Iterator[str]:
 
 
 def _address(word: str) -> Address | None:
-    """The address that a word is, without port, brackets and zone; one of IPv4 inside IPv6 is one of IPv4."""
+    """Return the address in a word, without port, brackets and zone; one of IPv4 inside IPv6 becomes one of IPv4."""
     if len(word) > _MOST_CHARS:
         return None
     if word.startswith("["):

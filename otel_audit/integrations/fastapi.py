@@ -42,7 +42,7 @@ def audited_permission(
     actions: Sequence[str] = (),
     policy_id: str = "",
 ) -> Callable[..., Awaitable[Any]]:
-    """A dependency that asks `check`, records its decision as `authz.decision`, and lets nobody through who is denied.
+    """Return a dependency that asks `check`, records its decision as `authz.decision`, and stops whoever is denied.
 
     `check` may have parameters and dependencies of its own, and may be async. It denies by returning `False`, `None` or
     a `Ruling` that does, or by raising `PermissionError` or an `HTTPException` with status 401 or 403; a denial that is
@@ -85,7 +85,7 @@ def audited_permission(
 def audited_authentication(
     audit: AuditLogger, authenticate: Check, *, auth_type: str = ""
 ) -> Callable[..., Awaitable[Any]]:
-    """A dependency that asks `authenticate`, and records `authn.success` or `authn.failure`.
+    """Return a dependency that asks `authenticate`, and records `authn.success` or `authn.failure`.
 
     `authenticate` may have parameters and dependencies of its own, and may be async. It fails by returning `False`,
     `None` or a user whose `is_authenticated` is false, or by raising `PermissionError` or an `HTTPException` with
@@ -121,14 +121,14 @@ def audited_authentication(
 
 
 async def _connection(connection: HTTPConnection) -> HTTPConnection:
-    """The request, or the WebSocket connection. A dependency, since a check may have a parameter for it itself."""
+    """Return the request or connection. This is a dependency, since a check may have a parameter for it itself."""
     return connection
 
 
 def _dependency(
     check: Check, decide: Callable[[HTTPConnection, dict[str, Any]], Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
-    """A function with the parameters of `check`, which FastAPI fills in, and one for the request."""
+    """Return a function with the parameters of `check`, which FastAPI fills in, and one for the request."""
     if any(_yields(each) for each in (check, inspect.unwrap(check), type(check).__call__)):
         raise TypeError(
             f"expected a function or coroutine function, got the generator function {check!r}; "
@@ -154,7 +154,7 @@ def _yields(function: Any) -> bool:
 
 
 def _signature_of(check: Check) -> inspect.Signature:
-    """With annotations that are no texts: FastAPI would read them where this module stands.
+    """Return the signature with its annotations evaluated: FastAPI would read texts as names of this module.
 
     Raises:
         NameError: an annotation of a parameter names what is not there.
@@ -203,7 +203,7 @@ _any_scope = Principals(None, Notices())
 
 
 def _principal(connection: HTTPConnection) -> AuditPrincipal | None:
-    """As far as it is known by now."""
+    """Return the principal as far as it is known by now."""
     exchange = exchange_of(connection.scope)
     if exchange is None:
         return connection.scope.get(_PRINCIPAL) or _any_scope.of(connection.scope)
@@ -211,7 +211,7 @@ def _principal(connection: HTTPConnection) -> AuditPrincipal | None:
 
 
 def _make_known(connection: HTTPConnection, principal: AuditPrincipal) -> None:
-    """Not in the state of the request, where the application may keep its own user."""
+    """Keep the principal, but not in the state of the request, where the application may keep its own user."""
     exchange = exchange_of(connection.scope)
     if exchange is not None:
         exchange.told = principal
@@ -220,7 +220,7 @@ def _make_known(connection: HTTPConnection, principal: AuditPrincipal) -> None:
 
 
 def _is_nobody(user: Any) -> bool:
-    """Whether this says that nobody was found, as Starlette's `UnauthenticatedUser` does."""
+    """Return True if this says that nobody was found, as Starlette's `UnauthenticatedUser` does."""
     return user is None or user is False or getattr(user, "is_authenticated", None) is False
 
 
@@ -234,7 +234,7 @@ def _with_actions(resource: AuditResource, actions: Sequence[str]) -> AuditResou
 
 
 async def _raised(audit: AuditLogger, event: AuditEvent, error: BaseException, refusal: str) -> None:
-    """What an exception says is recorded: a refusal, whose detail the client is told anyway; else only its class.
+    """Record an exception: of a refusal the detail, which the client is told anyway; else only its class.
 
     Raises:
         HTTPException: as `_record`, but not in the place of a cancellation.
@@ -251,7 +251,7 @@ async def _raised(audit: AuditLogger, event: AuditEvent, error: BaseException, r
 
 
 async def _record(audit: AuditLogger, event: AuditEvent) -> None:
-    """The event is recorded, or the request goes no further.
+    """Record the event, or let the request go no further.
 
     Raises:
         HTTPException: 503, where the loss rule is `closed`.

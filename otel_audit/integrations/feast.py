@@ -52,7 +52,7 @@ _MAPPED: Final = frozenset({"event", "timestamp", "requestor_id", "status", "lat
 
 
 def event_of_line(text: str) -> dict[str, Any] | None:
-    """The fields of the event in a line; None if it is of neither schema. Values may be of any type: see `as_event`."""
+    """Return the fields of the event in a line, of any type (see `as_event`); None if it is of neither schema."""
     if not text.startswith("{"):
         return None
     try:
@@ -66,7 +66,7 @@ def event_of_line(text: str) -> dict[str, Any] | None:
 
 
 def _of_metrics(line: Mapping[str, Any], event: str) -> dict[str, Any]:
-    """What has no field of its own is an attribute, under Feast's name for it."""
+    """Return the fields; a value without a field of its own is an attribute under Feast's name for it."""
     requestor = line.get("requestor_id")
     return {
         "event_type": f"feast.{event}",
@@ -99,7 +99,7 @@ _EXCLUDED: Final = ("/health", "/docs", "/openapi.json", "/static", "/static/*",
 
 
 def hooks_of_feast() -> dict[str, Any]:
-    """The functions as Feast has them, by module.
+    """Return the functions as Feast has them, by module.
 
     Raises:
         ConfigError: this release lacks one.
@@ -108,7 +108,7 @@ def hooks_of_feast() -> dict[str, Any]:
 
 
 def replace_in_feast(audit: AuditLogger, of_feast: Mapping[str, Any]) -> Callable[[], None]:
-    """From here on what `get_app()` makes is recorded by us and not by Feast; the function given takes it back."""
+    """Record what `get_app()` makes from now on in the place of Feast; return the function that takes it back."""
     add_mcp, _ = of_feast.values()
 
     def add_mcp_and_record(app: Any, store: Any, audit_logger: Any = None) -> None:
@@ -140,7 +140,7 @@ def _hook(module: Any, name: str) -> Any:
 
 
 def _refuse_filter(store: Any) -> None:
-    """Feast's own filter knows reads by what its middleware records; it would be silently without effect.
+    """Refuse Feast's own filter: it knows reads by what its middleware records, and would silently do nothing.
 
     Raises:
         ConfigError: it is on.
@@ -153,7 +153,7 @@ def _refuse_filter(store: Any) -> None:
 
 
 def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
-    """Around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500.
+    """Record around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500.
 
     The call of the application is taken over and not its stack of middleware, which OpenTelemetry's instrumentor of
     FastAPI leaves alone unless it is the one that it knows.
@@ -174,7 +174,7 @@ def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
 
 
 def _user_of_feast(store: Any) -> AuditPrincipal | None:
-    """Whom Feast's auth manager has verified for the request that runs here, and for the MCP call that made it.
+    """Return whom Feast's auth manager has verified for the request that runs here, and for the MCP call that made it.
 
     A tool's call is verified by the request inside it and nowhere else: that one has the client's own token.
     """
@@ -197,7 +197,7 @@ Factory = Callable[[Mapping[str, Any]], Any]
 
 
 def install(audit: AuditLogger | None = None, *, replace: bool = False, **settings: Any) -> AuditLogger:
-    """From here on every audit logger that Feast makes hands its events to this one; call it before `get_app()`.
+    """Make every audit logger of Feast hand its events to this one from now on; call it before `get_app()`.
 
     Whichever sink the feature store's configuration names (`stdout`, `file`, `logger`), the events go to `audit`
     instead. Without `audit` it is made by `configure(**settings)`. Whether there are events, and whether those of
@@ -236,7 +236,7 @@ def install(audit: AuditLogger | None = None, *, replace: bool = False, **settin
 
 
 def uninstall() -> None:
-    """Feast makes its own sinks again, and a logger that `install` made is closed. Nothing happens without `install`.
+    """Let Feast make its own sinks again, and close a logger that `install` made. Without `install`, do nothing.
 
     An application that `get_app()` has made keeps its logger: what it records later is journalled still.
     """
@@ -253,7 +253,7 @@ def uninstall() -> None:
 
 @contextmanager
 def install_meanwhile(audit: Callable[[], AuditLogger], *, replace: bool) -> Iterator[None]:
-    """What `install` does, for the applications that are made in this block; the logger stays open behind it.
+    """Do what `install` does for the applications that are made in this block; the logger stays open behind it.
 
     Where something is installed already that stays, and `audit` is not called. One block at a time.
 
@@ -271,7 +271,7 @@ def install_meanwhile(audit: Callable[[], AuditLogger], *, replace: bool) -> Ite
 
 
 class FeastSink:
-    """What Feast's audit logger hands its events to. They are recorded as they are, secrets excepted.
+    """The sink that Feast's audit logger hands its events to. They are recorded as they are, secrets excepted.
 
     Feast calls it under a lock, and turns what is raised here, `AuditUnavailable`, into a line of its log: what it
     records has been done already, and cannot be refused.
@@ -292,7 +292,7 @@ class FeastSink:
         self._audit.log(event)
 
     def close(self) -> None:
-        """At the end of the application's lifespan: the last of its users closes the logger, which delivers."""
+        """Give the logger back at the end of the application's lifespan; its last user closes it, and it delivers."""
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.give_back_now()
@@ -314,7 +314,7 @@ _installed: _Installed | None = None
 
 
 def _factories_of_feast() -> dict[str, Factory]:
-    """Feast's sinks by the name that its configuration has for them; the table itself."""
+    """Return Feast's own table of sinks, by the names that its configuration has for them."""
     try:
         factories = getattr(importlib.import_module(_MODULE), _FACTORIES, None)
     except ModuleNotFoundError as error:

@@ -37,7 +37,7 @@ class Lease:
             _leases[audit] = _leases.get(audit, 0) + 1
 
     async def give_back(self) -> None:
-        """It is over; the last one has closed the logger, which delivers within its setting `close_timeout_s`.
+        """Give the logger back; the last of its users closes it, and it delivers within its setting `close_timeout_s`.
 
         In a thread, so that the event loop is free meanwhile. A second call does nothing.
         """
@@ -51,7 +51,7 @@ class Lease:
             await asyncio.shield(closing)
 
     def give_back_now(self) -> None:
-        """`give_back` on the caller's thread, for those that have no event loop to keep free."""
+        """Give the logger back on the caller's thread, where there is no event loop to keep free."""
         if self._is_last():
             self._audit.close()
 
@@ -95,15 +95,15 @@ class Instrumentation:
 
     @property
     def audit(self) -> AuditLogger:
-        """The logger that was given, else that of the process. Raises what `logger_of_process` does."""
+        """Return the logger that was given, else that of the process. Raises what `logger_of_process` does."""
         return self._given if self._given is not None else logger_of_process()
 
     def wrap(self, owner: type | ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
-        """From here on `owner.name(...)` is `wrapper(original, ...)`; in a class with its instance, subclasses too."""
+        """Make `owner.name(...)` call `wrapper(original, ...)`; in a class with its instance, and in subclasses."""
         self.replace(owner, name, _wrapped(getattr(owner, name), wrapper))
 
     def replace(self, owner: type | ModuleType, name: str, replacement: Callable[..., Any]) -> None:
-        """From here on `owner.name` is this function, with the parameters that it has."""
+        """Put this function, with the parameters that it has, in the place of `owner.name`."""
         original = getattr(owner, name)
         inherited = name not in vars(owner)
 
@@ -132,7 +132,7 @@ class Instrumentation:
         register_post_import_hook(change_it, module)
 
     def undo(self) -> None:
-        """The framework is as it was, and applications that are built already record nothing here any more."""
+        """Make the framework as it was; applications that are built already record nothing here any more."""
         self.is_on = False
         for undo in reversed(self._undo):
             undo()
@@ -159,7 +159,7 @@ _kept_out: WeakSet[object] = WeakSet()
 
 
 def keep_out(recorded: object) -> None:
-    """From here on no instrumentor records this Starlette application, or this server of the MCP SDK 1.x.
+    """Keep every instrumentor from recording this Starlette application, or this server of the MCP SDK 1.x.
 
     It is without effect on one that has begun to run.
     """
@@ -167,5 +167,5 @@ def keep_out(recorded: object) -> None:
 
 
 def is_kept_out(candidate: object) -> bool:
-    """Whether `keep_out` was called for it."""
+    """Return True if `keep_out` was called for it."""
     return candidate in _kept_out

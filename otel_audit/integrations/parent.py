@@ -1,6 +1,6 @@
 """The event under way where code runs: code fills it in, and other events name it as their parent.
 
-What a permission check of an application says, whatever framework asks it.
+A `Ruling` is what a permission check of an application decides about it, whatever framework asks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _under_way: ContextVar[tuple[str | None, Callable[[], AuditEvent] | None]] = Con
 
 
 def parent_id() -> str | None:
-    """The `event_id` of the innermost event under way in this task or thread; None where there is none."""
+    """Return the `event_id` of the innermost event under way in this task or thread; None where there is none."""
     return _under_way.get()[0]
 
 
@@ -37,7 +37,7 @@ def current_event() -> AuditEvent | None:
 
 
 class within:  # in lower case, as it is used like a function; a generator would cost four times as much
-    """What is recorded inside belongs to this event; None: to no event. Threads and tasks begun inside inherit it.
+    """Make what is recorded inside belong to this event, or to none. Threads and tasks begun inside inherit it.
 
     `event` gives what `current_event` returns inside.
     """
@@ -59,7 +59,7 @@ class within:  # in lower case, as it is used like a function; a generator would
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a permission check decided, if it wants to say more than yes or no. True when it allows."""
+    """The decision of a permission check that says more than yes or no. True when it allows."""
 
     allowed: bool
     reason: str = ""

@@ -56,7 +56,7 @@ _PLAIN_DESCRIPTORS: Final = (
 
 
 class NotAwaited(AuditError, TypeError):
-    """What should name a user is a coroutine."""
+    """A coroutine was given where a user was expected."""
 
 
 class Principals:
@@ -86,7 +86,7 @@ class Principals:
         self._is_settled = False
 
     def of(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None = None) -> AuditPrincipal | None:
-        """The principal, None if nobody is named. Never raises."""
+        """Return the principal, None if nobody is named. Never raises."""
         if self._source is None and (found is not None or scope.keys().isdisjoint(_PLACES)):
             return found
         try:
@@ -96,7 +96,7 @@ class Principals:
             return None
 
     def named(self, value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
-        """The principal that a value names, None if it names nobody. Never raises. `unless`: see `principal_of`."""
+        """Return the principal that a value names, if any. Never raises. `unless`: see `principal_of`."""
         try:
             return principal_of(value, unless=unless)
         except Exception as error:  # as above
@@ -104,7 +104,7 @@ class Principals:
             return None
 
     def note(self, scope: MutableMapping[str, Any], principal: AuditPrincipal | None, status_code: int | None) -> None:
-        """Note whom a request was by. Where requests come with credentials for a minute and none has a user, say it."""
+        """Note whose request it was. Say so where requests come with credentials for a minute and none has a user."""
         if self._is_settled:
             return
         if principal is not None:
@@ -138,7 +138,7 @@ class Principals:
 
 
 def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
-    """The principal that a value names: a principal, a name, a UUID, claims of a token, or a user.
+    """Return the principal that a value names: a principal, a name, a UUID, claims of a token, or a user.
 
     None where it names nobody, and for a user who is not authenticated. `unless`: says that a text must not be taken
     for an id or a name, since it is a secret.
@@ -178,7 +178,7 @@ def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) 
 
 
 def principal_of_token(token: Any) -> AuditPrincipal:
-    """The subject of a token that an MCP SDK has verified, else its client, with the name that its claims give.
+    """Return the subject of a token that an MCP SDK has verified, else its client, with the name that its claims give.
 
     A subject that is not the client is a user, all else is a service.
     """
@@ -203,7 +203,7 @@ def _text(value: object) -> str:
 
 
 def _key_of(stored: Mapping[str, Any]) -> dict[str, object]:
-    """The primary key of a row of SQLAlchemy, which it keeps when it forgets the fields after a commit."""
+    """Return the primary key of a row of SQLAlchemy, which it keeps when it forgets the fields after a commit."""
     key = getattr(stored.get("_sa_instance_state"), "identity", None)
     return {"id": key[0]} if isinstance(key, tuple) and len(key) == 1 else {}
 
@@ -211,7 +211,7 @@ def _key_of(stored: Mapping[str, Any]) -> dict[str, object]:
 def _principal_in(
     read: Callable[[str], object], role_keys: Sequence[str], unless: Callable[[str], bool] | None
 ) -> AuditPrincipal | None:
-    """The principal that these claims or fields name, None if they have neither an id nor a name."""
+    """Return the principal that these claims or fields name, None if they have neither an id nor a name."""
     identity = _first(read, _IDS, unless)
     name = _first(read, _NAMES, unless) or identity
     if not name:
@@ -229,7 +229,7 @@ def _principal_in(
 
 
 def _is_service(read: Callable[[str], object], identity: str) -> bool:
-    """Whether a token was given to a client on its own behalf, and not on that of a user."""
+    """Return True if a token was given to a client on its own behalf, and not on that of a user."""
     if read("idtyp") == "app" or read("gty") == "client-credentials":  # Source: Entra ID, optional claims; Auth0
         return True
     # Source: RFC 9068, section 2.2: `sub` is the client then. Keycloak gives the client a user of its own instead.
@@ -242,7 +242,7 @@ def _is_service(read: Callable[[str], object], identity: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _is_mapped(kind: type) -> bool:
-    """Whether reading a field of this class may ask a database: some field is a descriptor that is not Python's own."""
+    """Return True if reading a field of this class may ask a database: some descriptor of it is not Python's own."""
     for key in (*_IDS, *_NAMES, *_ROLES):
         field = inspect.getattr_static(kind, key, None)
         if hasattr(type(field), "__get__") and not isinstance(field, _PLAIN_DESCRIPTORS):
@@ -252,7 +252,7 @@ def _is_mapped(kind: type) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _tells_more(kind: type) -> bool:
-    """Whether an object of this class may tell more than it holds: by a property, a slot or a `__getattr__`."""
+    """Return True if an object of this class may tell more than it holds: by a property, a slot or a `__getattr__`."""
     if hasattr(kind, "__getattr__") and not (issubclass(kind, BaseModel) and kind.model_config.get("extra") != "allow"):
         return True
     keys = (*_IDS, *_NAMES, *_ROLES, "is_authenticated")
@@ -280,7 +280,7 @@ def _first(read: Callable[[str], object], keys: Sequence[str], unless: Callable[
 
 
 def _with_roles(principal: AuditPrincipal, auth: object) -> AuditPrincipal:
-    """With the scopes that Starlette's AuthCredentials have; `authenticated` is no role."""
+    """Return it with the scopes that Starlette's AuthCredentials have; `authenticated` is no role."""
     roles = [word for word in _words(getattr(auth, "scopes", None)) if word != "authenticated"]
     return principal.model_copy(update={"roles": roles}) if roles else principal
 

@@ -37,7 +37,7 @@ _any_value = Principals(None, Notices())
 
 
 def watch_dependencies(notices: Notices) -> None:
-    """From now on the user that a dependency returns is the principal of its request, in every application.
+    """Make the user that a dependency returns the principal of its request, in every application, from now on.
 
     Requests that no middleware of ours records go the way they went. Where FastAPI has no such place any more, that is
     said, and applications run as before.
@@ -77,7 +77,7 @@ def _takes_what_we_pass(function: Any) -> bool:
 
 
 class _Results(dict[Any, Any]):
-    """What FastAPI has solved for one request, each under a key that begins with the function of the dependency.
+    """The results that FastAPI has found for one request. Each key begins with the function of a dependency.
 
     Told of each result as it comes, a dependency that raises later takes none of it away.
     """
@@ -146,7 +146,7 @@ _trees: dict[int, tuple[Any, dict[int, bool]]] = {}
 
 
 def _standing_on_schemes(dependant: Any) -> dict[int, bool]:
-    """The functions of the dependencies that stand on a scheme, by id; True for a scheme itself. Worked out once."""
+    """Return the functions of dependencies that stand on a scheme, by id; True for a scheme itself. Found out once."""
     known = _trees.get(id(dependant))
     if known is not None and known[0] is dependant:
         return known[1]
