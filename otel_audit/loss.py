@@ -14,7 +14,7 @@ import pydantic_core
 from otel_audit.errors import AuditUnavailable, described
 from otel_audit.event import AuditEvent
 from otel_audit.event_fields import as_event
-from otel_audit.journal.commit import Commit
+from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, OnLoss

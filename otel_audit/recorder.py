@@ -23,7 +23,7 @@ from otel_audit import ids
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.event_fields import as_event, fields_of
 from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text
-from otel_audit.journal.commit import Commit
+from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.loss import Handover
 from otel_audit.policy.decisions import ROUTE_ATTRIBUTE, Decision, Decisions, Facts, Level, as_metadata, path_of

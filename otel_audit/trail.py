@@ -1,10 +1,8 @@
 """The trail: one journal and its delivery. It is a sink, and what `configure()` puts behind a logger.
 
-The normal end of this process: every trail that is open is closed there, so that it delivers what it has.
-
-A process that `multiprocessing` forks, from its fork server too, runs no exit handlers, but finalizers of its own.
-
-The exporters that the settings name.
+`exporters_of` makes the exporters that the settings name. At the normal end of a process every open trail is closed,
+so that it delivers what it has. A process that `multiprocessing` forks, from its fork server too, runs finalizers of
+its own and no exit handlers: both are used.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The journal: where events go before `log()` returns.
+"""The journal: where events go before `log()` returns, and what it tells of the events that it was given.
 
-One lock, and under it one hash and one write. Who may come in, and what may come in between, is dealt with here: a call
-from inside a call (a signal handler, `__del__`, a logging handler), an asynchronous exception, a fork. What is done
-under the lock, and when a disk refuses, see `otel_audit.journal.writer`.
-
-What a journal tells of the events that it was given.
+One lock, and under it one hash and one write. This module deals with who may come in and what may come in between: a
+call from inside a call (a signal handler, `__del__`, a logging handler), an asynchronous exception, a fork.
+`otel_audit.journal.writer` says what is done under the lock, and when a disk refuses.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from typing import Any, NamedTuple
 
 from otel_audit import ids
 from otel_audit.errors import AuditUnavailable
-from otel_audit.journal.commit import COMMIT_TIMEOUT_S, Commit, Committer
+from otel_audit.journal.background import COMMIT_TIMEOUT_S, Commit, Committer
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.forks import watch
 from otel_audit.journal.locks import prove_locks

@@ -1,9 +1,7 @@
-"""Lock files: who may write a stream, and who may export it.
+"""Lock files: who may write a stream, who may export it, and whether a free lock means that the writer is gone.
 
 `flock` on files that nothing else opens. POSIX record locks would be lost as soon as the same process closes any
 descriptor of the file. Liveness is never judged by a pid: pids are reused, and mean nothing across containers.
-
-Which machine and which boot a stream was written on, and whether a lock says that its writer is gone.
 
 On the file system of a local disk no other kernel can hold a lock: a stream there whose lock is free has no writer,
 whatever host wrote it. A volume that moved with its pod is the usual case. Anywhere else a machine that shares the

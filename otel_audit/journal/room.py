@@ -1,11 +1,11 @@
-"""Room for events in a directory: what the disk has left, and what a limit leaves of it.
+"""Room for events in a directory: what the disk has left, what a limit leaves of it, and the events that found none.
 
 Below a floor of free space a flood of successes must not take the room of what an auditor looks for first, nor that of
 everybody else on the disk: only the events that matter most are written, down to a tenth of the floor. Where there is
 no room at all every event is refused. The journal's own lines are not: how many events were lost, and the header of a
 new segment, are written into space that was set aside for them.
 
-Events that could not be written: counted at once, and told by a gap line as soon as one can be written.
+`Losses` counts events that could not be written, until a gap line tells of them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The segment that is written now: its file, and what is done when that is damaged, or taken away.
+"""The segment that is written now: its file, what repairs it, and how far its lines are durable.
 
-All that is known of one segment is here, so that none of it is left when the stream goes on in the next one.
-
-One `fdatasync` of a segment, while its writer goes on.
-
-How far a stream is durable: what came of its syncs, and of which lines that will never be known.
+Everything that is known of one segment is in `OpenSegment`, so that none of it is left when the stream goes on in the
+next one. `Durable` keeps what came of the syncs of a stream, across its segments: how far it is durable, and of which
+lines that will never be known. A `SegmentSync` is one `fdatasync` that runs while the writer goes on.
 """
 
 from __future__ import annotations

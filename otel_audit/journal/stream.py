@@ -1,7 +1,6 @@
 """One stream while it is written: the head of its chain, the segment it is in, and the lock that makes it one writer's.
 
-What is done when a write or the file fails: see `otel_audit.journal.segment`. What is known to be durable: see
-`otel_audit.journal.segment`.
+`otel_audit.journal.segment` says what is done when a write or the file fails, and what is known to be durable.
 
 Not safe for threads by itself: `Journal` holds its lock around every call.
 """

@@ -14,7 +14,7 @@ from types import CodeType, FrameType
 import pytest
 
 from otel_audit.errors import AuditUnavailable
-from otel_audit.journal.commit import Commit
+from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Journal, Receipt
 from tests.chain_check import application_events, read_streams
 from tests.journal.group_commit.waiting import Start, hold, wait_for_written, written
