@@ -27,6 +27,8 @@ from otel_audit.journal.room import lost_events
 from otel_audit.settings import Durability
 
 __all__ = [
+    "ELSEWHERE",
+    "NOWHERE",
     "Census",
     "Counts",
     "Foreign",

@@ -6,7 +6,7 @@
 <stream_id>.cursor             how far each exporter has come
 <stream_id>.quarantine         lines that were refused: set aside, and released since
 
-The file of one segment, as its writer opens, fills and copies it.
+Also how such a file is opened, filled and copied.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Removing one segment: what the ledger says of it, and that it is done after it was said, also after a crash.
+"""Remove one segment: may it go, what does the ledger say of it, and is it gone, also after a crash.
 
-The `retain` entry is durable before the segment goes. It names the numbers and the hashes at both ends, so that a chain
-which begins, or goes on, behind it can be verified, and it carries on the counts that no cursor holds any more.
-
-Whether a segment may go at all: delivered to its last line, not in quarantine, and not written any more.
+A segment may go when every exporter has it to its last line, none of its lines is in quarantine, and nobody writes it
+any more. Its `retain` entry is durable before it goes. The entry names the numbers and the hashes at both ends, so that
+a chain which begins, or goes on, behind it can be verified, and it carries on the counts that no cursor holds any more.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from otel_audit.journal.counts import Counts, removed_counts, segment_counts, stream_counts
+from otel_audit.journal.counts import ELSEWHERE, NOWHERE, Counts, removed_counts, segment_counts, stream_counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
 from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, is_begun, latest
@@ -28,10 +27,6 @@ from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import lines_before, lines_behind, stream_header
 
 __all__ = ["end_lines", "finish_removal", "obituary", "origin_of", "ready_segments", "remove"]
-
-
-_NO_EXPORTER: Final = "none"
-_ELSEWHERE: Final = "ship"
 
 
 def ready_segments(
@@ -57,9 +52,9 @@ def ready_segments(
     if not isinstance(words, list):
         return []
     progress, ended = read_cursor(files.cursor)
-    named = {word for word in words if isinstance(word, str)} - {_NO_EXPORTER, _ELSEWHERE}
+    named = {word for word in words if isinstance(word, str)} - {NOWHERE, ELSEWHERE}
     required = {*progress, *named, *(() if ended else exporters)}
-    if not required and _NO_EXPORTER not in words:
+    if not required and NOWHERE not in words:
         return []  # left to a shipper, and none has come
     reached = [progress.get(name, Progress()) for name in required]
     return [
@@ -113,9 +108,6 @@ def end_lines(files: StreamFiles, number: int) -> tuple[Line, Line] | None:
     first = next(lines_behind(files, Position(number)), None)
     last = next(lines_before(files, number), None)
     return None if first is None or last is None else (first, last)
-
-
-_NOWHERE: Final = ["none"]  # a header's `export` where the journal is the destination
 
 
 def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = False) -> Mapping[str, Any] | None:
@@ -274,7 +266,7 @@ def _leaving(files: StreamFiles, lines: Counts, *, whole: bool) -> Counts:
     """
     if whole:
         return stream_counts(files, files.segments())
-    is_destination = not read_cursor(files.cursor, listed=False)[0] and stream_header(files).get("export") == _NOWHERE
+    is_destination = not read_cursor(files.cursor, listed=False)[0] and stream_header(files).get("export") == [NOWHERE]
     return lines if is_destination else Counts()
 
 

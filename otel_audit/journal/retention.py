@@ -1,27 +1,22 @@
-"""Removing what is delivered and old, or more than the directory may hold, and nothing else.
+"""Remove what is delivered and old, or more than the directory may hold, and nothing else.
 
 A segment is *ready* when every exporter of its stream has all of it, none of its lines is in quarantine, and its writer
-has gone on to a later one or is gone. With `none` the journal is the destination, so that its lines count as delivered.
-A ready segment is removed when it has been ready for some days (no clock that can be set decides), or when the
-directory holds more bytes than it may, the oldest first. Of a stream that ended and is all ready,
-the cursor and the lock files go with the last segment.
+has gone on to a later one or is gone. With `none` the journal is the destination, so its lines count as delivered. A
+ready segment is removed when it has been ready for some days, or when the directory holds more bytes than it may, the
+oldest first. With the last segment of a stream that ended go its cursor and its lock files.
 
-Only who has the right to export a stream removes of it: a stream whose ship lock somebody else holds is left to that
-one. Each removal is told in the ledger first: see `otel_audit.journal.removal`. Only in memory mode, where a segment
-goes as soon as it is ready, a part of a stream goes without a word: the ledger itself would fill the memory.
+Only the holder of the right to export a stream removes its segments: a stream whose ship lock another process holds is
+left to that one. The ledger tells of each removal first: see `otel_audit.journal.removal`.
 
-For how long the segments of a directory have been ready to go, by a clock that nobody can set.
-
-A wall clock is set by hand, by NTP, by a broken battery: a jump forward of a year would make every line old at once. So
-no time that is written in a line or a file is compared with the wall clock. A segment is as old as the time that has
-passed since it was first *seen* ready to go, and that time is measured by the kernel's clock since boot: it counts
-while no process of ours runs, and while the machine sleeps, and cannot be set. It begins anew with each boot. What
-passed from the last look before a boot to the first one after it only the wall clock can say; it is believed for a day
-and no more, and never when it runs backwards.
-
-So a jump of the wall clock while the machine runs has no effect at all; one over a reboot makes a line older by a day
-at most; and a machine that was off for a month keeps its lines for almost a month longer. The same holds for a
-directory that another host looks at. A state that is lost begins anew: lines are kept longer, never shorter.
+Age is measured by a clock that nobody can set. A wall clock is set by hand, by NTP, by a broken battery, and a jump of
+a year would make every line old at once, so no time in a line or a file is compared with it. A segment is as old as the
+time that has passed since it was first *seen* ready to go, by the kernel's clock since boot, which also counts while no
+process of ours runs and while the machine sleeps. It begins anew with each boot. How much passed from the last look
+before a boot to the first one after it, only the wall clock can say; it is believed for a day and no more, and never
+when it runs backwards. A jump of the wall clock while the machine runs has no effect at all, one over a reboot makes a
+line older by a day at most, and a machine that was off for a month keeps its lines for almost a month longer. The same
+holds for a directory that another host looks at. A state that is lost begins anew: lines are kept longer, never
+shorter.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Streams whose writer is gone: found, checked to be ours to take, and taken.
+"""The right to export one stream, and how a process gets it: for its own streams, and for those whose writer is gone.
 
-Which streams of other processes are taken over, and how many at a time.
+`Adoption` says which streams of other processes are taken over, and how many at a time.
 """
 
 from __future__ import annotations
