@@ -92,6 +92,7 @@ def structlog(directory: Path, calls: Sequence[Call]) -> Iterator[Log]:
 def loguru(directory: Path, calls: Sequence[Call]) -> Iterator[Log]:
     """loguru, its own JSON to a file, with the ids of the span."""
     logger = import_module(LOGURU).logger
+    logger.remove()  # what it writes to stderr by default, where there is anything left of it
     sink = logger.add(directory / "loguru.jsonl", serialize=True, level="INFO")
     arguments = [(call.event_type, _nested(call)) for call in calls]
 

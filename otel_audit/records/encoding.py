@@ -1,9 +1,7 @@
-"""Journal lines as OTel LogRecords: OTLP requests, encoded straight from line and segment header.
-
-A line that holds a foreign record is sent as that record.
+"""OTLP requests from journal lines, encoded straight from a line and the header of its segment.
 
 Nothing of the exporting process gets in: no clock, no resource, no active span. So a line that is sent again, by
-whomever, makes an equal record.
+whomever, makes an equal record. A line that holds a foreign record is sent as that record.
 
 Source: OTLP 1.x `logs.proto`; OTel logs data model; attributes and severities as in `mapping`.
 """

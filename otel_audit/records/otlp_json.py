@@ -1,12 +1,10 @@
-"""OTLP's JSON form of log records: written from plain values, read into the official messages.
+"""Log records as OTLP's JSON: written from plain values, and read into the official messages.
+
+A foreign record, which an application made through the OTel logs API, is kept in its line as OTLP's JSON. It is sent as
+it was, with its own body, attributes, scope and resource. Nothing is added, so a store shows what the application said.
 
 Source: OTLP specification, "JSON Protobuf Encoding": ids are hex, 64-bit integers are strings, names are in
 lowerCamelCase.
-
-Foreign records: log records that others made through the OTel logs API, kept in a line as their OTLP-JSON.
-
-They are exported as they were: own body, attributes, scope and resource. Nothing is added, so that a store shows what
-the application said.
 """
 
 from __future__ import annotations
