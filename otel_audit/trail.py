@@ -31,7 +31,6 @@ from otel_audit._version import __version__
 from otel_audit.delivery.counts import Elsewhere, TrailNumbers
 from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.metrics import AuditMetrics, Numbers, Stats, metrics_of_process
-from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.delivery.sweep import retention_of
@@ -64,6 +63,8 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
         case ExporterName.OTLP:
             if settings.otlp is None:
                 raise ConfigError("OTEL_EXPORTER_OTLP_ENDPOINT: expected an endpoint for the exporter otlp, got none")
+            from otel_audit.delivery.otlp.exporter import OtlpExporter  # loads the messages of protobuf
+
             return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
         case ExporterName.CONSOLE:
             # Not at the top: `rich` takes a while to load, and most services show nothing.

@@ -261,9 +261,10 @@ HEAVY = ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic", "ope
     ("program", "unwanted"),
     [
         ("import otel_audit", HEAVY),
+        ("import otel_audit\notel_audit.configure", ["grpc", "requests", "rich", "google.protobuf", "yaml"]),
         ("import otel_audit.cli.command", HEAVY),
     ],
-    ids=["package", "command"],
+    ids=["package", "configure", "command"],
 )
 def test_importing_loads_only_what_is_used(program: str, unwanted: list[str]) -> None:
     done = subprocess.run(
