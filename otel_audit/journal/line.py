@@ -132,7 +132,7 @@ class Line:
 class Damage(NamedTuple):
     """Bytes of a segment that are no line of its stream, without the newline behind them.
 
-    `otel_audit.journal.reader.hash_of` gives their hash.
+    `otel_audit.journal.line_file.hash_between` gives their hash.
     """
 
     segment: int

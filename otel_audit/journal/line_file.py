@@ -15,6 +15,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "blocks",
     "blocks_backwards",
     "find_newline",
+    "hash_between",
     "last_newline",
     "opened",
     "pieces",
@@ -221,3 +223,16 @@ def _hole_before(descriptor: int, end: int) -> int:
         else:
             high = middle
     return high
+
+
+def hash_between(descriptor: int, offset: int, end: int) -> tuple[int, str]:
+    """Return how many bytes stand between two offsets of a file, and their SHA-256 in hex. They are read in blocks.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    found, begin = sha256(), offset
+    while offset < end and (data := os.pread(descriptor, min(BLOCK_BYTES, end - offset), offset)):
+        found.update(data)
+        offset += len(data)
+    return offset - begin, found.hexdigest()

@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 from otel_audit.errors import JournalUnreadable
@@ -30,7 +29,6 @@ from otel_audit.journal.line import (
     names_line,
 )
 from otel_audit.journal.line_file import (
-    BLOCK_BYTES,
     Block,
     blocks,
     blocks_backwards,
@@ -46,7 +44,6 @@ __all__ = [
     "Line",
     "StreamReader",
     "has_lines_after",
-    "hash_of",
     "lines_before",
     "lines_behind",
     "place_of",
@@ -288,21 +285,6 @@ def _lines_in(
             found.append(Line(content, seq, segment, offset + length - len(content)))
         offset += length + 1
     return found, Position(segment, offset, seq)
-
-
-def hash_of(files: StreamFiles, damage: Damage) -> str:
-    """Return the hex SHA-256 of damaged bytes, as a later header names it. They are read block by block.
-
-    Raises:
-        OSError: they cannot be read.
-    """
-    found = sha256()
-    with opened(files.segment(damage.segment)) as descriptor:
-        offset, end = damage.offset, damage.offset + damage.length
-        while offset < end and (data := os.pread(descriptor, min(BLOCK_BYTES, end - offset), offset)):
-            found.update(data)
-            offset += len(data)
-    return found.hexdigest()
 
 
 def place_of(files: StreamFiles, position: Position) -> Position:

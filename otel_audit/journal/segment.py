@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import copy_bytes, is_at, open_segment, sync_directory, write_whole
 from otel_audit.journal.line import Tail, digest, is_system
+from otel_audit.journal.line_file import hash_between
 from otel_audit.threads import new_lock
 
 __all__ = ["Damage", "Durable", "Head", "OpenSegment", "SegmentSync"]
@@ -143,18 +144,18 @@ class OpenSegment:
         return before.endswith(b"\n") and digest(before[:-1].rpartition(b"\n")[2]).encode() == head.hash
 
     def seal(self, reason: str, end: int) -> None:
-        """No more lines here; the next header names the bytes behind the last whole line, which ends at this offset.
+        """End the segment. The next header names the bytes behind its last whole line, which ends at this offset.
 
         Raises:
-            OSError: they could not be read, and will not be named.
+            OSError: the size of the file could not be found out.
         """
         self.is_over = True
         size = self.size
         offset = min(end, size)
-        rest = b""
+        length, sha = 0, sha256().hexdigest()
         with contextlib.suppress(OSError):
-            rest = os.pread(self.descriptor, size - offset, offset)
-        self.damage = Damage(self.number, offset, len(rest), sha256(rest).hexdigest(), reason)
+            length, sha = hash_between(self.descriptor, offset, size)
+        self.damage = Damage(self.number, offset, length, sha, reason)
 
     def is_touched(self, end: int) -> bool:
         """True when somebody else has cut the file or written to it: its last line should end at this offset.

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,6 +47,7 @@ LINES = SEGMENT.split(b"\n")[:-1]
 STARTS = [sum(len(line) + 1 for line in LINES[:index]) for index in range(len(LINES))]
 # How much damage takes away, and what it leaves in its place.
 LENGTHS = st.one_of(st.integers(0, 5), st.integers(0, len(SEGMENT)))
+HOLE_BYTES = 64 << 20
 INSTEAD = st.one_of(st.binary(max_size=700), st.sampled_from([b"\n", b"{", b"\0" * 4096, LINES[3][50:], b"}\n{"]))
 
 
@@ -262,6 +265,28 @@ def test_a_file_that_was_cut_is_left_within_a_second_or_two(tmp_path: Path, left
     assert gap["gap"]["missing_bytes"] == size - left
     assert after["event_id"] == "after"
     assert header["seq"] == 12
+
+
+def test_a_hole_behind_the_last_line_is_named_in_bounded_memory(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    append(journal, "before")
+    files = the_stream(tmp_path)
+    size = files.segment(1).stat().st_size
+    tracemalloc.start()
+    try:
+        os.truncate(files.segment(1), size + HOLE_BYTES)
+        poll(lambda: files.segment(2).exists(), what="a new segment")
+        append(journal, "after")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    header = json.loads((files.segment(2).read_bytes()).split(b"\n")[0])
+    damage = header["segment"]["damage"]
+    assert (damage["offset"], damage["length"]) == (size, HOLE_BYTES)
+    assert damage["sha256"] == sha256(bytes(HOLE_BYTES)).hexdigest()
+    assert ids_of(lines_of(files)) == ["before", "after"]
+    assert most < 16 << 20
 
 
 def test_bytes_that_somebody_wrote_into_a_file_cost_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
