@@ -211,9 +211,15 @@ class Room:
         with contextlib.suppress(Empty):  # answers to what was asked before the last events came
             while True:
                 self._answers.get_nowait()
-        if self._ask(now):
-            wait_for_word(self._answers, _WAIT_S)
-        return not self._is_over_limit()
+        if not self._ask(now):
+            return not self._is_over_limit()
+        until = time.monotonic() + _WAIT_S
+        while self._is_over_limit():  # the first answer may be to an earlier question
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                return False
+            wait_for_word(self._answers, left_s)
+        return True
 
     def look(self) -> None:
         """The reserve is taken, or taken again, if there is ample room. Never raises: it can be done without."""
