@@ -64,11 +64,15 @@ def opened(path: Path) -> Iterator[int]:
     """Have a file open for reading, and its descriptor.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or what is read of it inside cannot be read. The error names the file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         yield descriptor
+    except OSError as error:
+        if error.filename is None:  # the system names no file where only a descriptor was given
+            error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 
