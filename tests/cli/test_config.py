@@ -64,7 +64,7 @@ def test_json_has_typed_values_and_their_sources() -> None:
 
     assert list(printed["settings"]) == [setting.name for setting in TABLE]
     assert printed["settings"]["batch_count"] == {
-        "value": 512,
+        "value": 2048,
         "unit": "events",
         "origin": "default",
         "where": None,

@@ -176,4 +176,4 @@ def test_a_broken_policy_is_refused_with_its_place(policy: Path) -> None:
 
     for result in results:
         assert result.exit_code == 2
-        assert f"{policy}:2:5: $.rules[0]: expected one of the keys" in result.stderr
+        assert f"{policy}:2:5: $.rules[0]: unknown key 'kep'; did you mean keep?" in result.stderr

@@ -76,7 +76,7 @@ def test_a_wrong_pattern_stops_the_start_and_is_named_with_its_place(
         Rules(redact_patterns=("a", pattern))
 
     assert str(of_file.value).startswith("redact_patterns: expected RE2 patterns")
-    assert f"({file}:2); pattern 2 of 2, {fault}" in str(of_file.value)
+    assert f"({file}:2:1); pattern 2 of 2, {fault}" in str(of_file.value)
     assert str(of_code.value).startswith("Rules.redact_patterns[1]: ")
     assert str(of_code.value).endswith(fault)
     assert capfd.readouterr().err == ""  # RE2 logs faults by itself unless it is told not to
