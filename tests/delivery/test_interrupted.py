@@ -16,6 +16,8 @@ from tests.journal.keeping import Keeping
 from tests.journal.writing import append
 from tests.stepping import Step, interrupted
 
+pytestmark = pytest.mark.slow
+
 CLOSE_S = 2.0  # all of it passes where the exception left a thread of Python's that can be waited for no more
 LONG_S = 30.0
 

@@ -20,6 +20,8 @@ from tests.chain_check import application_events, read_streams
 from tests.journal.writing import a_journal, append, open_files
 from tests.stepping import Step, interrupted
 
+pytestmark = pytest.mark.slow
+
 SEGMENT_BYTES = 3000
 
 

@@ -8,6 +8,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from otel_audit.delivery import metrics as metrics_module
@@ -120,6 +121,7 @@ def test_a_trail_that_cannot_be_looked_at_keeps_what_was_seen(reader: Reader, tm
     trail.close()
 
 
+@pytest.mark.slow
 def test_a_process_that_nobody_collects_from_keeps_nothing_of_its_former_trails(tmp_path: Path) -> None:
     def kept() -> int:
         return sum(isinstance(each, metrics_module._Watched) for each in gc.get_objects())

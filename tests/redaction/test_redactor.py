@@ -218,6 +218,7 @@ def test_cleaning_again_changes_nothing(event: dict[str, Any]) -> None:
     assert msgspec.json.encode(again) == msgspec.json.encode(once)
 
 
+@pytest.mark.slow
 @given(HOSTILE_EVENTS)
 @examples(300)
 def test_any_json_value_anywhere_gives_an_event_that_can_be_written(event: dict[str, Any]) -> None:

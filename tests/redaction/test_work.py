@@ -106,6 +106,7 @@ def test_no_text_that_a_search_finds_takes_more() -> None:
         hardest = sorted([*hardest, (work.calls, text)], reverse=True)[:10]
 
 
+@pytest.mark.slow
 def test_thousands_of_texts_in_one_attribute_take_no_more_than_a_few_lines_do() -> None:
     for piece in PIECES:
         body = {f"{n}": [(piece * 300)[:2000]] * 40 for n in range(100)}
