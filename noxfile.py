@@ -109,7 +109,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """What needs no processes, in less than a minute on two cores."""
+    """What needs no processes: four to five minutes on two cores."""
     session.install("-e", ".[test]")
     session.run("pytest", *QUICK, *session.posargs)
 
