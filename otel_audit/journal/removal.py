@@ -217,7 +217,7 @@ def _finish(directory: Path, last: Entry | None) -> bool:
     finally:
         for lock in (ship_lock, writer_lock):
             if lock is not None:
-                lock.release(remove=writer_lock is not None)
+                lock.release(remove=writer_lock is not None or not files.segments())
     return True
 
 

@@ -405,6 +405,11 @@ class Retention:
             return None
         with self._while_held(ship_lock, remove=not was_there):
             numbers = files.segments()
+            if not numbers:
+                # Another process has removed the whole stream since, and its lock file, which this one made again: the
+                # file seen above was that of the other, and nobody would come by once more to remove this one.
+                ship_lock.release(remove=True)
+                return 0
             if number not in self._ready(files, numbers, is_held=False, among=[number]):
                 return 0
             if numbers == [number]:

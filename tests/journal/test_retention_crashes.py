@@ -196,6 +196,27 @@ def test_two_processes_at_once_remove_each_segment_once(tmp_path: Path) -> None:
     assert census(tmp_path).totals == totals
 
 
+def test_a_stream_that_another_process_removes_in_the_moment_of_its_lock_leaves_no_lock_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = delivered(tmp_path)
+    acquire = FileLock.acquire
+    others = [a_retention(tmp_path, Clocks(), days=0, max_bytes=1)]
+
+    def acquired_later(path: Path, *, mode: int = 0o600) -> FileLock | None:
+        if path == files.ship_lock and others:
+            others.pop().look()
+        return acquire(path, mode=mode)
+
+    files.ship_lock.touch()  # of the other process, which is at work
+    monkeypatch.setattr(FileLock, "acquire", acquired_later)
+    a_retention(tmp_path, Clocks(), days=0, max_bytes=1).look()
+
+    assert not others
+    assert segments_in(tmp_path) == {}
+    assert not list(tmp_path.glob("*.lock"))
+
+
 @pytest.mark.processes
 def test_a_child_that_outlives_its_killed_parent_keeps_no_lock_of_the_ledger_or_a_stream(tmp_path: Path) -> None:
     files = delivered(tmp_path)
