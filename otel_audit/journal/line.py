@@ -132,12 +132,15 @@ class Line:
 class Damage(NamedTuple):
     """Bytes of a segment that are no line of its stream, without the newline behind them.
 
-    `otel_audit.journal.line_file.hash_between` gives their hash.
+    A reader says only where they are; `otel_audit.journal.line_file.hash_between` gives their hash. A writer that ends
+    a segment before its time says the hash and the reason too, in the header of the next one.
     """
 
     segment: int
     offset: int
     length: int
+    sha256: str = ""
+    reason: str = ""
 
 
 def seq_reader(stream_id: str) -> Callable[[bytes], int | None]:

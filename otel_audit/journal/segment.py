@@ -11,18 +11,17 @@ import contextlib
 import errno
 import os
 import sys
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import copy_bytes, is_at, open_segment, sync_directory, write_whole
-from otel_audit.journal.line import Tail, digest, is_system
+from otel_audit.journal.line import Damage, Tail, digest, is_system
 from otel_audit.journal.line_file import hash_between
 from otel_audit.threads import new_lock
 
-__all__ = ["Damage", "Durable", "Head", "OpenSegment", "SegmentSync"]
+__all__ = ["Durable", "Head", "OpenSegment", "SegmentSync"]
 
 
 _LOOK_BACK_BYTES: Final = 1 << 20  # more than the longest line
@@ -41,21 +40,6 @@ class Head(NamedTuple):
     hash: bytes
     offset: int
     system: int
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """Where a segment ended before its time, and the bytes behind its last line; named in the next header."""
-
-    segment: int
-    offset: int
-    length: int
-    sha256: str
-    reason: str
-
-    def content(self) -> dict[str, Any]:
-        """As the next header names it."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class OpenSegment:

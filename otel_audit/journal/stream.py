@@ -361,7 +361,7 @@ class StreamWriter:
             **self._description,
             **({} if self._durability is Durability.OS else {"durability": str(self._durability)}),
             "system_lines": self._head.system,
-            **({"damage": damage.content()} if damage else {}),
+            **({"damage": damage._asdict()} if damage else {}),
         }
         chained = b',"prev_hash":"%b"' % self._head.hash if self._head.hash else b""
         return b"%b%b%d%b}\n" % (system_body(SEGMENT, content, observed_ns), self._tag, self._head.seq + 1, chained)

@@ -8,7 +8,7 @@ of them, checked).
 from otel_audit.settings.otlp import Compression, OtlpProtocol, OtlpSettings
 from otel_audit.settings.privacy import ClientInfo
 from otel_audit.settings.proxies import ForwardedHeader
-from otel_audit.settings.setting import Origin, Setting, Source
+from otel_audit.settings.setting import Origin, Provenance, Setting
 from otel_audit.settings.settings import Settings
 from otel_audit.settings.table import Durability, ExporterName, OnLoss
 
@@ -22,7 +22,7 @@ __all__ = [
     "Origin",
     "OtlpProtocol",
     "OtlpSettings",
+    "Provenance",
     "Setting",
     "Settings",
-    "Source",
 ]

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from otel_audit.errors import ConfigError
-from otel_audit.settings.setting import PREFIX, Kind, Mismatch, Origin, Setting, Source, known_names, unknown_variables
+from otel_audit.settings.setting import (
+    PREFIX,
+    Kind,
+    Mismatch,
+    Origin,
+    Provenance,
+    Setting,
+    known_names,
+    unknown_variables,
+)
 from otel_audit.settings.yaml_file import YamlFile, is_list, is_mapping, is_nothing, is_text
 
 if TYPE_CHECKING:
@@ -74,7 +83,7 @@ class Reader:
     environ: Mapping[str, str]
     overrides: Mapping[str, object]
     file: Mapping[str, FileValue]
-    sources: dict[str, Source] = field(default_factory=dict)
+    sources: dict[str, Provenance] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -104,7 +113,7 @@ class Reader:
             value = self._parsed(setting, kind, given)
             if value is not None:
                 return value
-        self.sources[setting.name] = Source(Origin.DEFAULT)
+        self.sources[setting.name] = Provenance(Origin.DEFAULT)
         return setting.default
 
     def is_given(self, setting: Setting[object], *origins: Origin) -> bool:
@@ -125,20 +134,20 @@ class Reader:
         except Mismatch as mismatch:
             raise self.error(setting, given, kind.expected, str(mismatch)) from None
 
-    def _candidates(self, setting: Setting[T]) -> Iterator[tuple[object, Kind[T], Source]]:
+    def _candidates(self, setting: Setting[T]) -> Iterator[tuple[object, Kind[T], Provenance]]:
         if (given := self.overrides.get(setting.name)) is not None:
-            yield given, setting.kind, Source(Origin.CODE)
+            yield given, setting.kind, Provenance(Origin.CODE)
         for variable in setting.variables:
             if text := self.environ.get(variable.name):
-                yield text, variable.kind or setting.kind, Source(Origin.ENVIRONMENT, variable.name)
+                yield text, variable.kind or setting.kind, Provenance(Origin.ENVIRONMENT, variable.name)
         if in_file := self.file.get(setting.name):
-            yield in_file.given, setting.kind, Source(Origin.FILE, in_file.where)
+            yield in_file.given, setting.kind, Provenance(Origin.FILE, in_file.where)
         for variable in setting.fallbacks:
             if text := self.environ.get(variable.name):
-                yield text, variable.kind or setting.kind, Source(Origin.ENVIRONMENT, variable.name)
+                yield text, variable.kind or setting.kind, Provenance(Origin.ENVIRONMENT, variable.name)
 
 
-def _remedy(setting: Setting[object], source: Source) -> str:
+def _remedy(setting: Setting[object], source: Provenance) -> str:
     if source.where in {variable.name for variable in setting.fallbacks}:
         return f"correct it, or set {setting.variables[0].name}, which wins over it"
     return f"correct it, or leave it out for the default: {setting.default_words}"

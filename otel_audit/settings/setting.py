@@ -15,8 +15,8 @@ __all__ = [
     "Kind",
     "Mismatch",
     "Origin",
+    "Provenance",
     "Setting",
-    "Source",
     "Variable",
     "known_names",
     "unknown_variables",
@@ -61,7 +61,7 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Provenance:
     """Where a value came from. `where`: the variable, `file:line`, or what a default follows from."""
 
     origin: Origin

@@ -14,7 +14,7 @@ from otel_audit.settings.otlp import ENDPOINT, OtlpSettings, is_otlp_configured,
 from otel_audit.settings.proxies import ForwardedHeader
 from otel_audit.settings.reader import Reader
 from otel_audit.settings.service import SERVICE_NAME, UNKNOWN_SERVICE, default_directory, memory_directory
-from otel_audit.settings.setting import Origin, Source
+from otel_audit.settings.setting import Origin, Provenance
 from otel_audit.settings.table import Durability, ExporterName, OnLoss
 
 __all__ = ["DISTRO_VARIABLES", "IGNORED_VARIABLES", "Settings"]
@@ -23,8 +23,8 @@ _DELIVERED_DAYS = 30
 _ONLY_COPY_DAYS = 400
 
 _LOGS_EXPORTER: Final = "OTEL_LOGS_EXPORTER"
-_NO_ENDPOINT: Final = Source(Origin.DEFAULT, f"otlp in {_LOGS_EXPORTER} has no endpoint")
-_IN_MEMORY: Final = Source(Origin.DEFAULT, "durability is memory")
+_NO_ENDPOINT: Final = Provenance(Origin.DEFAULT, f"otlp in {_LOGS_EXPORTER} has no endpoint")
+_IN_MEMORY: Final = Provenance(Origin.DEFAULT, "durability is memory")
 _QUEUE_SIZE: Final = "the queue is the journal, and the bound of memory mode is queue_bytes"
 # What opentelemetry-distro sets in a service that `opentelemetry-instrument` starts, where the service does not.
 # Source: opentelemetry-distro 0.66b0, `OpenTelemetryDistro._configure`; those for traces and metrics are not read here.
@@ -98,7 +98,7 @@ class Settings:
     pseudonym_keys: Path | None
     otlp: OtlpSettings | None
     ignored: tuple[str, ...]
-    sources: Mapping[str, Source] = field(compare=False, repr=False)
+    sources: Mapping[str, Provenance] = field(compare=False, repr=False)
 
     @property
     def is_directory_in_memory(self) -> bool:
@@ -173,7 +173,7 @@ def _exporters(reader: Reader) -> tuple[ExporterName, ...]:
     is_own = reader.is_given(table.EXPORT, Origin.CODE, Origin.FILE) or reader.environ.get("OTEL_AUDIT_EXPORT")
     if in_code and not is_own:
         # Who wrote an endpoint into the code means it, whatever the SDK's own exporters are.
-        reader.sources[table.EXPORT.name] = Source(Origin.DEFAULT, "code sets an endpoint")
+        reader.sources[table.EXPORT.name] = Provenance(Origin.DEFAULT, "code sets an endpoint")
         return (ExporterName.OTLP,)
     if (given := reader.value(table.EXPORT)) is not None:
         is_of_otel = reader.sources[table.EXPORT.name].where == _LOGS_EXPORTER
@@ -182,7 +182,7 @@ def _exporters(reader: Reader) -> tuple[ExporterName, ...]:
         reader.sources[table.EXPORT.name] = _NO_ENDPOINT
         return tuple(name for name in given if name is not ExporterName.OTLP) or (ExporterName.NONE,)
     if reader.is_given(ENDPOINT, Origin.ENVIRONMENT, Origin.FILE):
-        reader.sources[table.EXPORT.name] = Source(Origin.DEFAULT, "an OTLP endpoint is set")
+        reader.sources[table.EXPORT.name] = Provenance(Origin.DEFAULT, "an OTLP endpoint is set")
         return (ExporterName.OTLP,)
     return (ExporterName.NONE,)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit.errors import ConfigError
-from otel_audit.settings import Origin, Setting, Settings, Source
+from otel_audit.settings import Origin, Provenance, Setting, Settings
 from otel_audit.settings.otlp import OTLP_TABLE
 from otel_audit.settings.setting import RESERVED
 from otel_audit.settings.table import TABLE
@@ -42,7 +42,7 @@ def test_a_setting_is_read_from_each_of_its_variables_and_the_first_wins(setting
         settings = Settings.load({**HOME, **companions(setting), **given})
 
         assert effective(settings, setting) == example.value
-        assert settings.sources[setting.name] == Source(Origin.ENVIRONMENT, variable.name)
+        assert settings.sources[setting.name] == Provenance(Origin.ENVIRONMENT, variable.name)
 
 
 @EACH_SETTING
@@ -54,7 +54,7 @@ def test_a_value_in_code_wins_over_the_environment(setting: Setting[object]) -> 
         settings = Settings.load(environ, {setting.name: given})
 
         assert effective(settings, setting) == example.value
-        assert settings.sources[setting.name] == Source(Origin.CODE)
+        assert settings.sources[setting.name] == Provenance(Origin.CODE)
 
 
 @EACH_SETTING
@@ -109,7 +109,7 @@ def test_none_in_code_an_empty_variable_and_an_empty_key_count_as_not_given(tmp_
     settings = Settings.load(environ, {"batch_count": None})
 
     assert settings.batch_count == 2048
-    assert settings.sources["batch_count"] == Source(Origin.DEFAULT)
+    assert settings.sources["batch_count"] == Provenance(Origin.DEFAULT)
 
 
 def test_an_unknown_variable_stops_start_up_and_names_the_closest_and_all_valid_ones() -> None:
@@ -161,7 +161,7 @@ def test_a_variable_of_the_batch_processor_is_the_default_of_ours(
     from_file = Settings.load({**beside, variable: text, **config_file(tmp_path, f"{name}: 7\n")})
 
     assert effective(settings, setting) == value
-    assert settings.sources[name] == Source(Origin.ENVIRONMENT, variable)
+    assert settings.sources[name] == Provenance(Origin.ENVIRONMENT, variable)
     assert effective(from_file, setting) == 7
     assert f"set {setting.variables[0].name}, which wins over it" in refusal({**beside, variable: bad})
 
@@ -189,7 +189,7 @@ def test_settings_are_values_that_nobody_can_change() -> None:
     with pytest.raises(AttributeError):
         settings.batch_count = 1  # type: ignore[misc]  # what the test is about
     with pytest.raises(TypeError):
-        settings.sources["batch_count"] = Source(Origin.CODE)  # type: ignore[index]  # what the test is about
+        settings.sources["batch_count"] = Provenance(Origin.CODE)  # type: ignore[index]  # what the test is about
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
