@@ -37,7 +37,6 @@ from otel_audit.delivery.sweep import retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
 from otel_audit.journal.files import make_private, say_exposure
-from otel_audit.journal.forks import begin_anew
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.retention import Retention
@@ -45,6 +44,7 @@ from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, ExporterName, OnLoss, Settings
 from otel_audit.sinks import AuditSink, JsonlEvent
+from otel_audit.threads import begin_anew
 
 __all__ = ["Stats", "Trail", "close_at_end", "exporters_of", "is_vital"]
 

@@ -19,8 +19,7 @@ from typing import Final
 import msgspec
 
 from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable
-from otel_audit.journal.forks import process
-from otel_audit.threads import new_lock, real_sleep
+from otel_audit.threads import new_lock, process, real_sleep
 
 __all__ = ["ADDED_KEYS", "JsonlExporter", "JsonlFile", "as_given"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable, UnavailableFor
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
-from otel_audit.journal.forks import process
 from otel_audit.records.encoding import UnreadableLine
 from otel_audit.records.sdk import LogRecordExporter, readable_records
+from otel_audit.threads import process
 
 __all__ = ["MadeOrMaker", "SdkExporter", "sdk_exporters"]
 

@@ -21,14 +21,13 @@ from otel_audit import ids
 from otel_audit.errors import AuditUnavailable
 from otel_audit.journal.background import COMMIT_TIMEOUT_S, Commit, Committer
 from otel_audit.journal.files import make_directory
-from otel_audit.journal.forks import watch
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.room import Space
 from otel_audit.journal.stream import Limits, StreamWriter, SyncFailed
 from otel_audit.journal.writer import WritingEnd
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability
-from otel_audit.threads import get_ident, new_lock, new_rlock
+from otel_audit.threads import get_ident, new_lock, new_rlock, watch
 
 __all__ = ["Journal", "Receipt", "Written"]
 

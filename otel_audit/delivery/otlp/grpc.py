@@ -40,9 +40,8 @@ from otel_audit.delivery.otlp.http_answers import readable
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Fault, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
-from otel_audit.journal.forks import process
 from otel_audit.settings import Compression, OtlpSettings
-from otel_audit.threads import SimpleQueue, new_lock
+from otel_audit.threads import SimpleQueue, new_lock, process
 
 __all__ = ["OtlpGrpcExporter", "call_in_progress", "trouble_after_fork"]
 

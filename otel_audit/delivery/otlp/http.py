@@ -26,8 +26,8 @@ from otel_audit.delivery.otlp.http_session import BoundedSession, HttpExchange, 
 from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable, UnavailableFor
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
-from otel_audit.journal.forks import process
 from otel_audit.settings import Compression, OtlpSettings
+from otel_audit.threads import process
 
 __all__ = ["OtlpHttpExporter"]
 
