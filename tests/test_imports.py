@@ -52,7 +52,7 @@ ONLY: dict[str, set[str]] = {
     "sinks": set(),
     "signing": {"signing", "errors"},
     # Lines and hashes, not OTel and not what an event is.
-    "journal": {"journal", "settings", "errors", "notices", "ids", "threads", "_version"},
+    "journal": {"journal", "signing", "settings", "errors", "notices", "ids", "threads", "_version"},
 }
 
 # Most have far fewer: what is longer holds two things.

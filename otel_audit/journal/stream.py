@@ -11,10 +11,11 @@ import contextlib
 import errno
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory, write_whole
@@ -26,6 +27,8 @@ from otel_audit.journal.segment import Durable, Head, OpenSegment, SegmentSync
 from otel_audit.settings import Durability
 
 __all__ = ["Limits", "StreamWriter", "SyncFailed"]
+
+_LEAVES_MAX: Final = 4096  # a burst that is longer is read back from the file
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,9 @@ class StreamWriter:
     durable once `begin_sync`, the sync and `end_sync` have covered it; a segment that is left, and the header of the
     next one, are synced by their writer. `retire` gets each segment that is left, to be synced and closed.
 
+    `leaves` has the end of the chain behind each of the newest lines, for whoever builds the tree: one thread takes
+    them from the left. Some may be missing: the lines are in the file.
+
     Raises:
         OSError: the first segment could not be made; no lock is held, no file is left.
     """
@@ -78,6 +84,7 @@ class StreamWriter:
         self._own: list[int] = []  # the numbers of the journal's own lines in the open segment
         self._owed: list[Mapping[str, Any]] = []  # gap lines to be written
         self.gone = 0  # events that nobody can read any more, of those that no exporter had; any thread
+        self.leaves: deque[Head] = deque(maxlen=0 if durability is Durability.MEMORY else _LEAVES_MAX)
         self._durable = Durable()
         lock = FileLock.acquire(files.writer_lock, mode=limits.file_mode)
         if lock is None:
@@ -95,6 +102,7 @@ class StreamWriter:
         self._segment, self._head = segment, head
         self._first_seq, self._started_ns, self._own = head.seq, now_ns, [head.seq]
         self._durable.reached(self._end())
+        self.leaves.append(head)
 
     @property
     def head(self) -> Head:
@@ -155,6 +163,7 @@ class StreamWriter:
             raise
         self._head = head
         self._dirty = False
+        self.leaves.append(head)  # last: what interrupts this leaves a line out, but never one in that is not there
         return seq
 
     def write_system(self, kind: str, content: Mapping[str, Any], observed_ns: int) -> None:
@@ -301,6 +310,7 @@ class StreamWriter:
         self.gone += lost
         # What is not come to any more does no harm: the next sync covers the header, and the former file is closed.
         self._durable.reached(self._end())
+        self.leaves.append(head)
         self._retire(former)
         self._tell_owed(observed_ns)
 

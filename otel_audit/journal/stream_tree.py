@@ -1,0 +1,187 @@
+"""The Merkle tree of a stream, built behind its writer: what a head of the ledger says of the lines so far.
+
+The writer leaves the end of its chain in a bounded list, and nothing else happens on the way of an event. Whatever is
+missing there, since an asynchronous exception came in between or a burst was too long for the list, is read back from
+the file. Before a root is used, the last leaf is compared with the line that it should be.
+"""
+
+from __future__ import annotations
+
+from binascii import unhexlify
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.line import Line, Position
+from otel_audit.journal.reader import StreamReader
+from otel_audit.journal.segment import Head
+from otel_audit.signing.tree import Edge, leaf_hash
+from otel_audit.threads import real_sleep
+
+__all__ = ["StreamTree", "TreeBroken", "TreeHead"]
+
+_READ_LINES: Final = 2048
+_READ_BYTES: Final = 1 << 20
+# Whoever logs meanwhile waits for the interpreter no longer than these leaves take, not for its switch interval.
+_LEAVES_AT_ONCE: Final = 64
+_GIVE_WAY_S: Final = 0.0001
+
+
+class TreeBroken(Exception):
+    """The tree cannot be built: a line of the stream is not there any more, or is another one. It says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeHead:
+    """The tree of the first `size` lines: its root, the hex hash of its last line, and the edge to continue it from."""
+
+    size: int
+    root: bytes
+    hash: str
+    edge: Sequence[bytes]
+
+
+class StreamTree:
+    """The tree of one stream, up to where it was built. For one thread.
+
+    `leaves` is where the writer leaves the ends of its chain; nothing there for a stream that nobody writes. It begins
+    at the first line, or behind the line that a `TreeHead` ends with and which stands before `position`.
+    """
+
+    def __init__(
+        self,
+        files: StreamFiles,
+        leaves: deque[Head] | None = None,
+        *,
+        begin: TreeHead | None = None,
+        position: Position | None = None,
+    ) -> None:
+        self._files = files
+        self._leaves: deque[Head] = deque() if leaves is None else leaves
+        self._edge = Edge() if begin is None else Edge(begin.size, begin.edge)
+        self._segment, offset, _ = position or Position()
+        self._last = Head(self._edge.size, b"" if begin is None else begin.hash.encode(), offset, 0)
+        self._next: Head | None = None  # taken out of the list, and not yet built
+        self.borders: deque[TreeHead] = deque()  # the tree at the end of each segment that was passed
+
+    @property
+    def size(self) -> int:
+        """The number of leaves."""
+        return self._edge.size
+
+    @property
+    def place(self) -> Position:
+        """The position behind the last leaf."""
+        return Position(self._segment, self._last.offset, self._last.seq)
+
+    def head(self) -> TreeHead:
+        """Return the tree as it is now."""
+        return TreeHead(self._edge.size, self._edge.root(), self._last.hash.decode(), self._edge.nodes)
+
+    def grow(self, seq: int) -> None:
+        """Build the tree up to the line of this number, which is written.
+
+        Raises:
+            TreeBroken: a line on the way is not there any more.
+            OSError: it has to be read back, and cannot be now.
+        """
+        while self._edge.size < seq:
+            head = self._next = self._next or self._taken()
+            if head is None or head.seq > self._edge.size + 1:
+                self._read_back(seq if head is None else min(seq, head.seq - 1))
+            elif head.seq <= self._edge.size:  # was read back
+                self._next = None
+            else:
+                self._add_all(seq)
+
+    def reach(self, head: Head) -> TreeHead:
+        """Build the tree up to the end of a chain, and return it if it ends there.
+
+        Raises:
+            TreeBroken: it does not: its last leaf is another line.
+            OSError: a line has to be read back, and cannot be now.
+        """
+        self.grow(head.seq)
+        if self._edge.size != head.seq or self._last.hash != head.hash:
+            raise TreeBroken(
+                f"the tree ends with line {self._edge.size}, which is not the line {head.seq} that was written"
+            )
+        return self.head()
+
+    def read(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Build the tree from the file alone, to the last whole line of a stream that nobody writes any more.
+
+        Raises:
+            TreeBroken: a line is not there any more.
+            OSError: the file cannot be read.
+        """
+        self._read_on(None, stopped)
+
+    def _taken(self) -> Head | None:
+        with suppress(IndexError):
+            return self._leaves.popleft()
+        return None
+
+    def _add_all(self, seq: int) -> None:
+        """Add the line whose turn it is, and those that follow it without a hole, up to this number."""
+        append, leaves, head, last = self._edge.append, self._leaves, self._next, self._last
+        while head is not None and head[0] == last[0] + 1 and last[0] < seq:
+            if head[2] <= last[2]:  # its end is no further in the file: it is the first line of the next one
+                self._pass_border(self._segment + 1)
+            append(sha256(b"\0" + unhexlify(head[1])).digest())
+            self._last = last = head
+            if not head[0] % _LEAVES_AT_ONCE:
+                real_sleep(_GIVE_WAY_S)
+            head = leaves.popleft() if leaves else None
+        self._next = head
+
+    def _pass_border(self, segment: int) -> None:
+        """What follows stands in this segment."""
+        if self._edge.size:
+            self.borders.append(self.head())
+        self._segment = segment
+
+    def _read_back(self, seq: int) -> None:
+        self._read_on(seq, lambda: False)
+        if self._edge.size < seq:
+            raise _missing(self._edge.size + 1)
+
+    def _read_on(self, seq: int | None, stopped: Callable[[], bool]) -> None:
+        """Read lines from the files, up to this number or the last one."""
+        reader = StreamReader(self._files)
+        try:
+            while (seq is None or self._edge.size < seq) and not stopped():
+                begin = self.place
+                chunk = reader.read(begin, max_lines=_READ_LINES, max_bytes=_READ_BYTES)
+                if chunk.end == begin:
+                    return
+                for line in chunk.lines:
+                    if seq is not None and line.seq > seq:
+                        return
+                    self._add_line(line)
+                if chunk.end.segment > self._segment:
+                    self._pass_border(chunk.end.segment)
+                self._last = self._last._replace(offset=chunk.end.offset)  # behind damage, which is passed over
+        finally:
+            reader.close()
+
+    def _add_line(self, line: Line) -> None:
+        if line.segment > self._segment:
+            self._pass_border(line.segment)
+        line_hash = self._last.hash
+        if line.seq > self._edge.size:
+            if line.seq > self._edge.size + 1:
+                raise _missing(self._edge.size + 1)
+            line_hash = line.hash.encode()
+            self._edge.append(leaf_hash(unhexlify(line_hash)))
+            if not line.seq % _LEAVES_AT_ONCE:
+                real_sleep(_GIVE_WAY_S)
+        self._last = Head(self._edge.size, line_hash, line.end.offset, 0)
+
+
+def _missing(seq: int) -> TreeBroken:
+    return TreeBroken(f"line {seq} is not in the files any more")
