@@ -16,7 +16,8 @@ from rich.text import Text
 
 from otel_audit.cli.options import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.diagnosis.directory import missing_words
-from otel_audit.journal.counts import Census, Counts, StreamCensus, census
+from otel_audit.journal.census import Census, StreamCensus, census
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Progress
 from otel_audit.journal.room import Space
 from otel_audit.notices import escaped, shown_json
@@ -58,8 +59,8 @@ def _as_json(counted: Census, space: Space) -> Mapping[str, Any]:
     return {
         "directory": str(counted.directory),
         "time": _time(counted),
-        **_numbers(counted.totals),
-        "removed": _numbers(counted.removed),
+        **counted.totals.by_name(),
+        "removed": counted.removed.by_name(),
         "space": {"free_bytes": space.free_bytes, "floor_bytes": space.floor_bytes, "low": space.is_low},
         "streams": [_stream_json(stream) for stream in counted.streams],
     }
@@ -72,7 +73,7 @@ def _stream_json(stream: StreamCensus) -> Mapping[str, Any]:
         "state": _STATES[stream.live],
         "unattended": stream.is_unattended,
         "foreign": stream.is_foreign,
-        **_numbers(stream.counts),
+        **stream.counts.by_name(),
         "missing": stream.missing,
         "missing_segments": list(stream.missing_segments),
         "exporters": {name: _progress_json(progress) for name, progress in stream.exporters.items()},
@@ -92,17 +93,6 @@ def _progress_json(progress: Progress) -> Mapping[str, Any]:
         ],
         "damaged": progress.damaged,
         "blocked": progress.blocked or None,
-    }
-
-
-def _numbers(counts: Counts) -> dict[str, int]:
-    return {
-        "emitted": counts.emitted,
-        "exported": counts.exported,
-        "pending": counts.pending,
-        "quarantined": counts.quarantined,
-        "dropped": counts.dropped,
-        "system": counts.system,
     }
 
 
@@ -176,7 +166,7 @@ def _two_lines(stream: StreamCensus) -> Text:
     shown = Text(stream.stream_id)
     shown.append(f"  {_STATES[stream.live]}  {escaped(stream.service_name) or '-'}")
     shown.append(f"  {', '.join(escaped(name) for name in stream.exporters) or '-'}\n ")
-    for name, number in _numbers(stream.counts).items():
+    for name, number in stream.counts.by_name().items():
         shown.append(f" {name} {number}", _style(name, number))
     return shown
 
@@ -185,11 +175,11 @@ def _table(streams: Sequence[StreamCensus]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("stream", "service", "state"):
         table.add_column(name, overflow="fold")
-    for name in _numbers(Counts()):
+    for name in Counts().by_name():
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("exporters", overflow="fold")
     for stream in streams:
-        numbers = _numbers(stream.counts)
+        numbers = stream.counts.by_name()
         table.add_row(
             stream.stream_id,
             Text(escaped(stream.service_name) or "-"),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from otel_audit.journal.counts import Foreign, stream_counts
+from otel_audit.journal.census import Foreign, stream_counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.shipment import Adoption, Shipment

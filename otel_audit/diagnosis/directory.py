@@ -19,7 +19,7 @@ from typing import Final
 
 from otel_audit.diagnosis.findings import Finding
 from otel_audit.errors import JournalUnwritable
-from otel_audit.journal.counts import Census, StreamCensus, census
+from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.files import exposure_of
 from otel_audit.journal.locks import mount_of, prove_locks
 from otel_audit.journal.room import Space

@@ -1,56 +1,29 @@
-"""What became of the events in a directory: counted from the cursors and the lines behind them.
+"""What the numbers mean that say what became of events: one value for a stream, a directory and a process.
 
-`emitted = exported + pending + quarantined + dropped` holds for each stream and for the directory. Application events
-only; lines that the journal makes itself are counted apart, as `system`. What retention removed is counted on, from the
-ledger. Each line has a number, so that those are counted too which somebody took away before an exporter had them: as
-`dropped`.
+`emitted = exported + pending + quarantined + dropped` holds for each. Application events only; lines that the journal
+makes itself are counted apart, as `system`.
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, reduce
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from otel_audit.journal.cursor import Position, Progress, read_cursor
-from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
-from otel_audit.journal.ledger import RETAIN, Entry, entries, latest
 from otel_audit.journal.line import Line
-from otel_audit.journal.locks import FileLock, may_live_elsewhere
-from otel_audit.journal.reader import lines_behind, stream_header
 from otel_audit.journal.room import lost_events
-from otel_audit.settings import Durability
 
-__all__ = [
-    "ELSEWHERE",
-    "NOWHERE",
-    "Census",
-    "Counts",
-    "Foreign",
-    "Retained",
-    "StreamCensus",
-    "census",
-    "removed_counts",
-    "segment_counts",
-    "stream_counts",
-]
-
-NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
-ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
-_LOOKS: Final = 5
+__all__ = ["Counts", "counts_in"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Counts:
     """Application events by what became of them, and the journal's own lines.
 
-    An event is exported when every exporter has it, quarantined when one of them set it aside, and pending as long as
-    one of them has not come to it.
+    * `exported`: every exporter has them; where the journal is the destination, they are in it.
+    * `pending`: one of the exporters has not come to them, or waits for its destination.
+    * `quarantined`: the destination of one of the exporters refused them one by one.
+    * `dropped`: they were not written, as a gap tells, or somebody took them away before an exporter had them.
+    * `system`: lines of the journal itself; 0 where they are not counted, as for a process.
     """
 
     exported: int = 0
@@ -61,361 +34,40 @@ class Counts:
 
     @property
     def emitted(self) -> int:
-        """All of them."""
+        """All events that the application recorded."""
         return self.exported + self.pending + self.quarantined + self.dropped
 
-    def plus(self, other: Counts) -> Counts:
-        """The sum of both."""
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in Counts.__slots__))
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) - getattr(other, name) for name in Counts.__slots__))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={count!r}' for name, count in self.by_name().items())})"
+
+    def by_name(self) -> dict[str, int]:
+        """Return every number under its name, their sum `emitted` first."""
+        return {"emitted": self.emitted, **{name: getattr(self, name) for name in Counts.__slots__}}
 
     @classmethod
     def of(cls, stored: object) -> Counts:
-        """From the JSON form in the ledger; what is not there is 0."""
+        """Return what a JSON object says, such as an entry of the ledger; what is not there is 0."""
         known = stored if isinstance(stored, dict) else {}
-        return cls(*(int(known.get(name, 0)) for name in cls.__slots__))
+        return cls(*(int(known.get(name, 0)) for name in Counts.__slots__))
+
+    def stored(self) -> dict[str, int]:
+        """Return the JSON form that `of` reads; what is 0 is left out."""
+        return {name: count for name in Counts.__slots__ if (count := getattr(self, name))}
 
 
-@dataclass(frozen=True, slots=True)
-class StreamCensus:
-    """One stream. `live`: its writer holds its lock; None where that may not be looked at.
-
-    `is_unattended`: events wait, their writer is gone, and nobody is there who delivers them; False where that may not
-    be looked at. `is_foreign`: nobody will, without being told to, since the writer may live on another machine.
-    `missing` are events that somebody took away before every exporter had them, `missing_segments` those whose files
-    were removed, but not by retention.
-    """
-
-    stream_id: str
-    service_name: str
-    live: bool | None
-    counts: Counts
-    exporters: Mapping[str, Progress]
-    is_unattended: bool = False
-    is_foreign: bool = False
-    missing: int = 0
-    missing_segments: Sequence[int] = ()
-
-    @property
-    def blocked(self) -> dict[str, str]:
-        """Why nothing moves, by exporter."""
-        return {name: progress.blocked for name, progress in self.exporters.items() if progress.blocked}
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """Events that wait in streams of other hosts, which nobody takes over without being told to."""
-
-    directory: Path
-    events: int
-    streams: int
-
-    @property
-    def says(self) -> str:
-        """How many they are, and why nobody delivers them."""
-        return (
-            f"{self.events} events of {self.streams} streams wait that were written on another host; on this file "
-            "system no lock says whether their writers are gone"
-        )
-
-    @property
-    def remedy(self) -> str:
-        """The command that delivers them."""
-        return f"be sure that they are, then run otel-audit ship --adopt-foreign {shlex.quote(str(self.directory))}"
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """A directory at one moment, in nanoseconds since 1970.
-
-    `removed` is what retention removed and no stream counts any more. `totals` are over all, those too.
-    """
-
-    directory: Path
-    time_ns: int
-    streams: Sequence[StreamCensus]
-    removed: Counts = field(default_factory=Counts)
-    totals: Counts = field(init=False)
-
-    def __post_init__(self) -> None:
-        totals = self.removed
-        for stream in self.streams:
-            totals = totals.plus(stream.counts)
-        object.__setattr__(self, "totals", totals)
-
-    @property
-    def foreign(self) -> Foreign:
-        """Those of the events that wait for somebody to say that their host is gone."""
-        waiting = [stream for stream in self.streams if stream.is_unattended and stream.is_foreign]
-        return Foreign(self.directory, sum(stream.counts.pending for stream in waiting), len(waiting))
-
-    @property
-    def is_stuck(self) -> bool:
-        """Something needs a person: events wait that nobody delivers, or behind an exporter that is blocked; lines are
-        in quarantine or damaged; events were lost, or somebody removed files.
-        """
-        return any(
-            (stream.counts.pending and stream.blocked)
-            or stream.is_unattended
-            or stream.counts.quarantined
-            or stream.counts.dropped
-            or stream.missing_segments
-            # The journal's own lines are no events, but a gap line that was refused tells of some.
-            or any(progress.quarantine or progress.damaged for progress in stream.exporters.values())
-            for stream in self.streams
-        )
-
-
-def census(directory: Path) -> Census:
-    """Count what is in a directory now. No lock is kept, no memory for lines; an empty directory has no streams.
-
-    Raises:
-        OSError: a file of the directory cannot be read.
-    """
-    for _ in range(_LOOKS):
-        time_ns = time.time_ns()
-        last = latest(directory, RETAIN)
-        retained = Retained(directory)
-        kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last, retained)]
-        streams = [_stream_census(files, numbers, retained) for files, numbers in kept]
-        if latest(directory, RETAIN) == last:
-            break  # else something was removed meanwhile, and may be counted twice
-    return Census(directory, time_ns, streams, removed_counts(last))
-
-
-def removed_counts(last: Entry | None) -> Counts:
-    """What no stream counts any more, by the last retain entry of the directory's ledger."""
-    return Counts() if last is None else Counts.of(last.content.get("totals"))
-
-
-def _kept(directory: Path, last: Entry | None, retained: Retained) -> Iterator[tuple[str, list[int]]]:
-    """Streams and segments without one that is as good as removed: a crash came between its entry and its end.
-
-    Also streams of which somebody removed all but the cursor.
-    """
-    gone = None if last is None else (last.content.get("stream_id"), last.content.get("segment"))
-    cursors = {stream_id: list[int]() for stream_id in cursors_in(directory)}  # listed first: a stream may be new
-    for stream_id, numbers in sorted({**cursors, **segments_in(directory)}.items()):
-        kept = [number for number in numbers if (stream_id, number) != gone]
-        if kept or (not numbers and _is_left_over(StreamFiles(directory, stream_id), retained)):
-            yield stream_id, kept
-
-
-def _is_left_over(files: StreamFiles, retained: Retained) -> bool:
-    """True for a cursor that says of a delivery, and whose stream is gone, but not by retention."""
-    return bool(read_cursor(files.cursor, listed=False)[0]) and not retained.is_whole(files.stream_id)
-
-
-def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:
-    """What became of the events of one stream that has these segments.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    return _stream_census(files, numbers, Retained(files.directory)).counts
-
-
-def segment_counts(files: StreamFiles, number: int) -> Counts:
-    """What is in one segment, delivered as it is: `exported` are its events, `dropped` those that its gaps tell.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    counted = _count(_lines(files, [number], Position()))
-    return Counts(exported=counted.events, dropped=counted.dropped, system=counted.system)
-
-
-class Retained:
-    """What retention removed of each stream, by the ledger, which is read when somebody asks for the first time."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    @cached_property
-    def _told(self) -> Mapping[object, Sequence[Mapping[str, Any]]]:
-        told: dict[object, list[Mapping[str, Any]]] = {}
-        for entry in entries(self._directory):
-            if entry.kind == RETAIN:
-                told.setdefault(entry.content.get("stream_id"), []).append(entry.content)
-        return told
-
-    def segments(self, stream_id: str) -> set[object]:
-        """The numbers of the segments."""
-        return {told.get("segment") for told in self._told.get(stream_id, ())}
-
-    def is_whole(self, stream_id: str) -> bool:
-        """True if the stream went as a whole."""
-        return any(told.get("whole") is True for told in self._told.get(stream_id, ()))
-
-    def counted(self, stream_id: str) -> Counts:
-        """What no cursor counts, but the totals of the ledger."""
-        told = [each for each in self._told.get(stream_id, ()) if each.get("counts")]
-        return reduce(Counts.plus, (Counts.of({**each, "exported": each.get("events", 0)}) for each in told), Counts())
-
-
-def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retained) -> StreamCensus:
-    known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
-    live = False if ended else _is_held(files.writer_lock)
-    header = stream_header(files, numbers)
-    words = [word for word in header.get("export", ()) if isinstance(word, str)]
-    named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
-    # An exporter that the writer has and the cursor does not name has not come to its first batch yet.
-    exporters = {**dict.fromkeys(named, Progress()), **known}
-    slowest = min(exporters.values(), key=lambda progress: progress.rank, default=Progress())
-    # Most streams of a directory with thousands have ended and are delivered: nothing of theirs is opened but the
-    # header and the cursor.
-    is_read = ended and _is_at_end(files, numbers, slowest.position)
-    behind = _Counted() if is_read else _count(_lines(files, numbers, slowest.position))
-    # In memory mode segments are removed without a word, so nobody knows which were removed by whom.
-    is_in_memory = header.get("durability") == Durability.MEMORY
-    gone = () if is_in_memory else _missing_segments(files, numbers, exporters.values(), retained)
-    missing = _missing(files, numbers, slowest, behind, gone, retained)
-    if not exporters and ELSEWHERE not in words:
-        if restored := retained.segments(files.stream_id).intersection(numbers):  # the ledger counts them
-            behind = _count(_lines(files, [number for number in numbers if number not in restored], Position()))
-        counts = Counts(behind.events, 0, 0, behind.dropped + missing, behind.system)
-    else:
-        quarantined = _quarantined(files, numbers, list(exporters.values()), slowest)
-        lacked = slowest.lacked_by(exporters.values())
-        missing += lacked
-        counts = Counts(
-            exported=slowest.exported + slowest.quarantined - quarantined - lacked,
-            pending=behind.events,
-            quarantined=quarantined,
-            dropped=slowest.dropped + behind.dropped + missing,
-            system=slowest.system + behind.system,
-        )
-    is_unattended = live is False and counts.pending > 0 and _is_held(files.ship_lock) is False
-    return StreamCensus(
-        files.stream_id,
-        _service_name(header),
-        live,
-        counts,
-        exporters,
-        is_unattended,
-        is_unattended and may_live_elsewhere(files.directory, header),
-        missing,
-        gone,
-    )
-
-
-def _missing_segments(
-    files: StreamFiles, numbers: Sequence[int], exporters: Iterable[Progress], retained: Retained
-) -> Sequence[int]:
-    """The segments whose files are not there and that retention did not remove."""
-    last = max([*numbers[-1:], *(progress.position.segment for progress in exporters)], default=0)
-    if len(numbers) == last:
-        return ()
-    absent = sorted({*range(1, last + 1)}.difference(numbers))
-    removed = retained.segments(files.stream_id) if absent else set()
-    return tuple(number for number in absent if number not in removed)
-
-
-def _missing(
-    files: StreamFiles,
-    numbers: Sequence[int],
-    slowest: Progress,
-    behind: _Counted,
-    gone: Sequence[int],
-    retained: Retained,
-) -> int:
-    """How many events have a number, and are neither in a file nor counted by the exporter that is furthest behind."""
-    last_seq = behind.last_seq or slowest.position.seq
-    system = slowest.system + behind.system
-    lines = last_seq - slowest.exported - slowest.quarantined - behind.events - system
-    if lines <= 0:
-        return 0
-    elsewhere = retained.counted(files.stream_id)
-    written = _system_lines(files, numbers)
-    lost_system = len(gone) if written is None else written - system - elsewhere.system  # at least their headers
-    return max(0, lines - elsewhere.exported - elsewhere.system - max(0, lost_system))
-
-
-def _system_lines(files: StreamFiles, numbers: Sequence[int]) -> int | None:
-    """How many lines of a stream are the journal's own, wherever they are now, by its newest header."""
-    for number in reversed(numbers):
-        before = stream_header(files, [number]).get("system_lines")
-        if isinstance(before, int):
-            return before + _count(_lines(files, [number], Position())).system
-    return None
-
-
-@dataclass(slots=True)
-class _Counted:
-    events: int = 0
-    system: int = 0
-    dropped: int = 0
-    last_seq: int = 0
-
-
-def _count(lines: Iterable[Line]) -> _Counted:
-    counted = _Counted()
+def counts_in(lines: Iterable[Line]) -> Counts:
+    """Return what lines tell that nobody has delivered: their events are pending, those that a gap tells dropped."""
+    pending = dropped = system = 0
     for line in lines:
-        counted.last_seq = line.seq
-        if not line.system:
-            counted.events += 1
-            continue
-        counted.system += 1
-        counted.dropped += lost_events(line.content)
-    return counted
-
-
-def _is_at_end(files: StreamFiles, numbers: Sequence[int], position: Position) -> bool:
-    try:
-        return (
-            numbers[-1:] == [position.segment] and os.stat(files.segment(position.segment)).st_size == position.offset
-        )
-    except FileNotFoundError:
-        return False
-
-
-def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> Iterator[Line]:
-    """The lines of the stream behind a position. Damage is passed over."""
-    for number in numbers:
-        if number < position.segment:
-            continue
-        yield from lines_behind(files, position if number == position.segment else Position(number))
-
-
-def _quarantined(files: StreamFiles, numbers: Sequence[int], exporters: Sequence[Progress], slowest: Progress) -> int:
-    """How many events that every exporter has come to were set aside by one of them or more."""
-    if len(exporters) == 1:
-        return slowest.quarantined
-    ranges = _union(
-        (entry.first_seq, min(entry.last_seq, slowest.position.seq))
-        for progress in exporters
-        for entry in progress.quarantine
-    )
-    count = sum(last - first + 1 for first, last in ranges)
-    listed = sum(entry.last_seq - entry.first_seq + 1 for one in exporters for entry in one.quarantine)
-    if listed == sum(progress.quarantined for progress in exporters):
-        return count
-    return count - _system_lines_in(ranges, _lines(files, numbers, Position()))
-
-
-def _union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    union: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if last < first:
-            continue
-        if union and first <= union[-1][1] + 1:
-            union[-1] = (union[-1][0], max(last, union[-1][1]))
+        if line.system:
+            system += 1
+            dropped += lost_events(line.content)
         else:
-            union.append((first, last))
-    return union
-
-
-def _system_lines_in(ranges: Sequence[tuple[int, int]], lines: Iterable[Line]) -> int:
-    return sum(any(first <= line.seq <= last for first, last in ranges) for line in lines if line.system)
-
-
-def _is_held(lock: Path) -> bool | None:
-    try:
-        return FileLock.is_held(lock)
-    except OSError:
-        return None  # a reader who may not open the lock file, or a read-only file system
-
-
-def _service_name(header: Mapping[str, Any]) -> str:
-    resource = header.get("resource")
-    name = resource.get("service.name") if isinstance(resource, dict) else None
-    return name if isinstance(name, str) else ""
+            pending += 1
+    return Counts(pending=pending, dropped=dropped, system=system)

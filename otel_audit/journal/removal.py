@@ -11,12 +11,12 @@ import contextlib
 import os
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from otel_audit.journal.counts import ELSEWHERE, NOWHERE, Counts, removed_counts, segment_counts, stream_counts
+from otel_audit.journal.census import ELSEWHERE, NOWHERE, removed_counts, segment_counts, stream_counts
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
 from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, is_begun, latest
@@ -138,7 +138,7 @@ def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = Fals
         "events": lines.exported,
         "system": lines.system,
         "dropped": lines.dropped,
-        "counts": _told(_leaving(files, lines, whole=whole)),
+        "counts": _leaving(files, lines, whole=whole).stored(),
     }
 
 
@@ -176,7 +176,7 @@ def origin_of(files: StreamFiles) -> Progress:
     for entry in entries(files.directory):
         told = entry.content
         if entry.kind == RETAIN and told.get("stream_id") == files.stream_id and not told.get("counts"):
-            counts = counts.plus(Counts.of({**told, "exported": told.get("events", 0)}))
+            counts += Counts.of({**told, "exported": told.get("events", 0)})
     return Progress(exported=counts.exported, system=counts.system, dropped=counts.dropped)
 
 
@@ -273,13 +273,9 @@ def _leaving(files: StreamFiles, lines: Counts, *, whole: bool) -> Counts:
 def _totals(last: Entry | None, content: Mapping[str, Any]) -> Mapping[str, int]:
     """All that retention has removed in this directory, with this."""
     before: Mapping[str, Any] = last.content.get("totals", {}) if last is not None else {}
-    counts = removed_counts(last).plus(Counts.of(content["counts"]))
+    counts = removed_counts(last) + Counts.of(content["counts"])
     return {
         "segments": int(before.get("segments", 0)) + 1,
         "bytes": int(before.get("bytes", 0)) + int(content["bytes"]),
-        **_told(counts),
+        **counts.stored(),
     }
-
-
-def _told(counts: Counts) -> dict[str, int]:
-    return {name: count for name, count in asdict(counts).items() if count}

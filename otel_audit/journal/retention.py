@@ -32,7 +32,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from otel_audit.journal.counts import Retained
+from otel_audit.journal.census import Retained
 from otel_audit.journal.files import StreamFiles, open_with_mode, segments_in, write_whole
 from otel_audit.journal.ledger import Ledger, has_room
 from otel_audit.journal.locks import FileLock, boot_id, may_live_elsewhere

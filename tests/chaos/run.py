@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from tests.chaos.contenders import ContenderName
 from tests.chaos.crew import (
     OTEL_AUDIT,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.logger import AuditLogger

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal

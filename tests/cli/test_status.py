@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from otel_audit.cli import main
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.locks import FileLock

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Batch, ExportOutcome, Unavailable
 from otel_audit.delivery.stream_export import Idle, StreamExport
-from otel_audit.journal.counts import Counts, census
+from otel_audit.journal.census import census
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.shipment import Shipment, take
 from otel_audit.journal.stream import Limits

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from tests.chain_check import application_events, read_streams
 from tests.end_to_end.services import events_in_archive, service_environment
 from tests.end_to_end.test_main_path import otel_audit

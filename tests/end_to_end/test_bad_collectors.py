@@ -18,7 +18,8 @@ import pytest
 
 import otel_audit
 from otel_audit import AuditEvent, AuditLogger
-from otel_audit.journal.counts import Counts, census
+from otel_audit.journal.census import census
+from otel_audit.journal.counts import Counts
 from tests.delivery.audited_server import AuditedServer
 from tests.end_to_end.services import events_in_archive
 from tests.end_to_end.test_main_path import environment, numbers

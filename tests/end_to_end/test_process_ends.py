@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from otel_audit import AuditEvent
-from otel_audit.journal.counts import Counts, census
+from otel_audit.journal.census import census
+from otel_audit.journal.counts import Counts
 from tests.chain_check import application_events
 from tests.delivery.audited_server import AuditedServer
 from tests.servers import poll
@@ -90,7 +91,7 @@ def deliver_the_rest(directory: Path, server: AuditedServer) -> None:
             server,
             """
             from pathlib import Path
-            from otel_audit.journal.counts import census
+            from otel_audit.journal.census import census
 
             audit.start()
             deadline = time.monotonic() + 20

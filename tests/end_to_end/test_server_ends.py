@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from tests.chain_check import application_events
 from tests.end_to_end.delivered import assert_archived, assert_archived_once, assert_streams_of_their_own, ship, writers
 from tests.end_to_end.services import (

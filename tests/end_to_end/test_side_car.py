@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import pytest
 
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from tests.end_to_end.other_users import as_user, require_other_users

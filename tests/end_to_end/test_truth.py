@@ -18,7 +18,8 @@ from opentelemetry.sdk.resources import Resource
 
 import otel_audit
 from otel_audit import AuditEvent
-from otel_audit.journal.counts import Counts, census
+from otel_audit.journal.census import census
+from otel_audit.journal.counts import Counts
 from tests.chain_check import application_events
 from tests.delivery.audited_server import AuditedServer
 from tests.end_to_end.services import events_in_archive, service_environment

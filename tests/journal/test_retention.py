@@ -16,7 +16,7 @@ import pytest
 import otel_audit.journal.retention as retention_module
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger import RETAIN, entries

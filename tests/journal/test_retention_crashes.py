@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.files import segments_in
 from otel_audit.journal.ledger import Ledger, entries
 from otel_audit.journal.locks import FileLock

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit.errors import ConfigError, JournalFull, JournalUnwritable
-from otel_audit.journal.counts import census
+from otel_audit.journal.census import census
 from otel_audit.journal.files import StreamFiles, make_private
 from otel_audit.journal.journal import Receipt
 from otel_audit.settings import OnLoss
