@@ -18,7 +18,7 @@ from typing import Any, Final
 from otel_audit.journal.counts import Counts, counts_in
 from otel_audit.journal.cursor import Position, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
-from otel_audit.journal.ledger import RETAIN, Entry, entries, latest
+from otel_audit.journal.ledger.former import RETAIN, Entry, entries, latest
 from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import lines_behind, stream_header

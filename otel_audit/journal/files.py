@@ -5,6 +5,7 @@
 <stream_id>.ship.lock          held by whoever exports the stream
 <stream_id>.cursor             how far each exporter has come
 <stream_id>.quarantine         lines that were refused: set aside, and released since
+ledger.*                       the directory's own log and its keys: see `otel_audit.journal.ledger.files`
 
 Also how such a file is opened, filled and copied.
 """
@@ -47,7 +48,7 @@ __all__ = [
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
 # Not a copy that somebody made of one, nor the file of an exporter, which would keep events out until it is removed.
-_OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[a-z.]+|retention\.state)\Z")
+_OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[0-9a-z.-]+|retention\.state)\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 _LISTING_MAX_S: Final = 30.0  # where a file system does not stamp a directory when a name in it changes
 _LISTINGS_MAX: Final = 4

@@ -19,7 +19,7 @@ from otel_audit.journal.census import ELSEWHERE, NOWHERE, removed_counts, segmen
 from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
-from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, is_begun, latest
+from otel_audit.journal.ledger.former import RETAIN, Entry, Ledger, entries, is_begun, latest
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
 from otel_audit.journal.locks import FileLock

@@ -34,7 +34,7 @@ from typing import Any, Final, NamedTuple
 
 from otel_audit.journal.census import Retained
 from otel_audit.journal.files import StreamFiles, open_with_mode, segments_in, write_whole
-from otel_audit.journal.ledger import Ledger, has_room
+from otel_audit.journal.ledger.former import Ledger, has_room
 from otel_audit.journal.locks import FileLock, boot_id, may_live_elsewhere
 from otel_audit.journal.reader import stream_header
 from otel_audit.journal.removal import finish_removal, obituary, ready_segments, remove

@@ -15,7 +15,7 @@ from otel_audit.delivery import processor as processor_module
 from otel_audit.journal import retention as retention_module
 from otel_audit.journal.census import census
 from otel_audit.journal.files import segments_in
-from otel_audit.journal.ledger import entries
+from otel_audit.journal.ledger.former import entries
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
 from tests.cli.journals import Inbox

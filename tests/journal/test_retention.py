@@ -19,7 +19,7 @@ from otel_audit.delivery.sweep import restart
 from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.ledger import RETAIN, entries
+from otel_audit.journal.ledger.former import RETAIN, entries
 from otel_audit.journal.quarantine import Released, files_beside, release
 from otel_audit.journal.reader import stream_header
 from otel_audit.journal.retention import Removed, Retention, RetentionLimits

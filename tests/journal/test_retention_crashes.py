@@ -15,7 +15,7 @@ from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
 from otel_audit.journal.census import census
 from otel_audit.journal.files import segments_in
-from otel_audit.journal.ledger import Ledger, entries
+from otel_audit.journal.ledger.former import Ledger, entries
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.removal import finish_removal
 from otel_audit.journal.retention import STATE_NAME
@@ -63,7 +63,7 @@ A_RACER = """
 A_FORKER = """
     import os, signal, sys
     from pathlib import Path
-    from otel_audit.journal.ledger import Ledger
+    from otel_audit.journal.ledger.former import Ledger
     from tests.journal.retaining import Clocks, a_retention
 
     directory = Path(sys.argv[1])

@@ -1,9 +1,9 @@
-"""The directory's own log: what was done to its streams. Hash-chained like they are, and never removed.
+"""The unsigned ledger of earlier versions: `ledger.jsonl`, with a `retain` entry for each segment that was removed.
 
-One JSON object a line. A kind names its content, as in the journal; the ledger's own keys come last. Today there is one
-kind, `retain`: a segment was removed. `format` lets more kinds, and signatures, be added.
+Hash-chained and durable before what it tells is done, but nobody signed it. Retention writes it until it writes the
+signed ledger; then it stays where it is, is only read, and one that still grows shows an older version at work.
 
-An entry is durable before what it tells is done. Whoever comes next finishes what a crash left undone.
+One JSON object a line. A kind names its content; the ledger's own keys come last.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otel_audit.journal.ledger import RETAIN, Entry, Ledger, entries, has_room, latest
+from otel_audit.journal.ledger.former import RETAIN, Entry, Ledger, entries, has_room, latest
 from tests.journal.writing import leave_no_room
 
 

@@ -1,0 +1,203 @@
+"""The names of the files of a directory's ledger, and which ledgers are there.
+
+ledger.<8 digits>.jsonl    lines, append only; each begins with a header that names the directory id
+ledger.lock                held by the process whose turn it is; never removed
+ledger.ship.lock           held by the one process that exports the ledger
+ledger.cursor              how far each exporter has come
+ledger.key                 the private key of the epoch: never in a backup
+ledger.keys                which key signed when, for good
+ledger.edge                the edge of the tree at the last note, so that a new process need not hash old lines
+ledger.reserve             room for the entries that must be written on a full disk
+
+A ledger that cannot be continued is followed by another one with an id of its own. The segments of both are numbered
+in one row, so that none is ever written twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.line import TAIL_BYTES, Tail
+from otel_audit.journal.line_file import LINE_MAX_BYTES, find_newline, opened
+
+__all__ = ["LedgerFiles", "LedgerLog"]
+
+_SEGMENT: Final = re.compile(r"ledger\.(\d{8})\.jsonl\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFiles:
+    """Where the files of a directory's ledger are."""
+
+    directory: Path
+
+    def segment(self, number: int) -> Path:
+        """Return the path of one segment, numbered from 1."""
+        return self.directory / f"ledger.{number:08d}.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process whose turn it is."""
+        return self.directory / "ledger.lock"
+
+    @property
+    def key(self) -> Path:
+        """The private key of the epoch."""
+        return self.directory / "ledger.key"
+
+    @property
+    def keys(self) -> Path:
+        """The public keys of all epochs, and what shows that each was announced under the one before."""
+        return self.directory / "ledger.keys"
+
+    @property
+    def edge(self) -> Path:
+        """The edge of the tree at the last note."""
+        return self.directory / "ledger.edge"
+
+    @property
+    def reserve(self) -> Path:
+        """Room for the entries that must be written on a full disk."""
+        return self.directory / "ledger.reserve"
+
+    @property
+    def former(self) -> Path:
+        """The unsigned ledger of earlier versions."""
+        return self.directory / "ledger.jsonl"
+
+    def segments(self) -> list[int]:
+        """Return the numbers of the segments that exist, of all ledgers, ascending.
+
+        Raises:
+            OSError: the directory cannot be listed.
+        """
+        try:
+            names = os.listdir(self.directory)
+        except FileNotFoundError:
+            return []
+        return sorted(int(match[1]) for match in map(_SEGMENT.match, names) if match is not None)
+
+    def logs(self) -> list[LedgerLog]:
+        """Return the ledgers of the directory, in the order in which they were begun. The last one is in force.
+
+        A segment in which no line can be read belongs to the ledger of the segment before it.
+
+        Raises:
+            OSError: a segment cannot be read.
+        """
+        found: dict[str, list[int]] = {}
+        directory_id = ""
+        for number in self.segments():
+            directory_id = id_of(self.segment(number)) or directory_id
+            if directory_id:
+                found.setdefault(directory_id, []).append(number)
+        return [LedgerLog(self.directory, each, tuple(numbers)) for each, numbers in found.items()]
+
+    def latest(self) -> LedgerLog | None:
+        """Return the ledger in force; None when there is none.
+
+        Raises:
+            OSError: a segment cannot be read.
+        """
+        for number in reversed(self.segments()):  # no more is read than its own segments and the one before
+            if directory_id := id_of(self.segment(number)):
+                return LedgerLog(self.directory, directory_id, self._of(directory_id, number))
+        return None
+
+    def directory_id(self) -> str:
+        """Return the id of the ledger in force; empty when there is none.
+
+        Raises:
+            OSError: a segment cannot be read.
+        """
+        log = self.latest()
+        return log.directory_id if log is not None else ""
+
+    def _of(self, directory_id: str, last: int) -> tuple[int, ...]:
+        numbers = []
+        for number in reversed([each for each in self.segments() if each <= last]):
+            if id_of(self.segment(number)) not in (directory_id, ""):
+                break
+            numbers.append(number)
+        return tuple(reversed(numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerLog(StreamFiles):
+    """One ledger, as a stream: its id is the directory id. Readers, cursors and shipments take it like any other.
+
+    `numbers` are those of its segments, when it was looked up.
+    """
+
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def directory_id(self) -> str:
+        """The id that names the directory for as long as this ledger is continued."""
+        return self.stream_id
+
+    def segment(self, number: int) -> Path:
+        """See `StreamFiles`."""
+        return LedgerFiles(self.directory).segment(number)
+
+    @property
+    def writer_lock(self) -> Path:
+        """Held by the process whose turn it is."""
+        return LedgerFiles(self.directory).lock
+
+    @property
+    def ship_lock(self) -> Path:
+        """Held by the one process that exports the ledger."""
+        return self.directory / "ledger.ship.lock"
+
+    @property
+    def cursor(self) -> Path:
+        """How far each exporter has come. One for each ledger of the directory, since their lines are counted anew."""
+        return self.directory / f"ledger.{self.stream_id}.cursor"
+
+    def segments(self) -> list[int]:
+        """Return the numbers of its segments that exist now, ascending."""
+        files = LedgerFiles(self.directory)
+        first = self.numbers[0] if self.numbers else 1
+        found = []
+        for number in files.segments():
+            if number < first:
+                continue
+            if number not in self.numbers and id_of(files.segment(number)) not in (self.stream_id, ""):
+                break  # another ledger begins
+            found.append(number)
+        return found
+
+    def segment_from(self, number: int) -> int | None:
+        """See `StreamFiles`. Never a segment of another ledger."""
+        if number in self.numbers and self.segment(number).exists():
+            return number
+        # They are numbered without a gap, so that whoever waits at the end need not list the directory.
+        if self.numbers and number > self.numbers[-1] and not self.segment(self.numbers[-1] + 1).exists():
+            return None
+        return next((found for found in self.segments() if found >= number), None)
+
+
+def id_of(path: Path) -> str:
+    """Return the directory id in the first line of a segment that is one; empty when there is no such line.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError), opened(path) as descriptor:
+        offset = 0
+        while (newline := find_newline(descriptor, offset)) >= 0:
+            length = newline - offset
+            if length <= LINE_MAX_BYTES:
+                begin = max(offset, newline - TAIL_BYTES)
+                tail = Tail.of(b"{" + os.pread(descriptor, newline - begin, begin))
+                if tail is not None and os.pread(descriptor, 1, offset) == b"{":
+                    return tail.stream_id
+            offset = newline + 1
+    return ""
