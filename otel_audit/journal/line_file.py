@@ -7,6 +7,8 @@ reading them.
 
 Lines are split on the byte of the newline only. What stands behind the last newline is left alone: its writer may
 still be at it.
+
+A file is a descriptor here, or a `Source`: what a compressed file holds is read by the same code.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 __all__ = [
     "BLOCK_BYTES",
     "LINE_MAX_BYTES",
     "Block",
     "Piece",
+    "Source",
     "blocks",
     "blocks_backwards",
     "find_newline",
@@ -32,6 +35,8 @@ __all__ = [
     "opened",
     "pieces",
     "pieces_backwards",
+    "pieces_of",
+    "read_at",
     "read_block",
     "whole_bytes",
 ]
@@ -59,6 +64,22 @@ class Piece(NamedTuple):
     content: bytes | None
 
 
+class Source(Protocol):
+    """Bytes that are read at an offset as those of a file are. To go back far may take long."""
+
+    def read_at(self, size_bytes: int, offset: int) -> bytes:
+        """Return so many bytes from the offset on; fewer where they end."""
+
+
+def read_at(source: int | Source, size_bytes: int, offset: int) -> bytes:
+    """Return so many bytes from the offset on; fewer where they end.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    return os.pread(source, size_bytes, offset) if isinstance(source, int) else source.read_at(size_bytes, offset)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
     """Have a file open for reading, and its descriptor.
@@ -77,30 +98,43 @@ def opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_block(descriptor: int, offset: int, max_bytes: int, *, stop: int | None = None, searched: int = 0) -> Block:
+def read_block(
+    source: int | Source,
+    offset: int,
+    max_bytes: int,
+    *,
+    stop: int | None = None,
+    searched: int = 0,
+    line_max_bytes: int | None = None,
+) -> Block:
     """Return the lines from the offset to the last newline within `max_bytes`, or the first line if it is longer.
 
     Nothing, if there is no newline. Nothing is read from the offset `stop` on. Up to the offset `searched` there is
-    known to be no newline.
+    known to be no newline. A line of more than `line_max_bytes` is not held: by default `LINE_MAX_BYTES`.
 
     Raises:
         OSError: the file cannot be read.
     """
-    data = os.pread(descriptor, max_bytes if stop is None else max(0, min(max_bytes, stop - offset)), offset)
+    data = read_at(source, max_bytes if stop is None else max(0, min(max_bytes, stop - offset)), offset)
     end = data.rfind(b"\n") + 1
     if end or len(data) < max_bytes:
         return Block(offset, offset + end, data[:end])
-    newline = find_newline(descriptor, max(offset + len(data), searched))
-    return Block(offset, offset, b"") if newline < 0 else _single(descriptor, offset, newline)
+    newline = find_newline(source, max(offset + len(data), searched))
+    if newline < 0 or (stop is not None and newline >= stop):
+        return Block(offset, offset, b"")
+    return _single(source, offset, newline, LINE_MAX_BYTES if line_max_bytes is None else line_max_bytes)
 
 
-def blocks(descriptor: int, offset: int = 0) -> Iterator[Block]:
-    """Yield every line from the offset on.
+def blocks(
+    source: int | Source, offset: int = 0, *, stop: int | None = None, line_max_bytes: int | None = None
+) -> Iterator[Block]:
+    """Yield every line from the offset on, up to the offset `stop` if it is given. For the limit see `read_block`.
 
     Raises:
         OSError: the file cannot be read.
     """
-    while (block := read_block(descriptor, offset, BLOCK_BYTES)).end > offset:
+    size = BLOCK_BYTES if line_max_bytes is None else min(BLOCK_BYTES, line_max_bytes)
+    while (block := read_block(source, offset, size, stop=stop, line_max_bytes=line_max_bytes)).end > offset:
         yield block
         offset = block.end
 
@@ -116,17 +150,17 @@ def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
         data = os.pread(descriptor, end - start, start)
         begin = data.find(b"\n") + 1 if start else 0  # the first piece may have begun before
         if start and begin == end - start:
-            block = _single(descriptor, last_newline(descriptor, end - 1) + 1, end - 1)
+            block = _single(descriptor, last_newline(descriptor, end - 1) + 1, end - 1, LINE_MAX_BYTES)
         else:
             block = Block(start + begin, end, data[begin:])
         yield block
         end = block.offset
 
 
-def _single(descriptor: int, offset: int, newline: int) -> Block:
+def _single(source: int | Source, offset: int, newline: int, line_max_bytes: int) -> Block:
     """Return the one piece that ends with this newline."""
-    is_held = newline - offset <= LINE_MAX_BYTES
-    return Block(offset, newline + 1, os.pread(descriptor, newline + 1 - offset, offset) if is_held else b"")
+    is_held = newline - offset <= line_max_bytes
+    return Block(offset, newline + 1, read_at(source, newline + 1 - offset, offset) if is_held else b"")
 
 
 def pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
@@ -137,7 +171,7 @@ def pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
     """
     with opened(path) as descriptor:
         for block in blocks(descriptor, offset):
-            yield from _pieces_of(block)
+            yield from pieces_of(block)
 
 
 def pieces_backwards(path: Path, end: int | None = None) -> Iterator[Piece]:
@@ -149,10 +183,11 @@ def pieces_backwards(path: Path, end: int | None = None) -> Iterator[Piece]:
     with opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
         for block in blocks_backwards(descriptor, last_newline(descriptor, size) + 1 if end is None else end):
-            yield from reversed(_pieces_of(block))
+            yield from reversed(pieces_of(block))
 
 
-def _pieces_of(block: Block) -> list[Piece]:
+def pieces_of(block: Block) -> list[Piece]:
+    """Return what is between the newlines of a block."""
     if not block.data:
         return [Piece(block.offset, block.end - 1 - block.offset, None)]
     found, offset = [], block.offset
@@ -172,20 +207,22 @@ def whole_bytes(path: Path) -> int:
         return last_newline(descriptor, os.fstat(descriptor).st_size) + 1
 
 
-def find_newline(descriptor: int, offset: int) -> int:
+def find_newline(source: int | Source, offset: int) -> int:
     """Return the offset of the first newline from this offset on; -1 if there is none.
 
     Raises:
         OSError: the file cannot be read.
     """
     while offset >= 0:
-        block = os.pread(descriptor, BLOCK_BYTES, offset)
+        block = read_at(source, BLOCK_BYTES, offset)
         found = block.find(b"\n")
         if found >= 0:
             return offset + found
         if len(block) < BLOCK_BYTES:
             break
-        offset = _next_data(descriptor, offset + len(block))
+        offset += len(block)
+        if isinstance(source, int):
+            offset = _next_data(source, offset)
     return -1
 
 
@@ -229,14 +266,14 @@ def _hole_before(descriptor: int, end: int) -> int:
     return high
 
 
-def hash_between(descriptor: int, offset: int, end: int) -> tuple[int, str]:
+def hash_between(source: int | Source, offset: int, end: int) -> tuple[int, str]:
     """Return how many bytes stand between two offsets of a file, and their SHA-256 in hex. They are read in blocks.
 
     Raises:
         OSError: they cannot be read.
     """
     found, begin = sha256(), offset
-    while offset < end and (data := os.pread(descriptor, min(BLOCK_BYTES, end - offset), offset)):
+    while offset < end and (data := read_at(source, min(BLOCK_BYTES, end - offset), offset)):
         found.update(data)
         offset += len(data)
     return offset - begin, found.hexdigest()

@@ -44,6 +44,7 @@ __all__ = [
     "Line",
     "StreamReader",
     "has_lines_after",
+    "header_of",
     "lines_before",
     "lines_behind",
     "place_of",
@@ -225,7 +226,7 @@ class StreamReader:
 
     def _read_header(self) -> Mapping[str, Any]:
         """The header of the open segment; another one of the stream when that is damaged: they name one writer."""
-        return _header(os.pread(self._descriptor, _HEADER_MAX_BYTES, 0)) or stream_header(self.files)
+        return header_of(os.pread(self._descriptor, _HEADER_MAX_BYTES, 0)) or stream_header(self.files)
 
 
 def segment_lines(files: StreamFiles, number: int, after: Position | None = None) -> Iterator[Line | Damage]:
@@ -368,14 +369,15 @@ def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> M
             line = os.pread(descriptor, _HEADER_BYTES, 0)
             if b"\n" not in line:
                 line = os.pread(descriptor, _HEADER_MAX_BYTES, 0)
-            if header := _header(line):
+            if header := header_of(line):
                 return header
     return {}
 
 
-def _header(data: bytes) -> Mapping[str, Any]:
+def header_of(data: bytes) -> Mapping[str, Any]:
+    """Return the `segment` object of these bytes' first line; empty if it is no header."""
     try:
         header = json.loads(data.partition(b"\n")[0])["segment"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

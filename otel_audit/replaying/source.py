@@ -17,22 +17,13 @@ from typing import Any, Final, NamedTuple, Protocol
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.line import seq_reader
-from otel_audit.journal.reader import stream_header
+from otel_audit.journal.reader import header_of, stream_header
 from otel_audit.records.encoding import UnreadableLine, read_line
 from otel_audit.replaying.sending import JournalLine, Parcel, Piece, Place, Request, Trouble
 from otel_audit.stores.archive import is_archive_line, read_archive_line, records_in
+from otel_audit.stores.compression import Compression, can_unpack, compression_of
 from otel_audit.stores.event_log import EventLog
-from otel_audit.stores.lines import (
-    Compression,
-    Mark,
-    NumberedLine,
-    beginning,
-    can_unpack,
-    compression_of,
-    first_line,
-    is_marked,
-    numbered_lines,
-)
+from otel_audit.stores.lines import Mark, NumberedLine, beginning, first_line, is_marked, numbered_lines
 
 __all__ = [
     "ArchiveFile",
@@ -67,7 +58,7 @@ class SegmentFile:
 
     def __init__(self, path: Path, stream_id: str) -> None:
         self._name = path.name
-        self._header = _segment_header(first_line(path)) or stream_header(StreamFiles(path.parent, stream_id))
+        self._header = header_of(first_line(path)) or stream_header(StreamFiles(path.parent, stream_id))
         self._seq_of = seq_reader(stream_id)
 
     def read(self, line: NumberedLine, content: bytes) -> Found:
@@ -89,7 +80,7 @@ class EventLogFile:
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         first = first_line(path)
         self._name = path.name
-        self._header = _segment_header(first) or header
+        self._header = header_of(first) or header
         self._log = EventLog(first)
 
     def read(self, line: NumberedLine, content: bytes) -> Found:
@@ -111,15 +102,6 @@ class ArchiveFile:
         """See `LineFile`."""
         read, place = read_archive_line(content), Place(self._name, line.end.line)
         return Found([Request(place, message) for message in read.requests if records_in(message)], read.unreadable)
-
-
-def _segment_header(line: bytes) -> Mapping[str, Any]:
-    """Return what the first line of a segment says about its writer; empty for any other line."""
-    try:
-        header = json.loads(line)["segment"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return header if isinstance(header, dict) else {}
 
 
 _LOOKED_AT_BYTES: Final = 1 << 20

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import otel_audit.journal.line_file as line_file_module
-from otel_audit.journal.line_file import Piece, pieces, pieces_backwards, whole_bytes
+from otel_audit.journal.line_file import Piece, opened, pieces, pieces_backwards, read_block, whole_bytes
 
 HOLE_BYTES = 5 << 29  # 2.5 GiB, of which a disk holds nothing
 
@@ -73,3 +73,12 @@ def test_holes_of_gigabytes_are_passed_over_in_both_directions(tmp_path: Path, h
     assert forwards == expected
     assert backwards == expected[::-1]
     assert most < 16 << 20
+
+
+def test_no_line_is_read_that_ends_behind_the_place_to_stop_at(tmp_path: Path) -> None:
+    path = tmp_path / "segment"
+    path.write_bytes(b"0123456789abcdef\n")
+
+    with opened(path) as descriptor:
+        assert read_block(descriptor, 0, 10, stop=10).data == b""
+        assert read_block(descriptor, 0, 10, stop=17).data == b"0123456789abcdef\n"

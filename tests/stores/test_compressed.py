@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_audit.stores import lines as compressed
+from otel_audit.stores import compression as compressed
 from otel_audit.stores import lines as module
-from otel_audit.stores.lines import Compression, compression_of, is_marked, numbered_lines
+from otel_audit.stores.compression import Compression, compression_of
+from otel_audit.stores.lines import is_marked, numbered_lines
 
 if sys.version_info >= (3, 14):
     from compression import zstd
