@@ -182,7 +182,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The site of docs/, built into site/. A link to a page or a heading that is missing fails it."""
-    session.install("zensical")
+    session.install("zensical==0.0.73")  # before its 1.0 each release may read zensical.toml otherwise
     session.run("zensical", "build", "--strict")
 
 
