@@ -197,6 +197,7 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
         await original(server, *args, **kwargs)
 
     note_contexts(instrumentation)
+    fastmcp.note_mounts(instrumentation)
     instrumentation.wrap(kind, "__init__", init)
     instrumentation.wrap(kind, "run_async", run)
 
@@ -235,9 +236,10 @@ class _FastMcpRecorder:
         instrumentation = _latest[self._kind]
         if not instrumentation.is_on or context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
-        if _has(self._server.middleware, fastmcp.CallRecorder) or fastmcp.recorded_by_outer_server() is not None:
+        if _has(self._server.middleware, fastmcp.CallRecorder):
             return await call_next(context)
-        return await fastmcp.CallRecorder(instrumentation.audit)(context, call_next)
+        outer = fastmcp.recorded_by_outer_server(context)
+        return await fastmcp.CallRecorder(instrumentation.audit if outer is None else outer)(context, call_next)
 
 
 def _has(middleware: list[Any], kind: type) -> bool:

@@ -6,15 +6,15 @@ and why.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import inspect
-import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
 from otel_audit.errors import AuditUnavailable
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, Outcome
+from otel_audit.integrations.lease import Instrumentation
 from otel_audit.integrations.mcp.call import (
     EVENT_TYPES,
     REFUSAL,
@@ -31,7 +31,14 @@ from otel_audit.integrations.parent import Ruling, parent_id
 from otel_audit.integrations.principals import principal_of_token
 from otel_audit.logger import AuditLogger
 
-__all__ = ["CallRecorder", "Ruling", "audited_check", "decided_once", "record_calls", "recorded_by_outer_server"]
+__all__ = [
+    "CallRecorder",
+    "Ruling",
+    "audited_check",
+    "note_mounts",
+    "record_calls",
+    "recorded_by_outer_server",
+]
 
 
 Check = Callable[[Any], Any]
@@ -39,8 +46,8 @@ _Decision = tuple["_AuditedCheck", str]
 
 _ALLOW: Final = "allow"
 _DENY: Final = "deny"
-_LISTINGS: Final = frozenset({"list_tools", "list_resources", "list_resource_templates", "list_prompts"})
 
+# What was decided about the call under way. FastMCP asks a check several times before a tool runs.
 _decided: ContextVar[set[_Decision] | None] = ContextVar("otel_audit_fastmcp_decided", default=None)
 
 
@@ -56,14 +63,8 @@ def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reas
     Recorded inside the calls that `audit_server` records, once for each call, and not where FastMCP asks which
     components to list. A decision that cannot be recorded is a denial where the loss rule is `closed`.
     """
+    _note_listings()
     return _kind_of(check)(audit, check, policy_id, reason)
-
-
-@contextlib.contextmanager
-def decided_once() -> Iterator[None]:
-    """Record each decision inside once: it is about one call. FastMCP asks a check several times before a tool runs."""
-    with set_meanwhile(_decided, set()):
-        yield
 
 
 class _AuditedCheck:
@@ -129,7 +130,7 @@ def _kind_of(check: Check) -> type[_AuditedCheck]:
 def _event(context: Any) -> AuditEvent | None:
     """Return the event of a decision on the call under way; None without a call, or where components are listed."""
     call = current_call()
-    if call is None or _decided.get() is None or _is_listing():
+    if call is None or _decided.get() is None:
         return None
     is_tool = call.event_type == EVENT_TYPES["tools/call"]
     return AuditEvent(
@@ -145,18 +146,21 @@ def _event(context: Any) -> AuditEvent | None:
     )
 
 
-def _is_listing() -> bool:
-    """Return True if FastMCP asks in order to list components, as it also does inside a call that finds nothing to run.
+@functools.cache
+def _note_listings() -> None:
+    """Have FastMCP's servers take no check for a decision on a call while they list what they have.
 
-    The stack says it, and nothing else: the check gets the same context, and a component may bear another name than
-    the one that was called, where its server is mounted or a transform renames it.
+    They also list inside a call that finds nothing to run. A check cannot tell: it is given the same context, and a
+    component may bear another name than the one that was called, where its server is mounted or a transform renames it.
     """
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code is not recorded.__code__:
-        if frame.f_code.co_name in _LISTINGS and str(frame.f_globals.get("__name__")).startswith("fastmcp."):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]  # None at the end
-    return False
+    from fastmcp import FastMCP
+
+    async def list_undecided(original: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        with set_meanwhile(_decided, None):
+            return await original(*args, **kwargs)
+
+    for name in ("list_tools", "list_resources", "list_resource_templates", "list_prompts"):
+        Instrumentation(None).wrap(FastMCP, name, list_undecided)
 
 
 def _raised(event: AuditEvent, error: Exception) -> None:
@@ -176,10 +180,9 @@ def _denial(message: str) -> Exception:
     return error
 
 
-_METHODS: Final = frozenset({"call_tool", "read_resource", "render_prompt"})
-_MOUNTS: Final = "fastmcp.server.providers.fastmcp_provider"
-
+# Who records the call under way, and the mounted server that it is being handed on to.
 _recorded_by: ContextVar[AuditLogger | None] = ContextVar("otel_audit_fastmcp_recorded_by", default=None)
+_handed_to: ContextVar[Any] = ContextVar("otel_audit_fastmcp_handed_to", default=None)
 
 
 def record_calls(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
@@ -189,6 +192,34 @@ def record_calls(server: Any, audit: AuditLogger, find_principal: FindPrincipal 
     if not any(isinstance(each, CallRecorder) for each in server.middleware):
         kind = type("AuditCalls", (CallRecorder, Middleware), {})  # made here: the package is not ours to need
         server.middleware.insert(0, kind(audit, find_principal))
+    _note_mounts_from_now_on()
+
+
+@functools.cache
+def _note_mounts_from_now_on() -> None:
+    note_mounts(Instrumentation(None))
+
+
+def note_mounts(instrumentation: Instrumentation) -> None:
+    """Have a server note the one mounted on it to which it hands on a call.
+
+    A tool that calls another server does so inside the same request of the same client. Only what FastMCP puts in the
+    place of a mounted component tells the two apart: it does nothing but hand on.
+    """
+    from fastmcp.server.providers import fastmcp_provider
+
+    async def hand_on(original: Callable[..., Awaitable[Any]], component: Any, *args: Any, **kwargs: Any) -> Any:
+        with set_meanwhile(_handed_to, component._server):
+            return await original(component, *args, **kwargs)
+
+    for component, methods in (
+        (fastmcp_provider.FastMCPProviderTool, ("_run", "run")),  # `run` is what a transformed tool calls
+        (fastmcp_provider.FastMCPProviderResource, ("_read",)),
+        (fastmcp_provider.FastMCPProviderResourceTemplate, ("_read",)),
+        (fastmcp_provider.FastMCPProviderPrompt, ("_render", "render")),
+    ):
+        for method in methods:
+            instrumentation.wrap(component, method, hand_on)
 
 
 class CallRecorder:
@@ -207,9 +238,12 @@ class CallRecorder:
         self._audit.start()
         if context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
-        if recorded_by_outer_server() is self._audit:
-            return await call_next(context)
-        with set_meanwhile(_recorded_by, self._audit), decided_once():
+        is_recorded = recorded_by_outer_server(context) is self._audit
+        with set_meanwhile(_handed_to, None):  # what a tool of this server calls is not handed on
+            return await (call_next(context) if is_recorded else self._record(context, call_next))
+
+    async def _record(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
+        with set_meanwhile(_recorded_by, self._audit), set_meanwhile(_decided, set()):
             return await recorded(
                 self._audit,
                 _call(context),
@@ -220,20 +254,10 @@ class CallRecorder:
             )
 
 
-def recorded_by_outer_server() -> AuditLogger | None:
-    """Return the logger that has the call of which the one that begins here is a part; None for a call of its own.
-
-    It is a part where the outer server hands it on to one that is mounted on it. The stack says it, and nothing else: a
-    tool that calls another server itself does so for the same request of the same client.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name in _METHODS and frame.f_globals.get("__name__") == "fastmcp.server.server":
-            caller = frame.f_back
-            is_mounted = caller is not None and caller.f_globals.get("__name__") == _MOUNTS
-            return _recorded_by.get() if is_mounted else None
-        frame = frame.f_back  # type: ignore[assignment]  # None at the end
-    return None
+def recorded_by_outer_server(context: Any) -> AuditLogger | None:
+    """Return the logger of the server that hands this call on to one mounted on it; None for a call of its own."""
+    server, own = _handed_to.get(), context.fastmcp_context
+    return _recorded_by.get() if server is not None and own is not None and own.fastmcp is server else None
 
 
 def _call(context: Any) -> Call:

@@ -13,7 +13,9 @@ from conftest import Service
 from fastmcp import Client, Context, FastMCP
 from fastmcp.exceptions import AuthorizationError
 from fastmcp.server.middleware import Middleware, MiddlewareContext
+from fastmcp.server.transforms import ToolTransform
 from fastmcp.tools import InputRequiredToolResult
+from fastmcp.tools.tool_transform import ToolTransformConfig
 
 from otel_audit.integrations.auto import FastMCPAuditor
 from otel_audit.integrations.mcp import audit_server
@@ -157,6 +159,27 @@ def test_a_mounted_server_is_recorded_through_the_one_it_is_mounted_on(tmp_path:
     tool, resource, prompt = Service("fastmcp", tmp_path, lambda: None).all_events()
     assert tool["action"]["mcp_tool"] == "inner_add"
     assert [event["resource"]["name"] for event in (resource, prompt)] == ["rows://inner/drivers/all", "inner_explain"]
+
+
+@pytest.mark.parametrize("tool", ["inner_relay", "forwarded"])
+def test_a_call_that_a_tool_of_a_mounted_server_makes_is_an_event_of_its_own(tmp_path: Path, tool: str) -> None:
+    outer, inner = FastMCP[Any]("outer"), a_server()
+    outer.mount(inner, namespace="inner")
+    if tool == "forwarded":
+        outer.add_transform(ToolTransform({"inner_relay": ToolTransformConfig(name="forwarded")}))
+
+    async def work() -> None:
+        async with asyncio.timeout(60), Client(outer) as client:
+            await client.call_tool(tool, {})
+
+    with recorder(tmp_path) as audit:
+        audit_server(outer, audit)
+        audit_server(inner, audit)
+        asyncio.run(work())
+
+    add, relay = Service("fastmcp", tmp_path, lambda: None).all_events()
+    assert [event["action"]["mcp_tool"] for event in (add, relay)] == ["add", tool]
+    assert add["parent_id"] == relay["event_id"]
 
 
 def call_through_a_tool(outer: FastMCP[Any], other: FastMCP[Any]) -> None:

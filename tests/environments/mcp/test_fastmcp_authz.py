@@ -17,7 +17,8 @@ from fastmcp import Client, FastMCP
 from fastmcp.exceptions import AuthorizationError
 from fastmcp.server.auth import AuthContext, require_scopes, restrict_tag
 from fastmcp.server.auth.providers.jwt import StaticTokenVerifier
-from fastmcp.server.middleware import AuthMiddleware
+from fastmcp.server.dependencies import get_access_token
+from fastmcp.server.middleware import AuthMiddleware, Middleware, MiddlewareContext
 from fastmcp.server.transforms import ToolTransform
 from fastmcp.tools.tool_transform import ToolTransformConfig
 from tools import SECRET, TOKENS
@@ -221,6 +222,32 @@ def test_what_is_listed_is_not_a_decision(tmp_path: Path) -> None:
     decisions, _ = events_of(tmp_path, lambda audit: guarded(audit, require_scopes("features:admin")), work)
 
     assert decisions == []
+
+
+def test_what_is_listed_in_tasks_of_its_own_inside_a_call_is_not_a_decision(tmp_path: Path) -> None:
+    def build(audit: AuditLogger) -> FastMCP[Any]:
+        check = audited_check(audit, require_scopes("features:admin"))
+
+        class Shown(Middleware):
+            async def on_list_tools(self, context: MiddlewareContext[Any], call_next: Any) -> Any:
+                tools = await call_next(context)
+                asked = [AuthContext(token=get_access_token(), component=tool) for tool in tools]
+                shown = await asyncio.gather(*map(check, asked))
+                return [tool for tool, is_shown in zip(tools, shown, strict=True) if is_shown]
+
+        outer: FastMCP[Any] = FastMCP("outer")
+        inner: FastMCP[Any] = FastMCP("inner", middleware=[Shown()])
+        inner.tool(name="drop")(lambda: "")
+        outer.mount(inner, namespace="inner")
+        return outer
+
+    async def work(client: Client[Any]) -> None:
+        await client.call_tool("inner_nothing", {}, raise_on_error=False)
+
+    decisions, (call,) = events_of(tmp_path, build, work)
+
+    assert decisions == []
+    assert call["outcome"] == "mcp_error"
 
 
 @pytest.mark.parametrize(("name", "place"), [("inner_drop", "mounted"), ("remove", "renamed")])
