@@ -365,12 +365,12 @@ class Background:
             self.committer.start()
 
     def end(self, stream: StreamWriter, *, leaves: bool = False) -> None:
-        """The stream has ended, or is left as it is, and the threads will end. May be called again."""
+        """The stream is finished, or is left as it is, and the threads will end. May be called again."""
         self.syncer.close()
         if leaves:
             stream.leave()
         else:
-            stream.close()
+            stream.finish()
         if self.committer is not None:
             self.committer.close()
 

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +71,9 @@ class Journal:
     """Append-only, hash-chained lines in a directory. Any thread; fork-safe.
 
     `describe` gives what each segment header says of the writer. `on_open` is called after a stream was opened, in the
-    process that opened it, without any lock; `on_close` before `close` ends one, under the journal's lock: nobody else
-    writes to the stream any more, `on_close` may (`StreamWriter.write_system`), and the writer lock is still held.
+    process that opened it, without any lock; `on_close` when `close` has finished one, without any lock as well: its
+    file is closed and its writer lock is still held. False of it leaves the lock file there, free, for whoever takes
+    the stream over to tell of its end.
     `on_fork` is called in a child before its first append. `ask_for_room` is called
     when the directory is nearly as full as it may be, and says whether somebody will call `room_made`.
     `commit_timeout_s`: how long an append waits for the disk with `fsync`.
@@ -88,7 +90,7 @@ class Journal:
         limits: Limits | None = None,
         durability: Durability = Durability.OS,
         on_open: Callable[[StreamWriter], None] = lambda stream: None,
-        on_close: Callable[[StreamWriter], None] = lambda stream: None,
+        on_close: Callable[[StreamWriter], bool] = lambda stream: True,
         on_fork: Callable[[], None] = lambda: None,
         on_wake: Callable[[], None] = lambda: None,
         ask_for_room: Callable[[], bool] = lambda: False,
@@ -344,17 +346,31 @@ class Journal:
         try:
             self._inside.add(me)
             with self._lock:
-                if (stream := self._end.stream) is not None:
-                    self._tell_close(stream)
                 self._end.end()
         finally:
             self._inside.discard(me)
+        self._let_go()
 
-    def _tell_close(self, stream: StreamWriter) -> None:
+    def _let_go(self) -> None:
+        """Tell of the ends of the streams that are finished, and let go of them. Who logs meanwhile opens another."""
+        finished = self._end.finished
+        while finished:
+            with suppress(IndexError):  # another thread, or a signal handler, closes too
+                self._let_go_of(finished.popleft())
+
+    def _let_go_of(self, stream: StreamWriter) -> None:
+        is_told = False
         try:
-            self._on_close(stream)
+            is_told = self._is_end_told(stream)
+        finally:  # also where Ctrl-C has ended the wait for the ledger
+            stream.let_go(remove=is_told)
+
+    def _is_end_told(self, stream: StreamWriter) -> bool:
+        try:
+            return self._on_close(stream)
         except Exception as error:  # the stream ends all the same, or nobody would take it over
             self._notices.say("close", f"{self.directory}: the end of a stream could not be kept: {error!r}")
+            return False
 
     def reopen(self) -> None:
         """Leave the stream as it is. The next append opens a new one, since this memory was copied: see `Trail.reopen`.

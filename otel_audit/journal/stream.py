@@ -83,6 +83,7 @@ class StreamWriter:
         self._dirty = False
         self._own: list[int] = []  # the numbers of the journal's own lines in the open segment
         self._owed: list[Mapping[str, Any]] = []  # gap lines to be written
+        self.anchor: Mapping[str, Any] | None = None  # what the next header says of the ledger; any thread
         self.gone = 0  # events that nobody can read any more, of those that no exporter had; any thread
         self.leaves: deque[Head] = deque(maxlen=0 if durability is Durability.MEMORY else _LEAVES_MAX)
         self._durable = Durable()
@@ -244,15 +245,19 @@ class StreamWriter:
         former.release()
         return True
 
-    def close(self) -> None:
-        """The stream has ended: synced, and its writer lock released and removed. May be called again."""
-        try:
-            if self._segment.descriptor >= 0:
-                with contextlib.suppress(OSError):
-                    self._finish()
-                self._retire(self._segment)
-        finally:  # also where Ctrl-C has ended the wait for the disk
-            self._lock.release(remove=True)
+    def finish(self) -> None:
+        """The last line is written and synced. Its writer lock is still held, until `let_go`. May be called again."""
+        if self._segment.descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self._finish()
+            self._retire(self._segment)
+
+    def let_go(self, *, remove: bool = True) -> None:
+        """The stream has ended: nobody holds its writer lock. May be called again.
+
+        `remove`: the lock file is gone too. One that is there and free says that somebody has to tell of the end.
+        """
+        self._lock.release(remove=remove)
 
     def _finish(self) -> None:
         with contextlib.suppress(OSError):
@@ -369,6 +374,7 @@ class StreamWriter:
             "stream_id": self.files.stream_id,
             "number": number,
             **self._description,
+            **({} if self.anchor is None else {"ledger": self.anchor}),
             **({} if self._durability is Durability.OS else {"durability": str(self._durability)}),
             "system_lines": self._head.system,
             **({"damage": damage._asdict()} if damage else {}),

@@ -64,6 +64,7 @@ class WritingEnd:
         self.background = self._new_background()
         self._appended_before = self._gone_before = 0  # events in streams that have ended
         self._is_ending = False
+        self.finished: deque[StreamWriter] = deque()  # streams whose writer lock is to be let go
         self._tended_ns = 0
         self._told_ns = 0
 
@@ -132,6 +133,7 @@ class WritingEnd:
             stream.tend(observed_ns)
             if not stream.keeps_its_lock():
                 # Whoever has the lock now takes the stream for ended: what is written there might never be exported.
+                stream.let_go()
                 self.end()
                 stream = self._open()
             self._tended_ns = observed_ns
@@ -148,8 +150,9 @@ class WritingEnd:
         self._told_ns = 0
 
     def end(self, *, leaves: bool = False) -> None:
-        """The stream has ended. Where an asynchronous exception stops this, the next call or line goes on with it.
+        """The stream is finished. Where an asynchronous exception stops this, the next call or line goes on with it.
 
+        Its writer lock is held for as long as it is among the `finished`, so that nobody takes it over meanwhile.
         `leaves`: it has not, but is another process's from now on, if there is one with the same memory.
         """
         stream = self.stream
@@ -164,6 +167,8 @@ class WritingEnd:
         background = self._new_background()
         appended = self._appended_before + _events(stream)
         gone = self.gone
+        if not leaves and stream not in self.finished:
+            self.finished.append(stream)
         # No call from here on, so that nobody counts the events twice, or not at all.
         self.background = background
         self._appended_before, self._gone_before = appended, gone

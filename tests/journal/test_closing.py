@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-import time
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
+from otel_audit.journal.files import streams_in
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.stream import StreamWriter
 from otel_audit.settings import Settings
@@ -77,13 +77,13 @@ def test_a_line_of_the_journal_itself_is_in_the_chain_and_counts_as_no_event(tmp
     assert journal.written.emitted == 2
 
 
-def test_before_a_stream_is_closed_its_end_can_be_told_while_nobody_else_writes_to_it(tmp_path: Path) -> None:
+def test_while_the_end_of_a_stream_is_told_its_lock_is_held_and_nobody_waits_to_log(tmp_path: Path) -> None:
     told: list[tuple[int, bool]] = []
 
-    def tell(stream: StreamWriter) -> None:
-        assert journal.append_system("note", {}) is None, "written from inside the close"
-        stream.write_system("end", {"events": 1}, time.time_ns())
+    def tell(stream: StreamWriter) -> bool:
+        append(journal, "meanwhile")  # into a stream of its own
         told.append((stream.head.seq, FileLock.is_held(stream.files.writer_lock)))
+        return True
 
     journal = a_journal(tmp_path, on_close=tell)
     journal.close()
@@ -94,21 +94,33 @@ def test_before_a_stream_is_closed_its_end_can_be_told_while_nobody_else_writes_
     append(journal, "b")
     journal.close()
 
-    assert told == [(3, True)]
-    left, closed = read_streams(tmp_path).values()
-    assert [each["event_type"] for each in left] == ["audit.segment", "test"]
-    assert [each["event_type"] for each in closed] == ["audit.segment", "test", "audit.end"]
+    assert told == [(2, True)]
+    left, closed, opened = read_streams(tmp_path).values()
+    assert [[each["event_id"] for each in events[1:]] for events in (left, closed, opened)] == [
+        ["a"],
+        ["b"],
+        ["meanwhile"],
+    ]
+    locks = [FileLock.is_held(files.writer_lock) for files in streams_in(tmp_path)]
+    assert locks == [False, False, True]
+    assert not streams_in(tmp_path)[1].writer_lock.exists()
+    told.clear()
+    journal.close()
 
 
-def test_a_stream_is_closed_also_where_its_end_cannot_be_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("end", ["the ledger is busy", "the ledger is away"])
+def test_a_stream_is_closed_also_where_its_end_cannot_be_told_and_somebody_else_may_tell_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: str
 ) -> None:
-    def fails(stream: StreamWriter) -> None:
-        raise OSError("the ledger is away")
+    def fails(stream: StreamWriter) -> bool:
+        if end == "the ledger is busy":
+            return False
+        raise OSError(end)
 
     journal = a_journal(tmp_path, on_close=fails)
     append(journal, "a")
     journal.close()
 
-    assert "the ledger is away" in capsys.readouterr().err
-    assert not the_stream(tmp_path).writer_lock.exists()
+    assert (end in capsys.readouterr().err) == (end == "the ledger is away")
+    lock = the_stream(tmp_path).writer_lock
+    assert (lock.exists(), FileLock.is_held(lock)) == (True, False)

@@ -100,7 +100,8 @@ def test_lines_that_are_synced_only_when_their_segment_is_full_are_told_apart_wh
     assert damage_of(files, 2)["reason"] == "fdatasync failed"
     one = files.segment(1).stat().st_ino
     assert [fails for inode, fails in disk.tried if inode == one] == [False, True]  # its header, and the failed one
-    stream.close()
+    stream.finish()
+    stream.let_go()
 
 
 def test_a_segment_is_synced_before_the_next_one_begins_and_the_directory_after(tmp_path: Path, disk: SlowDisk) -> None:
