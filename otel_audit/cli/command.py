@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "demo": "Run a small service with real requests and spans, and show its audit events as they happen",
     "tail": "Show the last events, and those that come",
     "status": "Count what became of the events",
+    "verify": "Check that a trail is whole, and say what shows it and what nothing shows",
     "ship": "Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write",
     "replay": "Send the events in PATH to the OTLP endpoint of the settings, with their times, ids and span",
     "doctor": "Check that events can be recorded and delivered: each line is ok, or says what to do",

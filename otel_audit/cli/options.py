@@ -26,6 +26,7 @@ __all__ = [
     "GivenPath",
     "Stop",
     "directory_argument",
+    "existing_directory",
     "free_bytes_of_settings",
     "say_if_empty",
     "unreadable",
@@ -81,6 +82,15 @@ def directory_argument(command: F) -> F:
 
 
 def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
+    return existing_directory(ctx, given)
+
+
+def existing_directory(ctx: click.Context, given: Path | None) -> Path:
+    """Return the directory that was given, or that of the settings.
+
+    Raises:
+        UsageError: it does not exist.
+    """
     directory = given or _from_settings(ctx)
     if not directory.is_dir():
         what = "is no directory" if os.path.lexists(directory) else "does not exist"

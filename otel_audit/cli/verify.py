@@ -1,0 +1,257 @@
+"""`otel-audit verify`: is the trail whole, what shows it, and what nothing shows."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from otel_audit.cli.options import GivenPath, existing_directory, unreadable
+from otel_audit.errors import NoteMalformed
+from otel_audit.notices import escaped, shown_json
+from otel_audit.signing.keys import VerifierKey
+from otel_audit.signing.note import Checkpoint, Note
+from otel_audit.verification.directory import bytes_of
+from otel_audit.verification.findings import Class, Finding, LedgerReport, Report, StreamReport, Verdict
+from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.verify import verify_directory
+
+__all__ = ["verify"]
+
+_SHOWN: Final = 20  # of streams and of each class; `--json` has all
+_AGE: Final = re.compile(r"(\d+)(s|m|h|d)\Z")
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_NOTE_MAX_BYTES: Final = 1 << 20
+
+
+class _Key(click.ParamType[VerifierKey]):
+    """A public key, as `otel-audit vkey` prints it."""
+
+    name = "vkey"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> VerifierKey:
+        """See `click.ParamType`."""
+        try:
+            return VerifierKey.parse(str(value))
+        except NoteMalformed as error:
+            self.fail(escaped(str(error)), param, ctx)
+
+
+class _Known(click.ParamType["KnownNote | VerifierKey"]):
+    """An earlier note, in a file, or an earlier key of the ledger, in a file or as it is."""
+
+    name = "file or vkey"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> KnownNote | VerifierKey:
+        """See `click.ParamType`."""
+        given = str(value)
+        try:
+            if not Path(given).is_file():
+                return VerifierKey.parse(given)
+            with open(given, "rb") as file:
+                content = file.read(_NOTE_MAX_BYTES)
+            if b"\n\n" not in content:
+                return VerifierKey.parse(content.decode("utf-8", "replace").strip())
+            note = Note.parse(content)
+            return KnownNote(note, Checkpoint.parse(note.text))
+        except (NoteMalformed, OSError, ValueError) as error:
+            self.fail(escaped(f"expected a file with a note, or a vkey: {error}"), param, ctx)
+
+
+class _Age(click.ParamType[float]):
+    """A length of time, such as 90s, 15m, 24h or 7d. In seconds."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        if isinstance(value, float):
+            return value
+        match = _AGE.match(str(value))
+        if match is None:
+            self.fail(f"expected an age such as 90s, 15m, 24h or 7d, got {escaped(str(value))!r}", param, ctx)
+        return float(int(match[1]) * _UNITS_S[match[2]])
+
+
+class _Time(click.ParamType[int]):
+    """A moment in ISO 8601, UTC unless it says otherwise. In nanoseconds since 1970."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `click.ParamType`."""
+        if isinstance(value, int):
+            return value
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(
+                f"expected a time such as 2026-11-29 or 2026-11-29T08:00Z, got {escaped(str(value))!r}", param, ctx
+            )
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 10**9)
+
+
+@click.command()
+@click.argument("directory", metavar="[DIR]", required=False, envvar="OTEL_AUDIT_DIR", type=GivenPath())
+@click.option("--key", "identity", metavar="VKEY", type=_Key(), help="The public key that must have signed the ledger.")
+@click.option(
+    "--known", metavar="FILE_OR_VKEY", type=_Known(), help="A note or a key of this ledger that was kept elsewhere."
+)
+@click.option(
+    "--anchored-within",
+    "anchored_within_s",
+    metavar="AGE",
+    type=_Age(),
+    help="How old the newest note may be that --key or --known vouches for: 15m, 24h, 7d.",
+)
+@click.option("--from", "from_ns", metavar="TIME", type=_Time(), help="Begin with the lines of this time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; docs/schema.md has its schema.")
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    directory: Path | None,
+    identity: VerifierKey | None,
+    known: KnownNote | VerifierKey | None,
+    anchored_within_s: float | None,
+    from_ns: int | None,
+    as_json: bool,
+) -> None:
+    """Check that a trail is whole, and say what shows it and what nothing shows.
+
+    The verdict is one of three. BROKEN: something was changed, removed, inserted or cut, and the report names stream
+    and line. PROVEN: nothing was, up to the last signed line, and what you brought along (--key, --known) vouches for
+    it. CONSISTENT: nothing contradicts anything, but nobody outside of this directory vouches for it.
+
+    Exit code 1 when the trail is broken, and when it is not proven although you gave something to prove it by.
+    """
+    pins = Pins(
+        identity,
+        known if isinstance(known, KnownNote) else None,
+        known if isinstance(known, VerifierKey) else None,
+    )
+    if anchored_within_s is not None and not pins.words():
+        raise click.UsageError("--anchored-within goes with --key or --known: nothing else vouches for a note", ctx)
+    where = existing_directory(ctx, directory)
+    try:
+        with _bar(where) as passed:
+            report = verify_directory(where, pins, anchored_within_s=anchored_within_s, from_ns=from_ns, passed=passed)
+    except OSError as error:
+        raise unreadable(where, error) from error
+    if as_json:
+        click.echo(shown_json(report.as_json()))
+    else:
+        _print(report)
+    sys.exit(report.exit_code)
+
+
+@contextmanager
+def _bar(directory: Path) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=bytes_of(directory) if console.is_terminal else None)
+        yield lambda size_bytes: bar.advance(task, size_bytes)
+
+
+def _print(report: Report) -> None:
+    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(_sentence(report))
+    _print_streams(console, report)
+    for weight, title, style in (
+        (Class.FINDING, "What is wrong", "bold red"),
+        (Class.UNPROVEN, "What was not proven, and why", "yellow"),
+        (Class.NOTICE, "Worth knowing", ""),
+    ):
+        _print_facts(console, [each for each in report.all_findings if each.weight is weight], title, style)
+    for ledger in report.ledgers[:1]:
+        _print_ledger(console, ledger, report)
+
+
+def _sentence(report: Report) -> Text:
+    where = escaped(report.source)
+    signed = sum(stream.signed_to for stream in report.streams)
+    unproven = sum(each.weight is Class.UNPROVEN for each in report.all_findings)
+    match report.verdict:
+        case Verdict.BROKEN:
+            wrong = [each for each in report.all_findings if each.weight is Class.FINDING]
+            more = f" ({len(wrong)} findings in all)" if len(wrong) > 1 else ""
+            return Text(f"BROKEN: the trail in {where} is not as it was written: {_placed(wrong[0])}{more}", "bold red")
+        case Verdict.PROVEN:
+            by = " and ".join(report.pins)
+            return Text(
+                f"PROVEN: the {signed} signed lines of the trail in {where} are as they were written, by {by}; none is "
+                "changed, missing or out of place",
+                "bold green",
+            )
+    if report.pins:
+        return Text(
+            f"CONSISTENT, not proven: nothing contradicts anything in the trail in {where}, but {unproven} facts "
+            f"below are not proven by {' and '.join(report.pins)}",
+            "bold yellow",
+        )
+    said = f"; {unproven} facts below are not proven" if unproven else ""
+    return Text(
+        f"CONSISTENT: nothing contradicts anything in the trail in {where}{said}. Nobody outside of it vouches for it: "
+        "give --key or --known",
+        "bold",
+    )
+
+
+def _print_streams(console: Console, report: Report) -> None:
+    wrong = {each.stream_id for each in report.all_findings if each.weight is Class.FINDING}
+    shown = sorted(report.streams, key=lambda stream: (stream.stream_id not in wrong, stream.state == "removed"))
+    for stream in shown[:_SHOWN]:
+        console.print(_stream_words(stream, is_wrong=stream.stream_id in wrong))
+    if len(shown) > _SHOWN:
+        console.print(Text(f"and {len(shown) - _SHOWN} more streams: see --json", "dim"))
+
+
+def _stream_words(stream: StreamReport, *, is_wrong: bool) -> Text:
+    words = Text(f"{stream.stream_id}  {escaped(stream.service) or '-'}  {stream.state}", "red" if is_wrong else "")
+    if stream.lines:
+        words.append(f"  lines {stream.first_seq} to {stream.last_seq}, chained to {stream.chain_to}")
+        words.append(f", signed to {stream.signed_to}" if stream.signed_to else ", nothing signed")
+        if stream.anchored_to:
+            words.append(f", vouched for to {stream.anchored_to}")
+    return words
+
+
+def _print_facts(console: Console, facts: Sequence[Finding], title: str, style: str) -> None:
+    if not facts:
+        return
+    console.print(Text(f"\n{title}:", style or "bold"))
+    for each in facts[:_SHOWN]:
+        console.print(Text(f"  {_placed(each)}", style))
+    if len(facts) > _SHOWN:
+        console.print(Text(f"  and {len(facts) - _SHOWN} more: see --json", "dim"))
+
+
+def _placed(finding: Finding) -> str:
+    return escaped(f"{finding.stream_id}: {finding.message}" if finding.stream_id else finding.message)
+
+
+def _print_ledger(console: Console, ledger: LedgerReport, report: Report) -> None:
+    if not ledger.notes:
+        return
+    time = datetime.fromtimestamp(ledger.note_time_ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    console.print(
+        Text(
+            f"\nledger {escaped(ledger.origin)}: {ledger.size} lines under its last note, of {time}; key epochs: "
+            f"{ledger.epochs}"
+        )
+    )
+    if report.verdict is not Verdict.BROKEN:
+        console.print(Text("keep this elsewhere, for the next time (--known):", "dim"))
+        console.print(Text(escaped(ledger.vkey), "dim"))

@@ -1,0 +1,314 @@
+"""Check the lines of one stream: their numbers, their hash chain, and through `AnchorWalk` what was signed of them.
+
+`Chain` takes blocks of whole lines. Nearly all lines are what they have to be: they end with the number and the hash
+that the line before them asks for, and one comparison of their last bytes says so. Only the others are looked at more
+closely. What is found is said with the number of the line, and the check goes on behind it: one changed line must not
+hide another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from otel_audit.journal.line import TAIL, TAIL_BYTES, last_line_in
+from otel_audit.signing.tree import leaf_hash
+from otel_audit.verification.anchors import AnchorWalk
+from otel_audit.verification.findings import Findings
+
+__all__ = ["Chain", "DamagedBytes", "named_damage"]
+
+_GAP: Final = b'{"system":"gap"'
+_HEADER: Final = b'{"system":"segment"'
+_TOMBSTONE: Final = b'{"system":"erased"'
+_GAP_LINE: Final = re.compile(rb'^\{"system":"gap"[^\n]*', re.MULTILINE)
+_MOST_OUT_OF_PLACE: Final = 1000
+_MOST_DAMAGE: Final = 1000
+
+
+class DamagedBytes(NamedTuple):
+    """Bytes of a segment that are no line of its stream, and the number of the last line before them."""
+
+    segment: int
+    offset: int
+    length: int
+    after_seq: int
+
+
+class _Tail(NamedTuple):
+    """The number and the link of a line."""
+
+    seq: int
+    prev: bytes | None
+
+
+class Chain:
+    """Goes along the lines of one stream. For one thread.
+
+    `seq` and `hash` are those of the last line so far. `chain_to` is the last line up to which nothing is wrong.
+    """
+
+    def __init__(self, stream_id: str, walk: AnchorWalk, findings: Findings) -> None:
+        self.stream_id = stream_id
+        self.walk = walk
+        self.first_seq = 0
+        self.seq = 0
+        self.hash = b""
+        self.lines = 0
+        self.damage: list[DamagedBytes] = []
+        self.headers: list[tuple[int, int, Mapping[str, Any]]] = []  # segment, number of its line, what it says
+        self.broken_at: int | None = None
+        self.time_ns = 0
+        self._findings = findings
+        self._own = stream_id.encode()
+        self._tail = b',"stream_id":"%b","seq":' % self._own
+        self._digest = b""  # of the last line, which is confirmed by the next one
+        self._link: bytes | None = None  # the hash that the last line names
+        self._others: list[bytes] = []  # digests of other lines with the number of the last one
+        self._out_of_place: dict[int, None] = {}
+        self._is_tombstone = False
+
+    @property
+    def chain_to(self) -> int:
+        """The last line up to which nothing is wrong."""
+        return self.seq if self.broken_at is None else self.broken_at - 1
+
+    @property
+    def is_in_memory(self) -> bool:
+        """True if the writer says that its journal is lost with the machine."""
+        return bool(self.headers) and self.headers[0][2].get("durability") == "memory"
+
+    def feed(self, data: bytes, segment: int, offset: int) -> None:
+        """Take whole lines, each with its newline, from this offset of a segment on."""
+        pieces = data[:-1].split(b"\n")
+        if not offset and pieces[0].startswith(_HEADER):
+            self._take_header(pieces[0], segment)
+        self._count_gaps(data)
+        at, begin = 0, offset
+        place = 0  # the piece whose offset `begin` is
+        while True:
+            at = self._run(pieces, at)
+            if at >= len(pieces):
+                return
+            begin += sum(map(len, pieces[place:at])) + at - place
+            place = at
+            self._take(pieces[at], pieces[at + 1] if at + 1 < len(pieces) else None, segment, begin)
+            at += 1
+
+    def _run(self, pieces: Sequence[bytes], at: int) -> int:
+        """Take lines for as long as each is what the one before it asks for. Return the place of the first other."""
+        if not self.seq or self._others:
+            return at
+        seq, link, digest, previous = self.seq, self.hash, self._digest, self._link
+        tail, walk, count = self._tail, self.walk, len(pieces)
+        edge, stop, begin = walk.edge, walk.stop, at
+        while at < count:
+            content = pieces[at]
+            if not content.endswith(b'%b%d,"prev_hash":"%b"}' % (tail, seq + 1, link)):
+                break
+            if edge is not None:
+                edge.append(leaf_hash(digest))
+            if seq == stop:
+                walk.reached(seq, digest)
+                edge, stop = walk.edge, walk.stop
+            seq += 1
+            digest = sha256(content).digest()
+            previous, link = link, digest.hex().encode()
+            at += 1
+        if at > begin:
+            self._is_tombstone = pieces[at - 1].startswith(_TOMBSTONE)
+            self.seq, self.hash, self._digest, self._link = seq, link, digest, previous
+            self.lines += at - begin
+        return at
+
+    def _take(self, content: bytes, upcoming: bytes | None, segment: int, offset: int) -> None:
+        """Take a line that is not simply the next one."""
+        tail = self._tail_of(content)
+        if tail is not None and tail.seq != self.seq + 1 and (rescued := last_line_in(content)) is not content:
+            self._take_damage(DamagedBytes(segment, offset, len(content) - len(rescued), self.seq))
+            content = rescued
+        if tail is None:
+            self._take_damage(DamagedBytes(segment, offset, len(content), self.seq))
+            return
+        digest = sha256(content).digest()
+        if not self.seq:
+            self._begin(tail, digest)
+        elif tail.seq == self.seq + 1:
+            self._follow(tail, digest, upcoming)
+        elif tail.prev == self.hash and tail.prev is not None:
+            self._broken(self.seq + 1, "altered", f"line {self.seq + 1} says that its number is {tail.seq}")
+            self._confirm_last(self._digest)
+            tail = _Tail(self.seq + 1, tail.prev)
+        elif tail.seq == self.seq:
+            self._repeat(tail, digest)
+            return
+        elif tail.seq < self.seq:
+            self._stray(tail.seq)
+            return
+        else:
+            ahead = None if upcoming is None else self._tail_of(upcoming)
+            if ahead is not None and ahead.seq == self.seq + 1:
+                self._stray(tail.seq)
+                return
+            self._leap(tail)
+        self._become(tail, digest, content)
+
+    def _become(self, tail: _Tail, digest: bytes, content: bytes) -> None:
+        self.seq, self._digest, self.hash, self._link = tail.seq, digest, digest.hex().encode(), tail.prev
+        self._others = []
+        self._is_tombstone = content.startswith(_TOMBSTONE)
+        self.lines += 1
+
+    def _begin(self, tail: _Tail, digest: bytes) -> None:
+        self.first_seq = tail.seq
+        if tail.seq > 1:
+            self._over_gap(1, tail)
+        elif tail.prev is not None:
+            self._broken(1, "altered", "line 1 names a line before it")
+
+    def _follow(self, tail: _Tail, digest: bytes, upcoming: bytes | None) -> None:
+        """Take the line of the next number. Its link may say that the line before it was changed."""
+        if tail.prev == self.hash:
+            self._confirm_last(self._digest)
+            return
+        other = next((each for each in self._others if each.hex().encode() == tail.prev), None)
+        if other is not None:
+            self._confirm_last(other)
+            return
+        ahead = None if upcoming is None else self._tail_of(upcoming)
+        is_vouched = ahead is None or ahead.prev == digest.hex().encode()
+        if is_vouched and tail.prev is not None:
+            kind = "tombstone" if self._is_tombstone else "altered"
+            what = "was overwritten as erased, and no entry says so" if self._is_tombstone else "was changed"
+            self._broken(
+                self.seq,
+                kind,
+                f"line {self.seq} {what}: line {tail.seq} names its hash {tail.prev.decode()}, it has "
+                f"{self.hash.decode()}",
+            )
+            self.walk.confirm(self.seq, bytes.fromhex(tail.prev.decode()), self._digest)
+            return
+        self._broken(
+            self.seq,
+            "altered",
+            f"line {tail.seq} or the one before it was changed: it does not name the hash of line {self.seq}, and is "
+            f"not the line that line {tail.seq + 1} names",
+            tail.seq,
+        )
+        self._confirm_last(self._digest)
+
+    def _repeat(self, tail: _Tail, digest: bytes) -> None:
+        """Take another line with the number of the last one: which of them is right, the next line says."""
+        if digest == self._digest:
+            self._broken(tail.seq, "inserted", f"line {tail.seq} stands twice")
+            return
+        self._broken(tail.seq, "inserted", f"two different lines have the number {tail.seq}")
+        if tail.prev == self._link and len(self._others) < _MOST_OUT_OF_PLACE:
+            self._others.append(digest)
+
+    def _stray(self, seq: int) -> None:
+        if len(self._out_of_place) < _MOST_OUT_OF_PLACE:
+            self._out_of_place[seq] = None
+        self._broken(seq, "inserted", f"a line with the number {seq} stands behind line {self.seq}, out of its place")
+
+    def _leap(self, tail: _Tail) -> None:
+        """Go on at a line behind some that are not there."""
+        self._confirm_last(self._digest)
+        self._over_gap(self.seq + 1, tail)
+
+    def _over_gap(self, first: int, tail: _Tail) -> None:
+        last = tail.seq - 1
+        claimed = bytes.fromhex(tail.prev.decode()) if tail.prev is not None else None
+        bridge = self.walk.bridge_over(first, last)
+        if bridge is None:
+            moved = [seq for seq in self._out_of_place if first <= seq <= last]
+            kind = "moved" if moved else "missing"
+            what = f"line {first} is" if first == last else f"lines {first} to {last} are"
+            said = " in their place" if moved else ""
+            self._broken(first, kind, f"{what} not there{said}", last)
+        elif bridge.last_seq == last and bridge.hash is not None and claimed is not None:
+            if bridge.hash != claimed.hex():
+                self._broken(
+                    last,
+                    "altered",
+                    f"line {tail.seq} does not follow on line {last} as the ledger says that it was removed: expected "
+                    f"the hash {bridge.hash}, got {claimed.hex()}",
+                )
+            elif first > 1 and bridge.first_seq == first and bridge.prev_hash not in (None, self.hash.decode()):
+                self._broken(
+                    self.seq,
+                    "altered",
+                    f"line {self.seq} is not the one that the removed line {first} names: expected the hash "
+                    f"{bridge.prev_hash}, got {self.hash.decode()}",
+                )
+        self.walk.skip(bridge, first, last, claimed)
+
+    def _confirm_last(self, digest: bytes) -> None:
+        self.walk.confirm(self.seq, digest)
+
+    def end(self) -> None:
+        """Take the last line as it is: no line follows that would vouch for it."""
+        if self.seq:
+            self._confirm_last(self._digest)
+        if self._is_tombstone:
+            self._broken(self.seq, "tombstone", f"line {self.seq} was overwritten as erased, and no entry says so")
+        self.walk.end(self.seq)
+
+    def _broken(self, seq: int, kind: str, message: str, last_seq: int | None = None) -> None:
+        self.broken_at = seq if self.broken_at is None else min(self.broken_at, seq)
+        self._findings.broken(kind, seq, message, last_seq)
+
+    def _tail_of(self, content: bytes) -> _Tail | None:
+        match = TAIL.search(content, max(0, len(content) - TAIL_BYTES))
+        if match is None or match[3] != self._own or not content.startswith(b"{"):
+            return None
+        return _Tail(int(match[4]), match[5])
+
+    def _take_damage(self, damage: DamagedBytes) -> None:
+        """Keep where bytes stand that are no line. Pieces that stand side by side are one."""
+        last = self.damage[-1] if self.damage else None
+        if last is not None and last.segment == damage.segment and last.offset + last.length + 1 == damage.offset:
+            self.damage[-1] = last._replace(length=last.length + 1 + damage.length)
+        elif len(self.damage) < _MOST_DAMAGE:
+            self.damage.append(damage)
+
+    def take_damage(self, segment: int, offset: int, length: int) -> None:
+        """Take bytes that are too many to be a line, or that no newline ends."""
+        self._take_damage(DamagedBytes(segment, offset, length, self.seq))
+
+    def _take_header(self, content: bytes, segment: int) -> None:
+        header: object = None
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            header = json.loads(content)["segment"]
+        tail = self._tail_of(content)
+        if tail is None or not isinstance(header, dict):
+            return
+        if not self.time_ns and (match := TAIL.search(content, max(0, len(content) - TAIL_BYTES))):
+            self.time_ns = int(match[2])
+        # Only what is asked for later: a header holds the whole resource, and a stream may have thousands of segments.
+        if not self.headers or header.get("damage") is not None or header.get("format") != 1:
+            self.headers.append((segment, tail.seq, header))
+
+    def _count_gaps(self, data: bytes) -> None:
+        """Say where the writer itself says that it lost events."""
+        if _GAP not in data:
+            return
+        for match in _GAP_LINE.finditer(data):
+            if (tail := self._tail_of(match[0])) is not None:
+                self._findings.notice("gap", tail.seq, f"line {tail.seq} says that events were lost before it")
+
+
+def named_damage(header: Mapping[str, Any]) -> tuple[int, int, int, str] | None:
+    """Return the damage that a segment header names: segment, offset, length and SHA-256; None if it names none."""
+    damage: Any = header.get("damage")
+    try:
+        segment, offset, length, digest = (damage[name] for name in ("segment", "offset", "length", "sha256"))
+    except (TypeError, KeyError):
+        return None
+    if all(type(each) is int for each in (segment, offset, length)) and type(digest) is str:
+        return segment, offset, length, digest
+    return None

@@ -1,0 +1,267 @@
+"""What the ledger says of each stream of a directory: opened, how far it came, how it ended, what was removed.
+
+The entries are taken in the order of the ledger, and only once a signed note covers them. What they say is checked
+against what they said before; whether the streams agree is checked later, from `anchors` and `bridges`. Of the many
+heads of a stream only the last one is kept: it binds all lines before it. A stream that fails is read again with all of
+its heads.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from otel_audit.errors import NoteMalformed
+from otel_audit.signing.keys import strict_base64
+from otel_audit.verification.anchors import Anchor, Bridge
+from otel_audit.verification.findings import Findings
+
+__all__ = ["Claims", "StreamClaims"]
+
+_DAY_NS: Final = 86_400 * 10**9
+_HASH: Final = re.compile(r"[0-9a-f]{64}\Z")
+_HASH_BYTES: Final = 32
+_HEADS: Final = ("head", "end", "adopt", "found")
+
+
+@dataclass(slots=True)
+class StreamClaims:
+    """What the ledger says of one stream. `places` are those of its entries, for messages: numbers of ledger lines."""
+
+    stream_id: str
+    findings: Findings
+    opened: bool = False
+    found: bool = False
+    service: str = ""
+    durability: str = ""
+    opened_place: int = 0
+    retention_days: int | None = None
+    retention_bytes: int | None = None
+    declares_retention: bool = False
+    last: Anchor | None = None
+    start: Anchor | None = None
+    end: Anchor | None = None
+    adopted: Anchor | None = None
+    anchored: int = 0
+    retained_whole: bool = False
+    bridges: list[Bridge] = field(default_factory=list)
+    # Sizes of heads and how long the ledger had lived by then, for the age of what is removed: 16 bytes a head.
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    ages: array[int] = field(default_factory=lambda: array("q"))
+
+    def signed_size(self) -> int:
+        """Return how many lines are signed."""
+        return self.last.size if self.last is not None else 0
+
+    def removed_to(self) -> int:
+        """Return the highest number of a line that was removed."""
+        return max((bridge.last_seq for bridge in self.bridges), default=0)
+
+
+class Claims:
+    """What the ledgers of a directory say of all of its streams.
+
+    `watched` has for some streams what is told of each of their heads: for those that are read a second time.
+    `from_ns`: the lines before this time need not be read, as far as a head with its edge lets the tree begin later.
+    """
+
+    def __init__(
+        self, *, watched: Mapping[str, Callable[[Anchor], None]] | None = None, from_ns: int | None = None
+    ) -> None:
+        self.streams: dict[str, StreamClaims] = {}
+        self.lived_ns = 0
+        self.changed: set[str] = set()
+        self._time_ns = 0
+        self._watched = watched or {}
+        self._from_ns = from_ns
+
+    def of(self, stream_id: str) -> StreamClaims:
+        """Return what is said of a stream; nothing yet, for one that was not heard of."""
+        found = self.streams.get(stream_id)
+        if found is None:
+            found = self.streams[stream_id] = StreamClaims(stream_id, Findings(stream_id))
+        return found
+
+    def vouched(self) -> None:
+        """Take note that a pin of the verifier vouches for all that was said so far."""
+        for stream_id in self.changed:
+            claims = self.streams[stream_id]
+            claims.anchored = claims.signed_size()
+        self.changed.clear()
+
+    def take(self, kind: str, content: Mapping[str, Any], place: int, time_ns: int, ledger: Findings) -> None:
+        """Take one entry that a note covers. `place` is the number of its line; `ledger` is told what is wrong."""
+        # A clock that was set back takes time away, and must not make what is removed look younger than it is: only
+        # steps forward are counted, and what is asked below is whether less time than declared has passed.
+        self.lived_ns += max(0, time_ns - self._time_ns) if self._time_ns else 0
+        self._time_ns = time_ns
+        stream_id = content.get("stream")
+        if kind not in ("open", "retain", *_HEADS):
+            return
+        if type(stream_id) is not str:
+            ledger.broken("entry", place, f"ledger line {place}: expected the id of a stream in a {kind!r} entry")
+            return
+        claims = self.of(stream_id)
+        self.changed.add(stream_id)
+        try:
+            match kind:
+                case "open":
+                    self._open(claims, content, place)
+                case "retain":
+                    self._retain(claims, content, place)
+                case _:
+                    self._head(claims, kind, content, place)
+        except (KeyError, TypeError, ValueError, NoteMalformed) as error:
+            ledger.broken("entry", place, f"ledger line {place}: expected a {kind!r} entry, got another one: {error}")
+
+    def _open(self, claims: StreamClaims, content: Mapping[str, Any], place: int) -> None:
+        days, limit = content.get("retention_days"), content.get("retention_bytes")
+        claims.opened = True
+        claims.opened_place = claims.opened_place or place
+        claims.service = _text(content.get("service"))
+        claims.durability = _text(content.get("durability"))
+        claims.retention_days = days if type(days) is int else None
+        claims.retention_bytes = limit if type(limit) is int else None
+        claims.declares_retention = "retention_days" in content
+        if not claims.sizes:
+            claims.sizes.append(0)
+            claims.ages.append(self.lived_ns)
+
+    def _head(self, claims: StreamClaims, kind: str, content: Mapping[str, Any], place: int) -> None:
+        anchor = _anchor(kind, content, place)
+        if (watch := self._watched.get(claims.stream_id)) is not None:
+            watch(anchor)
+        last = claims.last
+        if last is not None and (anchor.size < last.size or (anchor.size == last.size and anchor.hash != last.hash)):
+            claims.findings.broken(
+                "head",
+                min(anchor.size, last.size),
+                f"ledger lines {last.place} and {place} contradict each other: {last.size} lines with the hash "
+                f"{last.hash}, later {anchor.size} lines with {anchor.hash}",
+            )
+            return
+        if claims.end is not None and anchor.size > claims.end.size:
+            claims.findings.broken(
+                "behind_end",
+                claims.end.size + 1,
+                f"ledger line {place} has {anchor.size} lines of a stream that ended with {claims.end.size}",
+                anchor.size,
+            )
+        claims.last = anchor
+        if anchor.nodes is not None and self._from_ns is not None and self._time_ns <= self._from_ns:
+            claims.start = anchor
+        claims.sizes.append(anchor.size)
+        claims.ages.append(self.lived_ns)
+        match kind:
+            case "end":
+                claims.end = anchor
+            case "adopt":
+                claims.adopted = anchor
+                torn = content.get("torn_bytes")
+                said = f", with {torn} bytes of a line that was not finished" if torn else ""
+                claims.findings.notice(
+                    "adopted", anchor.size, f"its process died; taken over at line {anchor.size}{said}"
+                )
+            case "found":
+                claims.found = True
+
+    def _retain(self, claims: StreamClaims, content: Mapping[str, Any], place: int) -> None:
+        first, last = _size(content["first_seq"]), _size(content["last_seq"])
+        reason = _text(content.get("reason")) or "no reason given"
+        if not 0 < first <= last:
+            raise ValueError(f"lines {first} to {last}")
+        bridge = Bridge(first, last, _hash_or_none(content.get("prev_hash")), _hash(content["hash"]), _nodes(content))
+        if last > claims.signed_size():
+            claims.findings.broken(
+                "retained_unsigned",
+                claims.signed_size() + 1,
+                f"ledger line {place} removes lines {first} to {last}, of which {claims.signed_size()} were signed",
+                last,
+            )
+        self._check_age(claims, first, last, reason, place)
+        claims.findings.notice(
+            "retained",
+            first,
+            f"lines {first} to {last} were removed by retention ({reason}, ledger line {place})",
+            last,
+        )
+        claims.retained_whole = claims.retained_whole or content.get("whole") is True
+        joined = claims.bridges[-1] if claims.bridges else None
+        if joined is not None and joined.last_seq + 1 == first and joined.hash == bridge.prev_hash:
+            claims.bridges[-1] = Bridge(joined.first_seq, last, joined.prev_hash, bridge.hash, bridge.nodes)
+        else:
+            claims.bridges.append(bridge)
+
+    def _check_age(self, claims: StreamClaims, first: int, last: int, reason: str, place: int) -> None:
+        """Say if lines were removed before the days had passed that were declared when the stream was opened."""
+        if not claims.declares_retention:
+            return
+        # The last line was written behind the last head that does not cover it; no line is older than that.
+        since = max((age for size, age in zip(claims.sizes, claims.ages, strict=True) if size < last), default=0)
+        while len(claims.sizes) > 1 and claims.sizes[1] < last:
+            del claims.sizes[0], claims.ages[0]
+        if claims.retention_bytes is not None and reason != "age":
+            return  # more than the directory may hold
+        days, lived_ns = claims.retention_days, self.lived_ns - since
+        if days is None or lived_ns < days * _DAY_NS:
+            declared = "for ever" if days is None else f"for {days} days"
+            claims.findings.broken(
+                "retained_young",
+                first,
+                f"ledger line {place} removes lines {first} to {last} ({reason}) after at most "
+                f"{lived_ns / _DAY_NS:.1f} days; they were declared to be kept {declared}",
+                last,
+            )
+
+
+def _anchor(kind: str, content: Mapping[str, Any], place: int) -> Anchor:
+    root = content.get("root")
+    return Anchor(
+        _size(content["size"]),
+        _hash(content["hash"]),
+        _node(root) if root is not None else None,
+        _nodes(content),
+        kind,
+        place,
+    )
+
+
+def _nodes(content: Mapping[str, Any]) -> tuple[bytes, ...] | None:
+    edge = content.get("edge")
+    if edge is None:
+        return None
+    nodes = tuple(map(_node, edge))
+    size = _size(content["size"] if "size" in content else content["last_seq"])
+    if len(nodes) != size.bit_count():
+        raise ValueError(f"{len(nodes)} nodes for {size} lines")
+    return nodes
+
+
+def _node(value: object) -> bytes:
+    node = strict_base64(value, "node of a tree") if type(value) is str else b""
+    if len(node) != _HASH_BYTES:
+        raise ValueError(f"a node of {len(node)} bytes")
+    return node
+
+
+def _size(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"a number of lines {value!r}")
+    return value
+
+
+def _hash(value: object) -> str:
+    if type(value) is not str or not _HASH.match(value):
+        raise ValueError(f"a hash {value!r}")
+    return value
+
+
+def _hash_or_none(value: object) -> str | None:
+    return None if value is None else _hash(value)
+
+
+def _text(value: object) -> str:
+    return value if type(value) is str else ""

@@ -1,0 +1,257 @@
+"""Read what a journal directory holds into the checks: its ledgers up to their last note, and its streams.
+
+Nothing is locked for long and nothing is written. The directory may live: lines are appended, segments begun and
+removed while it is read. What that leaves open is found again by whoever reads the ledger once more afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.ledger.entries import SignedNote, statement
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
+from otel_audit.journal.line import FORMAT_VERSION, Line, Position
+from otel_audit.journal.line_file import blocks, hash_between, opened
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.reader import segment_lines
+from otel_audit.verification.anchors import Anchor, AnchorWalk, Bridge
+from otel_audit.verification.chain import Chain, DamagedBytes, named_damage
+from otel_audit.verification.claims import Claims, StreamClaims
+from otel_audit.verification.findings import Findings
+from otel_audit.verification.ledger import LedgerCheck, Pins
+
+__all__ = ["LedgerReading", "StreamReading", "bytes_of", "heads_of", "is_alive", "read_stream"]
+
+
+class LedgerReading:
+    """Reads all ledgers of a directory, and goes on where it stopped when it is called again.
+
+    Only what a note covers is taken: the lines behind the last note may be cut off and written anew.
+    """
+
+    def __init__(self, directory: Path, claims: Claims, pins: Pins) -> None:
+        self.checks: list[LedgerCheck] = []
+        self._files = LedgerFiles(directory)
+        self._claims = claims
+        self._pins = pins
+        self._places: dict[str, Position] = {}
+        self.unfinished: list[Line] = []
+
+    def read(self) -> bool:
+        """Take what is new. Return True if there was anything.
+
+        Raises:
+            OSError: the ledger cannot be read.
+        """
+        is_new = False
+        for log in self._files.logs():
+            check = self._check_of(log)
+            is_new = self._read_log(log, check) or is_new
+        return is_new
+
+    def _check_of(self, log: LedgerLog) -> LedgerCheck:
+        for check in self.checks:
+            if check.ledger_id == log.stream_id:
+                return check
+        former = self.checks[-1] if self.checks else None
+        self.checks.append(LedgerCheck(log.stream_id, self._claims, self._pins, former=former))
+        return self.checks[-1]
+
+    def _read_log(self, log: LedgerLog, check: LedgerCheck) -> bool:
+        place = self._places.get(log.stream_id, Position())
+        turn: list[Line] = []
+        is_new = False
+        for number in log.segments():
+            if number < place.segment:
+                continue
+            if turn and turn[-1].segment != number:
+                turn = self._abandoned(log, check, turn, number)
+            for each in segment_lines(log, number, place if number == place.segment else None):
+                if not isinstance(each, Line):
+                    check.take_damage(each.segment, each.offset, each.length)
+                    continue
+                turn.append(each)
+                if isinstance(statement(each), SignedNote):
+                    for line in turn:
+                        check.take(line)
+                    turn, is_new = [], True
+                    place = self._places[log.stream_id] = each.end
+        self.unfinished = turn
+        return is_new
+
+    def _abandoned(self, log: LedgerLog, check: LedgerCheck, turn: list[Line], number: int) -> list[Line]:
+        """Leave out lines without a note that the next segment does not go on from: a failed sync has ended them."""
+        first = next((each for each in segment_lines(log, number) if isinstance(each, Line)), None)
+        if first is None or first.tail.prev_hash == turn[-1].hash:
+            return turn
+        check.findings.broken(
+            "entry",
+            turn[0].seq,
+            f"ledger lines {turn[0].seq} to {turn[-1].seq} have no note and are not the last turn",
+        )
+        return []
+
+
+@dataclass(slots=True)
+class StreamReading:
+    """What reading one stream gave. `torn_bytes` stand behind its last newline, where its writer may still be at it."""
+
+    findings: Findings
+    chain: Chain
+    walk: AnchorWalk
+    torn_bytes: int = 0
+    files: int = 0
+    changed_ns: int = 0
+
+
+def bytes_of(directory: Path) -> int:
+    """Return how many bytes the segments of all streams have now."""
+    size = 0
+    for stream_id, numbers in segments_in(directory).items():
+        for number in numbers:
+            with contextlib.suppress(OSError):  # removed in this moment
+                size += StreamFiles(directory, stream_id).segment(number).stat().st_size
+    return size
+
+
+def is_alive(files: StreamFiles) -> bool | None:
+    """Return True while the writer of a stream lives; None if that cannot be found out."""
+    try:
+        return FileLock.is_held(files.writer_lock)
+    except OSError:
+        return None
+
+
+def read_stream(
+    files: StreamFiles,
+    claims: StreamClaims | None,
+    passed: Callable[[int], None],
+    *,
+    anchors: Sequence[Anchor] | None = None,
+    unsigned: Sequence[Bridge] = (),
+) -> StreamReading:
+    """Read one stream from its first line to its last, against what is claimed of it.
+
+    `anchors`: all of its heads, where the last one is not enough. `unsigned` are lines that were removed as no signed
+    ledger says. `passed` is told of bytes that were read.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if anchors is None:
+        anchors = [claims.last] if claims is not None and claims.last is not None else []
+    findings = Findings(files.stream_id)
+    bridges = [*(claims.bridges if claims is not None else ()), *unsigned]
+    begin = 1
+    if claims is not None and claims.start is not None and (found := _segment_behind(files, claims.start)) is not None:
+        begin = found
+        bridges.append(Bridge(1, claims.start.size, None, claims.start.hash, claims.start.nodes))
+    walk = AnchorWalk(anchors, bridges, findings)
+    reading = StreamReading(findings, Chain(files.stream_id, walk, findings), walk)
+    for number in _numbers(files, begin):
+        try:
+            _read_segment(files, number, reading, passed)
+        except FileNotFoundError:
+            continue  # removed in this moment: what is missing then is asked of the ledger
+    reading.chain.end()
+    _judge_headers(files, reading)
+    _judge_damage(files, reading)
+    return reading
+
+
+def _segment_behind(files: StreamFiles, start: Anchor) -> int | None:
+    """Return the segment that begins with the line behind a head; None if there is none."""
+    for number in reversed(files.segments()):
+        with contextlib.suppress(FileNotFoundError):
+            first = next((each for each in segment_lines(files, number) if isinstance(each, Line)), None)
+            if first is not None and first.seq <= start.size + 1:
+                return number if first.seq == start.size + 1 else None
+    return None
+
+
+def _numbers(files: StreamFiles, begin: int) -> Iterator[int]:
+    """Yield the segments in order, those too that are begun meanwhile."""
+    number: int | None = begin - 1
+    while number is not None and (number := files.segment_from(number + 1)) is not None:
+        yield number
+
+
+def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passed: Callable[[int], None]) -> None:
+    with opened(files.segment(number)) as descriptor:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(None, "expected a file", str(files.segment(number)))
+        reading.files += 1
+        reading.changed_ns = max(reading.changed_ns, status.st_mtime_ns)
+        offset = 0
+        while True:
+            begun = files.segment_from(number + 1) is not None
+            for block in blocks(descriptor, offset):
+                if block.data:
+                    reading.chain.feed(block.data, number, block.offset)
+                else:
+                    reading.chain.take_damage(number, block.offset, block.end - 1 - block.offset)
+                passed(block.end - offset)
+                offset = block.end
+            # Only what is read once a later segment is known is all that will ever be there.
+            if begun or files.segment_from(number + 1) is None:
+                break
+        reading.torn_bytes = os.fstat(descriptor).st_size - offset
+    if reading.torn_bytes and begun:
+        reading.chain.take_damage(number, offset, reading.torn_bytes)
+        reading.torn_bytes = 0
+
+
+def _judge_headers(files: StreamFiles, reading: StreamReading) -> None:
+    for segment, seq, header in reading.chain.headers:
+        if header.get("format") != FORMAT_VERSION:
+            reading.findings.unproven(
+                "format",
+                seq,
+                f"segment {segment} has the format {header.get('format')!r}, which this version does not know",
+            )
+    if reading.chain.is_in_memory:
+        reading.findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
+
+
+def _judge_damage(files: StreamFiles, reading: StreamReading) -> None:
+    """Tell damage that the writer itself named in the next header from what somebody else left."""
+    named = [each for _, _, header in reading.chain.headers if (each := named_damage(header)) is not None]
+    for damage in reading.chain.damage:
+        if any(_is_named(files, damage, *each) for each in named):
+            reading.findings.notice(
+                "damage",
+                damage.after_seq,
+                f"{damage.length} bytes of segment {damage.segment} behind line {damage.after_seq} are no line, as the "
+                "next segment says",
+            )
+        else:
+            reading.findings.broken(
+                "damage",
+                damage.after_seq + 1,
+                f"{damage.length} bytes of segment {damage.segment} at offset {damage.offset}, behind line "
+                f"{damage.after_seq}, are no line of this stream",
+            )
+
+
+def _is_named(files: StreamFiles, damage: DamagedBytes, segment: int, offset: int, length: int, digest: str) -> bool:
+    if damage.segment != segment or damage.offset < offset or damage.offset + damage.length > offset + length:
+        return False
+    with opened(files.segment(segment)) as descriptor:
+        return hash_between(descriptor, offset, offset + length) == (length, digest)
+
+
+def heads_of(directory: Path, streams: Mapping[str, list[Anchor]]) -> None:
+    """Read the ledgers again for every head of some streams, and add these to their lists.
+
+    Raises:
+        OSError: the ledger cannot be read.
+    """
+    claims = Claims(watched={stream_id: anchors.append for stream_id, anchors in streams.items()})
+    LedgerReading(directory, claims, Pins()).read()

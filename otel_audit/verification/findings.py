@@ -1,0 +1,211 @@
+"""What a verification found: findings by class, the state of each stream, and the verdict that follows from them.
+
+Three classes. A *finding* is something that no honest writer leaves behind. *Unproven* is what nothing shows to be
+whole, nor broken. A *notice* is an ordinary fact that a reader should know. Any finding makes the verdict `broken`;
+`proven` needs a pin (a key, an earlier note or a second copy that the verifier brought along), and neither findings nor
+anything unproven; the rest is `consistent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+__all__ = ["Class", "Finding", "Findings", "LedgerReport", "Report", "StreamReport", "Verdict"]
+
+# More of one kind in one stream say nothing new, and a file of foreign bytes would fill the memory with them.
+_MOST_OF_A_KIND: Final = 100
+
+
+class Class(StrEnum):
+    """How much a fact weighs."""
+
+    FINDING = "finding"
+    UNPROVEN = "unproven"
+    NOTICE = "notice"
+
+
+class Verdict(StrEnum):
+    """What the whole verification says."""
+
+    PROVEN = "proven"
+    CONSISTENT = "consistent"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact. `seq` is the number of the first line that it is about, `last_seq` that of the last one.
+
+    `stream_id` is empty where it is about the directory as a whole.
+    """
+
+    weight: Class
+    kind: str
+    stream_id: str
+    seq: int | None
+    message: str
+    last_seq: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `verify --json` has it."""
+        return {
+            "class": str(self.weight),
+            "kind": self.kind,
+            "stream_id": self.stream_id,
+            "seq": self.seq,
+            "last_seq": self.last_seq if self.last_seq is not None else self.seq,
+            "message": self.message,
+        }
+
+
+class Findings:
+    """The facts about one stream, or about the directory, in the order in which they were met.
+
+    Of each kind a hundred are kept, and the rest is counted.
+    """
+
+    __slots__ = ("_counts", "_stream_id", "found")
+
+    def __init__(self, stream_id: str = "") -> None:
+        self._stream_id = stream_id
+        self._counts: dict[tuple[Class, str], int] = {}
+        self.found: list[Finding] = []
+
+    def add(self, weight: Class, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
+        """Add a fact."""
+        count = self._counts[weight, kind] = self._counts.get((weight, kind), 0) + 1
+        if count <= _MOST_OF_A_KIND:
+            self.found.append(Finding(weight, kind, self._stream_id, seq, message, last_seq))
+
+    def broken(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
+        """Add a finding."""
+        self.add(Class.FINDING, kind, seq, message, last_seq)
+
+    def unproven(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
+        """Add something that nothing shows to be whole."""
+        self.add(Class.UNPROVEN, kind, seq, message, last_seq)
+
+    def notice(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
+        """Add an ordinary fact."""
+        self.add(Class.NOTICE, kind, seq, message, last_seq)
+
+    @property
+    def has_broken(self) -> bool:
+        """True if one of them is a finding."""
+        return any(weight is Class.FINDING for weight, _ in self._counts)
+
+    @property
+    def all(self) -> list[Finding]:
+        """What was kept, and a last one for each kind of which there were more."""
+        more = [
+            Finding(weight, kind, self._stream_id, None, f"and {count - _MOST_OF_A_KIND} more of this kind")
+            for (weight, kind), count in self._counts.items()
+            if count > _MOST_OF_A_KIND
+        ]
+        return [*self.found, *more]
+
+
+@dataclass(slots=True)
+class StreamReport:
+    """How much of one stream is shown by what.
+
+    `first_seq` and `last_seq` are the numbers of the lines that are there. `chain_to`: up to this line each one carries
+    the hash of the line before it. `signed_to`: up to this line the ledger's signed roots cover the stream, and they
+    agree. `anchored_to`: the same, under a note that a pin of the verifier vouches for. 0: none.
+    """
+
+    stream_id: str
+    service: str = ""
+    state: str = "unknown"
+    first_seq: int = 0
+    last_seq: int = 0
+    lines: int = 0
+    chain_to: int = 0
+    signed_to: int = 0
+    anchored_to: int = 0
+    ended: bool = False
+    findings: list[Finding] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `verify --json` has it, without its findings."""
+        return {
+            "stream_id": self.stream_id,
+            "service": self.service,
+            "state": self.state,
+            "first_seq": self.first_seq,
+            "last_seq": self.last_seq,
+            "lines": self.lines,
+            "chain_to": self.chain_to,
+            "signed_to": self.signed_to,
+            "anchored_to": self.anchored_to,
+            "ended": self.ended,
+        }
+
+
+@dataclass(slots=True)
+class LedgerReport:
+    """The ledger of one directory: who it says that it is, how long it is, and which keys signed its notes.
+
+    `note` is its last note, whole: kept elsewhere, it is what `--known` takes.
+    """
+
+    origin: str = ""
+    size: int = 0
+    root: str = ""
+    note_time_ns: int = 0
+    notes: int = 0
+    epochs: int = 0
+    vkey: str = ""
+    identity: str = ""
+    identity_time_ns: int = 0
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `verify --json` has it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True)
+class Report:
+    """The outcome of one verification."""
+
+    source: str
+    time_ns: int
+    pins: tuple[str, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+    streams: list[StreamReport] = field(default_factory=list)
+    ledgers: list[LedgerReport] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What follows from the findings."""
+        weights = {each.weight for each in self.all_findings}
+        if Class.FINDING in weights:
+            return Verdict.BROKEN
+        return Verdict.PROVEN if self.pins and Class.UNPROVEN not in weights else Verdict.CONSISTENT
+
+    @property
+    def exit_code(self) -> int:
+        """1 for a broken trail, and for one that is not proven although there was a pin to prove it by."""
+        return 0 if self.verdict is Verdict.PROVEN or (self.verdict is Verdict.CONSISTENT and not self.pins) else 1
+
+    @property
+    def all_findings(self) -> list[Finding]:
+        """Those about the whole, then those of each stream."""
+        return [*self.findings, *(each for stream in self.streams for each in stream.findings)]
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Return it as `verify --json` prints it."""
+        return {
+            "verdict": str(self.verdict),
+            "source": self.source,
+            "time_ns": self.time_ns,
+            "pins": list(self.pins),
+            "findings": [each.as_json() for each in self.all_findings],
+            "streams": [stream.as_json() for stream in self.streams],
+            "ledger": self.ledgers[0].as_json() if self.ledgers else None,
+            "ledgers": [ledger.as_json() for ledger in self.ledgers],
+        }

@@ -1,0 +1,410 @@
+"""Check one ledger: its chain and tree, the notes over them and who signed these, the keys, and what it says.
+
+A note is believed for its root, which must be that of the lines before it, and for its signatures. Of an epoch only the
+last note's signature is looked at: it covers all the others, which stand in the tree below it. That makes 720
+signatures a month, where a busy directory has a million notes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from otel_audit.errors import NoteMalformed, SignatureInvalid
+from otel_audit.journal.ledger.entries import Entry, Header, SignedNote, statement
+from otel_audit.journal.line import Line
+from otel_audit.signing.keys import VerifierKey
+from otel_audit.signing.note import Checkpoint, Note, Signature
+from otel_audit.verification.anchors import AnchorWalk, Bridge
+from otel_audit.verification.chain import Chain
+from otel_audit.verification.claims import Claims
+from otel_audit.verification.findings import Findings, LedgerReport
+
+__all__ = ["KnownNote", "LedgerCheck", "Pins"]
+
+_IDENTITY_BEHIND_NS: Final = 3600 * 10**9
+_NOTES_REMEMBERED: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNote:
+    """A note that the verifier kept: which ledger it is of, and the size and root that this ledger had then."""
+
+    note: Note
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What the verifier brought along: a key that outsiders know, and an earlier note or an earlier epoch's key."""
+
+    identity: VerifierKey | None = None
+    known_note: KnownNote | None = None
+    known_key: VerifierKey | None = None
+
+    def words(self) -> tuple[str, ...]:
+        """Return the names of the options that gave them."""
+        known = self.known_note is not None or self.known_key is not None
+        return (*(("--key",) if self.identity is not None else ()), *(("--known",) if known else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A note, and where it stands."""
+
+    note: Note
+    checkpoint: Checkpoint
+    place: int
+    time_ns: int
+
+
+class LedgerCheck:
+    """Takes the lines of one ledger in order. For one thread.
+
+    What the entries say goes into `claims`, each as soon as a note covers it. `former` is the ledger before this one,
+    if the directory has one.
+    """
+
+    def __init__(
+        self,
+        ledger_id: str,
+        claims: Claims,
+        pins: Pins,
+        *,
+        former: LedgerCheck | None = None,
+        bridges: Sequence[Bridge] = (),
+    ) -> None:
+        self.ledger_id = ledger_id
+        self.findings = Findings(ledger_id)
+        self.claims = claims
+        self.report = LedgerReport()
+        self.begin_ns = 0
+        self.entries = 0
+        self._pins = pins
+        self._former = former
+        self._walk = AnchorWalk((), bridges, self.findings, tree=True)
+        self.chain = Chain(ledger_id, self._walk, self.findings)
+        self._turn: list[Entry] = []
+        self._key: VerifierKey | None = None
+        self._identity: VerifierKey | None = None
+        self._epoch = 0
+        self._next_key: VerifierKey | None = None
+        self._last: _Seen | None = None
+        self._vouched: _Seen | None = None  # the newest note with a signature line of the pinned key
+        self._notes: OrderedDict[int, _Seen] = OrderedDict()
+        self._known = "unseen" if pins.known_note is not None or pins.known_key is not None else ""
+        self._checked_place = 0
+        self._known_ns = 0
+        self.epoch_keys: list[VerifierKey] = []
+
+    @property
+    def size(self) -> int:
+        """The number of lines that the last note covers, and its own line."""
+        return self._last.place if self._last is not None else 0
+
+    @property
+    def last_note_ns(self) -> int:
+        """When the last note was written."""
+        return self._last.time_ns if self._last is not None else 0
+
+    def take(self, line: Line) -> None:
+        """Take the next line."""
+        self.chain.feed(line.content + b"\n", line.segment, line.offset)
+        if self.chain.seq != line.seq:
+            return  # not in its place, and said so
+        match statement(line):
+            case Entry() as entry:
+                self._turn.append(entry)
+            case SignedNote() as note:
+                self._take_note(note)
+            case Header() as header:
+                self._take_header(header)
+            case _:
+                self._broken("entry", line.seq, f"ledger line {line.seq} is neither an entry nor a note nor a header")
+
+    def is_as(self, told: Mapping[str, Any]) -> bool:
+        """Return True if this is the ledger that the next one names as the one before it."""
+        last = self._last
+        if last is None or self.findings.has_broken:
+            return False
+        root = base64.b64encode(last.checkpoint.root).decode()
+        return told.get("size") == last.checkpoint.size and told.get("root") in (root, last.checkpoint.root.hex())
+
+    def take_damage(self, segment: int, offset: int, length: int) -> None:
+        """Take bytes that are no line of the ledger."""
+        self.chain.take_damage(segment, offset, length)
+
+    def _take_header(self, header: Header) -> None:
+        named = header.content.get("directory_id")
+        if named != self.ledger_id:
+            self._broken(
+                "entry", header.line.seq, f"ledger line {header.line.seq}: expected the directory id {self.ledger_id}"
+            )
+
+    def _take_note(self, signed: SignedNote) -> None:
+        place, checkpoint = signed.line.seq, signed.checkpoint
+        edge = self._walk.edge
+        if edge is not None and edge.size == checkpoint.size and edge.root() != checkpoint.root:
+            self._broken(
+                "root",
+                place,
+                f"the note in ledger line {place} has another root than the {checkpoint.size} lines before it: "
+                f"expected {edge.root().hex()}, got {checkpoint.root.hex()}",
+            )
+        seen = _Seen(signed.note, checkpoint, place, signed.line.tail.observed_ns)
+        for entry in self._turn:
+            self._apply(entry)
+        self._turn.clear()
+        if self._key is None:
+            self._broken("key", place, f"the note in ledger line {place} has no key: the ledger names none before it")
+        elif checkpoint.origin != self._key.name:
+            self._broken(
+                "origin",
+                place,
+                f"the note in ledger line {place} is of {checkpoint.origin}, the ledger is {self._key.name}",
+            )
+        self._last = seen
+        self.report.notes += 1
+        self._notes[checkpoint.size] = seen
+        if len(self._notes) > _NOTES_REMEMBERED:
+            self._notes.popitem(last=False)
+        self._look_for_pins(seen, signed.note.signatures)
+        if self._next_key is not None:
+            self._check_signature(seen)
+            self._key, self._next_key = self._next_key, None
+            self.epoch_keys.append(self._key)
+
+    def _apply(self, entry: Entry) -> None:
+        place, content, time_ns = entry.line.seq, entry.content, entry.line.tail.observed_ns
+        self.entries += 1
+        if self._next_key is not None:
+            self._broken("key", place, f"ledger line {place} follows the entry that ends its epoch, before the note")
+        match entry.kind:
+            case "begin":
+                self._begin(content, place, time_ns)
+            case "key":
+                self._take_key(content, place)
+            case "signature":
+                self._take_signature(content, place)
+            case _ if content.get("stream") == self.ledger_id:
+                pass  # the ledger removed segments of its own
+            case _:
+                self.claims.take(entry.kind, content, place, time_ns, self.findings)
+
+    def _begin(self, content: Mapping[str, Any], place: int, time_ns: int) -> None:
+        if self._key is not None:
+            self._broken("key", place, f"ledger line {place} begins the ledger a second time")
+            return
+        self.begin_ns = time_ns
+        origin = f"{content.get('log_name')}/{self.ledger_id}"
+        keys = content.get("keys")
+        try:
+            read = [VerifierKey.parse(each) for each in keys] if isinstance(keys, list) else []
+        except (NoteMalformed, TypeError, AttributeError) as error:
+            self._broken("key", place, f"ledger line {place}: {error}")
+            return
+        if not read or any(key.name != origin for key in read):
+            self._broken("key", place, f"ledger line {place}: expected keys with the name {origin}")
+            return
+        self.report.origin = origin
+        self._key = read[0]
+        self._identity = read[1] if len(read) > 1 else None
+        self.epoch_keys.append(self._key)
+        self._epoch = 1
+        self._check_former(content.get("former"), place)
+
+    def _check_former(self, former: object, place: int) -> None:
+        if not isinstance(former, dict):
+            if self._former is not None:
+                self.findings.unproven(
+                    "former", place, f"ledger {self.ledger_id} does not name the one before it in this directory"
+                )
+            return
+        reason = former.get("reason") or "no reason given"
+        before = self._former
+        origin = former.get("origin")
+        if before is None or before.report.origin != origin:
+            self.findings.unproven(
+                "former",
+                place,
+                f"the ledger before this one, {origin}, is not there ({reason}): nobody knows what it said",
+            )
+        elif not before.is_as(former):
+            self._broken("former", place, f"the ledger before this one, {origin}, is not what this one says it was")
+        else:
+            self.findings.notice("former", place, f"the ledger was begun anew after {origin}: {reason}")
+
+    def _take_key(self, content: Mapping[str, Any], place: int) -> None:
+        try:
+            key = VerifierKey.parse(content["vkey"])
+        except (NoteMalformed, KeyError, AttributeError, TypeError) as error:
+            self._broken("key", place, f"ledger line {place}: expected the key of the next epoch, got none: {error}")
+            return
+        if content.get("epoch") != self._epoch + 1 or (self._key is not None and key.name != self._key.name):
+            self._broken("key", place, f"ledger line {place}: expected the key of epoch {self._epoch + 1}")
+        self._epoch += 1
+        self._next_key = key
+
+    def _take_signature(self, content: Mapping[str, Any], place: int) -> None:
+        """Take a signature that came later, of a command or a witness, for a note that stands further up."""
+        size = content.get("size")
+        seen = self._notes.get(size) if type(size) is int else None
+        try:
+            signature = Signature.parse(content["line"])
+        except (NoteMalformed, KeyError, AttributeError, TypeError):
+            self._broken("entry", place, f"ledger line {place}: expected a signature line of a note, got none")
+            return
+        if seen is not None:
+            self._look_for_pins(
+                _Seen(Note(seen.note.text, (signature,)), seen.checkpoint, seen.place, seen.time_ns), (signature,)
+            )
+
+    def _look_for_pins(self, seen: _Seen, signatures: Sequence[Signature]) -> None:
+        known = self._pins.known_note
+        if known is not None and known.checkpoint.origin == seen.checkpoint.origin:
+            self._compare_known(known.checkpoint, seen.checkpoint, seen.time_ns)
+        pinned = self._pinned_identity(seen.checkpoint.origin)
+        if pinned is None or all((each.name, each.key_id) != (pinned.name, pinned.key_id) for each in signatures):
+            return
+        if self._vouched is None or seen.place >= self._vouched.place:
+            self._vouched = seen
+            self.claims.vouched()
+
+    def _compare_known(self, known: Checkpoint, seen: Checkpoint, time_ns: int) -> None:
+        if known.size != seen.size:
+            return
+        if known.root == seen.root:
+            self._known = "equal"
+            self._known_ns = time_ns
+            self.claims.vouched()
+        else:
+            self._known = "differs"
+            self._broken(
+                "known",
+                seen.size + 1,
+                f"the ledger had another root at {seen.size} lines when its note was kept: expected "
+                f"{known.root.hex()}, got {seen.root.hex()}",
+            )
+
+    def _pinned_identity(self, origin: str) -> VerifierKey | None:
+        """Return the pinned key under the name that its signatures carry here: the key is pinned, not its name."""
+        identity = self._pins.identity
+        return None if identity is None else VerifierKey(origin, identity.public)
+
+    def _check_signature(self, seen: _Seen) -> None:
+        """Say if the key of the epoch did not sign the note."""
+        if self._key is None or seen.place == self._checked_place:
+            return
+        self._checked_place = seen.place
+        keys = [self._key, *([self._identity] if self._identity is not None else [])]
+        try:
+            signers = seen.note.verified(keys)
+        except SignatureInvalid as error:
+            self._broken("signature", seen.place, f"the note in ledger line {seen.place}: {error}")
+            return
+        if self._key not in signers:
+            self._broken(
+                "signature", seen.place, f"the note in ledger line {seen.place} is not signed by the key of its epoch"
+            )
+
+    @property
+    def vouched_ns(self) -> int:
+        """When the newest note was written that a pin vouches for; 0 if there is none."""
+        return max(self._known_ns, self._vouched.time_ns if self._vouched is not None else 0)
+
+    @property
+    def is_known(self) -> bool:
+        """True if `--known` speaks of this ledger."""
+        origin = self.report.origin
+        note, key = self._pins.known_note, self._pins.known_key
+        return (note is not None and note.checkpoint.origin == origin) or (key is not None and key.name == origin)
+
+    def finish(self) -> None:
+        """Judge the ledger once its last line was taken."""
+        for damage in self.chain.damage:
+            self._broken(
+                "damage",
+                damage.after_seq + 1,
+                f"{damage.length} bytes behind ledger line {damage.after_seq} are no line of it",
+            )
+        if self._last is None:
+            self._broken("no_note", None, f"ledger {self.ledger_id} has no signed note")
+            return
+        self._check_signature(self._last)
+        self._finish_report()
+        self._finish_identity()
+        self._finish_known()
+
+    def _finish_report(self) -> None:
+        last, report = self._last, self.report
+        assert last is not None
+        report.size, report.root = last.checkpoint.size, last.checkpoint.root.hex()
+        report.note = bytes(last.note).decode()
+        report.note_time_ns, report.epochs = last.time_ns, self._epoch
+        report.vkey = str(self._key) if self._key is not None else ""
+        report.identity = str(self._identity) if self._identity is not None else ""
+        report.identity_time_ns = self._vouched.time_ns if self._vouched is not None else 0
+
+    def _finish_identity(self) -> None:
+        if self._pins.identity is None:
+            return
+        seen, last = self._vouched, self._last
+        assert last is not None
+        if seen is None:
+            self._broken("identity", None, f"no note of {last.checkpoint.origin} is signed by the key of --key")
+            return
+        pinned = self._pinned_identity(seen.checkpoint.origin)
+        assert pinned is not None
+        try:
+            seen.note.verified([pinned])
+        except SignatureInvalid as error:
+            self._broken("identity", seen.place, f"the note in ledger line {seen.place}: {error}")
+            return
+        behind_ns = last.time_ns - seen.time_ns
+        if behind_ns > _IDENTITY_BEHIND_NS:
+            self.findings.unproven(
+                "identity",
+                seen.place,
+                f"the newest note that the key of --key signed is {behind_ns / 3600e9:.1f} hours behind the last one",
+            )
+
+    def _finish_known(self) -> None:
+        if self._known != "unseen":
+            return
+        known, last = self._pins.known_note, self._last
+        assert last is not None
+        if known is not None and known.checkpoint.origin == last.checkpoint.origin:
+            if known.checkpoint.size > last.checkpoint.size:
+                self._broken(
+                    "known",
+                    last.place + 1,
+                    f"the ledger is shorter than when its note was kept: it had {known.checkpoint.size} lines then, "
+                    f"and has {last.checkpoint.size} under its last note",
+                    known.checkpoint.size,
+                )
+            elif known.checkpoint.size >= self.chain.first_seq:
+                self._broken(
+                    "known",
+                    known.checkpoint.size + 1,
+                    f"the ledger has no note at {known.checkpoint.size} lines, and had one when you kept it",
+                )
+            else:
+                self._by_signer(known.note)
+        elif self._pins.known_key is not None and self._pins.known_key.name == last.checkpoint.origin:
+            if self._pins.known_key not in self.epoch_keys:
+                self._broken("known", None, "the key of --known is that of no epoch of this ledger")
+            else:
+                self.claims.vouched()
+                self._known_ns = last.time_ns
+
+    def _by_signer(self, note: Note) -> None:
+        try:
+            note.verified(self.epoch_keys)
+        except SignatureInvalid:
+            self.findings.unproven("known", None, "the lines that --known covers are gone, and so is its key")
+
+    def _broken(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
+        self.findings.broken(kind, seq, message, last_seq)

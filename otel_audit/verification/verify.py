@@ -1,0 +1,294 @@
+"""Verify a journal directory: its ledgers, its streams, and then what its ledgers have said meanwhile.
+
+The order lets a directory live. A ledger that was read first claims nothing that is not in the streams already: each
+head is written when its lines are on the disk. What the streams lack, or have too much of, is judged only when the
+ledger has been read again: a segment that retention removed meanwhile is in it by then, and a process that ended has
+written its `end`. A stream that fails is read again, with all of its heads, so that the report can say where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.verification.anchors import Anchor, Bridge
+from otel_audit.verification.claims import Claims, StreamClaims
+from otel_audit.verification.directory import LedgerReading, StreamReading, heads_of, is_alive, read_stream
+from otel_audit.verification.findings import Findings, Report, StreamReport
+from otel_audit.verification.former import removed_before
+from otel_audit.verification.ledger import Pins
+
+__all__ = ["verify_directory"]
+
+_YOUNG_NS: Final = 60 * 10**9
+_ROUNDS: Final = 8  # of a directory that changes while it is read
+
+
+def _ignored(size_bytes: int) -> None:
+    """Take note of nothing: nobody watches the progress."""
+
+
+def verify_directory(
+    directory: Path,
+    pins: Pins | None = None,
+    *,
+    anchored_within_s: float | None = None,
+    from_ns: int | None = None,
+    passed: Callable[[int], None] = _ignored,
+) -> Report:
+    """Return what is shown of the trail in a journal directory, and by what.
+
+    `anchored_within_s`: how old the newest note may be that a pin vouches for. `from_ns`: begin with the lines of that
+    time, as far as signed heads allow it. `passed` is told of each portion of bytes that was read.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return _Directory(directory, pins or Pins(), from_ns, passed).verify(anchored_within_s)
+
+
+class _Directory:
+    """One verification of a directory."""
+
+    def __init__(self, directory: Path, pins: Pins, from_ns: int | None, passed: Callable[[int], None]) -> None:
+        self._directory = directory
+        self._pins = pins
+        self._passed = passed
+        self._claims = Claims(from_ns=from_ns)
+        self._from_ns = from_ns
+        self._ledgers = LedgerReading(directory, self._claims, pins)
+        self._removed: Mapping[str, Sequence[Bridge]] = {}
+        self._readings: dict[str, StreamReading] = {}
+        self._alive: dict[str, bool | None] = {}
+        self._findings = Findings()
+
+    def verify(self, anchored_within_s: float | None) -> Report:
+        self._ledgers.read()
+        self._removed = removed_before(self._directory)
+        self._read_new()
+        for _ in range(_ROUNDS):
+            is_new = self._ledgers.read()
+            is_new = self._read_new() or is_new
+            self._removed = removed_before(self._directory)
+            failing = [stream_id for stream_id, reading in self._readings.items() if reading.findings.has_broken]
+            if not is_new or not failing:
+                break
+            self._read_again(failing)
+        else:
+            self._ledgers.read()
+        self._explain(failing)
+        now_ns = time.time_ns()
+        report = Report(str(self._directory), now_ns, self._pins.words())
+        self._judge_ledgers(report, now_ns, anchored_within_s)
+        report.streams = [self._judged(stream_id, now_ns) for stream_id in self._all_streams()]
+        report.findings = self._findings.all
+        return report
+
+    def _all_streams(self) -> list[str]:
+        return sorted({*self._readings, *self._claims.streams})
+
+    def _read_new(self) -> bool:
+        """Read the streams that were not read yet. Return True if there were any."""
+        new = [stream_id for stream_id in segments_in(self._directory) if stream_id not in self._readings]
+        for stream_id in new:
+            if not self._is_skipped(stream_id):
+                self._read(stream_id)
+        return any(stream_id in self._readings for stream_id in new)
+
+    def _is_skipped(self, stream_id: str) -> bool:
+        """Return True for a stream that ended before the time from which on the trail is wanted."""
+        claims = self._claims.streams.get(stream_id)
+        return claims is not None and claims.end is not None and claims.start is claims.end
+
+    def _read(self, stream_id: str, anchors: Sequence[Anchor] | None = None) -> None:
+        files = StreamFiles(self._directory, stream_id)
+        claims = self._claims.streams.get(stream_id)
+        unsigned = self._removed.get(stream_id, ())
+        self._readings[stream_id] = read_stream(files, claims, self._passed, anchors=anchors, unsigned=unsigned)
+        # Asked after the lines were read, and before the ledger is read again: whoever died or ended in between has
+        # said so there.
+        self._alive[stream_id] = is_alive(files)
+
+    def _read_again(self, failing: Sequence[str]) -> None:
+        for stream_id in failing:
+            if segments_in(self._directory).get(stream_id):
+                self._read(stream_id)
+            else:
+                del self._readings[stream_id], self._alive[stream_id]
+
+    def _explain(self, failing: Sequence[str]) -> None:
+        """Read the streams that fail with all of their heads, which say between which of them something was changed."""
+        heads: dict[str, list[Anchor]] = {stream_id: [] for stream_id in failing if stream_id in self._readings}
+        if not heads:
+            return
+        heads_of(self._directory, heads)
+        for stream_id, anchors in heads.items():
+            if segments_in(self._directory).get(stream_id):
+                former = self._readings[stream_id]
+                self._read(stream_id, _rising(anchors))
+                if not self._readings[stream_id].findings.has_broken:
+                    self._readings[stream_id] = former  # all heads say no less than the last one
+
+    def _judged(self, stream_id: str, now_ns: int) -> StreamReport:
+        claims, reading = self._claims.streams.get(stream_id), self._readings.get(stream_id)
+        report = StreamReport(stream_id)
+        findings = Findings(stream_id)
+        if claims is not None:
+            report.service, report.ended = claims.service, claims.end is not None
+            findings.found += claims.findings.all
+        if reading is None:
+            assert claims is not None
+            self._judge_absent(claims, report, findings)
+        else:
+            _describe(report, reading, claims)
+            findings.found += reading.findings.all
+            alive = self._alive[stream_id]
+            report.state = "live" if alive else "unknown" if alive is None else "ended" if report.ended else "dead"
+            self._judge_opened(claims, reading, alive, findings, now_ns)
+            self._judge_end(claims, reading, alive, findings)
+            if stream_id in self._removed:
+                last = max(bridge.last_seq for bridge in self._removed[stream_id])
+                findings.unproven(
+                    "removed_unsigned", 1, f"lines up to {last} were removed as only an unsigned ledger says", last
+                )
+        report.findings = findings.all
+        return report
+
+    def _judge_absent(self, claims: StreamClaims, report: StreamReport, findings: Findings) -> None:
+        if self._is_skipped(claims.stream_id):
+            report.state = "skipped"
+            findings.notice("before", None, "it ended before the time of --from, and was not read")
+        elif claims.retained_whole:
+            report.state = "removed"
+        else:
+            report.state = "missing"
+            last = claims.signed_size()
+            findings.broken(
+                "missing",
+                claims.removed_to() + 1,
+                f"the stream is not there: the ledger knows it since line {claims.opened_place}, with "
+                f"{last} signed lines, and does not say that it was removed",
+                last or None,
+            )
+
+    def _judge_opened(
+        self,
+        claims: StreamClaims | None,
+        reading: StreamReading,
+        alive: bool | None,
+        findings: Findings,
+        now_ns: int,
+    ) -> None:
+        if claims is not None and claims.opened:
+            return
+        begun_ns = min((check.begin_ns for check in self._ledgers.checks if check.begin_ns), default=0)
+        first = reading.chain.first_seq or None
+        if reading.chain.is_in_memory:
+            return  # which is said
+        if claims is not None and claims.found:
+            findings.unproven(
+                "before_ledger",
+                first,
+                "it is older than the ledger: nothing shows that it was whole before it was found, with "
+                f"{claims.signed_size()} lines",
+            )
+        elif claims is not None and claims.adopted is not None:
+            findings.unproven("unopened", first, "it was taken over, and the ledger does not know that it was opened")
+        elif not begun_ns:
+            findings.unproven("no_ledger", first, "no signed ledger covers it: its chain shows nothing to a stranger")
+        elif alive or now_ns - reading.changed_ns < _YOUNG_NS:
+            findings.notice("young", first, "it has only begun, and is not yet in the ledger")
+        elif reading.chain.time_ns and reading.chain.time_ns < begun_ns:
+            findings.unproven("before_ledger", first, "it is older than the ledger, which does not know it")
+        elif not reading.chain.lines:
+            findings.notice("empty", None, "its file holds no line")
+        else:
+            findings.broken("unopened", first, "the ledger does not know this stream: no entry says that it was opened")
+
+    def _judge_end(
+        self, claims: StreamClaims | None, reading: StreamReading, alive: bool | None, findings: Findings
+    ) -> None:
+        last, signed = reading.chain.seq, claims.signed_size() if claims is not None else 0
+        if reading.torn_bytes and not alive:
+            findings.notice(
+                "torn", last, f"{reading.torn_bytes} bytes behind line {last} are of a line that was not finished"
+            )
+        if last <= signed or claims is None or not (claims.opened or claims.found):
+            return
+        words = f"lines {signed + 1} to {last}"
+        if claims.end is not None and last > claims.end.size:
+            findings.broken("behind_end", signed + 1, f"{words} stand behind the end of the stream", last)
+        elif claims.adopted is not None and claims.end is None and not claims.found:
+            findings.broken(
+                "behind_adopt", signed + 1, f"{words} stand behind the end at which the stream was taken over", last
+            )
+        elif alive:
+            findings.notice("unsigned_yet", signed + 1, f"{words} are not signed yet; the writer is at work", last)
+        else:
+            findings.unproven(
+                "unsigned",
+                signed + 1,
+                f"{words} were never signed: the writer is gone, and nobody took over",
+                last,
+            )
+
+    def _judge_ledgers(self, report: Report, now_ns: int, anchored_within_s: float | None) -> None:
+        for check in self._ledgers.checks:
+            check.finish()
+            self._findings.found += check.findings.all
+            report.ledgers.insert(0, check.report)
+        if "--known" in self._pins.words() and not any(check.is_known for check in self._ledgers.checks):
+            self._findings.unproven(
+                "known", None, "what --known gives is of another ledger, and says nothing of this directory"
+            )
+        if not self._ledgers.checks:
+            weigh = self._findings.broken if self._pins.words() else self._findings.unproven
+            weigh("no_ledger", None, "this directory has no signed ledger: its chains show nothing to a stranger")
+        if self._ledgers.unfinished:
+            lines = self._ledgers.unfinished
+            self._findings.notice(
+                "unfinished",
+                lines[0].seq,
+                f"ledger lines {lines[0].seq} to {lines[-1].seq} have no note yet, and count for nothing",
+                lines[-1].seq,
+            )
+        if anchored_within_s is not None:
+            self._judge_age(report, now_ns, anchored_within_s)
+
+    def _judge_age(self, report: Report, now_ns: int, anchored_within_s: float) -> None:
+        newest = max((check.vouched_ns for check in self._ledgers.checks), default=0)
+        age_s = (now_ns - newest) / 1e9
+        if not newest:
+            self._findings.broken("anchor", None, "nothing that you brought along vouches for a note of this ledger")
+        elif age_s > anchored_within_s:
+            self._findings.broken(
+                "anchor",
+                None,
+                f"the newest note that your pin vouches for is {age_s:.0f} seconds old, more than "
+                f"{anchored_within_s:.0f}",
+            )
+
+
+def _rising(anchors: Sequence[Anchor]) -> list[Anchor]:
+    """Return the heads without those that contradict an earlier one, which is said by the ledger's check."""
+    found: list[Anchor] = []
+    for anchor in anchors:
+        if not found or anchor.size >= found[-1].size:
+            found.append(anchor)
+    return found
+
+
+def _describe(report: StreamReport, reading: StreamReading, claims: StreamClaims | None) -> None:
+    chain = reading.chain
+    report.first_seq, report.last_seq, report.lines = chain.first_seq, chain.seq, chain.lines
+    report.chain_to, report.signed_to = chain.chain_to, reading.walk.signed_to
+    report.anchored_to = min(claims.anchored, report.signed_to) if claims is not None else 0
+    if not report.service and chain.headers:
+        resource = chain.headers[0][2].get("resource")
+        with contextlib.suppress(AttributeError, TypeError):
+            name = resource.get("service.name")  # type: ignore[union-attr]  # of any JSON
+            report.service = name if isinstance(name, str) else ""
