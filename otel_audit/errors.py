@@ -3,6 +3,7 @@
 AuditError
 ├── ConfigError           a setting is wrong (a ValueError too)
 ├── JournalUnreadable     a segment is of an unknown format
+├── LedgerBusy            it was not this process's turn at the ledger
 └── AuditUnavailable      the event is not known to be durable
     ├── JournalFull
     └── JournalUnwritable
@@ -20,6 +21,7 @@ __all__ = [
     "JournalUnreadable",
     "JournalUnwritable",
     "KeyUnusable",
+    "LedgerBusy",
     "NoteMalformed",
     "ProofInvalid",
     "SignatureInvalid",
@@ -59,6 +61,10 @@ class JournalFull(AuditUnavailable):
 
 class JournalUnwritable(AuditUnavailable):
     """Nothing was written: the journal's directory or file does not accept writes."""
+
+
+class LedgerBusy(AuditError):
+    """It was not this process's turn at the ledger: nothing was written, and it may be tried again."""
 
 
 class KeyUnusable(AuditError):

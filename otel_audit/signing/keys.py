@@ -29,6 +29,7 @@ __all__ = [
     "checked_name",
     "create_identity",
     "read_identity",
+    "read_public_identity",
     "strict_base64",
 ]
 
@@ -225,3 +226,34 @@ def read_identity(path: Path) -> SigningKey:
             "make one by `otel-audit keygen`"
         )
     return SigningKey(private.private_bytes_raw())
+
+
+def read_public_identity(path: Path) -> bytes:
+    """Read the public half of an identity: 32 bytes, from a file of its private or of its public key.
+
+    A public key is PEM with SubjectPublicKeyInfo (RFC 8410), as `openssl pkey -pubout` and key management services
+    write it. Anybody may read that file.
+
+    Raises:
+        KeyUnusable: there is no such file, it holds no Ed25519 key, or others may read a private one.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        with open(path, "rb") as file:
+            text = file.read(64 * 1024)
+    except OSError as error:
+        raise KeyUnusable(
+            f"{path}: expected an identity key, got {error.strerror}; make one by `otel-audit keygen`"
+        ) from None
+    if b"PRIVATE KEY" in text:
+        return read_identity(path).verifier("identity").public
+    try:
+        public = load_pem_public_key(text)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        public = None
+    if not isinstance(public, Ed25519PublicKey):
+        raise KeyUnusable(f"{path}: expected an Ed25519 key in PEM, private or public, got something else")
+    return public.public_bytes_raw()

@@ -6,5 +6,9 @@ rules. In reading order:
 * `files` names the files of a directory's ledger, and tells apart the ledgers that followed each other there.
 * `entries` reads it: the entries, and the signed notes that say how long the ledger is and what the root of its tree
   is.
+* `ledger` is what a process holds. It takes a `turn`, which finds out by `standing` where the ledger ends and whether
+  it may be continued, makes a `draft` of the lines, and writes them.
+* `epochs` keeps the keys that sign, in `slots` of a file; `identity` is the key that outsiders know; `reserve` is room
+  for the entries that must be written on a full disk.
 * `former` is the unsigned `ledger.jsonl` that earlier versions wrote.
 """

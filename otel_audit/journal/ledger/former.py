@@ -9,7 +9,6 @@ One JSON object a line. A kind names its content; the ledger's own keys come las
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import time
@@ -19,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from otel_audit.journal.files import open_segment, open_with_mode, sync_directory, write_whole
+from otel_audit.journal.files import open_segment, sync_directory, write_whole
+from otel_audit.journal.ledger.reserve import FULL, Reserve
 from otel_audit.journal.line import digest
 from otel_audit.journal.line_file import pieces, pieces_backwards, whole_bytes
 from otel_audit.journal.locks import FileLock
@@ -31,10 +31,6 @@ _FORMAT: Final = 1
 _NAME: Final = "ledger.jsonl"
 _LOCK_NAME: Final = "ledger.lock"
 _RESERVE_NAME: Final = "ledger.reserve"
-# Given back in pieces: a writer that waits for room takes a block, and holds lines with it for a while.
-_RESERVE_BYTES: Final = 32 << 10
-_RESERVE_PIECE_BYTES: Final = 8 << 10
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _LOCK_POLL_S: Final = 0.01
 
 
@@ -95,10 +91,7 @@ def is_begun(directory: Path) -> bool:
 
 def has_room(directory: Path) -> bool:
     """True when an entry can be written although the disk is full: the ledger's reserve is whole."""
-    try:
-        return (directory / _RESERVE_NAME).stat().st_blocks * 512 >= _RESERVE_BYTES
-    except FileNotFoundError:
-        return False
+    return Reserve(directory / _RESERVE_NAME).is_whole()
 
 
 class Ledger:
@@ -107,7 +100,7 @@ class Ledger:
     def __init__(self, directory: Path, lock: FileLock, mode: int) -> None:
         self._directory = directory
         self._path = directory / _NAME
-        self._reserve = directory / _RESERVE_NAME
+        self._reserve = Reserve(directory / _RESERVE_NAME, mode)
         self._lock = lock
         self._mode = mode
 
@@ -151,16 +144,7 @@ class Ledger:
 
     def keep_room(self) -> None:
         """There is a reserve for entries on a disk that is full later, unless it is so already."""
-        if has_room(self._directory):
-            return
-        descriptor = open_with_mode(self._reserve, os.O_RDWR, self._mode)
-        try:
-            os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-        finally:
-            os.close(descriptor)
+        self._reserve.keep()
 
     def release(self, *, remove: bool = True) -> None:
         """Others may write. `remove`: the lock file is gone too, and made again by the next one."""
@@ -194,21 +178,8 @@ class Ledger:
                 return
             except OSError as error:
                 os.ftruncate(descriptor, end)
-                if error.errno not in _FULL or not self._give_back():
+                if error.errno not in FULL or not self._reserve.give_back():
                     raise
-
-    def _give_back(self) -> bool:
-        """A piece of the reserve is free for whoever takes it. False when there is none left."""
-        try:
-            descriptor = os.open(self._reserve, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            return False
-        try:
-            left = os.fstat(descriptor).st_size
-            os.ftruncate(descriptor, max(0, left - _RESERVE_PIECE_BYTES))
-            return left > 0
-        finally:
-            os.close(descriptor)
 
 
 def _backwards(path: Path) -> Iterator[Entry | None]:

@@ -1,0 +1,126 @@
+"""The ledger of a directory, as a process uses it: it takes a turn, says something, and has it signed."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.errors import LedgerBusy
+from otel_audit.journal.ledger.draft import SEGMENT_BYTES, Author, Telling
+from otel_audit.journal.ledger.entries import SignedNote
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.ledger.identity import Identity
+from otel_audit.journal.ledger.turn import Turn, Written
+from otel_audit.journal.locks import FileLock
+from otel_audit.threads import real_sleep, watch
+
+__all__ = ["Ledger"]
+
+_WAIT_S: Final = 2.0
+_POLL_S: Final = 0.001
+_POLL_MAX_S: Final = 0.02
+
+
+class Ledger:
+    """The ledger of a directory, for one process that takes its turns there. Any thread; each waits for the others.
+
+    `log_name`: the ledger's name where it begins; one that is there keeps its own. `describe` gives what each segment
+    header says of the writer, as for a stream. `say` is told, by a kind and a text, what somebody should look at.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        log_name: str,
+        describe: Callable[[], Mapping[str, Any]],
+        *,
+        identity: Identity | None = None,
+        file_mode: int = 0o600,
+        segment_bytes: int = SEGMENT_BYTES,
+        say: Callable[[str, str], object] = lambda kind, text: None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._author = Author(
+            LedgerFiles(directory),
+            log_name,
+            describe,
+            identity=identity or Identity(),
+            file_mode=file_mode,
+            segment_bytes=segment_bytes,
+            say=say,
+            clock=clock,
+        )
+        self._latest: SignedNote | None = None
+        self._turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+        watch(self)
+
+    @property
+    def files(self) -> LedgerFiles:
+        """Where its files are."""
+        return self._author.files
+
+    @property
+    def latest(self) -> SignedNote | None:
+        """The last note that a turn of this process saw. Neither lock nor disk is touched."""
+        return self._latest
+
+    def tell(self, entries: Sequence[Telling]) -> Written:
+        """Take a turn and write these entries. They are durable and signed on return.
+
+        Raises:
+            LedgerBusy: nothing was written; others had the turn for two seconds.
+            OSError: they may not be durable; nothing may be done that they tell of.
+        """
+        with self.turn() as turn:
+            return turn.write(entries)
+
+    @contextlib.contextmanager
+    def turn(self, *, wait_s: float = _WAIT_S) -> Iterator[Turn]:
+        """Have the turn: nobody else writes meanwhile. Nothing is written before `Turn.write`.
+
+        Raises:
+            LedgerBusy: others had it for the whole wait.
+            OSError: the lock file can be neither opened nor made.
+        """
+        lock = self._locked(wait_s)
+        turn = Turn(self._author, lock)
+        self._turns.add(turn)
+        try:
+            yield turn
+        finally:
+            self._latest = turn.note or self._latest
+            turn.close()
+
+    def _locked(self, wait_s: float) -> FileLock:
+        deadline = time.monotonic() + wait_s
+        pause_s = _POLL_S
+        while True:
+            lock = FileLock.acquire(self._author.files.lock, mode=self._author.file_mode)
+            if lock is not None:
+                return lock
+            if time.monotonic() >= deadline:
+                raise LedgerBusy(
+                    f"{self._author.files.lock}: expected a turn within {wait_s:g} s, got none; another process "
+                    "has it, or was stopped while it had it: `fuser` shows which"
+                )
+            real_sleep(random.uniform(0, pause_s))  # not all at the same moments
+            pause_s = min(2 * pause_s, _POLL_MAX_S)
+
+    def hold(self) -> Iterator[None]:
+        """See `Forkable`. A fork does not wait for the disk: what a turn has is left to the parent."""
+        yield
+
+    def held(self) -> None:
+        """See `Forkable`."""
+
+    def forked(self) -> None:
+        """In a forked child: leave lock and keys to the parent."""
+        for turn in list(self._turns):
+            turn.abandon()
+        self._turns.clear()
+        self._author.identity.forked()
