@@ -100,6 +100,11 @@ EXAMPLES = {
     "keep_attributes": Example(None, "rows, http.*", ("rows", "http.*"), ("rows", "http.*"), ",rows"),
     "client_info": Example(ClientInfo.KEEP, "Truncate", ClientInfo.TRUNCATE, ClientInfo.TRUNCATE, "hash"),
     "pseudonym_keys": Example(None, HERE, HERE, Path(HERE), "~/keys"),
+    "log_name": Example(None, "example.org/audit", "example.org/audit", "example.org/audit", "audit log"),
+    "head_seconds": Example(300.0, "60", 60, 60.0, "0"),
+    "head_lines": Example(10_000, "500", 500, 500, "0"),
+    "identity_key": Example(None, HERE, HERE, Path(HERE), "~/identity.pem"),
+    "sign_command": Example(None, "sign --key 7", "sign --key 7", "sign --key 7", " "),
     "endpoint": Example(
         "http://localhost:4317", "https://c.example:4317", "https://c.example:4317", "https://c.example:4317", "c d"
     ),

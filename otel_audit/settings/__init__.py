@@ -1,8 +1,8 @@
 """Every setting, with its unit, default and range, read from code, environment or a YAML file.
 
-Read it in this order: `setting` (one row of the table), `kinds` (what a value may be), `table`, `privacy`, `proxies`,
-`service` and `otlp` (the rows), `yaml_file` and `reader` (where values come from, and which one wins), `settings` (all
-of them, checked).
+Read it in this order: `setting` (one row of the table), `kinds` (what a value may be), `table`, `privacy`, `proof`,
+`proxies`, `service` and `otlp` (the rows), `yaml_file` and `reader` (where values come from, and which one wins),
+`settings` (all of them, checked).
 """
 
 from otel_audit.settings.otlp import Compression, OtlpProtocol, OtlpSettings

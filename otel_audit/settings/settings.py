@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from otel_audit.settings import privacy, table
+from otel_audit.settings import privacy, proof, table
 from otel_audit.settings.otlp import ENDPOINT, OtlpSettings, is_otlp_configured, read_otlp
 from otel_audit.settings.proxies import ForwardedHeader
 from otel_audit.settings.reader import Reader
@@ -96,6 +96,11 @@ class Settings:
     keep_attributes: tuple[str, ...] | None
     client_info: privacy.ClientInfo
     pseudonym_keys: Path | None
+    log_name: str | None
+    head_seconds: float
+    head_lines: int
+    identity_key: Path | None
+    sign_command: str | None
     otlp: OtlpSettings | None
     ignored: tuple[str, ...]
     sources: Mapping[str, Provenance] = field(compare=False, repr=False)
@@ -162,6 +167,11 @@ class Settings:
             keep_attributes=reader.value(privacy.KEEP_ATTRIBUTES),
             client_info=reader.value(privacy.CLIENT_INFO),
             pseudonym_keys=reader.value(privacy.PSEUDONYM_KEYS),
+            log_name=reader.value(proof.LOG_NAME),
+            head_seconds=reader.value(proof.HEAD_SECONDS),
+            head_lines=reader.value(proof.HEAD_LINES),
+            identity_key=reader.value(proof.IDENTITY_KEY),
+            sign_command=reader.value(proof.SIGN_COMMAND),
             otlp=_otlp(reader, export),
             ignored=_ignored(reader),
             sources=MappingProxyType(reader.sources),

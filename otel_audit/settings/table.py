@@ -19,6 +19,7 @@ from otel_audit.settings.kinds import (
 )
 from otel_audit.settings.otlp import OTLP_TABLE
 from otel_audit.settings.privacy import PRIVACY_TABLE
+from otel_audit.settings.proof import PROOF_TABLE
 from otel_audit.settings.proxies import FORWARDED_HEADER, TRUSTED_PROXIES
 from otel_audit.settings.service import SERVICE_NAME
 from otel_audit.settings.setting import Mismatch, Setting, Variable
@@ -408,6 +409,7 @@ CORE_TABLE: tuple[Setting[object], ...] = (
     TRUSTED_PROXIES,
     FORWARDED_HEADER,
     *PRIVACY_TABLE,
+    *PROOF_TABLE,
 )
 
 TABLE = CORE_TABLE + OTLP_TABLE
