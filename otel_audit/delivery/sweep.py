@@ -16,8 +16,7 @@ from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
-from otel_audit.journal.counts import Counts, Progress
-from otel_audit.journal.cursor import Position, is_over, read_cursor
+from otel_audit.journal.cursor import Position, Progress, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import has_lines_after, stream_header
@@ -46,11 +45,20 @@ class Left:
 
 @dataclass(slots=True)
 class SweepReport:
-    """What a sweep did: the streams that it took, what they have gained in it, and what it has left."""
+    """What a sweep did. `exported`, `quarantined` and `system` count the lines of this sweep, `streams` its streams."""
 
     streams: int = 0
-    counts: Counts = field(default_factory=Counts)
+    exported: int = 0
+    quarantined: int = 0
+    system: int = 0
     left: list[Left] = field(default_factory=list)
+
+    def add(self, before: Progress, after: Progress) -> None:
+        """Count what one stream has gained."""
+        self.streams += 1
+        self.exported += after.exported - before.exported
+        self.quarantined += after.quarantined - before.quarantined
+        self.system += after.system - before.system
 
 
 @dataclass(slots=True)
@@ -58,7 +66,7 @@ class _Errand:
     shipment: Shipment
     export: StreamExport
     until: Position | None  # where a stream that is still written ended when it was taken
-    before: Counts
+    before: Progress
     accepted_before: int = 0  # by the destination, when the stream came no further
     reason: str = ""
 
@@ -126,7 +134,7 @@ class Sweep:
             backoff_cap_s=self._limits.backoff_cap_s,
         )
         until = None if shipment.ended else _end_of(shipment.files)
-        return _Errand(shipment, export, until, export.progress.counts)
+        return _Errand(shipment, export, until, export.progress)
 
     def _exhausted(self, errand: _Errand) -> str:
         """Send what the stream has; empty, or why it does not go on."""
@@ -171,8 +179,7 @@ class Sweep:
     def _end(self, errand: _Errand) -> None:
         errand.export.close()
         files, progress = errand.shipment.files, errand.export.progress
-        self._report.streams += 1
-        self._report.counts += progress.counts - errand.before
+        self._report.add(errand.before, progress)
         try:
             behind = _is_behind(errand, progress.position)
             if not behind:

@@ -1,1 +1,0 @@
-"""Tests of `otel_audit.verification`, and of the verifiers for strangers."""

@@ -1,0 +1,222 @@
+"""What the ledger is told of the streams of this process: opened, how far, ended."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.journal import Journal
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.ledger.registrar import HeadLimits, Registrar
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.stream import Limits, StreamWriter
+from otel_audit.settings import Durability
+from otel_audit.signing.tree import Edge, leaf_hash
+from tests.journal.ledger.telling import a_ledger, last_checked
+from tests.journal.writing import a_journal, append, the_stream
+
+PATIENCE_S = 30.0
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.01)
+
+
+@contextmanager
+def registered(
+    directory: Path, *, heads: HeadLimits | None = None, is_waited_for: bool = False, **options: Any
+) -> Iterator[Journal]:
+    """A journal whose streams are told to the ledger of its directory."""
+    registrar = Registrar(
+        a_ledger(directory), describe=lambda: {"service": "shop"}, limits=heads, is_waited_for=is_waited_for
+    )
+    journal = a_journal(directory, on_open=registrar.follow, on_close=registrar.end, **options)
+    yield journal
+    journal.close()
+    registrar.close()
+
+
+def entries(directory: Path) -> list[dict[str, Any]]:
+    """What the ledger says, checked as a stranger would; nothing before it has begun."""
+    if not LedgerFiles(directory).segments():
+        return []
+    checked = last_checked(directory)
+    assert not checked.unsigned
+    return [entry for entry in checked.entries if entry["kind"] not in ("begin", "key")]
+
+
+def kinds(directory: Path) -> list[str]:
+    return [entry["kind"] for entry in entries(directory)]
+
+
+def lines_of(files: StreamFiles) -> list[bytes]:
+    return [line for number in files.segments() for line in files.segment(number).read_bytes().split(b"\n")[:-1]]
+
+
+def assert_is_head(entry: dict[str, Any], files: StreamFiles) -> None:
+    lines = lines_of(files)[: entry["size"]]
+    edge = Edge()
+    for line in lines:
+        edge.append(leaf_hash(sha256(line).digest()))
+    assert len(lines) == entry["size"]
+    assert base64.b64decode(entry["root"]) == edge.root()
+    assert entry["hash"] == sha256(lines[-1]).hexdigest()
+    if "edge" in entry:
+        assert [base64.b64decode(node) for node in entry["edge"]] == list(edge.nodes)
+
+
+def test_a_process_that_ends_at_once_opens_and_ends_in_one_turn(tmp_path: Path) -> None:
+    with registered(tmp_path) as journal:
+        append(journal, "a")
+
+    opened, ended = entries(tmp_path)
+    assert (opened["kind"], opened["stream"], opened["service"]) == ("open", the_stream(tmp_path).stream_id, "shop")
+    assert (ended["kind"], ended["size"]) == ("end", 2)
+    assert_is_head(ended, the_stream(tmp_path))
+    assert [note.size for note in last_checked(tmp_path).notes][-1] >= 4
+    assert not the_stream(tmp_path).writer_lock.exists()
+
+
+def test_a_stream_that_goes_on_is_opened_in_the_ledger_while_it_is_written(tmp_path: Path) -> None:
+    with registered(tmp_path) as journal:
+        append(journal, "a")
+        until(lambda: kinds(tmp_path) == ["open"])
+
+        assert FileLock.is_held(the_stream(tmp_path).writer_lock)
+    assert kinds(tmp_path) == ["open", "end"]
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_a_stream_has_a_head_when_it_has_so_many_lines_more(tmp_path: Path, durability: str) -> None:
+    heads = HeadLimits(lines=100, seconds=3600)
+    with registered(tmp_path, heads=heads, durability=Durability(durability)) as journal:
+        for name in range(120):
+            append(journal, name)
+        until(lambda: kinds(tmp_path) == ["open", "head"])
+
+    assert kinds(tmp_path) == ["open", "head", "end"]
+    for entry in entries(tmp_path)[1:]:
+        assert_is_head(entry, the_stream(tmp_path))
+
+
+def test_a_stream_that_moved_has_a_head_after_a_while_and_one_that_did_not_has_none(tmp_path: Path) -> None:
+    with registered(tmp_path, heads=HeadLimits(lines=10**6, seconds=0.1)) as journal:
+        append(journal, "a")
+        until(lambda: "head" in kinds(tmp_path))
+        append(journal, "b")
+        until(lambda: kinds(tmp_path).count("head") == 2)
+        time.sleep(0.5)  # several times as long as a stream that moved waits
+        seen = kinds(tmp_path)
+
+    assert seen == ["open", "head", "head"]
+
+
+def test_at_each_rotation_there_is_a_head_with_the_edge(tmp_path: Path) -> None:
+    with registered(tmp_path, heads=HeadLimits(10**6, 3600), limits=Limits(segment_bytes=4096)) as journal:
+        for name in range(100):
+            append(journal, name)
+
+    files = the_stream(tmp_path)
+    heads = [entry for entry in entries(tmp_path) if entry["kind"] == "head"]
+    ends = [files.segment(number).read_bytes().count(b"\n") for number in files.segments()]
+    assert [head["size"] for head in heads] == [sum(ends[: at + 1]) for at in range(len(ends) - 1)]
+    for entry in entries(tmp_path)[1:]:
+        assert_is_head(entry, files)
+    assert all("edge" in head for head in heads)
+
+
+def test_later_segments_name_the_last_note_of_the_ledger(tmp_path: Path) -> None:
+    with registered(tmp_path) as journal:
+        append(journal, "a")
+        until(lambda: kinds(tmp_path) == ["open"])
+        stream = journal.stream
+        assert stream is not None
+        until(lambda: stream.anchor is not None)
+        note = last_checked(tmp_path).notes[-1]
+        assert stream.anchor == {
+            "directory_id": last_checked(tmp_path).directory_id,
+            "origin": note.origin,
+            "size": note.size,
+            "root": base64.b64encode(note.root).decode(),
+        }
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_where_the_receipt_waits_for_it_the_stream_is_open_in_the_ledger_when_it_comes(
+    tmp_path: Path, durability: str
+) -> None:
+    with registered(tmp_path, is_waited_for=True, durability=Durability(durability)) as journal:
+        append(journal, "a")
+
+        assert kinds(tmp_path) == ["open"]
+
+
+def test_nobody_waits_for_a_ledger_that_others_keep_and_the_end_is_left_to_who_takes_the_stream_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    with registered(tmp_path) as journal:
+        receipt = append(journal, "a")
+        assert receipt.durable
+    held.release()
+
+    assert entries(tmp_path) == []
+    assert the_stream(tmp_path).writer_lock.exists()
+    assert not FileLock.is_held(the_stream(tmp_path).writer_lock)
+    assert "told later" in capsys.readouterr().err
+
+
+def test_what_a_turn_could_not_say_the_next_one_says(tmp_path: Path) -> None:
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    registrar = Registrar(a_ledger(tmp_path), describe=dict)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
+    append(journal, "a")
+    until(lambda: bool(registrar.trouble))
+    held.release()
+    until(lambda: not registrar.trouble)
+    journal.close()
+    registrar.close()
+
+    assert kinds(tmp_path) == ["open", "end"]
+
+
+def test_a_ledger_that_begins_anew_is_told_of_the_live_streams_again(tmp_path: Path) -> None:
+    with registered(tmp_path, heads=HeadLimits(lines=1, seconds=3600)) as journal:
+        append(journal, "a")
+        until(lambda: "open" in kinds(tmp_path))
+        former = last_checked(tmp_path).directory_id
+        LedgerFiles(tmp_path).key.unlink()
+        append(journal, "b")
+        until(lambda: last_checked(tmp_path).directory_id != former and "open" in kinds(tmp_path))
+
+    assert "open" in kinds(tmp_path)
+    assert kinds(tmp_path)[-1] == "end"
+    assert_is_head(entries(tmp_path)[-1], the_stream(tmp_path))
+
+
+def test_two_streams_of_one_process_end_each_for_itself(tmp_path: Path) -> None:
+    seen: list[StreamWriter] = []
+    with registered(tmp_path) as journal:
+        append(journal, "a")
+        assert journal.stream is not None
+        seen.append(journal.stream)
+        journal.close()
+        append(journal, "b")
+        assert journal.stream is not None
+        seen.append(journal.stream)
+
+    told = [(entry["kind"], entry["stream"]) for entry in entries(tmp_path)]
+    assert told == [(kind, stream.files.stream_id) for stream in seen for kind in ("open", "end")]
