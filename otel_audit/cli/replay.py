@@ -28,8 +28,9 @@ from otel_audit.notices import escaped, shown_json
 from otel_audit.replaying.quarantine import QuarantineReplay, QuarantineReport
 from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState, state_path
 from otel_audit.replaying.sending import Patience, Trouble
-from otel_audit.replaying.source import Kind, ParcelLimits, ReplaySource
+from otel_audit.replaying.source import ParcelLimits, ReplaySource
 from otel_audit.settings import OtlpSettings, Settings
+from otel_audit.stores.store import Kind
 from otel_audit.trail import SCOPE_NAME
 
 __all__ = ["ReplayEndpoint", "replay", "replay_quarantine"]

@@ -6,32 +6,29 @@ in portions, each with a mark behind which a later run goes on.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from otel_audit.errors import AuditError
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.line import seq_reader
 from otel_audit.journal.reader import header_of, stream_header
 from otel_audit.records.encoding import UnreadableLine, read_line
 from otel_audit.replaying.sending import JournalLine, Parcel, Piece, Place, Request, Trouble
-from otel_audit.stores.archive import is_archive_line, read_archive_line, records_in
-from otel_audit.stores.compression import Compression, can_unpack, compression_of
+from otel_audit.stores.archive import read_archive_line, records_in
+from otel_audit.stores.compression import compression_of
 from otel_audit.stores.event_log import EventLog
-from otel_audit.stores.lines import Mark, NumberedLine, beginning, first_line, is_marked, numbered_lines
+from otel_audit.stores.lines import LONGER_THAN_HELD, Mark, NumberedLine, first_line, is_marked, numbered_lines
+from otel_audit.stores.location import files_in, kind_of
+from otel_audit.stores.store import Kind
 
 __all__ = [
     "ArchiveFile",
     "EventLogFile",
     "Found",
-    "Kind",
     "LineFile",
-    "NothingToReplay",
     "ParcelLimits",
     "Portion",
     "ReplaySource",
@@ -104,21 +101,6 @@ class ArchiveFile:
         return Found([Request(place, message) for message in read.requests if records_in(message)], read.unreadable)
 
 
-_LOOKED_AT_BYTES: Final = 1 << 20
-
-
-class NothingToReplay(AuditError):
-    """The path holds none of the kinds of record that can be sent."""
-
-
-class Kind(StrEnum):
-    """What a path holds."""
-
-    JOURNAL = "journal"
-    ARCHIVE = "collector archive"
-    EVENT_LOG = "event log"
-
-
 @dataclass(frozen=True, slots=True)
 class ParcelLimits:
     """How much goes into one parcel; a single line may be more."""
@@ -148,15 +130,15 @@ class ReplaySource:
     `header` says who sends events that come without a header of their own.
 
     Raises:
-        NothingToReplay: they are none.
+        NothingStored: they are none.
         OSError: a file cannot be read.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
         self._header = header
-        self._files = _files_of(path)
-        self.kind = self._files[0][1]
+        self.kind = kind_of(path)
+        self._files = _files_of(path, self.kind)
 
     @property
     def identity(self) -> str:
@@ -167,13 +149,13 @@ class ReplaySource:
 
     def size_bytes(self) -> int | None:
         """Return the size of all files now; None if one is compressed: nobody knows then how much it holds."""
-        if any(compression_of(path) for path, _ in self._files):
+        if any(compression_of(path) for path in self._files):
             return None
-        return sum(path.stat().st_size for path, _ in self._files)
+        return sum(path.stat().st_size for path in self._files)
 
     def passed_bytes(self, marks: Mapping[str, Mark]) -> int:
         """Return how many bytes lie before the marks of the files."""
-        return sum(marks.get(_file_id(path), Mark()).offset for path, _ in self._files) if marks else 0
+        return sum(marks.get(_file_id(path), Mark()).offset for path in self._files) if marks else 0
 
     def goes_on(self, marks: Mapping[str, Mark]) -> bool:
         """Return whether each mark was made in its own file, and not in one that only begins alike.
@@ -181,7 +163,7 @@ class ReplaySource:
         Raises:
             OSError: a file cannot be read.
         """
-        return not marks or all(is_marked(path, marks.get(_file_id(path), Mark())) for path, _ in self._files)
+        return not marks or all(is_marked(path, marks.get(_file_id(path), Mark())) for path in self._files)
 
     def portions(self, marks: Mapping[str, Mark], limits: ParcelLimits) -> Iterator[Portion]:
         """Yield everything behind the marks, file by file. What is appended to a file meanwhile is left out.
@@ -192,19 +174,19 @@ class ReplaySource:
             OSError: a file cannot be read.
         """
         passed = dict(marks)
-        for path, kind in self._files:
+        for path in self._files:
             file_id = _file_id(path)
-            for portion in _Portions(path, file_id, passed.get(file_id, Mark()), limits).of(self._open(path, kind)):
+            for portion in _Portions(path, file_id, passed.get(file_id, Mark()), limits).of(self._open(path)):
                 passed[file_id] = portion.mark
                 yield portion
 
-    def _open(self, path: Path, kind: Kind) -> LineFile:
-        match kind:
+    def _open(self, path: Path) -> LineFile:
+        match self.kind:
             case Kind.JOURNAL:
                 return SegmentFile(path, path.name.partition(".")[0])
             case Kind.ARCHIVE:
                 return ArchiveFile(path)
-            case Kind.EVENT_LOG:
+            case _:
                 return EventLogFile(path, self._header)
 
 
@@ -224,7 +206,7 @@ class _Portions:
         unfinished = None
         for line in numbered_lines(self._path, self._mark):
             if line.content is None:
-                troubles = [self._trouble(line, "expected a line of up to 64 MiB, got a longer one")]
+                troubles = [self._trouble(line, LONGER_THAN_HELD)]
             elif line.content.strip():
                 found = file.read(line, line.content)
                 records, size_bytes = _measure(found.pieces)
@@ -272,61 +254,14 @@ def _measure(pieces: Sequence[Piece]) -> tuple[int, int]:
     return sum(piece.records for piece in pieces), sum(piece.size_bytes for piece in pieces)
 
 
-def _files_of(path: Path) -> list[tuple[Path, Kind]]:
-    if not path.is_dir():
-        kind = _kind_of(path) if path.is_file() else None
-        if kind is None:
-            raise NothingToReplay(
-                f"{path}: expected a collector archive, a JSONL export or a Feast audit log, "
-                "got a file without a line of one; give such a file, or a directory with a journal or an archive"
-            )
-        return [(path, kind)]
-    segments = segments_in(path)
-    if segments:
-        return [
-            (StreamFiles(path, stream_id).segment(number), Kind.JOURNAL)
-            for stream_id, numbers in segments.items()
-            for number in numbers
-        ]
-    # By name, files that were rotated come before the one that is written: archive-<time>.jsonl, archive.jsonl.
-    files = [each for each in sorted(path.iterdir()) if each.is_file()]
-    archive = [each for each in files if _kind_of(each) is Kind.ARCHIVE]
-    if not archive:
-        raise NothingToReplay(
-            f"{path}: expected a directory with a journal or a collector archive, got neither; "
-            "a log of events is given as a file"
-        )
-    return [(each, Kind.ARCHIVE) for each in archive]
-
-
-def _kind_of(path: Path) -> Kind | None:
-    """Return what a file holds. Look at more than its first line, which may be torn.
-
-    Raises:
-        NothingToReplay: it cannot be unpacked here. Left out in silence it would look as if it had been sent.
-    """
-    compression = compression_of(path)
-    if compression is not None and not can_unpack(compression):
-        extra = "install otel-audit[zstd], or " if compression is Compression.ZSTD else ""
-        raise NothingToReplay(
-            f"{path}: expected a file of lines, got one that is compressed with {compression}; "
-            f"{extra}unpack it first, and put the compressed one elsewhere"
-        )
-    start, damage = beginning(path, _LOOKED_AT_BYTES)
-    lines = start.split(b"\n")
-    if any(map(is_archive_line, lines)):
-        return Kind.ARCHIVE
-    if any(map(_is_event, lines)):
-        return Kind.EVENT_LOG
-    return Kind.ARCHIVE if damage else None  # nobody can tell, and what is wrong with it is said
-
-
-def _is_event(line: bytes) -> bool:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(event, dict) and isinstance(event.get("event_type"), str)
+def _files_of(path: Path, kind: Kind) -> Sequence[Path]:
+    if kind is not Kind.JOURNAL:
+        return files_in(path)
+    return [
+        StreamFiles(path, stream_id).segment(number)
+        for stream_id, numbers in segments_in(path).items()
+        for number in numbers
+    ]
 
 
 def _file_id(path: Path) -> str:

@@ -2,20 +2,32 @@
 
 The exporter writes the newline by a second call. A kill can leave half a request, or a whole one without its newline,
 and the next request follows on the same line.
+
+`read_archive_line` gives the requests as official messages, to be sent again. `ArchiveStore` gives the journal lines
+that are the bodies of their records, to be verified or searched; it reads no more of a record than that takes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
 
+import msgspec
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from otel_audit.journal.line import Line
 from otel_audit.records.otlp_json import read_request
+from otel_audit.stores.lines import LONGER_THAN_HELD, NumberedLine, hash_of, numbered_lines
+from otel_audit.stores.sorting import SortingStore
+from otel_audit.stores.store import DamagedBytes, Kind, Stored, stored_record
 
-__all__ = ["ArchiveLine", "halves_of", "is_archive_line", "read_archive_line", "records_in"]
+__all__ = ["ArchiveLine", "ArchiveStore", "halves_of", "is_archive_line", "read_archive_line", "records_in"]
+
+_T = TypeVar("_T")
 
 # Every request begins like this. Inside a JSON string its quotes would be escaped, so the bytes occur nowhere else.
 _START: Final = b'{"resourceLogs":'
@@ -30,31 +42,57 @@ class ArchiveLine:
     unreadable: Sequence[str]
 
 
+class _Torn(NamedTuple):
+    """Bytes of a line that belong to no request."""
+
+    offset: int
+    length: int
+    reason: str
+
+
 def is_archive_line(line: bytes) -> bool:
-    """True when a request begins in this line."""
+    """Return True if a request begins in this line."""
     return _START in line
 
 
 def read_archive_line(line: bytes) -> ArchiveLine:
-    """Every whole request in a line, however torn the rest of it is."""
+    """Return every whole request in a line, however torn the rest of it is."""
+    requests, torn = _requests_in(line, lambda text: read_request(json.loads(text)))
+    return ArchiveLine(requests, [each.reason for each in torn])
+
+
+def _requests_in(line: bytes, read: Callable[[bytes], _T]) -> tuple[list[_T], list[_Torn]]:
     before, *parts = line.split(_START)
-    requests: list[ExportLogsServiceRequest] = []
-    unreadable = list(_torn(before))
+    requests: list[_T] = []
+    torn = _torn(before, 0)
+    offset = len(before)
     for part in parts:
-        text = (_START + part).decode("utf-8", "surrogateescape")  # a torn request may end inside a character
+        piece = _START + part
         try:
-            content, end = _raw_decode(text)
-            requests.append(read_request(content))
-        except (ValueError, TypeError, RecursionError) as error:
-            unreadable.append(_reason(text, error))
-        else:
-            unreadable += _torn(text[end:].encode("utf-8", "surrogateescape"))
-    return ArchiveLine(requests, unreadable)
+            requests.append(read(piece))
+        except (ValueError, TypeError, RecursionError):
+            found, rest = _request_before(piece, read)
+            requests += found
+            torn += (each._replace(offset=offset + each.offset) for each in rest)
+        offset += len(piece)
+    return requests, torn
 
 
-def _torn(piece: bytes) -> Iterator[str]:
-    if piece.strip():
-        yield f"expected an OTLP request in JSON, got {len(piece)} bytes that belong to none"
+def _request_before(piece: bytes, read: Callable[[bytes], _T]) -> tuple[list[_T], list[_Torn]]:
+    """Return the request that a piece begins with, if it is whole, and what else there is."""
+    text = piece.decode("utf-8", "surrogateescape")  # a torn request may end inside a character
+    try:
+        _, end = _raw_decode(text)
+        whole = text[:end].encode("utf-8", "surrogateescape")
+        return [read(whole)], _torn(piece[len(whole) :], len(whole))
+    except (ValueError, TypeError, RecursionError) as error:
+        return [], [_Torn(0, len(piece), _reason(text, error))]
+
+
+def _torn(piece: bytes, offset: int) -> list[_Torn]:
+    if not piece.strip():
+        return []
+    return [_Torn(offset, len(piece), f"expected an OTLP request in JSON, got {len(piece)} bytes that belong to none")]
 
 
 def _reason(text: str, error: Exception) -> str:
@@ -64,12 +102,12 @@ def _reason(text: str, error: Exception) -> str:
 
 
 def records_in(request: ExportLogsServiceRequest) -> int:
-    """How many records a request holds."""
+    """Return how many records a request holds."""
     return sum(len(scope.log_records) for logs in request.resource_logs for scope in logs.scope_logs)
 
 
 def halves_of(request: ExportLogsServiceRequest) -> tuple[ExportLogsServiceRequest, ExportLogsServiceRequest]:
-    """The records of a request in two, each with its resource and scope."""
+    """Return the records of a request in two, each with its resource and scope."""
     count = records_in(request)
     return _slice(request, 0, count // 2), _slice(request, count // 2, count)
 
@@ -84,3 +122,108 @@ def _slice(request: ExportLogsServiceRequest, first: int, last: int) -> ExportLo
                 kept = part.resource_logs.add(resource=logs.resource, schema_url=logs.schema_url)
                 kept.scope_logs.add(scope=scope.scope, schema_url=scope.schema_url, log_records=wanted)
     return part
+
+
+class _Value(msgspec.Struct, frozen=True, gc=False):
+    """An AnyValue. Source: OTLP specification, JSON Protobuf encoding: an integer may be a text."""
+
+    stringValue: str | None = None
+    intValue: str | int | None = None
+
+
+class _Attribute(msgspec.Struct, frozen=True, gc=False):
+    key: str = ""
+    value: _Value = _Value()
+
+
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    body: _Value | None = None
+    attributes: msgspec.Raw = msgspec.Raw(b"[]")
+    eventName: str = ""
+    timeUnixNano: str | int = 0
+
+
+class _ScopeLogs(msgspec.Struct, frozen=True, gc=False):
+    logRecords: list[_Record] = []
+
+
+class _ResourceLogs(msgspec.Struct, frozen=True, gc=False):
+    scopeLogs: list[_ScopeLogs] = []
+
+
+class _Request(msgspec.Struct, frozen=True, gc=False):
+    resourceLogs: list[_ResourceLogs] = []
+
+
+_decode_request: Final = msgspec.json.Decoder(_Request).decode
+_decode_attributes: Final = msgspec.json.Decoder(list[_Attribute]).decode
+
+
+class ArchiveStore(SortingStore):
+    """The trail in the files of a collector's archive. See `Store`.
+
+    A `Line` has the number of its file, from 1, as its segment, and the offset of the line that its request is in.
+    """
+
+    kind = Kind.ARCHIVE
+
+    def __init__(self, files: Sequence[Path], where: Path) -> None:
+        super().__init__()
+        self.where = str(where)
+        self._files = files
+
+    def contents(self) -> Iterator[Stored]:
+        """See `Store`."""
+        for number, path in enumerate(self._files, 1):
+            offset = 0
+            for line in numbered_lines(path):
+                yield from self._in_line(number, path, line, offset)
+                offset = line.end.offset
+
+    def place_of(self, line: Line) -> str:
+        """See `Store`."""
+        return self._place(line.segment, line.offset)
+
+    def _place(self, number: int, offset: int) -> str:
+        return f"{self._files[number - 1].name}, byte {offset}"
+
+    def _in_line(self, number: int, path: Path, line: NumberedLine, offset: int) -> Iterator[Stored]:
+        if line.content is None:
+            length = line.end.offset - line.ended - offset
+            yield DamagedBytes(path.name, offset, length, hash_of(path, offset, length), LONGER_THAN_HELD)
+            return
+        requests, torn = _requests_in(line.content, _decode_request)
+        place = self._place(number, offset)
+        for request in requests:
+            for logs in request.resourceLogs:
+                for scope in logs.scopeLogs:
+                    for record in scope.logRecords:
+                        yield _stored(record, number, offset, place)
+        if line.damage and not torn:
+            torn = [_Torn(0, len(line.content), "")]
+        for begin, length, reason in torn:
+            digest = sha256(line.content[begin : begin + length]).hexdigest()
+            yield DamagedBytes(path.name, offset + begin, length, digest, line.damage or reason)
+
+
+def _stored(record: _Record, segment: int, offset: int, place: str) -> Stored:
+    body = record.body.stringValue if record.body is not None else None
+    return stored_record(
+        None if body is None else body.encode(),
+        lambda: _attributes(record.attributes),
+        segment=segment,
+        offset=offset,
+        place=place,
+        event_name=record.eventName,
+        time_ns=int(record.timeUnixNano) if str(record.timeUnixNano).isdecimal() else 0,
+    )
+
+
+def _attributes(written: msgspec.Raw) -> Mapping[str, str | int | None]:
+    try:
+        found = _decode_attributes(written)
+    except ValueError:
+        return {}
+    return {
+        each.key: each.value.intValue if each.value.stringValue is None else each.value.stringValue for each in found
+    }

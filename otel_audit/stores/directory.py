@@ -1,4 +1,4 @@
-"""The events of a directory as they were written: the last ones, and those that come.
+"""A journal directory: all that stands in its streams, or the last events and those that come.
 
 No lock is taken and no lock file opened, so nobody is kept out and nothing is set free by looking.
 """
@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
-from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.files import StreamFiles, segments_in, streams_in
+from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.line import Line, Position
-from otel_audit.journal.line_file import whole_bytes
-from otel_audit.journal.reader import lines_before, lines_behind
+from otel_audit.journal.line_file import hash_between, opened, whole_bytes
+from otel_audit.journal.reader import lines_before, lines_behind, segment_lines
+from otel_audit.stores.store import Content, DamagedBytes, ForeignRecord, Kind, Stored
 
-__all__ = ["Latest", "Seen"]
+__all__ = ["DirectoryStore", "Latest", "Seen"]
 
 _HEADER_PREFIX: Final = b'{"system":"segment"'  # says nothing of what was done
 _MOST_AT_ONCE: Final = 5000
@@ -112,3 +115,80 @@ def _seen(line: Line, stream_id: str) -> list[Seen]:
     if line.content.startswith(_HEADER_PREFIX):
         return []
     return [Seen(line.tail.observed_ns, stream_id, line.seq, line.content)]
+
+
+class DirectoryStore:
+    """The trail in a journal directory, its ledgers included. See `Store`.
+
+    The directory may live: what a segment has when its end is reached is read, and one that retention removes meanwhile
+    is left out.
+    """
+
+    kind = Kind.JOURNAL
+
+    def __init__(self, directory: Path) -> None:
+        self.where = str(directory)
+        self._directory = directory
+
+    def contents(self) -> Iterator[Stored]:
+        """See `Store`: stream by stream."""
+        for stream_id in self.streams():
+            for each in self.lines_of(stream_id):
+                yield (stream_id, each) if isinstance(each, Line) else each
+
+    def streams(self) -> Sequence[str]:
+        """See `Store`."""
+        return sorted(self._files())
+
+    def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
+        """See `Store`. What stands behind the last newline of a segment is torn, or its writer is still at it."""
+        files = self._files().get(stream_id)
+        if files is None:
+            return
+        for number in files.segments():
+            with contextlib.suppress(FileNotFoundError):  # removed since the directory was listed
+                yield from self._segment(files, number, after)
+
+    def others(self) -> Iterator[ForeignRecord | DamagedBytes]:
+        """See `Store`: there is nothing."""
+        return iter(())
+
+    def place_of(self, line: Line) -> str:
+        """See `Store`."""
+        files = self._files().get(stream_id := line.tail.stream_id, StreamFiles(self._directory, stream_id))
+        return f"{files.segment(line.segment).name}, byte {line.offset}"
+
+    def close(self) -> None:
+        """See `Store`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _files(self) -> Mapping[str, StreamFiles]:
+        logs = [*streams_in(self._directory), *LedgerFiles(self._directory).logs()]
+        return {files.stream_id: files for files in logs}
+
+    def _segment(self, files: StreamFiles, number: int, after: int) -> Iterator[Content]:
+        path, end = files.segment(number), 0
+        for each in segment_lines(files, number):
+            if isinstance(each, Line):
+                end = each.end.offset
+                if each.seq > after:
+                    yield each
+            else:
+                end = each.offset + each.length + 1
+                yield _damaged(path, each.offset, each.length, "expected a line of the stream")
+        torn = path.stat().st_size - end
+        if torn > 0:
+            yield _damaged(path, end, torn, "expected a line that ends: torn, or not yet whole")
+
+
+def _damaged(path: Path, offset: int, length: int, expected: str) -> DamagedBytes:
+    with opened(path) as descriptor:
+        _, digest = hash_between(descriptor, offset, offset + length)
+    return DamagedBytes(path.name, offset, length, digest, f"{expected}, got {length} bytes")

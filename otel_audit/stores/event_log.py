@@ -14,17 +14,22 @@ Source: RFC 9562, section 5.8 and appendix B.2: UUIDv8, name-based with SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from otel_audit.fast_line import time_ns_of
+from otel_audit.journal.line import Line
 from otel_audit.records.encoding import UnreadableLine, read_line
+from otel_audit.stores.lines import LONGER_THAN_HELD, first_line, hash_of, numbered_lines
+from otel_audit.stores.sorting import SortingStore
+from otel_audit.stores.store import DamagedBytes, Kind, Stored, stored_record
 
-__all__ = ["EventLog"]
+__all__ = ["EventLog", "EventLogStore"]
 
 _JOURNAL_KEYS: Final = frozenset({"time_ns", "observed_ns", "stream_id", "seq", "prev_hash"})
 _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
@@ -61,6 +66,45 @@ class EventLog:
 
     def _id_of(self, content: bytes, number: int) -> str:
         return _uuid(b"otel-audit-event-v1", self.stream_id.encode(), b"%d" % number, content)
+
+
+class EventLogStore(SortingStore):
+    """The lines of one log as journal lines. See `Store`. Nothing can be proven of those that were made here."""
+
+    kind = Kind.EVENT_LOG
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.where = str(path)
+        self._path = path
+
+    def contents(self) -> Iterator[Stored]:
+        """See `Store`."""
+        log, offset = EventLog(first_line(self._path)), 0
+        for line in numbered_lines(self._path):
+            length, reason = line.end.offset - line.ended - offset, LONGER_THAN_HELD
+            stored: Stored | None = None
+            if line.content is not None:
+                stored, reason = self._stored(log, line.content, line.end.line, offset)
+            if stored is not None:
+                yield stored
+            elif line.damage or line.content is None or line.content.strip():
+                yield DamagedBytes(
+                    self._path.name, offset, length, hash_of(self._path, offset, length), line.damage or reason
+                )
+            offset = line.end.offset
+
+    def place_of(self, line: Line) -> str:
+        """See `Store`."""
+        return f"{self._path.name}, byte {line.offset}"
+
+    def _stored(self, log: EventLog, content: bytes, number: int, offset: int) -> tuple[Stored | None, str]:
+        try:
+            made = log.line(content, number)
+        except UnreadableLine as error:
+            return None, error.reason
+        place = f"{self._path.name}, byte {offset}"
+        return stored_record(made, dict, event_name="", time_ns=0, place=place, offset=offset), ""
 
 
 def _event(content: bytes) -> Mapping[str, Any]:

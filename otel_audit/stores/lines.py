@@ -17,10 +17,20 @@ from typing import Final, NamedTuple
 from otel_audit.journal.line_file import BLOCK_BYTES, blocks, hash_between, pieces_of, read_at
 from otel_audit.stores.compression import Unpacked, reading
 
-__all__ = ["Mark", "NumberedLine", "beginning", "first_line", "hash_of", "is_marked", "numbered_lines"]
+__all__ = [
+    "LONGER_THAN_HELD",
+    "Mark",
+    "NumberedLine",
+    "beginning",
+    "first_line",
+    "hash_of",
+    "is_marked",
+    "numbered_lines",
+]
 
 # The largest request that a collector takes by default is 20 MiB, and JSON makes two to three times as much of it.
 _LINE_MAX_BYTES: Final = 64 << 20
+LONGER_THAN_HELD: Final = "expected a line of up to 64 MiB, got a longer one"
 _FIRST_LINE_BYTES: Final = 64 << 10
 _BEFORE_BYTES: Final = 256
 

@@ -13,7 +13,9 @@ import pytest
 
 from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState
 from otel_audit.replaying.sending import Patience, Place, Trouble
-from otel_audit.replaying.source import Kind, NothingToReplay, ParcelLimits
+from otel_audit.replaying.source import ParcelLimits
+from otel_audit.stores.location import NothingStored
+from otel_audit.stores.store import Kind
 from tests.delivery.audited_server import AuditedServer, exporter_to
 from tests.replaying.logs import a_line, a_log, a_source
 from tests.servers.otlp_server import Answer
@@ -380,7 +382,7 @@ def test_zstd_without_the_module_for_it_says_what_to_install(
     directory = an_archive_directory(tmp_path)
     monkeypatch.setitem(sys.modules, zstd.__name__, None)
 
-    with pytest.raises(NothingToReplay, match=r"compressed with zstd; install otel-audit\[zstd\], or unpack it first"):
+    with pytest.raises(NothingStored, match=r"compressed with zstd; install otel-audit\[zstd\], or unpack it first"):
         replayed(directory, server)
 
     (directory / "audit-1-size.jsonl.zst").unlink()

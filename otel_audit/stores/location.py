@@ -1,0 +1,113 @@
+"""Tell what lies at a path, and open it as a store.
+
+What a file holds is told by its first megabyte, whatever its name is and however it is compressed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from otel_audit.errors import AuditError
+from otel_audit.journal.files import segments_in
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.stores.archive import ArchiveStore, is_archive_line
+from otel_audit.stores.compression import Compression, can_unpack, compression_of
+from otel_audit.stores.directory import DirectoryStore
+from otel_audit.stores.event_log import EventLogStore
+from otel_audit.stores.lines import beginning
+from otel_audit.stores.store import Kind, Store
+
+__all__ = ["NothingStored", "files_in", "kind_of", "open_store"]
+
+_LOOKED_AT_BYTES: Final = 1 << 20
+
+
+class NothingStored(AuditError):
+    """A path holds none of the kinds of record that are known here."""
+
+
+def open_store(path: Path) -> Store:
+    """Open what lies at a path. Close it when it is no longer needed.
+
+    Raises:
+        NothingStored: no trail does.
+        OSError: it cannot be read.
+    """
+    match kind_of(path):
+        case Kind.JOURNAL:
+            return DirectoryStore(path)
+        case Kind.ARCHIVE:
+            return ArchiveStore(files_in(path), path)
+        case _:
+            return EventLogStore(path)
+
+
+def kind_of(path: Path) -> Kind:
+    """Return what lies at a path: journal, archive or event log.
+
+    Raises:
+        NothingStored: none of these does.
+        OSError: it cannot be read.
+    """
+    if path.is_dir():
+        if segments_in(path) or LedgerFiles(path).segments():
+            return Kind.JOURNAL
+        if files_in(path):
+            return Kind.ARCHIVE
+        raise NothingStored(
+            f"{path}: expected a directory with a journal or a collector archive, got neither; "
+            "a log of events is given as a file"
+        )
+    kind = _kind_of_file(path) if path.is_file() else None
+    if kind is None:
+        raise NothingStored(
+            f"{path}: expected a collector archive, a JSONL export or a Feast audit log, "
+            "got a file without a line of one; give such a file, or a directory with a journal or an archive"
+        )
+    return kind
+
+
+def files_in(path: Path) -> Sequence[Path]:
+    """Return the files of an archive: the path itself, or those in it that are an archive's, the oldest first.
+
+    Raises:
+        NothingStored: one of them cannot be unpacked.
+        OSError: one of them cannot be read.
+    """
+    if not path.is_dir():
+        return [path]
+    # By name, files that were rotated come before the one that is written: archive-<time>.jsonl, archive.jsonl.
+    return [each for each in sorted(path.iterdir()) if each.is_file() and _kind_of_file(each) is Kind.ARCHIVE]
+
+
+def _kind_of_file(path: Path) -> Kind | None:
+    """Return what a file holds. Look at more than its first line, which may be torn.
+
+    Raises:
+        NothingStored: it cannot be unpacked here. Left out in silence it would look as if it had been read.
+    """
+    compression = compression_of(path)
+    if compression is not None and not can_unpack(compression):
+        extra = "install otel-audit[zstd], or " if compression in (Compression.ZSTD, Compression.FRAMED_ZSTD) else ""
+        raise NothingStored(
+            f"{path}: expected a file of lines, got one that is compressed with {compression}; "
+            f"{extra}unpack it first, and put the compressed one elsewhere"
+        )
+    start, damage = beginning(path, _LOOKED_AT_BYTES)
+    lines = start.split(b"\n")
+    if any(map(is_archive_line, lines)):
+        return Kind.ARCHIVE
+    if any(map(_is_event, lines)):
+        return Kind.EVENT_LOG
+    return Kind.ARCHIVE if damage else None  # nobody can tell, and what is wrong with it is said
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(event, dict) and isinstance(event.get("event_type"), str)
