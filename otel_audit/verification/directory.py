@@ -59,9 +59,10 @@ class LedgerReading:
         for check in self.checks:
             if check.ledger_id == log.stream_id:
                 return check
-        former = self.checks[-1] if self.checks else None
-        self.checks.append(LedgerCheck(log.stream_id, self._claims, self._pins, former=former))
-        return self.checks[-1]
+        formers = {check.report.origin: check for check in self.checks}
+        check = LedgerCheck(log.stream_id, self._claims, self._pins, formers=formers, follows=bool(self.checks))
+        self.checks.append(check)
+        return check
 
     def _read_log(self, log: LedgerLog, check: LedgerCheck) -> bool:
         place = self._places.get(log.stream_id, Position())

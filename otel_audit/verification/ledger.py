@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from otel_audit.errors import NoteMalformed, SignatureInvalid
+from otel_audit.errors import NoteMalformed, ProofInvalid, SignatureInvalid
 from otel_audit.journal.ledger.entries import Entry, Header, SignedNote, statement
 from otel_audit.journal.line import Line
-from otel_audit.signing.keys import VerifierKey
+from otel_audit.signing.keys import VerifierKey, strict_base64
 from otel_audit.signing.note import Checkpoint, Note, Signature
+from otel_audit.signing.tree import Edge
 from otel_audit.verification.anchors import AnchorWalk, Bridge
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims
@@ -64,8 +65,9 @@ class _Seen:
 class LedgerCheck:
     """Takes the lines of one ledger in order. For one thread.
 
-    What the entries say goes into `claims`, each as soon as a note covers it. `former` is the ledger before this one,
-    if the directory has one.
+    What the entries say goes into `claims`, each as soon as a note covers it. `formers` are the ledgers that were
+    checked before, by origin; `follows`: one of them is of the same directory. `keys` are the public keys of its epochs
+    so far, for a ledger of which the first lines were removed.
     """
 
     def __init__(
@@ -74,8 +76,9 @@ class LedgerCheck:
         claims: Claims,
         pins: Pins,
         *,
-        former: LedgerCheck | None = None,
-        bridges: Sequence[Bridge] = (),
+        formers: Mapping[str, LedgerCheck] | None = None,
+        follows: bool = False,
+        keys: Mapping[int, VerifierKey] | None = None,
     ) -> None:
         self.ledger_id = ledger_id
         self.findings = Findings(ledger_id)
@@ -84,8 +87,11 @@ class LedgerCheck:
         self.begin_ns = 0
         self.entries = 0
         self._pins = pins
-        self._former = former
-        self._walk = AnchorWalk((), bridges, self.findings, tree=True)
+        self._formers = formers or {}
+        self._follows = follows
+        self._keys = keys or {}
+        self._bridges: list[Bridge] = []
+        self._walk = AnchorWalk((), self._bridges, self.findings, tree=True)
         self.chain = Chain(ledger_id, self._walk, self.findings)
         self._turn: list[Entry] = []
         self._key: VerifierKey | None = None
@@ -112,10 +118,13 @@ class LedgerCheck:
 
     def take(self, line: Line) -> None:
         """Take the next line."""
+        said = statement(line)
+        if isinstance(said, Header) and line.seq != self.chain.seq + 1:
+            self._bridge_to(said)
         self.chain.feed(line.content + b"\n", line.segment, line.offset)
         if self.chain.seq != line.seq:
             return  # not in its place, and said so
-        match statement(line):
+        match said:
             case Entry() as entry:
                 self._turn.append(entry)
             case SignedNote() as note:
@@ -136,6 +145,42 @@ class LedgerCheck:
     def take_damage(self, segment: int, offset: int, length: int) -> None:
         """Take bytes that are no line of the ledger."""
         self.chain.take_damage(segment, offset, length)
+
+    def _bridge_to(self, header: Header) -> None:
+        """Go on at a header behind lines that are not there, if it says why. It has the edge of the tree before it."""
+        first, last = self.chain.seq + 1, header.line.seq - 1
+        if first > last or header.content.get("size") != last:
+            return
+        try:
+            nodes = tuple(strict_base64(each, "edge") for each in header.content["edge"])
+            Edge(last, nodes)
+        except (NoteMalformed, ProofInvalid, KeyError, TypeError, AttributeError):
+            return
+        if first == 1:
+            self._begin_later(last, header)
+        elif header.content.get("damage") is None:
+            return
+        else:
+            self.findings.unproven(
+                "lost", first, f"ledger lines {first} to {last} were lost: writing them to the disk had failed", last
+            )
+        self._bridges.append(Bridge(first, last, None, None, nodes))
+
+    def _begin_later(self, last: int, header: Header) -> None:
+        """Begin with the key of the epoch in which the first line that is there was written."""
+        self.begin_ns = header.line.tail.observed_ns
+        if not self._keys:
+            self.findings.unproven(
+                "ledger_begin",
+                1,
+                f"ledger lines 1 to {last} are not there, and nothing shows which keys they announced",
+            )
+            return
+        self.findings.notice("ledger_begin", 1, f"ledger lines 1 to {last} were removed; their keys are known", last)
+        self._epoch = max(self._keys)
+        self.epoch_keys += [self._keys[number] for number in sorted(self._keys)]
+        self._key = self._keys[self._epoch]
+        self.report.origin = self._key.name
 
     def _take_header(self, header: Header) -> None:
         named = header.content.get("directory_id")
@@ -216,23 +261,23 @@ class LedgerCheck:
         self._epoch = 1
         self._check_former(content.get("former"), place)
 
-    def _check_former(self, former: object, place: int) -> None:
-        if not isinstance(former, dict):
-            if self._former is not None:
+    def _check_former(self, told: object, place: int) -> None:
+        if not isinstance(told, dict):
+            if self._follows:
                 self.findings.unproven(
                     "former", place, f"ledger {self.ledger_id} does not name the one before it in this directory"
                 )
             return
-        reason = former.get("reason") or "no reason given"
-        before = self._former
-        origin = former.get("origin")
-        if before is None or before.report.origin != origin:
+        origin, reason = told.get("origin"), told.get("reason") or "no reason given"
+        before = self._formers.get(origin) if isinstance(origin, str) else None
+        if before is None:
+            which = origin or told.get("directory_id")
             self.findings.unproven(
                 "former",
                 place,
-                f"the ledger before this one, {origin}, is not there ({reason}): nobody knows what it said",
+                f"the ledger before this one, {which}, cannot be read ({reason}): nobody knows what it said",
             )
-        elif not before.is_as(former):
+        elif not before.is_as(told):
             self._broken("former", place, f"the ledger before this one, {origin}, is not what this one says it was")
         else:
             self.findings.notice("former", place, f"the ledger was begun anew after {origin}: {reason}")

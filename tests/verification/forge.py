@@ -100,7 +100,8 @@ class ForgedStream:
         if not self.lines:
             self.begin_segment()
         for _ in range(count):
-            self._append({"event_type": "order.placed", "detail": f"order {len(self.lines)}", **fields})
+            shop = self.stream_id[-4:]
+            self._append({"event_type": "order.placed", "shop": shop, "detail": f"order {len(self.lines)}", **fields})
         return self
 
     def gap(self) -> None:
@@ -199,7 +200,7 @@ class ForgedLedger:
         self._next_key: SigningKey | None = None
 
     def append(self, system: str, content: Mapping[str, Any]) -> None:
-        body = {"system": system, "event_type": f"audit.{system}", system: content}
+        body = {"system": system, "event_type": f"audit.{system}", system: dict(content)}
         before = self.lines[-1] if self.lines else None
         self.lines.append(with_tail(body, self.ledger_id, len(self.lines) + 1, before, self.time_ns))
 
@@ -243,6 +244,28 @@ class ForgedLedger:
         path = self.directory / f"ledger.{self.number:08d}.jsonl"
         path.write_bytes(b"".join(line + b"\n" for line in self.lines))
         return self
+
+    def rewritten(self, change: Callable[[dict[str, Any]], object], *, keys: Sequence[SigningKey]) -> None:
+        """Change entries, and chain and sign all that follows anew, with the keys that somebody has stolen.
+
+        A note whose text stays the same keeps its signatures.
+        """
+        former, self.lines = self.lines, []
+        for line in former:
+            body = json.loads(line)
+            self.time_ns = body["observed_ns"]
+            if body["system"] == "ledger":
+                change(body["ledger"])
+            if body["system"] != "note":
+                self.append(body["system"], body[body["system"]])
+                continue
+            text = str(Checkpoint(self.origin, len(self.lines), edge_of(self.lines).root()))
+            if not body["note"]["text"].startswith(text):
+                note = Note(text)
+                for key in keys:
+                    note = note.signed(key, self.origin)
+                body["note"] = {"text": bytes(note).decode()}
+            self.append("note", body["note"])
 
 
 class Forge:
