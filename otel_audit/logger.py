@@ -307,7 +307,7 @@ class AuditLogger:
         if self._trail is not None:
             return replace(self._trail.stats(), filtered=self._recorder.filtered)
         emitted, dropped = self._handover.emitted, self._handover.dropped
-        return Stats(emitted, emitted - dropped, 0, 0, dropped, self._recorder.filtered)
+        return Stats(exported=emitted - dropped, dropped=dropped, filtered=self._recorder.filtered)
 
     def reopen(self) -> None:
         """Go on after a snapshot of this process was restored, as by Lambda SnapStart: see docs/delivery.md.

@@ -30,12 +30,13 @@ from otel_audit import ids
 from otel_audit._version import __version__
 from otel_audit.delivery.counts import Elsewhere, TrailNumbers
 from otel_audit.delivery.jsonl import JsonlExporter
-from otel_audit.delivery.metrics import AuditMetrics, Numbers, Stats, metrics_of_process
+from otel_audit.delivery.metrics import AuditMetrics, Numbers, metrics_of_process
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.delivery.sweep import retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
+from otel_audit.journal.counts import Stats
 from otel_audit.journal.files import make_private, say_exposure
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.locks import boot_id, host_id
@@ -219,8 +220,8 @@ class Trail(AuditSink):
 
         Nobody waits while other threads write: whoever writes a line writes what waits before it.
         """
-        before, written, after = self._events(), self.journal.written, self._events()
-        return max(0, written.emitted - written.dropped - before) if before == after else 0
+        before, accepted, after = self._events(), self.journal.counts.pending, self._events()
+        return max(0, accepted - before) if before == after else 0
 
     def _events(self) -> int:
         heads = [stream.head for stream in self._all_streams().values()]

@@ -202,7 +202,7 @@ FORKED_IN_C = """
             case "flush":
                 assert audit.flush(timeout_s=20).complete
             case "stats":
-                assert audit.stats() == otel_audit.Stats(0, 0, 0, 0, 0), audit.stats()
+                assert audit.stats() == otel_audit.Stats(0, 0, 0, 0), audit.stats()
         audit.log_authn(outcome="success", detail="child")
         assert audit.flush(timeout_s=20).complete
         assert audit.stats().exported == 1, audit.stats()

@@ -158,5 +158,20 @@ def test_the_source_archive_holds_what_a_packager_needs(wheel: Path, tmp_path: P
     shutil.unpack_archive(archive, tmp_path, filter="data")
     (root,) = tmp_path.iterdir()
 
-    for name in ("pyproject.toml", "README.md", "LICENSE", "tests/conftest.py", "otel_audit/py.typed"):
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "LICENSE",
+        "noxfile.py",
+        "zensical.toml",
+        "docker-compose.yml",
+        "benchmarks/__main__.py",
+        "collector-config/builder.yaml",
+        "otel_audit/py.typed",
+        "tests/conftest.py",
+        "verifiers/go/main.go",
+        "verifiers/python/verify_proof.py",
+    ):
         assert (root / name).is_file(), name

@@ -148,9 +148,9 @@ def _once_json(settings: Settings, otlp: OtlpSettings, report: SweepReport) -> M
     return {
         **_place(settings, otlp),
         "streams": report.streams,
-        "exported": report.exported,
-        "quarantined": report.quarantined,
-        "system": report.system,
+        "exported": report.counts.exported,
+        "quarantined": report.counts.quarantined,
+        "system": report.counts.system,
         "left": [{"stream_id": left.stream_id, "reason": left.reason} for left in report.left],
     }
 
@@ -161,8 +161,8 @@ def _place(settings: Settings, otlp: OtlpSettings) -> dict[str, str]:
 
 def _say(otlp: OtlpSettings, report: SweepReport) -> None:
     click.echo(
-        f"{report.exported} events and {report.system} system lines of {report.streams} streams sent to "
-        f"{escaped(otlp.shown_endpoint)}, {report.quarantined} quarantined"
+        f"{report.counts.exported} events and {report.counts.system} system lines of {report.streams} streams sent to "
+        f"{escaped(otlp.shown_endpoint)}, {report.counts.quarantined} quarantined"
     )
     for left in report.left:
         click.echo(f"{left.stream_id}: left: {escaped(left.reason)}", err=True)

@@ -17,8 +17,7 @@ from rich.text import Text
 from otel_audit.cli.options import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.diagnosis.directory import missing_words
 from otel_audit.journal.census import Census, StreamCensus, census
-from otel_audit.journal.counts import Counts
-from otel_audit.journal.cursor import Progress
+from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.room import Space
 from otel_audit.notices import escaped, shown_json
 
@@ -85,8 +84,8 @@ def _progress_json(progress: Progress) -> Mapping[str, Any]:
         "segment": progress.position.segment,
         "offset": progress.position.offset,
         "seq": progress.position.seq,
-        "exported": progress.exported,
-        "quarantined": progress.quarantined,
+        "exported": progress.counts.exported,
+        "quarantined": progress.counts.quarantined,
         "quarantine": [
             {"first_seq": entry.first_seq, "last_seq": entry.last_seq, "reason": entry.reason}
             for entry in progress.quarantine

@@ -11,14 +11,14 @@ import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from otel_audit.delivery.metrics import ExporterNumbers, Numbers, Stats
+from otel_audit.delivery.metrics import Numbers
 from otel_audit.delivery.processor import BatchProcessor, FlushReport
-from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.counts import Counts, Progress, Stats, furthest_behind, shared_by_all
+from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles
-from otel_audit.journal.journal import Journal, Written
-from otel_audit.journal.quarantine import Quarantined
+from otel_audit.journal.journal import Journal
 from otel_audit.notices import Notices
 from otel_audit.settings import ExporterName
 
@@ -111,44 +111,51 @@ class TrailNumbers:
     def stats(self) -> Stats:
         """What all exporters together have."""
         streams = self._progress()
-        written = self._journal.written
-        if not self._exporters and not self._is_shipped:
-            lost = written.dropped + written.gone
-            return Stats(written.emitted, written.emitted - lost, 0, 0, lost)
-        shares = [_shared_by_all(by_exporter.values()) for by_exporter in streams if by_exporter]
-        exported = sum(share.exported for share in shares)
-        quarantined = sum(share.quarantined for share in shares)
-        in_journal = _at_least(exported + quarantined, written)
-        missing = min(sum(share.missing for share in shares), in_journal - exported - quarantined)
-        return Stats(
-            emitted=in_journal + written.dropped,
-            exported=exported,
-            pending=in_journal - exported - quarantined - missing,
-            quarantined=quarantined,
-            dropped=written.dropped + missing,
-            blocked=blocked_elsewhere(streams) if self._is_shipped else self._processor.blocked(),
-        )
+        counted, _ = self._counted({"": sum(map(_shared, streams), Counts())})
+        counts = counted[""]
+        blocked = blocked_elsewhere(streams) if self._is_shipped else self._processor.blocked()
+        return Stats(counts.exported, counts.pending, counts.quarantined, counts.dropped, blocked=blocked)
 
     def numbers(self) -> Numbers:
         """What each exporter has."""
-        by_exporter = self._by_exporter(self._progress())
-        warnings, blocked = self._processor.warnings(), self._processor.blocked()
-        written = self._journal.written
-        dealt_with = [sum(each.exported + each.quarantined for each in streams) for streams in by_exporter.values()]
-        in_journal = _at_least(max(dealt_with, default=0), written)
-        is_low = self._journal.space.is_low
-        if not by_exporter:
-            exporters = {str(ExporterName.NONE): ExporterNumbers(exported=in_journal - written.gone)}
-            return Numbers(in_journal + written.dropped, _dropped(written, written.gone), exporters, is_low)
-        missing = max(
-            min(sum(each.missing for each in streams), in_journal - done)
-            for streams, done in zip(by_exporter.values(), dealt_with, strict=True)
+        streams = self._progress()
+        if self._is_shipped:  # counts once all of its exporters have it
+            dealt_with = {str(ExporterName.SHIP): sum(map(_shared, streams), Counts())}
+            blocked = set(blocked_elsewhere(streams))
+        else:
+            by_name = {name: [each.get(name, Progress()) for each in streams] for name in self._exporters}
+            dealt_with = {name: sum(map(_dealt_with, each), Counts()) for name, each in by_name.items()}
+            told = {name for name, each in by_name.items() if any(progress.blocked for progress in each)}
+            blocked = {*self._processor.blocked(), *told}  # another process tells it of what it ships
+        exporters, dropped = self._counted(dealt_with or {str(ExporterName.NONE): Counts()})
+        return Numbers(
+            next(iter(exporters.values())).emitted,
+            dropped,
+            exporters,
+            self._processor.warnings(),
+            blocked,
+            self._journal.space.is_low,
         )
-        exporters = {
-            name: _numbers(streams, in_journal - missing, warnings.get(name, 0), name in blocked)
-            for name, streams in by_exporter.items()
-        }
-        return Numbers(in_journal + written.dropped, _dropped(written, missing), exporters, is_low)
+
+    def _counted(self, dealt_with: Mapping[str, Counts]) -> tuple[dict[str, Counts], Mapping[str, int]]:
+        """What became of the events by exporter, and by reason how many were dropped.
+
+        `dealt_with`: what each is known to have done; `dropped` there are the lines that it did not find. What one of
+        them lacks for good is missing for the others too.
+        """
+        in_journal, losses = self._journal.counts.pending, self._journal.losses
+        if not self._exporters and not self._is_shipped:
+            gone = self._journal.gone
+            dealt_with = {name: Counts(exported=in_journal - gone, dropped=gone) for name in dealt_with}
+        # A line may be delivered before the thread that wrote it comes to count it.
+        in_journal = max([in_journal, *(each.exported + each.quarantined for each in dealt_with.values())])
+        missing = max(min(each.dropped, in_journal - each.exported - each.quarantined) for each in dealt_with.values())
+        there, lost = in_journal - missing, sum(losses.values()) + missing
+        counts = {}
+        for name, each in dealt_with.items():
+            exported = min(each.exported, there - each.quarantined)
+            counts[name] = Counts(exported, there - exported - each.quarantined, each.quarantined, lost)
+        return counts, {**losses, _MISSING: missing} if missing else losses
 
     def _progress(self) -> list[Mapping[str, Progress]]:
         """For each stream of this process, how far each exporter has come."""
@@ -162,54 +169,12 @@ class TrailNumbers:
         seen = self._elsewhere.progress(stream_id)
         return {name: seen.get(name, Progress()) for name in self._exporters} if self._exporters else seen
 
-    def _by_exporter(self, streams: Sequence[Mapping[str, Progress]]) -> dict[str, list[Progress]]:
-        """For each exporter, how far it has come in each stream. What is shipped counts once all have it."""
-        if self._is_shipped:
-            behind = [min(each.values(), key=lambda one: one.rank) for each in streams if each]
-            return {str(ExporterName.SHIP): behind}
-        return {name: [each.get(name, Progress()) for each in streams] for name in self._exporters}
+
+def _dealt_with(progress: Progress) -> Counts:
+    return Counts(progress.counts.exported, 0, progress.counts.quarantined, progress.missing)
 
 
-def _at_least(dealt_with: int, written: Written) -> int:
-    """The events in the journal. A line may be delivered before the thread that wrote it comes to count it."""
-    return max(dealt_with, written.emitted - written.dropped)
-
-
-def _dropped(written: Written, missing: int) -> Mapping[str, int]:
-    return {**written.by_reason, _MISSING: missing} if missing else written.by_reason
-
-
-def _numbers(streams: Sequence[Progress], there: int, warnings: int, is_blocked: bool) -> ExporterNumbers:
-    """`there`: the events that are not missing. What another exporter lacks for good is missing for this one too."""
-    quarantined = sum(each.quarantined for each in streams)
-    exported = min(sum(each.exported for each in streams), there - quarantined)
-    blocked = is_blocked or any(each.blocked for each in streams)  # as another process says that ships the streams
-    return ExporterNumbers(exported, there - exported - quarantined, quarantined, warnings, blocked)
-
-
-class _Share(NamedTuple):
-    exported: int
-    quarantined: int
-    missing: int
-
-
-def _shared_by_all(progress: Collection[Progress]) -> _Share:
-    """How many events of a stream every exporter has, how many one of them set aside, and how many one of them lacks.
-
-    As far as the last one has come. What another one set aside or lacks is not what every exporter has.
-    """
-    behind = min(progress, key=lambda one: one.rank)
-    seq = behind.position.seq
-    by_any = _lines_in([entry for one in progress for entry in one.quarantine], seq)
-    by_others = min(by_any - _lines_in(behind.quarantine, seq), sum(one.quarantined for one in progress))
-    lacked = behind.lacked_by(progress)
-    return _Share(behind.exported - by_others - lacked, behind.quarantined + by_others, behind.missing + lacked)
-
-
-def _lines_in(ranges: Iterable[Quarantined], last_seq: int) -> int:
-    """How many lines up to `last_seq` the ranges have together."""
-    lines = done = 0
-    for first, last in sorted((each.first_seq, min(each.last_seq, last_seq)) for each in ranges):
-        lines += max(0, last - max(first, done + 1) + 1)
-        done = max(done, last)
-    return lines
+def _shared(by_exporter: Mapping[str, Progress]) -> Counts:
+    """The same for all exporters of a stream together, if there is any yet."""
+    exporters = by_exporter.values()
+    return shared_by_all(exporters) + Counts(dropped=furthest_behind(exporters).missing)

@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
@@ -24,100 +24,67 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMet
 from otel_audit._version import __version__
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed
+from otel_audit.journal.counts import Counts
 from otel_audit.threads import get_ident, new_lock, new_rlock
 
-__all__ = ["AuditMetrics", "Counted", "ExporterNumbers", "Numbers", "Stats", "metrics_of_process"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The events of this process at one moment: `emitted = exported + pending + quarantined + dropped`.
-
-    `exported` counts what every exporter has; with no exporter, the journal is the destination. `filtered` events were
-    not wanted, and are in no other number. `blocked` says by exporter why nothing moves.
-    """
-
-    emitted: int
-    exported: int
-    pending: int
-    quarantined: int
-    dropped: int
-    filtered: int = 0
-    blocked: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ExporterNumbers:
-    """What one exporter did with the events of this process. `warnings`: exports accepted with a remark."""
-
-    exported: int = 0
-    pending: int = 0
-    quarantined: int = 0
-    warnings: int = 0
-    blocked: bool = False
-
-    def __add__(self, other: ExporterNumbers) -> ExporterNumbers:
-        return ExporterNumbers(
-            self.exported + other.exported,
-            self.pending + other.pending,
-            self.quarantined + other.quarantined,
-            self.warnings + other.warnings,
-            self.blocked or other.blocked,
-        )
-
-    def after(self, earlier: ExporterNumbers) -> ExporterNumbers:
-        """These numbers, seen later than the earlier ones: what only grows is not less than it was."""
-        return replace(
-            self,
-            exported=max(self.exported, earlier.exported),
-            pending=max(0, self.pending),
-            warnings=max(self.warnings, earlier.warnings),
-        )
+__all__ = ["AuditMetrics", "Counted", "Numbers", "metrics_of_process"]
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Events of the application: for each exporter `emitted = exported + pending + quarantined + dropped`.
+    """The events of the application in a process. For each of `exporters` they add up to `emitted`.
 
-    `dropped` is by reason. `is_low`: the disk has so little free space that not every event is written.
+    `dropped` is by reason, and the same for all. `warnings`: by exporter, exports accepted with a remark. `blocked`:
+    the exporters with which nothing moves. `is_low`: the disk has so little free space that not every event is written.
     """
 
     emitted: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
-    exporters: Mapping[str, ExporterNumbers] = field(default_factory=dict)
+    exporters: Mapping[str, Counts] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    blocked: Collection[str] = ()
     is_low: bool = False
 
     @classmethod
     def sum(cls, parts: Iterable[Numbers]) -> Self:
         """Of several trails together."""
-        emitted, dropped, exporters, is_low = 0, Counter[str](), dict[str, ExporterNumbers](), False
+        emitted, dropped, warnings, blocked, is_low = 0, Counter[str](), Counter[str](), set[str](), False
+        exporters = dict[str, Counts]()
         for part in parts:
             emitted += part.emitted
             dropped.update(part.dropped)
+            warnings.update(part.warnings)
+            blocked.update(part.blocked)
             is_low = is_low or part.is_low
             for name, each in part.exporters.items():
-                exporters[name] = exporters.get(name, ExporterNumbers()) + each
-        return cls(emitted, dropped, exporters, is_low)
+                exporters[name] = exporters.get(name, Counts()) + each
+        return cls(emitted, dropped, exporters, warnings, blocked, is_low)
 
     def after(self, earlier: Numbers) -> Numbers:
         """These numbers, seen later than the earlier ones: what only grows is not less than it was.
 
         It would be, when a stream is sent once more from its beginning.
         """
-        exporters = {
-            name: each.after(earlier.exporters.get(name, ExporterNumbers()))
-            for name, each in {**earlier.exporters, **self.exporters}.items()
-        }
-        dropped = {  # also what is 0: an alert needs to see a counter before its first step
-            reason: max(self.dropped.get(reason, 0), earlier.dropped.get(reason, 0))
-            for reason in {**earlier.dropped, **self.dropped}
-        }
-        return Numbers(max(self.emitted, earlier.emitted), dropped, exporters, self.is_low)
+        exporters = {}
+        for name, each in {**earlier.exporters, **self.exporters}.items():
+            exported = max(each.exported, earlier.exporters.get(name, each).exported)
+            exporters[name] = replace(each, exported=exported, pending=max(0, each.pending))
+        return replace(
+            self,
+            emitted=max(self.emitted, earlier.emitted),
+            dropped=_grown(earlier.dropped, self.dropped),
+            exporters=exporters,
+            warnings=_grown(earlier.warnings, self.warnings),
+        )
 
     def at_rest(self) -> Numbers:
         """As they stay when the trail is gone: nothing of it is blocked or refused any more."""
-        exporters = {name: replace(each, blocked=False) for name, each in self.exporters.items()}
-        return replace(self, exporters=exporters, is_low=False)
+        return replace(self, blocked=(), is_low=False)
+
+
+def _grown(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
+    """Also what is 0: an alert needs to see a counter before its first step."""
+    return {name: max(earlier.get(name, 0), later.get(name, 0)) for name in {**earlier, **later}}
 
 
 SCOPE_NAME = "otel_audit"
@@ -182,7 +149,7 @@ class AuditMetrics:
         )
         meter.create_observable_counter(
             "audit.records.exported",
-            [self._by_exporter("exported", lambda each: each.exported)],
+            [self._by_exporter("exported", lambda sums, name: sums.exporters[name].exported)],
             unit="{record}",
             description="Audit events that the destination has accepted",
         )
@@ -194,19 +161,19 @@ class AuditMetrics:
         )
         meter.create_observable_up_down_counter(
             "audit.records.quarantined",
-            [self._by_exporter("quarantined", lambda each: each.quarantined)],
+            [self._by_exporter("quarantined", lambda sums, name: sums.exporters[name].quarantined)],
             unit="{record}",
             description="Audit events that the destination refused one by one; they are kept in the journal",
         )
         meter.create_observable_up_down_counter(
             "audit.queue.depth",
-            [self._by_exporter("pending", lambda each: each.pending)],
+            [self._by_exporter("pending", lambda sums, name: sums.exporters[name].pending)],
             unit="{record}",
             description="Audit events in the journal that the destination does not have yet",
         )
         meter.create_observable_gauge(
             "audit.export.blocked",
-            [self._by_exporter("blocked", lambda each: int(each.blocked))],
+            [self._by_exporter("blocked", lambda sums, name: int(name in sums.blocked))],
             unit="1",
             description="1 while nothing moves: the status and stderr say why",
         )
@@ -218,7 +185,7 @@ class AuditMetrics:
         )
         meter.create_observable_counter(
             "audit.export.warnings",
-            [self._by_exporter("warnings", lambda each: each.warnings)],
+            [self._by_exporter("warnings", lambda sums, name: sums.warnings.get(name, 0))],
             unit="{warning}",
             description="Exports that the destination accepted with a remark",
         )
@@ -253,12 +220,10 @@ class AuditMetrics:
             self.forked()  # by C code, which runs no fork hooks
         return self._lock
 
-    def _by_exporter(self, name: str, number: Callable[[ExporterNumbers], int]) -> _Callback:
+    def _by_exporter(self, name: str, number: Callable[[Numbers, str], int]) -> _Callback:
         return self._observer(
             name,
-            lambda sums: [
-                Observation(number(each), {_EXPORTER: exporter}) for exporter, each in sums.exporters.items()
-            ],
+            lambda sums: [Observation(number(sums, exporter), {_EXPORTER: exporter}) for exporter in sums.exporters],
         )
 
     def _observer(self, name: str, observed: Callable[[Numbers], list[Observation]]) -> _Callback:

@@ -16,9 +16,9 @@ from itertools import islice
 from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
 from otel_audit.delivery.outcomes import Batch, Unavailable
-from otel_audit.journal.cursor import Position, Progress
-from otel_audit.journal.reader import Chunk, Line, StreamReader
-from otel_audit.journal.room import lost_events
+from otel_audit.journal.counts import Progress, counts_in
+from otel_audit.journal.line import Line, Position
+from otel_audit.journal.reader import Chunk, StreamReader
 from otel_audit.journal.shipment import Shipment
 
 __all__ = ["Blocked", "Halved", "Idle", "Moved", "Step", "StreamExport"]
@@ -257,35 +257,14 @@ class StreamExport:
 
 
 def _with_exported(progress: Progress, lines: Sequence[Line]) -> Progress:
-    system = sum(line.system for line in lines)
-    return replace(
-        progress,
-        position=_further(progress.position, lines[-1].end),
-        exported=progress.exported + len(lines) - system,
-        system=progress.system + system,
-        dropped=progress.dropped + sum(lost_events(line.content) for line in lines if line.system),
-        blocked="",
-    )
+    return progress.passed(lines[-1].end, counts_in(lines).when_exported())
 
 
 def _with_quarantined(progress: Progress, lines: Sequence[Line], reason: str) -> Progress:
-    system = sum(line.system for line in lines)
-    counted = replace(
-        progress,
-        quarantined=progress.quarantined + len(lines) - system,
-        system=progress.system + system,
-        dropped=progress.dropped + sum(lost_events(line.content) for line in lines if line.system),
-        position=_further(progress.position, lines[-1].end),
-        blocked="",
-    )
+    counted = progress.passed(lines[-1].end, counts_in(lines).when_refused())
     for line in lines:
         counted = counted.with_quarantined(line.seq, reason)
     return counted
-
-
-def _further(one: Position, other: Position) -> Position:
-    # By the number of the line: in a file that somebody cut, a later line has a lower offset.
-    return one if one.seq >= other.seq else other
 
 
 def _lines_ahead(shipment: Shipment, after: Position) -> Iterator[Batch]:

@@ -16,7 +16,8 @@ from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
-from otel_audit.journal.cursor import Position, Progress, is_over, read_cursor
+from otel_audit.journal.counts import Counts, Progress
+from otel_audit.journal.cursor import Position, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import has_lines_after, stream_header
@@ -45,20 +46,11 @@ class Left:
 
 @dataclass(slots=True)
 class SweepReport:
-    """What a sweep did. `exported`, `quarantined` and `system` count the lines of this sweep, `streams` its streams."""
+    """What a sweep did: the streams that it took, what they have gained in it, and what it has left."""
 
     streams: int = 0
-    exported: int = 0
-    quarantined: int = 0
-    system: int = 0
+    counts: Counts = field(default_factory=Counts)
     left: list[Left] = field(default_factory=list)
-
-    def add(self, before: Progress, after: Progress) -> None:
-        """Count what one stream has gained."""
-        self.streams += 1
-        self.exported += after.exported - before.exported
-        self.quarantined += after.quarantined - before.quarantined
-        self.system += after.system - before.system
 
 
 @dataclass(slots=True)
@@ -66,7 +58,7 @@ class _Errand:
     shipment: Shipment
     export: StreamExport
     until: Position | None  # where a stream that is still written ended when it was taken
-    before: Progress
+    before: Counts
     accepted_before: int = 0  # by the destination, when the stream came no further
     reason: str = ""
 
@@ -134,7 +126,7 @@ class Sweep:
             backoff_cap_s=self._limits.backoff_cap_s,
         )
         until = None if shipment.ended else _end_of(shipment.files)
-        return _Errand(shipment, export, until, export.progress)
+        return _Errand(shipment, export, until, export.progress.counts)
 
     def _exhausted(self, errand: _Errand) -> str:
         """Send what the stream has; empty, or why it does not go on."""
@@ -179,7 +171,8 @@ class Sweep:
     def _end(self, errand: _Errand) -> None:
         errand.export.close()
         files, progress = errand.shipment.files, errand.export.progress
-        self._report.add(errand.before, progress)
+        self._report.streams += 1
+        self._report.counts += progress.counts - errand.before
         try:
             behind = _is_behind(errand, progress.position)
             if not behind:

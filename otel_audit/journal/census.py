@@ -10,13 +10,13 @@ import os
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit.journal.counts import Counts, counts_in
-from otel_audit.journal.cursor import Position, Progress, read_cursor
+from otel_audit.journal.counts import Counts, Progress, counts_in, furthest_behind, refused_by_any, shared_by_all
+from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
 from otel_audit.journal.ledger.former import RETAIN, Entry, entries, latest
 from otel_audit.journal.line import Line
@@ -184,8 +184,7 @@ def segment_counts(files: StreamFiles, number: int) -> Counts:
     Raises:
         OSError: it cannot be read.
     """
-    counts = counts_in(_lines(files, [number], Position()))
-    return replace(counts, exported=counts.pending, pending=0)
+    return counts_in(_lines(files, [number], Position())).when_exported()
 
 
 class Retained:
@@ -224,7 +223,7 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
     named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
     # An exporter that the writer has and the cursor does not name has not come to its first batch yet.
     exporters = {**dict.fromkeys(named, Progress()), **known}
-    slowest = min(exporters.values(), key=lambda progress: progress.rank, default=Progress())
+    slowest = furthest_behind(exporters.values())
     # Most streams of a directory with thousands have ended and are delivered: nothing of theirs is opened but the
     # header and the cursor.
     is_read = ended and _is_at_end(files, numbers, slowest.position)
@@ -236,18 +235,12 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
     if not exporters and ELSEWHERE not in words:
         if restored := retained.segments(files.stream_id).intersection(numbers):  # the ledger counts them
             behind = counts_in(_lines(files, [number for number in numbers if number not in restored], Position()))
-        counts = Counts(behind.pending, 0, 0, behind.dropped + missing, behind.system)
+        counts = behind.when_exported() + Counts(dropped=missing)
     else:
-        quarantined = _quarantined(files, numbers, list(exporters.values()), slowest)
-        lacked = slowest.lacked_by(exporters.values())
-        missing += lacked
-        counts = Counts(
-            exported=slowest.exported + slowest.quarantined - quarantined - lacked,
-            pending=behind.pending,
-            quarantined=quarantined,
-            dropped=slowest.dropped + behind.dropped + missing,
-            system=slowest.system + behind.system,
-        )
+        by_all = list(exporters.values())
+        shared = shared_by_all(by_all, _quarantined(files, numbers, by_all))
+        counts = shared + behind + Counts(dropped=slowest.counts.dropped + missing)
+        missing += shared.dropped
     is_unattended = live is False and counts.pending > 0 and _is_held(files.ship_lock) is False
     return StreamCensus(
         files.stream_id,
@@ -284,13 +277,13 @@ def _missing(
     retained: Retained,
 ) -> int:
     """How many events have a number, and are neither in a file nor counted by the exporter that is furthest behind."""
-    system = slowest.system + behind.system
-    lines = last_seq - slowest.exported - slowest.quarantined - behind.pending - system
+    counts = slowest.counts + behind
+    lines = last_seq - counts.exported - counts.quarantined - counts.pending - counts.system
     if lines <= 0:
         return 0
     elsewhere = retained.counted(files.stream_id)
     written = _system_lines(files, numbers)
-    lost_system = len(gone) if written is None else written - system - elsewhere.system  # at least their headers
+    lost_system = len(gone) if written is None else written - counts.system - elsewhere.system  # at least their headers
     return max(0, lines - elsewhere.exported - elsewhere.system - max(0, lost_system))
 
 
@@ -333,32 +326,16 @@ def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> It
         yield from lines_behind(files, position if number == position.segment else Position(number))
 
 
-def _quarantined(files: StreamFiles, numbers: Sequence[int], exporters: Sequence[Progress], slowest: Progress) -> int:
+def _quarantined(files: StreamFiles, numbers: Sequence[int], exporters: Sequence[Progress]) -> int:
     """How many events that every exporter has come to were set aside by one of them or more."""
-    if len(exporters) == 1:
-        return slowest.quarantined
-    ranges = _union(
-        (entry.first_seq, min(entry.last_seq, slowest.position.seq))
-        for progress in exporters
-        for entry in progress.quarantine
-    )
+    if len(exporters) <= 1:
+        return furthest_behind(exporters).counts.quarantined
+    ranges = refused_by_any(exporters)
     count = sum(last - first + 1 for first, last in ranges)
     listed = sum(entry.last_seq - entry.first_seq + 1 for one in exporters for entry in one.quarantine)
-    if listed == sum(progress.quarantined for progress in exporters):
+    if listed == sum(progress.counts.quarantined for progress in exporters):
         return count
     return count - _system_lines_in(ranges, _lines(files, numbers, Position()))
-
-
-def _union(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    union: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if last < first:
-            continue
-        if union and first <= union[-1][1] + 1:
-            union[-1] = (union[-1][0], max(last, union[-1][1]))
-        else:
-            union.append((first, last))
-    return union
 
 
 def _system_lines_in(ranges: Sequence[tuple[int, int]], lines: Iterable[Line]) -> int:

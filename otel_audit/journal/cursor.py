@@ -13,11 +13,12 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from otel_audit.journal.counts import Progress
 from otel_audit.journal.files import open_with_mode
 from otel_audit.journal.line import Position
 from otel_audit.journal.quarantine import Again, Held, Quarantined, QuarantineFile, Record, Released, SetAside
@@ -37,72 +38,6 @@ _LISTED = "in the .quarantine file beside the cursor, which a newer otel-audit r
 # A reason that nothing moves may be a page of HTML. The slot has to hold it for each exporter.
 _BLOCKED_CHARS: Final = (1000, 100, 0)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What one exporter has done with a stream. Counts are of application events, but for `system`.
-
-    `quarantine`: every line that is in it, for onlookers; for whoever ships, those that are not kept yet.
-    """
-
-    position: Position = field(default_factory=Position)
-    exported: int = 0
-    system: int = 0
-    quarantined: int = 0
-    damaged: int = 0
-    dropped: int = 0
-    quarantine: tuple[Quarantined, ...] = ()
-    blocked: str = ""  # why nothing moves now
-
-    @property
-    def missing(self) -> int:
-        """How many lines before the position were gone before they could be read: nothing else counts them."""
-        return max(0, self.position.seq - self.exported - self.system - self.quarantined)
-
-    @property
-    def unlisted(self) -> int:
-        """How many events are in quarantine of which nothing says where: the list was removed, or lost with power."""
-        return max(0, self.quarantined - sum(each.last_seq - each.first_seq + 1 for each in self.quarantine))
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """What orders exporters of one stream: the lowest is furthest behind, and of those as far as it has least."""
-        return self.position.seq, self.exported + self.quarantined
-
-    def lacked_by(self, others: Iterable[Progress]) -> int:
-        """How many of its lines one of the others is known to lack, which have come further."""
-        ahead = (one for one in others if one.position.seq > self.position.seq)
-        known = (one.missing - (one.position.seq - self.position.seq) for one in ahead)
-        return max(0, max(known, default=0) - self.missing)
-
-    def with_quarantined(self, seq: int, reason: str) -> Progress:
-        """With one more line in quarantine; neighbours with the same reason become one range."""
-        last = self.quarantine[-1] if self.quarantine else None
-        if last is not None and last.last_seq + 1 == seq and last.reason == reason:
-            ranges = (*self.quarantine[:-1], last._replace(last_seq=seq))
-        else:
-            ranges = (*self.quarantine, Quarantined(seq, seq, reason))
-        return replace(self, quarantine=ranges)
-
-    def listing(self, held: Held) -> Progress:
-        """With the quarantine that is held, as far as the position: lines that were released count as exported."""
-        held = held.up_to(self.position.seq)
-        freed = held.freed_events
-        return replace(
-            self, exported=self.exported + freed, quarantined=self.quarantined - freed, quarantine=tuple(held.aside)
-        )
-
-    @classmethod
-    def of(cls, stored: Mapping[str, Any]) -> Progress:
-        """From the JSON form in the cursor file."""
-        return cls(
-            **{
-                **stored,
-                "position": Position(**stored["position"]),
-                "quarantine": tuple(Quarantined(**entry) for entry in stored["quarantine"]),
-            }
-        )
 
 
 @dataclass(slots=True)
@@ -404,7 +339,7 @@ def _slot(state: _State, generation: int, room: int) -> bytes:
     """
     for most in _BLOCKED_CHARS:
         exporters = {
-            name: {**asdict(progress), **_in_slot(progress, state.listed.get(name)), "blocked": progress.blocked[:most]}
+            name: {**progress.stored(), **_in_slot(state.listed.get(name)), "blocked": progress.blocked[:most]}
             for name, progress in state.exporters.items()
         }
         payload = json.dumps({"ended": state.ended, "exporters": exporters}, separators=(",", ":")).encode()
@@ -414,9 +349,8 @@ def _slot(state: _State, generation: int, room: int) -> bytes:
     raise OSError(errno.EFBIG, f"expected at most {room} bytes for all exporters, got {len(slot)} for {len(exporters)}")
 
 
-def _in_slot(progress: Progress, listed: tuple[int, int] | None) -> Mapping[str, Any]:
-    ranges = [] if listed is None else [Quarantined(*listed, _LISTED)._asdict()]
-    return {"position": progress.position._asdict(), "quarantine": ranges}
+def _in_slot(listed: tuple[int, int] | None) -> Mapping[str, Any]:
+    return {"quarantine": [] if listed is None else [Quarantined(*listed, _LISTED)._asdict()]}
 
 
 def _read(content: bytes) -> _State | None:

@@ -14,13 +14,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_audit import ids
 from otel_audit.errors import AuditUnavailable
 from otel_audit.journal.background import COMMIT_TIMEOUT_S, Commit, Committer
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.room import Space
@@ -30,7 +30,7 @@ from otel_audit.notices import Notices
 from otel_audit.settings import Durability
 from otel_audit.threads import get_ident, new_lock, new_rlock, watch
 
-__all__ = ["Journal", "Receipt", "Written"]
+__all__ = ["Journal", "Receipt"]
 
 
 class Receipt(NamedTuple):
@@ -44,19 +44,6 @@ class Receipt(NamedTuple):
     stream_id: str | None
     seq: int | None
     durable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Events of the application that this process handed to the journal.
-
-    `dropped` were not written. `gone` were written, and somebody took them away before any exporter had them.
-    """
-
-    emitted: int
-    dropped: int
-    by_reason: Mapping[str, int] = field(default_factory=dict)
-    gone: int = 0
 
 
 _DEFERRED_MAX = 1000
@@ -148,12 +135,19 @@ class Journal:
         return self._end.stream
 
     @property
-    def written(self) -> Written:
-        """The events of the application since the start of this process (or its fork)."""
-        appended = self._end.events
-        dropped = self._end.losses.total
-        count = sum(dropped.values())
-        return Written(appended + len(self._deferred) + count, count, dropped, self._end.gone)
+    def counts(self) -> Counts:
+        """The events since the start of this process (or its fork). `pending` are all that it has, delivered or not."""
+        return Counts(pending=self._end.events + len(self._deferred), dropped=sum(self.losses.values()))
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """How many events were not written, by reason."""
+        return self._end.losses.total
+
+    @property
+    def gone(self) -> int:
+        """How many of those that it had were taken away by somebody before any exporter had them."""
+        return self._end.gone
 
     @property
     def space(self) -> Space:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from otel_audit.journal.census import ELSEWHERE, NOWHERE, removed_counts, segment_counts, stream_counts
-from otel_audit.journal.counts import Counts
-from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.counts import Counts, Progress
+from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
 from otel_audit.journal.ledger.former import RETAIN, Entry, Ledger, entries, is_begun, latest
 from otel_audit.journal.line import Line, Position
@@ -177,7 +177,7 @@ def origin_of(files: StreamFiles) -> Progress:
         told = entry.content
         if entry.kind == RETAIN and told.get("stream_id") == files.stream_id and not told.get("counts"):
             counts += Counts.of({**told, "exported": told.get("events", 0)})
-    return Progress(exported=counts.exported, system=counts.system, dropped=counts.dropped)
+    return Progress(counts=Counts(exported=counts.exported, system=counts.system, dropped=counts.dropped))
 
 
 def finish_removal(directory: Path, *, file_mode: int = 0o600) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from otel_audit.delivery.holdings import Holdings
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.line import Position
 from otel_audit.journal.locks import FileLock
@@ -20,7 +21,9 @@ def _holding(directory: Path) -> tuple[Holdings, Shipment]:
     holdings = Holdings(directory, ["otlp"], file_mode=0o600, notices=Notices())
     holdings.expect(lambda: shipment)
     assert holdings.take_waiting() == [shipment]
-    shipment.cursor.advance("otlp", Progress(Position(1, files.segment(1).stat().st_size, 2), exported=1, system=1))
+    shipment.cursor.advance(
+        "otlp", Progress(Position(1, files.segment(1).stat().st_size, 2), Counts(exported=1, system=1))
+    )
     return holdings, shipment
 
 

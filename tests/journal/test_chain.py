@@ -163,7 +163,7 @@ def test_after_close_the_next_event_opens_a_new_stream(tmp_path: Path) -> None:
 
     assert [len(events) for events in read_streams(tmp_path).values()] == [2, 2]
     assert not list(tmp_path.glob("*.lock"))
-    assert journal.written.emitted == 2
+    assert journal.counts.emitted == 2
 
 
 @pytest.mark.parametrize("size", [1, 300, 64 * 1024])

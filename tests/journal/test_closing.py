@@ -74,7 +74,7 @@ def test_a_line_of_the_journal_itself_is_in_the_chain_and_counts_as_no_event(tmp
     (events,) = read_streams(tmp_path).values()
     assert [each["event_type"] for each in events] == ["audit.segment", "test", "audit.note", "test"]
     assert events[2]["note"] == {"size": 7}
-    assert journal.written.emitted == 2
+    assert journal.counts.emitted == 2
 
 
 def test_while_the_end_of_a_stream_is_told_its_lock_is_held_and_nobody_waits_to_log(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress, is_over, read_cursor
 from otel_audit.journal.quarantine import Quarantined
 from tests.journal.writing import leave_no_room
@@ -21,12 +22,12 @@ SLOT_BYTES = 8192
 
 
 def at(number: int) -> Progress:
-    return Progress(Position(1, 100 * number, number), exported=number)
+    return Progress(Position(1, 100 * number, number), Counts(exported=number))
 
 
 def exported(path: Path) -> int:
     """How far the exporter is, by the file; 0 when nothing can be read."""
-    return read_cursor(path)[0].get("otlp", Progress()).exported
+    return read_cursor(path)[0].get("otlp", Progress()).counts.exported
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["closed", "advanced"])
@@ -58,7 +59,9 @@ def test_a_cursor_whose_directory_was_removed_is_kept_in_memory(tmp_path: Path) 
 
 def test_what_was_stored_is_there_after_the_file_was_opened_again(tmp_path: Path) -> None:
     cursor = Cursor(tmp_path / "cursor")
-    progress = Progress(Position(3, 70, 9), 5, 2, 1, 1, 4, blocked="503")
+    progress = Progress(
+        Position(3, 70, 9), Counts(exported=5, quarantined=1, dropped=4, system=2), damaged=1, blocked="503"
+    )
     cursor.advance("otlp", progress)
     cursor.advance("jsonl", at(4))
     cursor.end()

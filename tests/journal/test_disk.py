@@ -150,7 +150,7 @@ def test_delivery_goes_on_and_is_kept_on_a_full_disk(kind: str, request: pytest.
 
         (files,) = streams_in(disk)
         progress, _ = read_cursor(files.cursor)
-        assert progress[exporter.name].exported == len(service.acknowledged) == len(exporter.ids)
+        assert progress[exporter.name].counts.exported == len(service.acknowledged) == len(exporter.ids)
         stats = service.audit.stats()
         assert (stats.exported, stats.pending, stats.dropped) == (len(service.acknowledged), 0, service.lost)
         (disk / "ballast").unlink()

@@ -89,7 +89,7 @@ def test_an_event_that_could_not_be_synced_is_not_acknowledged_and_seals_its_seg
     # The line stays in the chain: a reader may have seen it, and no other line may have its number.
     ids = [each["event_id"] for each in application_events(tmp_path)]
     assert ids == ["before", "unsynced", "after"]
-    assert (journal.written.emitted, journal.written.dropped) == (3, 0)
+    assert (journal.counts.emitted, journal.counts.dropped) == (3, 0)
     journal.close()
 
 
@@ -266,4 +266,4 @@ def test_events_logged_from_inside_an_append_are_bounded_and_the_rest_is_counted
     (gap,) = [each["gap"] for each in events if each["event_type"] == "audit.gap"]
     assert gap["lines"] == 500
     assert gap["by_reason"]["re-entry"]["count"] == 500
-    assert (journal.written.emitted, journal.written.dropped) == (1501, 500)
+    assert (journal.counts.emitted, journal.counts.dropped) == (1501, 500)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from otel_audit.errors import JournalFull
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress, read_cursor
 from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.stream import Limits
@@ -49,8 +50,8 @@ def test_what_was_acknowledged_is_whole_on_a_disk_that_filled_up(small_disk: Pat
 
     assert len(receipts) > 100
     assert [each["event_id"] for each in application_events(small_disk)] == [each.event_id for each in receipts]
-    assert journal.written.emitted == len(receipts) + 1
-    assert journal.written.dropped == 1
+    assert journal.counts.emitted == len(receipts) + 1
+    assert journal.counts.dropped == 1
 
 
 @pytest.mark.processes
@@ -84,7 +85,7 @@ def test_a_cursor_is_stored_on_a_disk_that_filled_up_after_it_was_made(small_dis
     leave_no_room(small_disk)
 
     for offset in range(1, 20):
-        cursor.advance("otlp", Progress(Position(1, offset, offset), exported=offset))
+        cursor.advance("otlp", Progress(Position(1, offset, offset), Counts(exported=offset)))
     cursor.close()
 
     progress, ended = read_cursor(small_disk / "stream.cursor")

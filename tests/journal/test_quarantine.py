@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress, read_cursor
 from otel_audit.journal.quarantine import (
     Again,
@@ -57,7 +58,12 @@ def refused(before: Progress, *lines: int) -> Progress:
         before = before.with_quarantined(seq, "400")
     events = sum(seq not in SYSTEM for seq in lines)
     position = Position(1, 100 * max(lines, default=0), max([before.position.seq, *lines]))
-    return replace(before, position=position, quarantined=before.quarantined + events)
+    return replace(before, position=position, counts=before.counts + Counts(quarantined=events))
+
+
+def numbers_of(progress: Progress) -> tuple[int, int, list[int]]:
+    """How many events are exported, how many quarantined, and which lines are listed."""
+    return progress.counts.exported, progress.counts.quarantined, lines_of(progress.quarantine)
 
 
 def lines_of(ranges: Iterable[Quarantined]) -> list[int]:
@@ -126,7 +132,7 @@ def test_the_hundred_thousandth_refused_line_costs_no_more_than_the_first(
     for number in range(3000):
         before = bytes_moved
         seq = 1_000_000 + 10 * number
-        at = replace(progress, position=Position(1, seq, seq), quarantined=100_000 + number)
+        at = replace(progress, position=Position(1, seq, seq), counts=Counts(quarantined=100_000 + number))
         cursor.advance("otlp", at.with_quarantined(seq, "400 Bad Request"))
         cost.append(bytes_moved - before)
 
@@ -155,16 +161,16 @@ def test_who_looks_again_reads_only_what_was_appended(tmp_path: Path) -> None:
 def test_whoever_reads_a_cursor_sees_what_was_released_and_its_owner_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "stream.cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", refused(Progress(exported=100), 3, 5, 6, 9))
+    cursor.advance("otlp", refused(Progress(counts=Counts(exported=100)), 3, 5, 6, 9))
     cursor.advance("jsonl", refused(Progress(), 5))
 
     release(path, released({3, 5, 6}), mode=0o640)
 
     seen = read_cursor(path)[0]
-    assert (seen["otlp"].exported, seen["otlp"].quarantined, lines_of(seen["otlp"].quarantine)) == (102, 1, [9])
-    assert (seen["jsonl"].exported, seen["jsonl"].quarantined, lines_of(seen["jsonl"].quarantine)) == (0, 1, [5])
+    assert numbers_of(seen["otlp"]) == (102, 1, [9])
+    assert numbers_of(seen["jsonl"]) == (0, 1, [5])
     assert {name: cursor.seen(name) for name in seen} == seen
-    assert cursor.progress("otlp").exported == 100
+    assert cursor.progress("otlp").counts.exported == 100
     cursor.advance("otlp", refused(cursor.progress("otlp"), 12))
     assert in_quarantine(path) == [9, 12]
     cursor.close()
@@ -187,7 +193,7 @@ def test_a_torn_record_costs_only_itself(tmp_path: Path) -> None:
 def test_a_death_between_the_quarantine_and_the_cursor_counts_the_line_once(tmp_path: Path, accepted: bool) -> None:
     path = tmp_path / "stream.cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", refused(Progress(exported=4), 5))
+    cursor.advance("otlp", refused(Progress(counts=Counts(exported=4)), 5))
     cursor.close()
     QuarantineFile(path).append(aside({6}))  # and no slot
 
@@ -195,11 +201,11 @@ def test_a_death_between_the_quarantine_and_the_cursor_counts_the_line_once(tmp_
     again = Cursor(path)
     assert lines_of(again.seen("otlp").quarantine) == [5]
     kept = again.progress("otlp")
-    after = replace(kept, exported=5, position=Position(1, 600, 6)) if accepted else refused(kept, 6)
+    after = kept.passed(Position(1, 600, 6), Counts(exported=1)) if accepted else refused(kept, 6)
     again.advance("otlp", after)
 
     assert in_quarantine(path) == ([5] if accepted else [5, 6])
-    assert read_cursor(path)[0]["otlp"].quarantined == (1 if accepted else 2)
+    assert read_cursor(path)[0]["otlp"].counts.quarantined == (1 if accepted else 2)
     assert again.seen("otlp") == read_cursor(path)[0]["otlp"]
 
 
@@ -207,7 +213,7 @@ def test_a_death_between_the_quarantine_and_the_cursor_counts_the_line_once(tmp_
 def test_a_stream_that_is_sent_again_has_nothing_in_quarantine(tmp_path: Path, how: str) -> None:
     path = tmp_path / "stream.cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", refused(Progress(exported=4), 5, 6, 9))
+    cursor.advance("otlp", refused(Progress(counts=Counts(exported=4)), 5, 6, 9))
     release(path, released({6}), mode=0o600)
 
     if how == "restart":
@@ -219,9 +225,9 @@ def test_a_stream_that_is_sent_again_has_nothing_in_quarantine(tmp_path: Path, h
 
     assert cursor.progress("otlp") == Progress()
     assert cursor.seen("otlp") == Progress()
-    cursor.advance("otlp", refused(Progress(exported=5), 6))
+    cursor.advance("otlp", refused(Progress(counts=Counts(exported=5)), 6))
     seen = read_cursor(path)[0]["otlp"]
-    assert (seen.exported, seen.quarantined, lines_of(seen.quarantine)) == (5, 1, [6])
+    assert numbers_of(seen) == (5, 1, [6])
     assert cursor.seen("otlp") == seen
 
 
@@ -229,7 +235,7 @@ def test_a_stream_that_is_sent_again_has_nothing_in_quarantine(tmp_path: Path, h
 def test_without_room_the_stream_is_blocked_and_goes_on_when_there_is_some(small_disk: Path) -> None:
     path = small_disk / "stream.cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", replace(Progress(), exported=2, position=Position(1, 200, 2)))
+    cursor.advance("otlp", Progress(Position(1, 200, 2), Counts(exported=2)))
     leave_no_room(small_disk)
 
     for _ in range(2):
@@ -238,7 +244,7 @@ def test_without_room_the_stream_is_blocked_and_goes_on_when_there_is_some(small
 
     kept = read_cursor(path)[0]["otlp"]
     assert kept == cursor.progress("otlp")
-    assert (kept.position.seq, kept.quarantined, kept.blocked) == (2, 0, "no room for the quarantine")
+    assert (kept.position.seq, kept.counts.quarantined, kept.blocked) == (2, 0, "no room for the quarantine")
     (small_disk / "ballast").unlink()
     cursor.advance("otlp", refused(replace(kept, blocked=""), 3))
     assert in_quarantine(path) == [3]
@@ -273,7 +279,7 @@ def test_a_cursor_of_the_release_before_is_continued(tmp_path: Path, slot_bytes:
     path = tmp_path / "stream.cursor"
     a_cursor_of_before(path, slot_bytes=slot_bytes)
     before = read_cursor(path)[0]["otlp"]
-    assert (before.position.seq, before.exported, before.quarantined) == (20, 15, 4)
+    assert (before.position.seq, before.counts.exported, before.counts.quarantined) == (20, 15, 4)
     assert before.quarantine == ((5, 5, "400"), (7, 7, "400"), (9, 10, "too old"))
 
     release(path, released({7}), mode=0o600)  # by a replay of this version, before anybody ships the stream
@@ -284,7 +290,7 @@ def test_a_cursor_of_the_release_before_is_continued(tmp_path: Path, slot_bytes:
     cursor.advance("otlp", refused(cursor.progress("otlp"), 21))
 
     for seen in (read_cursor(path)[0]["otlp"], cursor.seen("otlp"), Cursor(path).seen("otlp")):
-        assert (seen.exported, seen.quarantined, lines_of(seen.quarantine)) == (16, 4, [5, 9, 10, 21])
+        assert numbers_of(seen) == (16, 4, [5, 9, 10, 21])
     assert path.stat().st_size == 2 * slot_bytes
     assert not path.with_suffix(".released").exists()
 
@@ -300,7 +306,7 @@ def test_a_death_while_it_is_taken_over_loses_nothing(tmp_path: Path) -> None:
     Cursor(path).end()
 
     seen = read_cursor(path)[0]["otlp"]
-    assert (seen.exported, seen.quarantined, lines_of(seen.quarantine)) == (15, 4, [5, 7, 9, 10])
+    assert numbers_of(seen) == (15, 4, [5, 7, 9, 10])
 
 
 @pytest.mark.processes
@@ -311,8 +317,10 @@ def test_a_full_disk_keeps_the_quarantine_of_the_release_before(small_disk: Path
     leave_no_room(small_disk)
     cursor = Cursor(path)
 
+    further = cursor.progress("otlp").passed(Position(1, 2100, 21), Counts())
+
     with pytest.raises(OSError, match="no room for the quarantine"):
-        cursor.advance("otlp", replace(cursor.progress("otlp"), position=Position(1, 2100, 21), exported=15))
+        cursor.advance("otlp", further)
 
     assert read_cursor(path)[0]["otlp"] == before == cursor.seen("otlp")
 
@@ -320,7 +328,7 @@ def test_a_full_disk_keeps_the_quarantine_of_the_release_before(small_disk: Path
 def test_the_release_before_goes_on_where_this_one_came_to_and_keeps_the_segments(tmp_path: Path) -> None:
     path = tmp_path / "stream.cursor"
     cursor = Cursor(path)
-    cursor.advance("otlp", refused(Progress(exported=4), 5, 9))
+    cursor.advance("otlp", refused(Progress(counts=Counts(exported=4)), 5, 9))
     cursor.close()
     slot = path.read_bytes()[8192:]
     _, _, length, _ = struct.unpack_from("<8sQII", slot)

@@ -42,7 +42,7 @@ AN_ADOPTER = """
             mark = marks / shipment.files.stream_id
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
             progress = shipment.cursor.progress("otlp")
-            shipment.cursor.advance("otlp", type(progress)(exported=progress.exported + 1))
+            shipment.cursor.advance("otlp", type(progress)(counts=progress.counts + Counts(exported=1)))
             mark.unlink()
             shipment.release()
             taken += 1
@@ -293,7 +293,7 @@ def test_two_processes_never_have_the_same_stream_at_once(tmp_path: Path) -> Non
     assert [adopter.returncode for adopter in adopters] == [0, 0, 0]
     assert sum(count > 0 for count in counts) > 1
     shipments = adopted(directory)
-    assert sum(shipment.cursor.progress("otlp").exported for shipment in shipments) == sum(counts)
+    assert sum(shipment.cursor.progress("otlp").counts.exported for shipment in shipments) == sum(counts)
     release(shipments)
     assert len(streams_in(directory)) == 12
     assert len(application_events(directory)) == 12

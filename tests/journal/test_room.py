@@ -104,7 +104,7 @@ def test_what_is_set_aside_is_not_taken_by_events(disk: Path) -> None:
     poll(lambda: _taken(journal, "after"), what="an event on the disk again")
     journal.close()
     gaps = gaps_in(disk)
-    assert sum(gap["lines"] for gap in gaps) == journal.written.dropped
+    assert sum(gap["lines"] for gap in gaps) == journal.counts.dropped
     assert application_events(disk)[-1]["event_id"] == "after"
 
 

@@ -12,7 +12,8 @@ import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from otel_audit.delivery import metrics as metrics_module
-from otel_audit.delivery.metrics import AuditMetrics, ExporterNumbers, Numbers
+from otel_audit.delivery.metrics import AuditMetrics, Numbers
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress
 from otel_audit.journal.files import streams_in
 from otel_audit.settings import Settings
@@ -31,11 +32,11 @@ def test_what_another_process_ships_is_counted_and_no_counter_goes_back_when_it_
     (files,) = streams_in(tmp_path)
     shipper = Cursor(files.cursor)
 
-    shipper.advance("otlp", Progress(Position(1, 1, 3), exported=2, system=1))
+    shipper.advance("otlp", Progress(Position(1, 1, 3), Counts(exported=2, system=1)))
     assert parts(reader.values(), "ship") == (2, 1, 0, 0)
     shipper.restart("otlp")
     assert parts(reader.values(), "ship") == (2, 3, 0, 0)
-    shipper.advance("otlp", Progress(Position(1, 1, 4), exported=3, system=1))
+    shipper.advance("otlp", Progress(Position(1, 1, 4), Counts(exported=3, system=1)))
     assert parts(reader.values(), "ship") == (3, 0, 0, 0)
     shipper.close()
     trail.close()
@@ -80,7 +81,7 @@ class Moments:
     """Something with numbers, each look a later moment; the first look takes as long as the test wants."""
 
     def __init__(self, *pending: int) -> None:
-        self._moments = iter(Numbers(9, {}, {"otlp": ExporterNumbers(9 - left, left)}) for left in pending)
+        self._moments = iter(Numbers(9, {}, {"otlp": Counts(9 - left, left)}) for left in pending)
         self.is_looked_at, self.may_go_on = threading.Event(), threading.Event()
 
     def numbers(self) -> Numbers:

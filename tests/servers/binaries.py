@@ -13,7 +13,7 @@ import pytest
 
 from tests.no_skip import NO_SKIP
 
-__all__ = ["COLLECTOR", "OWN_VARIABLES", "VICTORIALOGS", "Binary"]
+__all__ = ["COLLECTOR", "OWN_VARIABLES", "VERIFY_PROOF", "VICTORIALOGS", "Binary"]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,6 +56,7 @@ class Binary:
 
 COLLECTOR = Binary("otelcol-audit", "OTEL_AUDIT_OTELCOL", ("collector-config/build-collector.sh",))
 VICTORIALOGS = Binary("victoria-logs", "OTEL_AUDIT_VICTORIALOGS", ("tests/servers/install.sh", "victoria-logs"))
+VERIFY_PROOF = Binary("verify-proof", "OTEL_AUDIT_VERIFY_PROOF", ("verifiers/go/build.sh",))
 
 # What only the tests know. The package refuses to start with an OTEL_AUDIT_ name that is none of its settings.
-OWN_VARIABLES = (COLLECTOR.variable, VICTORIALOGS.variable, NO_SKIP)
+OWN_VARIABLES = (COLLECTOR.variable, VICTORIALOGS.variable, VERIFY_PROOF.variable, NO_SKIP)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.binaries import COLLECTOR, OWN_VARIABLES, VICTORIALOGS, Binary
+from tests.servers.binaries import COLLECTOR, OWN_VARIABLES, VERIFY_PROOF, VICTORIALOGS, Binary
 
 pytestmark = pytest.mark.processes
 
-BINARIES = pytest.mark.parametrize("binary", [COLLECTOR, VICTORIALOGS], ids=lambda binary: binary.name)
+BINARIES = pytest.mark.parametrize("binary", [COLLECTOR, VERIFY_PROOF, VICTORIALOGS], ids=lambda binary: binary.name)
 
 
 def executable(path: Path) -> Path:

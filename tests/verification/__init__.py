@@ -1,0 +1,1 @@
+"""Tests of `otel_audit.verification`, and of the verifiers for strangers."""

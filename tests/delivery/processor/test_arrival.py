@@ -87,7 +87,7 @@ def test_a_dead_collector_does_not_stop_the_copy_in_a_file(tmp_path: Path, deliv
     delivered.write(*range(30))
 
     def exported(name: str) -> int:
-        return delivered.processor.progress()[delivered.files.stream_id][name].exported
+        return delivered.processor.progress()[delivered.files.stream_id][name].counts.exported
 
     poll(lambda: exported("jsonl"), until=lambda count: count == 30, what="30 lines in the copy")
     assert copy.read_bytes().count(b"\n") == 30

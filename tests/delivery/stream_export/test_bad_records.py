@@ -28,7 +28,7 @@ def test_one_bad_record_among_a_thousand_is_the_only_one_set_aside(
 
     assert server.accepted == ["header", *(str(number) for number in range(1000) if number != 613)]
     progress = export.progress
-    assert (progress.exported, progress.quarantined, progress.system) == (999, 1, 1)
+    assert (progress.counts.exported, progress.counts.quarantined, progress.counts.system) == (999, 1, 1)
     (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (615, 615)  # the header is number 1
     assert entry.reason == "400 Bad Request: bad record"
@@ -46,7 +46,7 @@ def test_a_partial_success_is_followed_to_the_record_that_was_rejected(
     (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (5, 5)
     assert entry.reason == "1 of 1 records rejected: no such tenant"
-    assert export.progress.exported == 7
+    assert export.progress.counts.exported == 7
 
 
 def test_a_server_that_refuses_everything_quarantines_nothing(
@@ -59,14 +59,14 @@ def test_a_server_that_refuses_everything_quarantines_nothing(
     for _ in range(20):
         export.step()
         clock.now += 120
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
     assert export.progress.position.seq == 0
     assert export.blocked == "400 Bad Request: bad record"
 
     server.judge = lambda names: None
     run(export, clock)
-    assert export.progress.exported == 300
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.exported == 300
+    assert export.progress.counts.quarantined == 0
 
 
 def test_a_short_stream_that_is_refused_as_a_whole_waits(
@@ -80,7 +80,7 @@ def test_a_short_stream_that_is_refused_as_a_whole_waits(
         export.step()
         clock.now += 120
 
-    assert (export.progress.quarantined, export.progress.position.seq) == (0, 0)
+    assert (export.progress.counts.quarantined, export.progress.position.seq) == (0, 0)
     assert export.blocked
 
 
@@ -96,7 +96,11 @@ def test_a_long_row_of_bad_records_does_not_stop_the_good_ones_behind_it(
     run(export, clock)
 
     assert set(server.accepted) == {"good"}
-    assert (export.progress.exported, export.progress.quarantined, export.progress.system) == (1, 100, 1)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined, export.progress.counts.system) == (
+        1,
+        100,
+        1,
+    )
     (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (1, 101)
 
@@ -116,7 +120,7 @@ def test_good_records_in_a_later_segment_are_found_behind_a_long_row_of_bad_ones
 
     journal.close()
     assert len(list(tmp_path.glob("*.jsonl"))) > 1
-    assert export.progress.quarantined == 100
+    assert export.progress.counts.quarantined == 100
 
 
 def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_cursor(
@@ -133,7 +137,7 @@ def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_c
 
     run(export, clock)
 
-    assert export.progress.quarantined == 300
+    assert export.progress.counts.quarantined == 300
     reasons = [each.reason.removeprefix("400 Bad Request: ") for each in quarantine_of(export)]
     assert reasons == ["header has no tenant", *(f"{number} has no tenant" for number in range(300))]
     assert cursor.stat().st_size == before
@@ -147,13 +151,13 @@ def test_a_bad_record_at_the_very_end_is_settled_by_the_next_line(
     export = exporting(journal)
     for _ in range(3):
         export.step()
-    assert (export.progress.exported, export.progress.quarantined) == (1, 0)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (1, 0)
     assert export.blocked
 
     write(journal, "b")
     run(export, clock)
 
-    assert (export.progress.exported, export.progress.quarantined) == (2, 1)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (2, 1)
     assert not export.blocked
     assert server.accepted == ["header", "a", "b"]
 
@@ -167,7 +171,7 @@ def test_a_bad_record_that_no_line_follows_is_settled_by_a_copy_of_the_last_that
 
     run(export, clock)
 
-    assert (export.progress.exported, export.progress.quarantined) == (1, 1)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (1, 1)
     assert server.accepted == ["header", "a", "a"]
     assert server.batches[-3:] == [["last"], ["a"], ["last"]]
 
@@ -195,7 +199,7 @@ def test_good_records_between_a_row_of_bad_ones_and_a_bad_last_one_arrive(
     run(export, clock)
 
     assert set(good) <= set(server.accepted)
-    assert (export.progress.exported, export.progress.quarantined) == (100, 41)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (100, 41)
 
 
 @pytest.mark.parametrize("more", [0, 1, 2, 5, 8, 9, 30, 60, 65])
@@ -210,7 +214,7 @@ def test_an_endpoint_that_refuses_everything_for_a_while_costs_no_record(
     run(export, clock)
 
     assert set(server.accepted) == {"header", *map(str, range(75))}
-    assert (export.progress.exported, export.progress.quarantined) == (75, 0)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (75, 0)
     assert not export.progress.blocked
 
 
@@ -227,7 +231,7 @@ def test_a_bad_record_at_the_end_is_settled_by_what_another_stream_delivers(
 
     export.step()
 
-    assert (export.progress.exported, export.progress.quarantined) == (0, 1)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (0, 1)
     assert export.progress.position.seq == 2
     other.close()
 
@@ -246,7 +250,7 @@ def test_a_row_of_bad_records_does_not_keep_other_streams_waiting(
     assert exporting(other).step() == Moved(full=False)
 
     assert "new" in server.accepted
-    assert export.progress.quarantined < 100
+    assert export.progress.counts.quarantined < 100
     other.close()
 
 

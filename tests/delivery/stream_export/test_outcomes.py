@@ -23,7 +23,7 @@ def test_accepted_lines_move_the_cursor_and_are_not_sent_again(
 
     assert server.batches == [["header", "a", "b"]]
     progress = export.progress
-    assert (progress.exported, progress.system, progress.position.seq) == (2, 1, 3)
+    assert (progress.counts.exported, progress.counts.system, progress.position.seq) == (2, 1, 3)
 
 
 def test_an_accepted_batch_with_a_warning_is_accepted(journal: Journal, server: AuditedServer, exporting: Open) -> None:
@@ -33,7 +33,7 @@ def test_an_accepted_batch_with_a_warning_is_accepted(journal: Journal, server: 
 
     assert export.step() == Moved(full=False)
 
-    assert export.progress.exported == 1
+    assert export.progress.counts.exported == 1
 
 
 UNAVAILABLE = [
@@ -66,12 +66,12 @@ def test_what_is_the_endpoints_fault_moves_nothing_and_costs_nothing(
     assert {type(step) for step in steps} == ({Blocked, Halved} if may_be_too_much else {Blocked})
     assert isinstance(steps[-1], Blocked)
     assert export.progress.position.seq == 0
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
     assert export.progress.blocked == steps[-1].reason
     server.judge = lambda names: None
     run(export, clock)
     assert server.accepted == ["header", "a", "b"]
-    assert (export.progress.exported, export.progress.quarantined, export.progress.blocked) == (2, 0, "")
+    assert (export.progress.counts.exported, export.progress.counts.quarantined, export.progress.blocked) == (2, 0, "")
 
 
 def test_nobody_listening_moves_nothing(journal: Journal, exporting: Open, server: AuditedServer) -> None:
@@ -101,7 +101,7 @@ def test_a_wrong_token_for_a_whole_night_quarantines_nothing_and_says_401(
         clock.now += 600
 
     assert "401" in export.progress.blocked
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
     assert all(len(batch) == 21 for batch in server.batches)  # never halved: no record is at fault
 
 

@@ -31,7 +31,7 @@ def test_a_server_error_that_stays_for_ten_minutes_is_taken_for_a_record(
     clock.now += 20
     assert isinstance(export.step(), Moved)
 
-    assert export.progress.exported == 99
+    assert export.progress.counts.exported == 99
     (entry,) = quarantine_of(export)
     assert (entry.first_seq, entry.last_seq) == (72, 72)
 
@@ -51,7 +51,11 @@ def test_a_server_that_recovers_while_a_record_is_looked_for_costs_no_record(
     run(export, clock)
 
     assert set(server.accepted) == {"header", *map(str, range(100))}
-    assert (export.progress.exported, export.progress.system, export.progress.quarantined) == (100, 1, 0)
+    assert (export.progress.counts.exported, export.progress.counts.system, export.progress.counts.quarantined) == (
+        100,
+        1,
+        0,
+    )
     assert not export.progress.blocked
 
 
@@ -67,11 +71,11 @@ def test_a_record_that_no_answer_came_for_twice_is_not_set_aside_while_the_serve
     alone = iter([Answer(500), Answer(503)])
     server.judge = lambda names: next(alone, None) if names == ["2"] else Answer(500) if "2" in names else None
     export.step()
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
     run(export, clock)
 
     assert set(server.accepted) == {"header", *map(str, range(6))}
-    assert (export.progress.exported, export.progress.quarantined) == (6, 0)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (6, 0)
 
 
 class Choking(OtlpExporter):
@@ -93,4 +97,4 @@ def test_a_record_that_an_exporter_cannot_stand_does_not_stop_the_others_for_eve
         clock.now += 601
         run(export, clock)
 
-        assert (export.progress.exported, export.progress.quarantined) == (99, 1)
+        assert (export.progress.counts.exported, export.progress.counts.quarantined) == (99, 1)

@@ -24,7 +24,7 @@ def test_a_batch_that_is_too_large_is_halved_until_it_fits_and_loses_nothing(
     steps = run(export, clock)
 
     assert server.accepted == ["header", *map(str, range(99))]
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
     assert [len(batch) for batch in server.batches][:6] == [64, 32, 16, 8, 4, 4]
     # It does not try the size that was refused with every other batch.
     assert sum(isinstance(step, Halved) for step in steps) <= 6
@@ -43,7 +43,7 @@ def test_the_collectors_own_words_for_too_large_halve_as_well(
     run(export, clock)
 
     assert server.accepted == ["header", *map(str, range(30))]
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
 
 
 def test_batches_grow_again_after_one_line_alone_was_too_large(
@@ -55,7 +55,7 @@ def test_batches_grow_again_after_one_line_alone_was_too_large(
 
     run(export, clock)
 
-    assert export.progress.quarantined == 1
+    assert export.progress.counts.quarantined == 1
     assert set(server.accepted) == {"header", *map(str, range(600))} - {"5"}
     assert max(len(batch) for batch in server.batches[-10:]) == 16
 
@@ -100,7 +100,7 @@ def test_no_request_is_larger_than_the_limit_but_that_of_a_single_line_and_each_
         run(export, clock)
 
     assert server.accepted == ["header", *names]
-    assert export.progress.quarantined == 0
+    assert export.progress.counts.quarantined == 0
     assert ["long" * 1000] in server.batches
     sizes = [len(request.body) for request in server.requests if len(names_in(request)) > 1]
     assert 1500 < max(sizes) <= 3000

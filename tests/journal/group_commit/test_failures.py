@@ -51,7 +51,7 @@ def test_every_caller_whose_line_the_failed_sync_may_have_lost_is_told(
     assert damage_of(files, 2) == {**damage_of(files, 2), "reason": "fdatasync failed", "length": 0}
     assert disk.tried_again() == set()
     assert len(application_events(tmp_path)) == 13, "the lines stay in the chain"
-    assert journal.written.dropped == 0
+    assert journal.counts.dropped == 0
 
 
 def test_a_segment_whose_sync_failed_is_never_synced_again_also_while_no_next_one_can_begin(
