@@ -104,7 +104,7 @@ EXAMPLES = {
     "head_seconds": Example(300.0, "60", 60, 60.0, "0"),
     "head_lines": Example(10_000, "500", 500, 500, "0"),
     "identity_key": Example(None, HERE, HERE, Path(HERE), "~/identity.pem"),
-    "sign_command": Example(None, "sign --key 7", "sign --key 7", "sign --key 7", " "),
+    "sign_command": Example(None, "sign --key 7", "sign --key 7", "sign --key 7", "sign 'a"),
     "endpoint": Example(
         "http://localhost:4317", "https://c.example:4317", "https://c.example:4317", "https://c.example:4317", "c d"
     ),
@@ -122,6 +122,8 @@ EACH_SETTING = pytest.mark.parametrize("setting", TABLE, ids=lambda setting: set
 
 def companions(setting: Setting[object]) -> dict[str, str]:
     """What must be set besides, so that the setting is read at all."""
+    if setting.name == "sign_command":
+        return {"OTEL_AUDIT_IDENTITY_KEY": HERE}
     if setting not in OTLP_TABLE:
         return {}
     more = {"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": HERE} if setting.name == "client_key" else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,13 +45,17 @@ class Command:
     @property
     def expected(self) -> str:
         """See `Kind`."""
-        return "a command"
+        return "a command, quoted as for a shell"
 
     def parse(self, given: object) -> str:
         """See `Kind`."""
-        if not isinstance(given, str) or not given.strip():
+        try:
+            words = shlex.split(given) if isinstance(given, str) and "\0" not in given else []
+        except ValueError:  # a quote that nobody closes
+            raise Mismatch from None
+        if not words:
             raise Mismatch
-        return given
+        return str(given)
 
 
 LOG_NAME: Setting[str | None] = Setting(
@@ -101,7 +106,8 @@ SIGN_COMMAND: Setting[str | None] = Setting(
     default=None,
     doc=(
         "A command that signs: it gets the text of a note on stdin and answers with the 64 bytes of an Ed25519 "
-        "signature. It reaches a key in a KMS, in Vault or in a PKCS#11 token, and is called once a minute at most."
+        "signature within 30 s. It reaches a key in a KMS, in Vault or in a PKCS#11 token, and is called once a minute "
+        "at most, without a shell. It needs identity_key, the public key in PEM that it signs for."
     ),
     reason="a key that is not on the host cannot be stolen from it",
 )

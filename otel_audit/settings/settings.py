@@ -171,7 +171,7 @@ class Settings:
             head_seconds=reader.value(proof.HEAD_SECONDS),
             head_lines=reader.value(proof.HEAD_LINES),
             identity_key=reader.value(proof.IDENTITY_KEY),
-            sign_command=reader.value(proof.SIGN_COMMAND),
+            sign_command=_sign_command(reader),
             otlp=_otlp(reader, export),
             ignored=_ignored(reader),
             sources=MappingProxyType(reader.sources),
@@ -195,6 +195,14 @@ def _exporters(reader: Reader) -> tuple[ExporterName, ...]:
         reader.sources[table.EXPORT.name] = Provenance(Origin.DEFAULT, "an OTLP endpoint is set")
         return (ExporterName.OTLP,)
     return (ExporterName.NONE,)
+
+
+def _sign_command(reader: Reader) -> str | None:
+    command = reader.value(proof.SIGN_COMMAND)
+    if command is not None and reader.value(proof.IDENTITY_KEY) is None:
+        expected = "identity_key beside it, a file with the public key that the command signs for"
+        raise reader.error(proof.SIGN_COMMAND, command, expected, "set OTEL_AUDIT_IDENTITY_KEY")
+    return command
 
 
 def _retention_days(reader: Reader, export: tuple[ExporterName, ...]) -> int:
