@@ -20,8 +20,10 @@ nox.options.sessions = ["lint", "tests", "pythons", "oldest", "feast", "mcp1", "
 os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 # Four processes on two cores: most tests wait for servers and timers. Each has its own files and ports.
 TOGETHER = ("-n", "4", "--dist", "worksteal")
-# What needs no processes, and no more than some seconds.
-QUICK = ("-m", "not processes and not slow", "-n", "2", "--dist", "worksteal")
+# Of Hypothesis' examples a tenth, where `tests` tries all of them with the newest of everything: see tests/examples.py.
+FEW_EXAMPLES = "--hypothesis-profile=quick"
+QUICK = ("-m", "not processes and not slow", FEW_EXAMPLES, "-n", "3", "--dist", "worksteal")
+WITHOUT_PROCESSES = ("-m", "not processes", FEW_EXAMPLES, "-n", "2", "--dist", "worksteal")
 
 
 def interpreter(version: str) -> str | None:
@@ -110,7 +112,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """What needs no processes: four to five minutes on two cores."""
+    """What needs no processes and no more than a second, with a tenth of the examples: a minute on two cores."""
     session.install("-e", ".[test]")
     session.run("pytest", *QUICK, *session.posargs)
 
@@ -120,7 +122,7 @@ def pythons(session: nox.Session) -> None:
     """What needs no processes, on each newer Python that the machine has; without any, on this one."""
     session.install("-e", ".[test]")
     session.run("python", "--version")
-    session.run("pytest", *QUICK, *session.posargs)
+    session.run("pytest", *WITHOUT_PROCESSES, *session.posargs)
     session.log(f"not on this machine, and not run: {[version for version in LATER if version not in NEWER_PYTHONS]}")
 
 
@@ -128,7 +130,8 @@ def pythons(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """The suite, with the oldest OpenTelemetry, but for what has nothing to do with its release."""
     session.install("-e", ".[test-any-otel]", *OLDEST_OTEL, OLDEST_URLLIB3)
-    session.run("pytest", *TOGETHER, *(f"--ignore-glob={path}" for path in NEWEST_ONLY), *session.posargs)
+    ignored = (f"--ignore-glob={path}" for path in NEWEST_ONLY)
+    session.run("pytest", *TOGETHER, FEW_EXAMPLES, *ignored, *session.posargs)
 
 
 @nox.session

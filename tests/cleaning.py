@@ -6,20 +6,12 @@ import string
 from collections.abc import Iterator
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from otel_audit.event import AuditEvent
 from tests.secret_samples import ALNUM, HEX, chars, planted
 
-__all__ = ["EVENTS", "HOSTILE_EVENTS", "ORDINARY_VALUES", "an_event", "examples", "joined_texts_of", "texts_of"]
-
-
-def examples(count: int) -> settings:
-    """So many examples, without limits on time: a busy machine is no failure."""
-    return settings(
-        max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
-    )
+__all__ = ["EVENTS", "HOSTILE_EVENTS", "ORDINARY_VALUES", "an_event", "joined_texts_of", "texts_of"]
 
 
 def an_event() -> dict[str, Any]:

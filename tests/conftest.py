@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.delivery.audited_server import AuditedServer
 from tests.journal.disks import Unmountable, ext4
@@ -22,6 +23,7 @@ from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector
 from tests.servers.otlp_server import OtlpServer
 
 __all__ = [
+    "pytest_collection_finish",
     "pytest_itemcollected",
     "pytest_make_collect_report",
     "pytest_runtest_makereport",
@@ -29,8 +31,16 @@ __all__ = [
 ]
 
 # A test that does something odd is told from one that waits for its turn by its answer, not by its time.
-settings.register_profile("busy machine", deadline=None)
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+# For `--hypothesis-profile=quick`; see tests/examples.py.
+settings.register_profile("quick", settings.get_profile("busy machine"), max_examples=10)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of all later searches for garbage, each of which took a third of a second for it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

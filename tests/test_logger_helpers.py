@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.context import Context
 
@@ -16,6 +16,7 @@ from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResou
 from otel_audit.logger import AuditLogger
 from otel_audit.policy import read_policy
 from tests.arguments import NOW_NS, SECRETS, in_span
+from tests.examples import examples
 from tests.recording import a_trail, line_of_receipt, without_place
 
 REQUEST_ID = "11111111-2222-4333-8444-555555555555"
@@ -126,7 +127,7 @@ def event_like(method: str, arguments: Mapping[str, Any]) -> AuditEvent:
     return AuditEvent(**fields)
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(call=calls, flags=st.sampled_from([None, 0, 1]))
 def test_a_helper_writes_the_line_that_log_writes_for_the_same_event(
     many: tuple[Path, AuditLogger], call: tuple[str, dict[str, Any]], flags: int | None
@@ -164,7 +165,7 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Aud
     logger.close()
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(call=calls, path=st.sampled_from(["/a", "/a/7?q", "/b"]), outcome=st.sampled_from(["", "success", "deny"]))
 def test_a_policy_chooses_the_event_of_a_helper_as_it_chooses_that_of_log(
     chosen: tuple[Path, AuditLogger], call: tuple[str, dict[str, Any]], path: str, outcome: str

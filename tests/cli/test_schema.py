@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
@@ -20,6 +20,7 @@ from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResou
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.logger import AuditLogger
 from otel_audit.records.attributes import ATTRIBUTES
+from tests.examples import examples
 from tests.journal_lines import HEADER, line_of, raw_line
 from tests.recording import a_trail, recorder
 
@@ -82,7 +83,7 @@ EVENTS = st.builds(
 )
 
 
-@settings(max_examples=30, suppress_health_check=list(HealthCheck), deadline=None)
+@examples(30, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(EVENTS, TEXTS, PRINCIPALS, RESOURCES, st.none() | st.floats()), min_size=1, max_size=5))
 def test_whatever_is_logged_is_a_line_of_the_schema(
     tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[AuditEvent, str, AuditPrincipal, AuditResource, float]]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.delivery.destination import Destination
@@ -26,6 +26,7 @@ from otel_audit.journal.stream import Limits
 from otel_audit.settings import Settings
 from otel_audit.stores.directory import Latest
 from otel_audit.trail import Trail
+from tests.examples import examples
 from tests.journal.keeping import Keeping
 from tests.journal.writing import a_journal, append, lines_of, the_stream
 from tests.servers.polling import poll
@@ -228,7 +229,7 @@ def export_all(shipment: Shipment, exporter: Reached) -> None:
     export.close()
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_is_cut_and_when_every_event_is_delivered_once_or_counted_as_dropped(
     seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
 from otel_audit import configure
 from otel_audit.cli.command import main
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.logger import AuditLogger
+from tests.examples import examples
 from tests.secret_samples import SAMPLES
 from tests.servers import poll
 from tests.servers.otlp_server import Answer, OtlpServer, Received, partial_success
@@ -110,8 +111,9 @@ class Refusing(OtlpServer):
 
 
 # Only generated, not shrunk: an example is a whole service with its server.
+@pytest.mark.slow
 @given(st.data())
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@examples(5, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 def test_a_planted_secret_is_in_no_byte_that_leaves_the_process(data: st.DataObject) -> None:
     samples = [sample for of_kind in SAMPLES.values() for sample in of_kind]
     ways = itertools.cycle(data.draw(st.permutations(sorted(WAYS))))

@@ -183,6 +183,7 @@ def assert_status_is_true(directory: Path, ledger: Ledger) -> None:
     assert least <= said["emitted"] <= most
 
 
+@pytest.mark.slow
 def test_a_flush_is_complete_exactly_when_the_collector_said_yes_to_everything(tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")

@@ -166,6 +166,7 @@ def hostile(address: tuple[str, int], app: Counted, draw: random.Random) -> None
                 continue  # it was hostile enough to be thrown out
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_hostile_requests_leave_one_well_formed_event_each_and_no_secret(

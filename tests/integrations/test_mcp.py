@@ -319,6 +319,7 @@ def test_a_trace_that_is_longer_than_any_is_not_parsed() -> None:
             assert len(span.get_span_context().trace_state) == taken_over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_text_of_a_megabyte_takes_no_more_work_than_one_of_its_cap(place: str, tmp_path: Path) -> None:
     async def work() -> None: ...

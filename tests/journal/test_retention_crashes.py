@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.delivery.processor import Adoption
@@ -22,6 +22,7 @@ from otel_audit.journal.retention import STATE_NAME
 from otel_audit.stores.directory import Latest
 from tests.chain_check import read_streams
 from tests.cli.journals import Inbox, deliver
+from tests.examples import examples
 from tests.journal.retaining import Clocks, a_retention, a_stream, delivered, kept, live_stream, log
 from tests.journal.writing import finish, leave_no_room, said, start_script
 
@@ -289,7 +290,7 @@ def test_a_ledger_with_a_name_outside_the_directory_makes_nobody_remove_it(tmp_p
     assert outside.exists()
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(junk=st.binary(max_size=60))
 def test_a_state_of_any_content_removes_nothing_early(junk: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     directory = tmp_path_factory.mktemp("audit")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from otel_audit.delivery.processor import Adoption
@@ -16,6 +16,7 @@ from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal
 from tests.cli.journals import Inbox, a_journal, deliver, record
+from tests.examples import examples
 from tests.journal.retaining import Clocks, a_retention, kept_seqs
 
 EXPORTS = (("otlp",), ("otlp", "jsonl"), ("none",), ("ship",))
@@ -110,7 +111,7 @@ class Directory:
         assert written == [stream.files.segments()[-1:] for stream in self.streams if stream.files and stream.live]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=plans)
 def test_no_line_that_is_undelivered_in_quarantine_or_just_written_is_ever_removed(
     plan: tuple[tuple[tuple[str, ...], ...], list[tuple[str, int, int]]], tmp_path_factory: pytest.TempPathFactory

@@ -101,6 +101,7 @@ def test_a_full_queue_refuses_new_events_counts_them_and_says_so_in_the_trail(
     assert told(events) == {"directory limit": stats.dropped}
 
 
+@pytest.mark.slow
 def test_what_is_delivered_makes_room_before_an_event_is_refused(server: AuditedServer, memory_disk: Path) -> None:
     with recording(settings_for(server, memory_disk, queue_bytes=MIB)) as audit:
         for batch in range(20):
@@ -120,6 +121,7 @@ def test_with_closed_a_full_queue_is_told_to_the_caller(server: AuditedServer, m
         assert audit.stats().dropped == 1
 
 
+@pytest.mark.slow
 def test_ten_threads_and_a_server_that_comes_and_goes_lose_only_what_was_refused(
     server: AuditedServer, memory_disk: Path
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.errors import ConfigError
@@ -17,6 +17,7 @@ from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, Outcome
 from otel_audit.policy import Decision, Decisions, Facts, Level, Policy, Rule, read_policy
 from otel_audit.policy.decisions import Glob, as_metadata
 from otel_audit.settings import OnLoss
+from tests.examples import examples
 
 OPEN, CLOSED = OnLoss.OPEN, OnLoss.CLOSED
 
@@ -194,7 +195,7 @@ def first(rules: Sequence[Rule], facts: Facts) -> int | None:
     return next((number for number, rule in enumerate(rules) if fulfils(facts, rule)), None)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(rules=some_rules, facts=some_facts, on_loss=st.sampled_from(OnLoss))
 def test_the_rule_that_is_found_is_the_first_one_that_a_plain_search_finds(
     rules: list[Rule], facts: Facts, on_loss: OnLoss
@@ -210,7 +211,7 @@ def test_the_rule_that_is_found_is_the_first_one_that_a_plain_search_finds(
     )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(rules=some_rules, facts=some_facts, on_loss=st.sampled_from(OnLoss), outcomes=st.lists(words, min_size=1))
 def test_what_is_decided_beforehand_is_never_milder_than_what_is_decided_at_the_end(
     rules: list[Rule], facts: Facts, on_loss: OnLoss, outcomes: list[str]
@@ -244,7 +245,7 @@ def test_before_its_outcome_is_known_the_sternest_rule_counts_that_an_event_may_
     assert decisions(tmp_path, text).before(Facts("x")) == before
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(pattern=st.text("ab*", max_size=8), value=st.text("ab", max_size=10))
 def test_a_star_stands_for_any_characters_and_nothing_else_is_special(pattern: str, value: str) -> None:
     assert Glob(f"*{pattern}").matches(value) == matches_as_read(f"*{pattern}", value)

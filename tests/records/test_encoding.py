@@ -26,6 +26,7 @@ from otel_audit.records.encoding import UnreadableLine, encoded_request
 from otel_audit.records.mapping import KEPT
 from otel_audit.records.sdk import readable_records
 from otel_audit.records.usual_line import USUAL_LINE
+from tests.examples import examples
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, export_request, record_of, size_of
 from tests.recording import line_of_receipt, recorder
@@ -210,7 +211,7 @@ def request_or_error(encode: Callable[[dict[str, Any], list[bytes]], Any], line:
 
 
 @given(usual_lines, st.data())
-@settings(deadline=None, max_examples=300)
+@examples(300)
 def test_a_usual_line_of_which_nothing_is_parsed_makes_the_record_of_one_that_is(
     line: bytes, data: st.DataObject
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 import numpy
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.errors import ConfigError
@@ -23,11 +23,7 @@ from otel_audit.redaction.caps import JOURNAL_BYTES, SHORTEST_CUT, Caps, cut_key
 from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import MARGIN_CHARS
-
-
-def examples(count: int) -> settings:
-    """So many examples, without limits on time: a busy machine is no failure."""
-    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from tests.examples import examples
 
 
 def cleaned_attribute(value: object) -> Any:

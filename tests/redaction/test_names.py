@@ -10,7 +10,7 @@ from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.names import is_secret_name
 from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
-from tests.cleaning import examples
+from tests.examples import examples
 
 SECRET_NAMES = (
     "password passwd db_password password2 PASSWORD DBPassword secret client_secret clientSecret token access_token"

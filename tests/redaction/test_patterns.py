@@ -16,7 +16,7 @@ from otel_audit.redaction.patterns import PATTERNS, REDACTED, SecretPattern
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import standard_screen, without_secrets
 from otel_audit.redaction.values import HINT
-from tests.cleaning import examples
+from tests.examples import examples
 from tests.secret_samples import SAMPLES, TOKENS, Sample, planted
 
 

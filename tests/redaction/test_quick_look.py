@@ -9,7 +9,8 @@ from hypothesis import given
 
 from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.redactor import Redactor
-from tests.cleaning import EVENTS, an_event, examples, joined_texts_of
+from tests.cleaning import EVENTS, an_event, joined_texts_of
+from tests.examples import examples
 from tests.secret_samples import planted
 
 

@@ -18,7 +18,8 @@ from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import standard_screen
-from tests.cleaning import EVENTS, HOSTILE_EVENTS, ORDINARY_VALUES, an_event, examples, joined_texts_of, texts_of
+from tests.cleaning import EVENTS, HOSTILE_EVENTS, ORDINARY_VALUES, an_event, joined_texts_of, texts_of
+from tests.examples import examples
 from tests.secret_samples import planted
 
 PLACES = [

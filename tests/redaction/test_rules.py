@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from otel_audit import configure
@@ -19,6 +19,7 @@ from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.pseudonyms import PseudonymKey, Pseudonyms, network_of, product_of
 from otel_audit.settings import ClientInfo, Settings
 from tests.cleaning import joined_texts_of
+from tests.examples import examples
 from tests.recording import event_of, recorder
 
 
@@ -168,7 +169,7 @@ EVENTS = st.fixed_dictionaries(
 
 
 @given(RULES, EVENTS)
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_clean_event_is_rewritten_in_short_as_it_would_be_at_length(rules: Rules, event: dict[str, Any]) -> None:
     redactor = Redactor(rules=rules)
     event = {name: event[name] for name in (*AuditEvent.model_fields, "field_of_a_subclass") if name in event}

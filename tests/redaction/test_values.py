@@ -22,7 +22,7 @@ from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import without_secrets
 from otel_audit.redaction.values import Reading
-from tests.cleaning import examples
+from tests.examples import examples
 
 _NAMES = (
     "password db_password clientSecret access_token api_key X-Api-Key passwd passphrase credentials Passwort Kennwort"

@@ -67,6 +67,7 @@ def assert_bounded(work: Work) -> None:
     assert work.calls <= MOST_CALLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_text_of_a_megabyte_takes_no_more_than_one_of_its_cap(place: str) -> None:
     for piece in PIECES:
@@ -90,6 +91,7 @@ def a_text(draw: random.Random, chars: int) -> str:
 WORDS = sorted({*PIECES, *(word for each in PATTERNS for word in re.findall("[A-Za-z0-9_:/.$%=@ -]{2,}", each.regex))})
 
 
+@pytest.mark.slow
 def test_no_text_that_a_search_finds_takes_more() -> None:
     draw = random.Random(SEED)
     place = "detail"

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from otel_audit.stores import compression as compressed
 from otel_audit.stores import lines as module
 from otel_audit.stores.compression import Compression, compression_of
 from otel_audit.stores.lines import is_marked, numbered_lines
+from tests.examples import examples
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -43,7 +44,7 @@ every_kind = pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED.keys())
 
 
 @every_kind
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=6).filter(lambda line: b"\n" not in line), min_size=1, max_size=6), st.booleans())
 def test_the_lines_and_marks_are_those_of_the_file_before(
     pack: Pack, tmp_path: Path, lines: list[bytes], ended: bool

@@ -49,6 +49,7 @@ def test_a_partial_success_is_followed_to_the_record_that_was_rejected(
     assert export.progress.counts.exported == 7
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_everything_quarantines_nothing(
     journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
@@ -123,6 +124,7 @@ def test_good_records_in_a_later_segment_are_found_behind_a_long_row_of_bad_ones
     assert export.progress.counts.quarantined == 100
 
 
+@pytest.mark.slow
 def test_a_server_that_gives_each_record_a_reason_of_its_own_does_not_fill_the_cursor(
     tmp_path: Path, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:

@@ -65,6 +65,7 @@ def write_old(journal: Journal, *names: object, days: float, observed_ns: int | 
         journal.append(str(name), event(name), then_ns + number, observed_ns or then_ns + number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("says", [as_loki, counted], ids=["400", "partial success"])
 def test_a_backlog_older_than_the_store_allows_is_set_aside_in_a_few_requests_for_each_batch(
     says: Callable[[int, int], Answer], tmp_path: Path, clock: Clock
@@ -92,6 +93,7 @@ def test_a_backlog_older_than_the_store_allows_is_set_aside_in_a_few_requests_fo
     journal.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("says", [as_loki, counted], ids=["400", "partial success"])
 def test_records_that_are_young_enough_arrive_from_the_middle_of_an_old_backlog(
     says: Callable[[int, int], Answer], journal: Journal, clock: Clock
@@ -126,6 +128,7 @@ def test_an_endpoint_that_calls_everything_too_old_for_a_while_costs_no_record(
     assert (export.progress.counts.exported, export.progress.counts.quarantined) == (75, 0)
 
 
+@pytest.mark.slow
 def test_records_that_are_refused_for_another_reason_than_their_age_are_found_one_by_one(
     journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
 ) -> None:
