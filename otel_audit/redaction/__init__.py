@@ -2,9 +2,8 @@
 
 An event passes `redactor.Redactor`. Read it in this order: `redactor` (what is done to each field), `screen` (which
 parts of a text are secrets), `patterns` and `formats` (what secrets look like), `names` (which keys hold one),
-`values` (where a value ends, and how a text reads once it is decoded), `pattern` (one kind of secret, and what only
-looks like one), `caps` (how large a part may be, and how an event is made to fit into a line), `pseudonyms` (who acted
-and from where, made less exact).
+`values` (what only looks like a secret, where a value ends, and how a text reads once it is decoded), `caps` (how large
+a part may be, and how an event is made to fit into a line), `pseudonyms` (who acted and from where, made less exact).
 """
 
 from otel_audit.redaction.caps import Caps

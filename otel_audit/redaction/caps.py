@@ -15,7 +15,7 @@ import msgspec
 import re2
 
 from otel_audit.errors import ConfigError
-from otel_audit.redaction.pattern import REDACTED
+from otel_audit.redaction.values import REDACTED
 
 __all__ = [
     "JOURNAL_BYTES",

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from otel_audit.redaction.pattern import SecretPattern, has_a_digit
+from otel_audit.redaction.values import SecretPattern, has_a_digit
 
 __all__ = ["FORMATS", "SERVICE_TOKENS", "TokenFormat"]
 

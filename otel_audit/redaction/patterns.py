@@ -9,18 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 from otel_audit.redaction.formats import SERVICE_TOKENS
-from otel_audit.redaction.pattern import (
+from otel_audit.redaction.values import (
     CARD_NUMBER,
     REDACTED,
     SecretPattern,
+    block,
     has_a_digit,
     is_basic_credential,
     is_card_number,
     is_generated,
     is_opaque,
     is_random,
+    link_secret,
+    named_value,
+    short_named_value,
 )
-from otel_audit.redaction.values import block, link_secret, named_value, short_named_value
 
 __all__ = ["KEY_BEGIN", "KEY_END", "OPEN_AT_THE_END", "OPTION", "PATTERNS", "REDACTED", "SecretPattern"]
 

@@ -21,9 +21,9 @@ from otel_audit.event import AuditEvent
 from otel_audit.json_values import INT64_MAX, INT64_MIN, TOO_MANY, JsonValues, free_key
 from otel_audit.redaction.caps import Address, Caps, Findings, cut_key, fit_line, json_text, path_of
 from otel_audit.redaction.names import SecretNames, is_secret_name
-from otel_audit.redaction.pattern import REDACTED, SecretPattern, is_card_integer
 from otel_audit.redaction.pseudonyms import Pseudonyms, read_keyring, shortened_attributes, shortened_source
 from otel_audit.redaction.screen import EventTexts, Screen, Settled, SplitSecret, standard_screen
+from otel_audit.redaction.values import REDACTED, SecretPattern, is_card_integer
 from otel_audit.settings import Settings
 from otel_audit.settings.privacy import ClientInfo, pattern_fault
 from otel_audit.threads import FORKS_WAIT

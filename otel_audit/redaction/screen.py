@@ -19,9 +19,8 @@ import msgspec
 import re2
 
 from otel_audit.redaction.caps import SHORTEST_CUT, Caps, beginning_of, cut_key, cut_text, marker_of, split_marker
-from otel_audit.redaction.pattern import REDACTED, SecretPattern
 from otel_audit.redaction.patterns import KEY_BEGIN, KEY_END, OPEN_AT_THE_END, OPTION, PATTERNS
-from otel_audit.redaction.values import HINT, Reading
+from otel_audit.redaction.values import HINT, REDACTED, Reading, SecretPattern
 from otel_audit.threads import FORKS_WAIT
 
 __all__ = [

@@ -22,10 +22,9 @@ from otel_audit.event import AuditPrincipal, AuditResource, AuditSource, Outcome
 from otel_audit.fast_line import Action, Draft, Principal, Resource, Source
 from otel_audit.records import attributes as keys
 from otel_audit.records.attributes import ATTRIBUTES, KEY_PATTERN, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, ValueType
-from otel_audit.records.encoding import UnreadableLine, encoded_request
+from otel_audit.records.encoding import USUAL_LINE, UnreadableLine, encoded_request
 from otel_audit.records.mapping import KEPT
 from otel_audit.records.sdk import readable_records
-from otel_audit.records.usual_line import USUAL_LINE
 from tests.examples import examples
 from tests.journal_lines import HEADER, raw_line
 from tests.record_lines import LINES, MANDATORY, a_failed_login, attributes_of, export_request, record_of, size_of

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from otel_audit.redaction.pattern import is_card_integer
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import without_secrets
+from otel_audit.redaction.values import is_card_integer
 
 _HEX_32 = "4bf92f3577b34da6a3ce929d0e0e4736"
 _SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
