@@ -63,9 +63,7 @@ class KeyFile:
     """
 
     def __init__(self, files: LedgerFiles, mode: int) -> None:
-        was_there = files.key.exists()
         self._slots = Slots(files.key, _MAGIC, mode)
-        self._is_named = was_there
 
     def keys(self) -> list[EpochKey]:
         """Return the keys that are in the file: one, or two in the middle of a change; none where it is torn.
@@ -82,8 +80,8 @@ class KeyFile:
             OSError: it may not be there, and must not be announced.
         """
         self._slots.write(1 - self._slot_of(beside) if beside is not None else 0, _packed(key))
-        self._slots.sync(name=not self._is_named)
-        self._is_named = True
+        # Also the name, where a ledger begins: whoever made the file may have been killed before it was durable.
+        self._slots.sync(name=beside is None)
 
     def keep_only(self, key: EpochKey) -> None:
         """Overwrite the other slot with zeros, unless it is blank.
@@ -242,7 +240,6 @@ class EpochKeys:
         Raises:
             OSError: they may not be.
         """
-        is_new = not self._path.exists()
         descriptor = open_segment(self._path, self._mode)
         try:
             last = self._last()
@@ -256,8 +253,7 @@ class EpochKeys:
             os.fdatasync(descriptor)
         finally:
             os.close(descriptor)
-        if is_new:
-            sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
 
     def _last(self) -> tuple[EpochRecord, int] | None:
         """Return the last whole record and the offset behind it; None when there is none."""

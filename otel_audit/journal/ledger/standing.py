@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final
 
 from otel_audit.errors import ProofInvalid, SignatureInvalid
@@ -35,9 +36,20 @@ from otel_audit.journal.reader import segment_lines, segment_lines_backwards
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.tree import Edge
 
-__all__ = ["EdgeFile", "Reason", "Standing", "announcement_of", "edge_before", "log_at_end", "standing_of"]
+__all__ = [
+    "EdgeFile",
+    "Reason",
+    "Standing",
+    "announcement_of",
+    "edge_before",
+    "is_torn_beginning",
+    "log_at_end",
+    "standing_of",
+]
 
 _MAGIC: Final = b"otaudedg"
+# So many turns that were killed before their sync may stand behind each other when power is lost.
+_UNSYNCED_MAX: Final = 3
 
 
 class Reason(StrEnum):
@@ -206,24 +218,28 @@ def log_at_end(files: LedgerFiles, hint: int) -> LedgerLog | None:
 def standing_of(log: LedgerLog, cached: Mapping[str, Any] | None) -> Standing | None:
     """Return where a ledger stands; None when none of its last lines is a note. `cached`: as `EdgeFile.largest`.
 
+    Of a turn that power tore there may be the note and not all of its entries. It is passed over as if the note were
+    missing, unless something shows that it was whole. Without an `edge` is what cannot be explained so.
+
     Raises:
         OSError: it cannot be read.
     """
-    found = _last_note(log)
-    if found is None:
-        return None
-    note, before = found
-    header = _header(log, note.line.segment)
-    standing = Standing(log, note, before, header.content if header is not None else {}, None)
-    edge = None
-    if cached is not None and cached["size"] == note.checkpoint.size:
-        edge = edge_of(cached["size"], cached["nodes"])
-        standing = replace(standing, sealed=str(cached["sealed"]), is_known=not cached["sealed"])
-    if edge is None or edge.root() != note.checkpoint.root:
-        edge = edge_before(log, note.line)
-    if edge is None or edge.root() != note.checkpoint.root:
-        return standing
-    return replace(standing, edge=edge)
+    last: Standing | None = None
+    for note, before in islice(_notes_backwards(log), _UNSYNCED_MAX):
+        header = _header(log, note.line.segment)
+        standing = Standing(log, note, before, header.content if header is not None else {}, None)
+        edge = None
+        if cached is not None and cached["size"] == note.checkpoint.size:
+            edge = edge_of(cached["size"], cached["nodes"])
+            standing = replace(standing, sealed=str(cached["sealed"]), is_known=not cached["sealed"])
+        if edge is None or edge.root() != note.checkpoint.root:
+            edge = edge_before(log, note.line)
+        if edge is not None and edge.root() == note.checkpoint.root:
+            return replace(standing, edge=edge)
+        last = last or standing
+        if cached is not None and cached["size"] >= note.checkpoint.size:
+            break  # it was durable once: this is no turn that was torn
+    return last
 
 
 def edge_before(log: LedgerLog, line: Line) -> Edge | None:
@@ -251,6 +267,17 @@ def edge_before(log: LedgerLog, line: Line) -> Edge | None:
     return None
 
 
+def is_torn_beginning(log: LedgerLog) -> bool:
+    """Return True for a ledger of which there is nothing but what power, or a signal, left of its first turn.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    first = next(iter(segment_lines(log, log.numbers[0])), None)
+    is_first = isinstance(first, Damage) or (first is not None and first.seq == 1)
+    return len(log.numbers) == 1 and is_first and len(list(islice(_notes_backwards(log), 2))) < 2
+
+
 def announcement_of(log: LedgerLog, vkey: VerifierKey) -> EpochRecord | None:
     """Return what shows that a key was announced under a note; None when the entry is not in the last segments.
 
@@ -270,15 +297,18 @@ def announcement_of(log: LedgerLog, vkey: VerifierKey) -> EpochRecord | None:
     return None
 
 
-def _last_note(log: LedgerLog) -> tuple[SignedNote, Entry | Header | Line | None] | None:
+def _notes_backwards(log: LedgerLog) -> Iterator[tuple[SignedNote, Entry | Header | Line | None]]:
+    """Yield each note, the last one first, and the line in front of it; None where that is no line, or another's."""
     note: SignedNote | None = None
     for each in _backwards(log):
         if note is not None:
             is_before = not isinstance(each, Damage | SignedNote) and _line(each).seq == note.line.seq - 1
-            return note, each if is_before and not isinstance(each, Damage | SignedNote) else None
+            yield note, each if is_before and not isinstance(each, Damage | SignedNote) else None
+            note = None
         if isinstance(each, SignedNote):
             note = each
-    return None if note is None else (note, None)
+    if note is not None:
+        yield note, None
 
 
 def _backwards(log: LedgerLog) -> Iterator[Statement]:

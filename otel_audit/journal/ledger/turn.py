@@ -24,10 +24,16 @@ from otel_audit.journal.ledger.entries import Kind, SignedNote, origin_of
 from otel_audit.journal.ledger.epochs import EpochKey, EpochKeys, KeyFile
 from otel_audit.journal.ledger.files import LedgerLog
 from otel_audit.journal.ledger.reserve import FULL, Reserve
-from otel_audit.journal.ledger.standing import EdgeFile, Reason, Standing, announcement_of, log_at_end, standing_of
-from otel_audit.journal.line import Line
+from otel_audit.journal.ledger.standing import (
+    EdgeFile,
+    Reason,
+    Standing,
+    announcement_of,
+    is_torn_beginning,
+    log_at_end,
+    standing_of,
+)
 from otel_audit.journal.locks import FileLock, host_id
-from otel_audit.journal.reader import segment_lines
 from otel_audit.signing.note import Checkpoint
 from otel_audit.threads import process
 
@@ -36,6 +42,7 @@ __all__ = ["VITAL", "Turn", "Written"]
 # These have room on a full disk: what is removed makes room, and how a stream ended is said once.
 VITAL: Final = frozenset({Kind.BEGIN, Kind.END, Kind.ADOPT, Kind.RETAIN})
 
+_TORN_BYTES: Final = 64 * 1024  # more than a first turn
 _EPOCH_NS: Final = 3600 * 10**9
 _EPOCH_MIN_NS: Final = 60 * 10**9
 
@@ -152,11 +159,9 @@ class Turn:
         while (log := log_at_end(files, hint)) is not None:
             cached = self._edges.largest(log.directory_id) if self._edges is not None else None
             standing = standing_of(log, cached)
-            if standing is None and cached is None and _is_unfinished(log):
+            if (standing is None or standing.edge is None) and cached is None and is_torn_beginning(log):
                 self._check_lock()
-                for number in reversed(log.numbers):  # its first turn was torn: nobody was told of it
-                    files.segment(number).unlink()
-                hint = max(1, log.numbers[0] - 1)
+                files.segment(log.numbers[-1]).unlink()  # nobody was told of it
                 continue
             if standing is None:
                 return log, Reason.NO_NOTE
@@ -193,11 +198,7 @@ class Turn:
         key = EpochKey.generate(directory_id, 1, author.clock())
         self._key_file().add(key, None)
         identity = author.identity.verifier(origin)
-        if former is None:
-            number = max(author.files.segments(), default=0) + 1
-        else:
-            number = (former.log if isinstance(former, Standing) else former).numbers[-1] + 1
-        draft = Draft(author, directory_id, origin, number=number)
+        draft = Draft(author, directory_id, origin, number=self._next_number(former))
         content = {
             "log_name": author.log_name,
             "keys": [str(key.key.verifier(origin)), *([str(identity)] if identity is not None else [])],
@@ -214,6 +215,15 @@ class Turn:
                 f"continued: {reason}; `otel-audit verify` checks both",
             )
 
+    def _next_number(self, former: Standing | LedgerLog | None) -> int:
+        """Return the number of the segment that a new ledger begins with: that of a torn one is taken again."""
+        if former is not None:
+            return (former.log if isinstance(former, Standing) else former).numbers[-1] + 1
+        files = self._author.files
+        numbers = files.segments()
+        is_torn = len(numbers) == 1 and files.segment(numbers[0]).stat().st_size <= _TORN_BYTES
+        return numbers[0] if is_torn else max(numbers, default=0) + 1
+
     def _write(
         self, standing: Standing, key: EpochKey, entries: Sequence[Telling], *, may_change_key: bool = True
     ) -> None:
@@ -221,14 +231,14 @@ class Turn:
         for each in entries:
             draft.tell(each)
         has_end = any(kind == Kind.END for kind, _ in entries)
-        following = self._next_key(key, has_end=has_end) if may_change_key else None
+        following = self._next_key(standing, key, has_end=has_end) if may_change_key else None
         if following is not None:
             vkey = str(following.key.verifier(standing.origin))
             draft.tell((Kind.KEY, {"epoch": following.number, "vkey": vkey}))
         self._append(draft, key, standing)
         self._finish(following or key)
 
-    def _next_key(self, key: EpochKey, *, has_end: bool) -> EpochKey | None:
+    def _next_key(self, standing: Standing, key: EpochKey, *, has_end: bool) -> EpochKey | None:
         """Return the key of the next epoch, durable in its file, if it is time for it."""
         now_ns = self._author.clock()
         age_ns = abs(now_ns - key.since_ns)  # either way: a clock that was set back must not make an epoch of years
@@ -236,6 +246,7 @@ class Turn:
             return None
         following = EpochKey.generate(key.directory_id, key.number + 1, now_ns)
         try:
+            self._archive(standing, key)  # a crash behind its own announcement may have left that undone
             self._key_file().add(following, key)
         except OSError as error:
             self._author.say("ledger key", f"{self._author.files.key}: expected to keep the next key, got {error}")
@@ -311,20 +322,29 @@ class Turn:
 
     def _finish(self, key: EpochKey) -> None:
         """Finish a change of the key: the archive has it, and the key before is gone. Left to the next turn if not."""
-        self._key, standing, author = key, self._standing, self._author
-        if standing is None:
+        self._key = key
+        if self._standing is None:
             return
-        vkey = key.key.verifier(standing.origin)
         try:
-            if author.archived != vkey:
-                archive = EpochKeys(author.files.keys, author.file_mode)
-                record = None if archive.has(vkey) else announcement_of(standing.log, vkey)
-                if record is not None:
-                    archive.add([record])
-                author.archived = vkey
+            self._archive(self._standing, key)
             self._key_file().keep_only(key)
         except OSError as error:
-            author.say("ledger key", f"the next turn finishes a change of the ledger's key: {error}")
+            self._author.say("ledger key", f"the next turn finishes a change of the ledger's key: {error}")
+
+    def _archive(self, standing: Standing, key: EpochKey) -> None:
+        """Have a key that was announced in `ledger.keys`.
+
+        Raises:
+            OSError: it may not be there.
+        """
+        author, vkey = self._author, key.key.verifier(standing.origin)
+        if author.archived == vkey:
+            return
+        archive = EpochKeys(author.files.keys, author.file_mode)
+        record = None if archive.has(vkey) else announcement_of(standing.log, vkey)
+        if record is not None:
+            archive.add([record])
+        author.archived = vkey
 
     def _with_room(self, work: Callable[[], None]) -> None:
         """Do something that must be done on a full disk too: as often as there is a piece of the reserve for it."""
@@ -351,9 +371,3 @@ def _named(former: Standing | LedgerLog, reason: str) -> dict[str, Any]:
         "directory_id": former.log.directory_id,
         "reason": reason,
     }
-
-
-def _is_unfinished(log: LedgerLog) -> bool:
-    """Return True for a ledger of which there is nothing but the lines of a first turn that was torn."""
-    first = next(iter(segment_lines(log, log.numbers[0])), None)
-    return len(log.numbers) == 1 and isinstance(first, Line) and first.seq == 1
