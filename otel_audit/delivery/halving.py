@@ -12,6 +12,7 @@ Source: the outcome table of docs/delivery.md.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -19,7 +20,7 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 
-__all__ = ["Endpoint", "Halving", "Part", "Repetition", "Stuck", "Suspect", "TooLarge"]
+__all__ = ["Endpoint", "Halving", "Part", "Stuck", "Suspect", "TooLarge"]
 
 # With so many and nothing accepted in between, it is asked whether it is the records: an endpoint that refuses
 # everything is not sent a whole journal one by one.
@@ -96,7 +97,7 @@ class TooLarge:
     records: int
 
 
-class Repetition:
+class _Repetition:
     """Remembers failures that come back: they may be of a batch that is too much, or of one record that breaks it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -131,8 +132,9 @@ class Halving(Generic[_P]):
 
     `accepted` is told of each part that is taken, also of a suspect that turns out to be good: the order is not that of
     the records. `suspected` is told of each suspect, `refused` of each that is given up, both at once. `ahead` gives
-    records behind the one it is given, to ask with: the newest, then others. `judged` may make a refusal of a failure.
-    With `stops_at_size` the caller sends less at a time when a part is too large; else it is halved here.
+    records behind the one it is given, to ask with: the newest, then others. `outlasted` is told of each answer and
+    returns what stands, or None once it has waited for an endpoint that is away: the part is sent again. With
+    `stops_at_size` the caller sends less at a time when a part is too large; else it is halved here.
     """
 
     def __init__(
@@ -143,7 +145,8 @@ class Halving(Generic[_P]):
         refused: Callable[[Suspect[_P]], None],
         suspected: Callable[[Suspect[_P]], None] = lambda suspect: None,
         ahead: Callable[[_P], Iterable[_P]] = lambda after: (),
-        judged: Callable[[ExportOutcome, int], ExportOutcome] = lambda outcome, records: outcome,
+        outlasted: Callable[[ExportOutcome], ExportOutcome | None] = lambda outcome: outcome,
+        clock: Callable[[], float] = time.monotonic,
         stops_at_size: bool = False,
     ) -> None:
         self._endpoint = endpoint
@@ -151,8 +154,10 @@ class Halving(Generic[_P]):
         self._refused = refused
         self._suspected = suspected
         self._ahead = ahead
-        self._judged = judged
+        self._outlasted = outlasted
+        self._repetition = _Repetition(clock)
         self._stops_at_size = stops_at_size
+        self._whole: _P | None = None
         self._suspects: list[Suspect[_P]] = []
         self._waiting: list[_P] = []  # the last one is next
         self._refused_alone = 0  # in a row, each for a reason that may be that of its neighbours
@@ -187,7 +192,7 @@ class Halving(Generic[_P]):
 
     def begin(self, part: _P) -> None:
         """Take a part on, of which each `go_on` sends a piece."""
-        self._waiting = [part]
+        self._whole, self._waiting = part, [part]
 
     def go_on(self) -> TooLarge | Unavailable | Stuck | None:
         """Send the next piece of what is under way."""
@@ -195,7 +200,7 @@ class Halving(Generic[_P]):
         match self._send(part):
             case Accepted():
                 self._refused_alone = 0
-                self._accepted(part)
+                self._take(part)
                 return self.settle()
             case Refused(reason=reason, about=RefusedFor.SIZE) if part.records > 1 and self._stops_at_size:
                 return TooLarge(reason, part.records)
@@ -250,7 +255,7 @@ class Halving(Generic[_P]):
             match self._send(suspect.part):
                 case Accepted():
                     self._suspects.remove(suspect)
-                    self._accepted(suspect.part)
+                    self._take(suspect.part)
                 case Unavailable(cause=cause) as away if not (
                     cause is UnavailableFor.SERVER_ERROR and suspect.about is RefusedFor.SERVER_ERROR
                 ):
@@ -325,8 +330,16 @@ class Halving(Generic[_P]):
             yield _last_record_of(part)
         yield from ahead
 
+    def _take(self, part: _P) -> None:
+        if part is self._whole:  # halves that are accepted do not clear the one that is not
+            self._repetition.forget_server_errors()
+        self._accepted(part)
+
     def _send(self, part: _P) -> ExportOutcome:
-        return self._judged(self._endpoint.send(part), part.records)
+        outcome = None
+        while outcome is None:
+            outcome = self._outlasted(self._repetition.judged(self._endpoint.send(part), part.records))
+        return outcome
 
 
 def _last_record_of(part: _P) -> _P:

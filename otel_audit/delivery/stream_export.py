@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from otel_audit.delivery.destination import Backoff, Destination
-from otel_audit.delivery.halving import Halving, Repetition, Stuck, Suspect, TooLarge
+from otel_audit.delivery.halving import Halving, Stuck, Suspect, TooLarge
 from otel_audit.delivery.outcomes import Batch, Unavailable
 from otel_audit.journal.counts import Progress, counts_in
 from otel_audit.journal.line import Line, Position
@@ -87,18 +87,16 @@ class StreamExport:
         self._limit = batch_count
         # What is kept in the cursor stops before the first suspect; `_ahead` has read on behind it.
         self._ahead = shipment.cursor.progress(self._name)
-        self._repetition = Repetition(destination.clock)
         self._halving = Halving(
             destination,
             accepted=self._accepted,
             refused=self._quarantine,
             suspected=self._suspect,
             ahead=lambda after: _lines_ahead(shipment, after.lines[-1].end),
-            judged=self._repetition.judged,
+            clock=destination.clock,
             stops_at_size=True,
         )
         self._backoff = Backoff(backoff_cap_s)
-        self._sending: Batch | None = None
         self._chunk: Chunk | None = None  # the one that is under way
         self._retry_at = 0.0
         self._not_before = 0.0
@@ -195,8 +193,6 @@ class StreamExport:
         return Moved(full=chunk.more)
 
     def _accepted(self, part: Batch) -> None:
-        if part is self._sending:  # halves that are accepted do not clear the one that is not
-            self._repetition.forget_server_errors()
         self._ahead = _with_exported(self._ahead, part.lines)
         self._grow()
         self._move_on()

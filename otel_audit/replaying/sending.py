@@ -1,4 +1,4 @@
-"""Send parcels one after the other, and wait for an endpoint that is away.
+"""Send parcels one after the other, by the halving of delivery, and wait for an endpoint that is away.
 
 A parcel is what becomes one request. It differs from a batch of delivery in that its records may come from several
 writers, and in that whole requests from an archive pass through unchanged.
@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otel_audit.delivery.destination import Backoff
-from otel_audit.delivery.halving import Halving, Repetition, Stuck, TooLarge
+from otel_audit.delivery.halving import Halving, Stuck, TooLarge
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.records.encoding import encoded_request
 from otel_audit.stores.archive import halves_of, records_in
@@ -170,14 +170,13 @@ class Sending:
         accepted: Callable[[Parcel], None],
         refused: Callable[[Trouble], None],
     ) -> None:
-        self._accepted = accepted
-        self._repetition = Repetition(patience.clock)
         self._halving = Halving(
-            _PatientEndpoint(sender, patience, self._repetition),
-            accepted=self._count,
+            _RequestEndpoint(sender, patience.stopped),
+            accepted=accepted,
             refused=lambda suspect: refused(Trouble(suspect.part.place, suspect.reason)),
+            outlasted=_Waiting(patience).outlasted,
+            clock=patience.clock,
         )
-        self._whole: Parcel | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -186,17 +185,11 @@ class Sending:
 
     def deliver(self, parcel: Parcel) -> str:
         """Send a parcel. Empty, or why it does not go on; what was not told then is still to be sent."""
-        self._whole = parcel
         return self._reason(self._halving.deliver(parcel))
 
     def settle(self) -> str:
         """Find out whether it is the refused records that are bad. Empty, or why something stays unsettled."""
         return self._reason(self._halving.ask())
-
-    def _count(self, part: Parcel) -> None:
-        if part is self._whole:  # halves that are accepted do not clear the one that is not
-            self._repetition.forget_server_errors()
-        self._accepted(part)
 
     def _reason(self, stopped: TooLarge | Unavailable | Stuck | None) -> str:
         match stopped:
@@ -210,48 +203,64 @@ class Sending:
                 return reason
 
 
-class _PatientEndpoint:
-    """The sender, waited for as long as there is patience: each outcome stands."""
+_STOPPED: Final = Unavailable("stopped")
 
-    def __init__(self, sender: RequestSender, patience: Patience, repetition: Repetition) -> None:
+
+class _RequestEndpoint:
+    """A sender of requests, as an endpoint of parcels."""
+
+    def __init__(self, sender: RequestSender, stopped: Callable[[], bool]) -> None:
         self._sender = sender
-        self._patience = patience
-        self._backoff = Backoff(patience.backoff_cap_s)
-        self._repetition = repetition
+        self._stopped = stopped
         self.accepted = 0
         self.last_accepted: Parcel | None = None
 
     def send(self, part: Parcel) -> ExportOutcome:
-        """See `Endpoint`. Unavailable: the patience is over, or somebody asked to stop."""
-        if self._patience.stopped():
-            return Unavailable("stopped")
-        outcome = self._outcome_of(part)
-        if isinstance(outcome, Accepted):
-            self.accepted += 1
-            self.last_accepted = part
-        return outcome
-
-    def _outcome_of(self, part: Parcel) -> ExportOutcome:
-        deadline = None
-        while True:
-            outcome = self._repetition.judged(self._try(part), part.records)
-            if not isinstance(outcome, Unavailable):
-                self._backoff.succeeded()
-                return outcome
-            now = self._patience.clock()
-            deadline = now + self._patience.give_up_after_s if deadline is None else deadline
-            wait_s = self._backoff.failed(outcome.retry_after_s)
-            if now >= deadline or (outcome.retry_after_s is not None and now + wait_s > deadline):
-                return outcome
-            self._patience.pause(min(wait_s, deadline - now))
-            if self._patience.stopped():
-                return replace(outcome, reason=f"stopped: {outcome.reason}")
-
-    def _try(self, part: Parcel) -> ExportOutcome:
+        """See `Endpoint`. Unavailable, too, once somebody asked to stop."""
+        if self._stopped():
+            return _STOPPED
         try:
             request = part.request()
         except MemoryError:
             raise
         except Exception as error:  # nothing but lines went in: it will not be better the next time
             return Refused(f"no record can be built: {error or type(error).__name__}")
-        return self._sender.send(request, part.records)
+        outcome = self._sender.send(request, part.records)
+        if isinstance(outcome, Accepted):
+            self.accepted += 1
+            self.last_accepted = part
+        return outcome
+
+
+class _Waiting:
+    """Waits for an endpoint that is away, as long as there is patience."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._backoff = Backoff(patience.backoff_cap_s)
+        self._deadline: float | None = None  # while it is away
+
+    def outlasted(self, outcome: ExportOutcome) -> ExportOutcome | None:
+        """Return the outcome if it stands: the endpoint has answered, the patience is over, or somebody asked to stop.
+
+        None, after a pause, if the part is to be sent again.
+        """
+        if isinstance(outcome, Unavailable) and outcome is not _STOPPED:
+            return self._wait(outcome)
+        if not isinstance(outcome, Unavailable):
+            self._backoff.succeeded()
+        self._deadline = None
+        return outcome
+
+    def _wait(self, away: Unavailable) -> Unavailable | None:
+        now = self._patience.clock()
+        deadline = now + self._patience.give_up_after_s if self._deadline is None else self._deadline
+        self._deadline = None
+        wait_s = self._backoff.failed(away.retry_after_s)
+        if now >= deadline or (away.retry_after_s is not None and now + wait_s > deadline):
+            return away
+        self._patience.pause(min(wait_s, deadline - now))
+        if self._patience.stopped():
+            return replace(away, reason=f"stopped: {away.reason}")
+        self._deadline = deadline
+        return None

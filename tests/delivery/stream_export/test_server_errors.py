@@ -36,6 +36,25 @@ def test_a_server_error_that_stays_for_ten_minutes_is_taken_for_a_record(
     assert (entry.first_seq, entry.last_seq) == (72, 72)
 
 
+def test_a_server_error_long_after_another_one_is_not_taken_for_one_that_stayed(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    server.judge = lambda names: Answer(500)
+    write(journal, *range(50))
+    export = exporting(journal)
+    assert isinstance(export.step(), Blocked)
+    server.judge = lambda names: None
+    run(export, clock)
+    clock.now += 3600
+
+    server.judge = lambda names: Answer(500)
+    write(journal, *range(50, 100))
+    sent_before = len(server.batches)
+
+    assert isinstance(export.step(), Blocked)
+    assert len(server.batches) == sent_before + 1
+
+
 @pytest.mark.parametrize("more", [1, 2, 7, 8, 11, 30, 45])
 def test_a_server_that_recovers_while_a_record_is_looked_for_costs_no_record(
     more: int, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
