@@ -24,6 +24,7 @@ __all__ = [
     "LedgerBusy",
     "NoteMalformed",
     "ProofInvalid",
+    "ProofUnavailable",
     "SignatureInvalid",
     "described",
     "is_stop",
@@ -81,6 +82,10 @@ class SignatureInvalid(AuditError):
 
 class ProofInvalid(AuditError):
     """A proof does not show what it is said to show."""
+
+
+class ProofUnavailable(AuditError):
+    """No proof of an event can be made: it is not signed yet, or what a proof would stand on is gone. It says which."""
 
 
 def is_stop(error: BaseException | None) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "consistency_ranges",
     "inclusion_ranges",
     "leaf_hash",
+    "path_behind",
     "root_of_inclusion",
     "roots_of",
 ]
@@ -139,6 +140,23 @@ def consistency_ranges(old_size: int, size: int) -> list[range]:
     if start:  # the old tree is no subtree of its own: its last part is needed to compute both roots
         proof.append(range(start, end))
     return proof[::-1]
+
+
+def path_behind(edge: Edge, size: int, leaves: Iterable[bytes]) -> list[bytes]:
+    """Return the inclusion path of the leaf that follows an edge, in a tree of `size` leaves. Constant memory.
+
+    What stands before the leaf is in the edge. `leaves` are the hashes of the leaf and of those that follow it; none is
+    read behind the size.
+
+    Raises:
+        ProofInvalid: the tree has no such leaf, or there are fewer leaves.
+    """
+    index = edge.size
+    ranges = inclusion_ranges(index, size)
+    behind = [range(part.start - index, part.stop - index) for part in ranges if part.start > index]
+    right = iter(roots_of(behind, leaves))
+    left = iter(reversed(edge.nodes))
+    return [next(right) if part.start > index else next(left) for part in ranges]
 
 
 def roots_of(ranges: Sequence[range], leaves: Iterable[bytes]) -> list[bytes]:

@@ -4,5 +4,5 @@ In reading order: `findings` says what can be found and what verdict follows; `c
 stream, and `anchors` holds them against the signed hashes and roots; `claims` is what the ledger says of each stream,
 and `ledger` checks the ledger itself; `directory` reads a journal into them, `former` the unsigned ledger of earlier
 versions; `verify` has the order of it all, and judges. Beside them, `proof` is the file that proves one event to
-somebody who sees no other.
+somebody who sees no other, and `proving` makes it.
 """

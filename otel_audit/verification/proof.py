@@ -16,7 +16,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Final, NoReturn
 
@@ -116,12 +116,22 @@ class EventProof:
             NoteMalformed: what is signed is no checkpoint.
             SignatureInvalid: no trusted key signed it.
         """
-        checkpoint = Checkpoint.parse(self.note.text)
-        log_name, directory_id = _origin(checkpoint.origin)
-        keys = [key for pin in pins if (key := pinned_to(pin, checkpoint.origin)) is not None]
+        origin = Checkpoint.parse(self.note.text).origin
+        keys = [key for pin in pins if (key := pinned_to(pin, origin)) is not None]
         if not keys:
-            raise ProofInvalid(f"origin of a proof: expected a log that a key is trusted for, got {log_name!r}")
+            raise ProofInvalid(f"origin of a proof: expected a log that a key is trusted for, got {origin!r}")
         signers = self.note.verified(keys)
+        return replace(self.unsigned(), signers=signers)
+
+    def unsigned(self) -> Proven:
+        """Return what the proof shows to somebody who believes the text of its note already. `signers` is empty.
+
+        Raises:
+            ProofInvalid: it shows nothing.
+            NoteMalformed: the note is no checkpoint.
+        """
+        checkpoint = Checkpoint.parse(self.note.text)
+        directory_id = _directory_id(checkpoint.origin)
         event, line, head = _Line.of(self.event, "event"), _Line.of(self.head, "head"), _Head.of(self.head)
         if line.stream_id != directory_id:
             raise ProofInvalid(f"head: expected a line of the ledger {directory_id}, got one of {line.stream_id}")
@@ -133,7 +143,7 @@ class EventProof:
             raise ProofInvalid(f"head: expected one of the stream {event.stream_id}, got one of {head.stream}")
         check_inclusion(_leaf(self.head), self.head_index, checkpoint.size, self.head_path, checkpoint.root)
         check_inclusion(_leaf(self.event), event.seq - 1, head.size, self.path, head.root)
-        return Proven(self.event, event.stream_id, event.seq, checkpoint.origin, signers)
+        return Proven(self.event, event.stream_id, event.seq, checkpoint.origin, ())
 
     def _check_numbers(self, index: int, size: int) -> None:
         """Hold what `extra` says beside the lines against the lines."""
@@ -224,11 +234,11 @@ def _after(name: str, line: str) -> str:
     return line.removeprefix(name)
 
 
-def _origin(origin: str) -> tuple[str, str]:
+def _directory_id(origin: str) -> str:
     log_name, slash, directory_id = origin.rpartition("/")
     if not slash or not log_name or not _ID.match(directory_id):
         raise ProofInvalid(f"origin of a proof: expected <log name>/<directory id>, got {origin[:200]!r}")
-    return log_name, directory_id
+    return directory_id
 
 
 def _leaf(line: bytes) -> bytes:

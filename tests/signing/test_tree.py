@@ -22,6 +22,7 @@ from otel_audit.signing.tree import (
     consistency_ranges,
     inclusion_ranges,
     leaf_hash,
+    path_behind,
     root_of_inclusion,
     roots_of,
 )
@@ -161,6 +162,17 @@ def test_a_tree_is_continued_at_its_edge(size: int, more: int) -> None:
         continued.append(leaf(index))
 
     assert continued.root() == edge_of(size + more).root()
+
+
+@given(st.data(), sizes)
+def test_a_path_needs_no_more_of_the_leaves_before_it_than_their_edge(data: st.DataObject, size: int) -> None:
+    index = data.draw(st.integers(0, size - 1))
+    edge = edge_of(index)
+
+    path = path_behind(edge, size, map(leaf, range(index, size)))
+
+    assert path == roots_of(inclusion_ranges(index, size), map(leaf, range(size)))
+    assert edge.size == index
 
 
 @given(st.data(), sizes)

@@ -1,0 +1,395 @@
+"""A proof is made of what lies in a directory that real journals and ledgers have written, and checked by everybody."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from otel_audit import ids
+from otel_audit.cli import main
+from otel_audit.errors import ProofUnavailable
+from otel_audit.event import AuditEvent
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.journal import Journal
+from otel_audit.journal.ledger.draft import Telling
+from otel_audit.journal.ledger.entries import Kind
+from otel_audit.journal.ledger.identity import Identity
+from otel_audit.journal.ledger.ledger import Ledger
+from otel_audit.journal.ledger.registrar import head_content
+from otel_audit.journal.stream_tree import StreamTree, TreeHead
+from otel_audit.signing.keys import SigningKey, create_identity
+from otel_audit.signing.note import Signature
+from otel_audit.verification.proof import EventProof
+from otel_audit.verification.proving import ProofMade, places_of, prove
+from tests.cli.journals import a_journal
+from tests.journal.ledger.telling import a_ledger, segments
+from tests.verification.verifiers import of_go, of_package, of_python
+
+
+@dataclass
+class Trail:
+    """A directory with one stream, whose trees the ledger is told of."""
+
+    directory: Path
+    ledger: Ledger
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = a_journal(self.directory, segment_bytes=4096)
+
+    def log(self, count: int) -> None:
+        for number in range(count):
+            self.append(f"event {number}", str(ids.new_id()))
+
+    def append(self, detail: str, event_id: str) -> None:
+        event = AuditEvent(event_type="http.request", outcome="success", detail=detail, event_id=event_id)
+        now_ns = time.time_ns()
+        self.journal.append("", event.to_jsonl().encode(), now_ns, now_ns)
+
+    @property
+    def files(self) -> StreamFiles:
+        (stream_id,) = segments_in(self.directory)
+        return StreamFiles(self.directory, stream_id)
+
+    def tree(self) -> TreeHead:
+        tree = StreamTree(self.files)
+        tree.read()
+        return tree.head()
+
+    def head(self, kind: Kind = Kind.HEAD, *, edge: bool = False, **more: Any) -> Telling:
+        return kind, {**head_content(self.files.stream_id, self.tree(), edge=edge), **more}
+
+    def tell(self, *entries: Telling) -> None:
+        self.ledger.tell(entries or [self.head()])
+
+    def remove_oldest(self, count: int) -> None:
+        """Retention removes these many segments, as the ledger says."""
+        tree = StreamTree(self.files)
+        for number in self.files.segments()[:count]:
+            lines = self.files.segment(number).read_bytes().split(b"\n")[:-1]
+            tree.grow(json.loads(lines[-1])["seq"])
+            told = head_content(self.files.stream_id, tree.head(), edge=True)
+            content = {"stream": told["stream"], "segment": number, "last_seq": told["size"], "edge": told["edge"]}
+            self.ledger.tell([(Kind.RETAIN, content)])
+        for number in self.files.segments()[:count]:
+            self.files.segment(number).unlink()
+
+    def events(self) -> dict[str, bytes]:
+        """The lines of the application that are there, by event id."""
+        raw = b"".join(self.files.segment(number).read_bytes() for number in self.files.segments())
+        lines = [line for line in raw.split(b"\n")[:-1] if not line.startswith(b'{"system"')]
+        return {json.loads(line)["event_id"]: line for line in lines}
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Trail:
+    return Trail(tmp_path, a_ledger(tmp_path))
+
+
+def proof_of(trail: Trail, event_id: str) -> ProofMade:
+    (place,) = places_of(trail.directory, event_id)
+    return prove(place)
+
+
+def shown(made: ProofMade) -> bytes | None:
+    """The event that all of its signers prove."""
+    raw = bytes(made.proof)
+    answers = [verifier(raw, key) for key in made.signers for verifier in (of_package, of_python)]
+    assert answers
+    assert all(each == answers[0] for each in answers), answers
+    return answers[0].event
+
+
+def heads(made: ProofMade) -> int:
+    size: int = json.loads(made.proof.head)["ledger"]["size"]
+    return size
+
+
+def test_every_line_under_a_note_is_proven(trail: Trail) -> None:
+    for _ in range(4):
+        trail.log(9)
+        trail.tell()
+    trail.journal.close()
+
+    assert len(trail.files.segments()) > 2
+    for event_id, line in trail.events().items():
+        assert shown(proof_of(trail, event_id)) == line
+
+
+@pytest.mark.processes
+def test_the_verifier_in_go_accepts_what_was_made_of_a_real_trail(trail: Trail, tmp_path: Path) -> None:
+    trail.log(20)
+    trail.tell(trail.head(Kind.END))
+    for event_id, line in list(trail.events().items())[::6]:
+        made = proof_of(trail, event_id)
+
+        assert of_go(bytes(made.proof), made.signers[0], tmp_path).event == line
+
+
+def test_the_first_entry_that_covers_a_line_proves_it_and_the_proof_stays_the_same(trail: Trail) -> None:
+    trail.log(5)
+    trail.tell()
+    size, event_id = trail.tree().size, list(trail.events())[-1]
+    before = bytes(proof_of(trail, event_id).proof)
+    trail.log(5)
+    trail.tell()
+    trail.tell(trail.head(Kind.END))
+
+    made = proof_of(trail, event_id)
+
+    assert heads(made) == size
+    assert bytes(made.proof) == before
+
+
+def test_lines_that_retention_removed_before_the_event_are_not_needed(trail: Trail) -> None:
+    trail.log(60)
+    trail.tell()
+    removed = list(trail.events())[3]
+    trail.remove_oldest(2)
+
+    first = json.loads(next(iter(trail.events().values())))["seq"]
+    assert first > 10
+    for event_id, line in trail.events().items():
+        assert shown(proof_of(trail, event_id)) == line
+    assert places_of(trail.directory, removed) == []
+
+
+def test_without_the_edge_behind_removed_lines_there_is_no_proof(trail: Trail) -> None:
+    trail.log(60)
+    trail.tell()
+    trail.files.segment(1).unlink()
+
+    with pytest.raises(ProofUnavailable, match="the lines before it were removed, and the ledger has no edge"):
+        proof_of(trail, list(trail.events())[-1])
+
+
+def test_the_edge_of_a_head_stands_for_the_lines_before_it(trail: Trail) -> None:
+    trail.log(1)
+    while len(trail.files.segments()) < 2:
+        trail.log(1)
+    tree = StreamTree(trail.files)
+    tree.read()
+    trail.tell((Kind.HEAD, head_content(trail.files.stream_id, tree.borders[0], edge=True)))
+    trail.log(5)
+    trail.tell()
+    trail.files.segment(1).unlink()
+
+    for event_id, line in trail.events().items():
+        assert shown(proof_of(trail, event_id)) == line
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_what_is_not_under_a_note_yet_says_when_it_will_be(is_alive: bool, trail: Trail) -> None:
+    trail.log(3)
+    trail.tell()
+    size = trail.tree().size
+    trail.log(1)
+    event_id = list(trail.events())[-1]
+    if not is_alive:
+        trail.journal.close()
+
+    with pytest.raises(ProofUnavailable) as caught:
+        proof_of(trail, event_id)
+
+    said = str(caught.value)
+    assert f"line {size + 1} of the stream" in said
+    assert f"has signed this stream up to line {size}" in said
+    assert ("within OTEL_AUDIT_HEAD_SECONDS" in said) is is_alive
+    assert ("when the next process that uses this directory takes the stream over" in said) is not is_alive
+
+
+def test_an_entry_behind_the_last_note_counts_for_nothing(trail: Trail) -> None:
+    trail.log(3)
+    trail.tell()
+    size = trail.tree().size
+    trail.log(1)
+    trail.tell()
+    (segment,) = segments(trail.directory)
+    segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[:-1]))
+
+    with pytest.raises(ProofUnavailable, match=f"has signed this stream up to line {size}"):
+        proof_of(trail, list(trail.events())[-1])
+
+
+def test_a_directory_without_a_ledger_proves_nothing(tmp_path: Path) -> None:
+    trail = Trail(tmp_path, a_ledger(tmp_path))
+    trail.log(1)
+
+    with pytest.raises(ProofUnavailable, match="has no signed ledger"):
+        proof_of(trail, next(iter(trail.events())))
+
+
+def test_an_adoption_without_a_root_says_why(trail: Trail) -> None:
+    trail.log(3)
+    trail.tell(trail.head(Kind.ADOPT, root=None, why="its first segment is gone"))
+
+    with pytest.raises(ProofUnavailable, match="no root of it, since its first segment is gone"):
+        proof_of(trail, next(iter(trail.events())))
+
+
+def test_a_changed_line_is_not_proven(trail: Trail) -> None:
+    trail.log(5)
+    trail.tell()
+    trail.journal.close()
+    ids = list(trail.events())
+    path = trail.files.segment(1)
+    path.write_bytes(path.read_bytes().replace(b"event 2", b"event 7"))
+
+    for event_id in (ids[1], ids[3]):
+        with pytest.raises(ProofUnavailable, match=r"is signed, and cannot be proven: .*`otel-audit verify` says"):
+            proof_of(trail, event_id)
+
+
+def test_a_line_that_was_cut_off_behind_the_event_is_not_proven(trail: Trail) -> None:
+    trail.log(5)
+    trail.tell()
+    trail.journal.close()
+    event_id = list(trail.events())[1]
+    path = trail.files.segment(1)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
+
+    with pytest.raises(ProofUnavailable, match="is signed, and cannot be proven"):
+        proof_of(trail, event_id)
+
+
+def test_a_ledger_of_many_segments_and_epochs_proves_by_the_key_of_the_time(tmp_path: Path) -> None:
+    clock = iter(range(1_800_000_000 * 10**9, 10**19, 1800 * 10**9))  # half an hour later at each look
+    trail = Trail(tmp_path, a_ledger(tmp_path, segment_bytes=4096, clock=lambda: next(clock)))
+    for _ in range(8):
+        trail.log(2)
+        trail.tell()
+    assert len(segments(tmp_path)) > 3
+    made = {event_id: proof_of(trail, event_id) for event_id in trail.events()}
+    assert len({str(each.signers) for each in made.values()}) > 2
+
+    for path in segments(tmp_path)[:-2]:  # what pruning does to the ledger
+        path.unlink()
+
+    first = json.loads(segments(tmp_path)[0].read_bytes().split(b"\n")[0])["seq"]
+    there = {event_id for event_id, each in made.items() if each.proof.head_index + 1 >= first}
+    assert 0 < len(there) < len(made)
+    for event_id, line in trail.events().items():
+        assert shown(made[event_id]) == line
+        if event_id in there:
+            assert proof_of(trail, event_id) == made[event_id]
+
+
+def test_the_first_note_with_the_signature_of_the_identity_is_taken(tmp_path: Path) -> None:
+    key = create_identity(tmp_path / "identity.pem")
+    trail = Trail(tmp_path / "journal", a_ledger(tmp_path / "journal", identity=Identity(tmp_path / "identity.pem")))
+    trail.log(3)
+    trail.tell()
+
+    made = proof_of(trail, next(iter(trail.events())))
+
+    assert [each.public for each in made.signers][1:] == [key.verifier("x").public]
+    assert shown(made) == next(iter(trail.events().values()))
+
+
+def test_a_signature_that_came_later_is_put_under_its_note(tmp_path: Path) -> None:
+    """As with a key that signs by a command: it is named in `begin`, and its signatures are entries of their own."""
+    key = create_identity(tmp_path / "identity.pem")
+    directory = tmp_path / "journal"
+    trail = Trail(directory, a_ledger(directory, identity=Identity(tmp_path / "identity.pem")))
+    trail.log(3)
+    trail.tell()
+    (tmp_path / "identity.pem").unlink()
+    trail.ledger = a_ledger(directory)  # does not sign by the identity
+    trail.log(3)
+    trail.tell()
+    event_id, line = list(trail.events().items())[-1]
+    assert len(proof_of(trail, event_id).signers) == 1
+    trail.tell(trail.head())
+    note = trail.ledger.latest
+    assert note is not None
+    origin = note.checkpoint.origin
+    signature = Signature(origin, key.verifier(origin).key_id, key.sign(note.note.text.encode()))
+    trail.tell((Kind.SIGNATURE, {"size": note.checkpoint.size, "line": str(signature)}))
+
+    made = proof_of(trail, event_id)
+
+    assert key.verifier(origin) in made.signers
+    assert shown(made) == line
+
+
+def test_an_event_of_a_ledger_that_was_given_up_is_still_proven(tmp_path: Path) -> None:
+    trail = Trail(tmp_path, a_ledger(tmp_path))
+    trail.log(3)
+    trail.tell()
+    event_id, line = list(trail.events().items())[-1]
+    before = bytes(proof_of(trail, event_id).proof)
+    (tmp_path / "ledger.key").unlink()
+    trail.ledger = a_ledger(tmp_path)
+    trail.log(3)
+    trail.tell()
+
+    assert bytes(proof_of(trail, event_id).proof) == before
+    newest = proof_of(trail, list(trail.events())[-1])
+    assert shown(newest) != line
+    assert newest.proof.note.text.split("\n")[0] != EventProof.parse(before).note.text.split("\n")[0]
+
+
+# The command.
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["prove", *map(str, arguments)])
+
+
+def test_the_command_writes_the_proof_and_says_who_signed_it(trail: Trail, tmp_path: Path) -> None:
+    trail.log(3)
+    trail.tell()
+    event_id, line = list(trail.events().items())[-1]
+    made = proof_of(trail, event_id)
+
+    printed = run(event_id, trail.directory)
+    written = run(event_id, trail.directory, "--out", tmp_path / "event.tlog-proof")
+
+    assert (printed.exit_code, written.exit_code) == (0, 0)
+    assert printed.stdout_bytes == bytes(made.proof) == (tmp_path / "event.tlog-proof").read_bytes()
+    assert written.stdout == ""
+    assert str(made.signers[0]) in printed.stderr
+    assert f"proves line {json.loads(line)['seq']} of the stream {trail.files.stream_id}" in written.stderr
+
+
+def test_the_command_says_when_there_is_no_proof_yet(trail: Trail) -> None:
+    trail.log(3)
+
+    result = run(next(iter(trail.events())), trail.directory)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "otel-audit prove: line 2 of the stream" in result.stderr
+
+
+def test_an_unknown_event_is_named(trail: Trail) -> None:
+    result = run("no such\x1bevent", trail.directory)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "expected an event of the id 'no such\\x1bevent'" in result.stderr
+
+
+def test_an_id_that_an_application_used_twice_proves_the_first_and_names_the_other(trail: Trail) -> None:
+    trail.append("one", "twice")
+    trail.append("other", "twice")
+    trail.append("twice", "once")
+    trail.tell()
+
+    result = run("twice", trail.directory)
+
+    assert b'"detail":"one"' in EventProof.parse(result.stdout_bytes).event
+    assert "line 3 of the stream" in result.stderr
+    assert result.stderr.count("has the same event id, and is not in this proof") == 1
+
+
+def test_keys_of_strangers_prove_nothing(trail: Trail) -> None:
+    trail.log(1)
+    trail.tell()
+    made = proof_of(trail, next(iter(trail.events())))
+
+    assert of_package(bytes(made.proof), SigningKey(bytes(32)).verifier(made.signers[0].name)).event is None
