@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, SpanContext, get_current_span
+from opentelemetry.trace import SpanContext
 
 from otel_audit.json_values import INT64_MAX, INT64_MIN, JsonValues
 
@@ -28,6 +27,7 @@ __all__ = [
     "completed",
     "given_or",
     "request_detail",
+    "span_ids",
     "time_ns_of",
     "word_of",
 ]
@@ -118,21 +118,15 @@ class SpanIds(msgspec.Struct, frozen=True, gc=False):
     span_id: Text = UNSET
     flags: int | UnsetType = UNSET
 
-    @classmethod
-    def active(cls, context: Context | None) -> SpanIds:
-        """Return the ids of the active span, or of that of `context`, sampled or not; unset when there is none."""
-        span = get_current_span(context)
-        return _NO_SPAN if span is INVALID_SPAN else cls.of(span.get_span_context())
-
-    @classmethod
-    def of(cls, ids: SpanContext) -> SpanIds:
-        """Return these ids; unset when they are of no span."""
-        # Unpacked, since it is a tuple by its type: its properties cost a call each.
-        trace_id, span_id, _, flags, _, is_valid = ids
-        return cls(f"{trace_id:032x}", f"{span_id:016x}", int(flags)) if is_valid else _NO_SPAN
-
 
 _NO_SPAN = SpanIds()
+
+
+def span_ids(span: SpanContext) -> SpanIds:
+    """Return the ids of a span, sampled or not; unset when it is none."""
+    # Unpacked, since it is a tuple by its type: its properties cost a call each.
+    trace_id, span_id, _, flags, _, is_valid = span
+    return SpanIds(trace_id.to_bytes(16).hex(), span_id.to_bytes(8).hex(), int(flags)) if is_valid else _NO_SPAN
 
 
 class TimestampText:

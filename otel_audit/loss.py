@@ -37,8 +37,8 @@ class Handover:
     def __init__(self, sink: AuditSink, notices: Notices) -> None:
         self._sink = sink
         self.trail = sink if isinstance(sink, Trail) else None
-        self._journal = self.trail.journal if self.trail is not None else None
-        self.syncs = self._journal is not None and self._journal.durability is Durability.FSYNC
+        self.journal = self.trail.journal if self.trail is not None else None
+        self.syncs = self.journal is not None and self.journal.durability is Durability.FSYNC
         self._warns_of_loops = self.syncs
         self._notices = notices
         self._begin()
@@ -59,25 +59,14 @@ class Handover:
         Raises:
             AuditUnavailable: only with `closed`: it is not known to be durable.
         """
-        if self.trail is None:
+        if self.journal is None:
             return self._emit(fields, on_loss)
-        return self.append(fields["event_id"], _json_of(fields), time_ns, observed_ns, on_loss, is_vital)
-
-    def append(
-        self, event_id: str, event: bytes, time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
-    ) -> Receipt:
-        """`hand` for a trail: `event` is its JSON.
-
-        Raises:
-            AuditUnavailable: as `hand`.
-        """
-        assert self._journal is not None
-        if self._warns_of_loops and asyncio._get_running_loop() is not None:
-            self._warn_of_loop()
+        self.warn_on_loop()
+        event_id = fields["event_id"]
         try:
-            return self._journal.append(event_id, event, time_ns, observed_ns, is_vital)
+            return self.journal.append(event_id, _json_of(fields), time_ns, observed_ns, is_vital)
         except Exception as error:
-            return self._failed(event_id, error, on_loss)
+            return self.failed(event_id, error, on_loss)
 
     def begin(
         self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
@@ -87,12 +76,14 @@ class Handover:
         Raises:
             AuditUnavailable: as `hand`.
         """
-        if self._journal is None:
+        if self.journal is None:
             return self._emit(fields, on_loss), None
+        event_id, commits = fields["event_id"], list[Commit]()
         try:
-            return self._journal.begin(fields["event_id"], _json_of(fields), time_ns, observed_ns, is_vital)
+            receipt = self.journal.append(event_id, _json_of(fields), time_ns, observed_ns, is_vital, commits)
         except Exception as error:
-            return self._failed(fields["event_id"], error, on_loss), None
+            return self.failed(event_id, error, on_loss), None
+        return receipt, commits[0] if commits else None
 
     async def committed(self, receipt: Receipt, commit: Commit, on_loss: OnLoss) -> Receipt:
         """The receipt, once its line is synced. No thread is held meanwhile.
@@ -100,7 +91,7 @@ class Handover:
         Raises:
             AuditUnavailable: as `hand`.
         """
-        assert self._journal is not None
+        assert self.journal is not None
         loop = asyncio.get_running_loop()
         served = asyncio.Event()
 
@@ -110,15 +101,18 @@ class Handover:
 
         commit.call_when_served(tell)
         with contextlib.suppress(TimeoutError):  # `confirm` says it
-            async with asyncio.timeout(self._journal.commit_timeout_s):
+            async with asyncio.timeout(self.journal.commit_timeout_s):
                 await served.wait()
         try:
-            self._journal.confirm(commit)
+            self.journal.confirm(commit)
         except Exception as error:
-            return self._failed(receipt.event_id, error, on_loss)
+            return self.failed(receipt.event_id, error, on_loss)
         return receipt
 
-    def _warn_of_loop(self) -> None:
+    def warn_on_loop(self) -> None:
+        """Say once that whoever waits for the disk on a running event loop holds up the loop."""
+        if not self._warns_of_loops or asyncio._get_running_loop() is None:
+            return
         self._warns_of_loops = False
         self._notices.say(
             "loop",
@@ -126,7 +120,12 @@ class Handover:
             "the disk has the event; use `await alog()`",
         )
 
-    def _failed(self, event_id: str | None, error: Exception, on_loss: OnLoss) -> Receipt:
+    def failed(self, event_id: str | None, error: Exception, on_loss: OnLoss) -> Receipt:
+        """Follow the loss rule for an event that the journal did not take, or not durably.
+
+        Raises:
+            AuditUnavailable: as `hand`.
+        """
         if not isinstance(error, AuditUnavailable):  # a fault of ours, or of an exporter's: the application goes on
             error = AuditUnavailable(f"expected to record an event, got {described(error)}")
         return self._lost(event_id, error, on_loss)

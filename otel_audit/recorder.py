@@ -17,12 +17,13 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import get_current_span
 
 from otel_audit import fast_line as draft
 from otel_audit import ids
 from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.event_fields import as_event, fields_of
-from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text
+from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text, span_ids
 from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.loss import Handover
@@ -108,7 +109,6 @@ class Recorder:
         self._filtered = _Filtered()
         self._writer = _Writer()
         self._handover = handover
-        self._append = handover.append
         self._has_journal = handover.trail is not None
         self._decisions = decisions
         self._default = Decision(_REQUEST, on_loss)
@@ -209,7 +209,7 @@ class Recorder:
             fields,
             timestamp=self._timestamps.of(now_ns),
             request_id=self.new_request_id(),
-            span=SpanIds.active(context),
+            span=span_ids(get_current_span(context).get_span_context()),
             event_id=str(ids.new_id()) if self._has_journal else None,
         )
         filled = self._redactor.rewritten(filled) if self._is_clean(fields) else self._redactor.clean(filled)
@@ -220,12 +220,11 @@ class Recorder:
 
     def _is_clean(self, fields: dict[str, Any]) -> bool:
         try:
-            joined = "\n".join(draft.caller_texts(fields))
+            return self._redactor.is_clean(draft.caller_texts(fields)) and (
+                "attributes" not in fields or self._redactor.attributes_are_clean(fields["attributes"])
+            )
         except Exception:  # of a value that is not of its type
             return False
-        return self._redactor.is_clean(joined) and (
-            "attributes" not in fields or self._redactor.attributes_are_clean(fields["attributes"])
-        )
 
     def _helper_call(self) -> Callable[..., Receipt | None]:
         """Return `log_call`, the one function behind all helpers.
@@ -241,11 +240,11 @@ class Recorder:
         may_be_quick = self._has_journal and not self._redactor.rewrites_more
         clock, timestamp_of, new_request_id = self._clock, self._timestamps.of, self.new_request_id
         is_clean, pseudonym_of = self._redactor.is_clean, self._redactor.pseudonym_of
-        default_loss, decisions, append = self._on_loss, self._decisions, self._handover.append
+        default_loss, decisions, handover = self._on_loss, self._decisions, self._handover
+        journal, syncs = handover.journal, handover.syncs
 
         def log_call(
             event_type: str,
-            *,
             outcome: str,
             request_id: str = "",
             context: Context | None = None,
@@ -272,29 +271,35 @@ class Recorder:
             on_loss = default_loss
             quick = may_be_quick
             try:
-                texts = [request_id, tool, path, outcome, detail]
-                who, where, what = NOBODY, Source(ip, transport, user_agent), NOTHING
+                who, what = NOBODY, NOTHING
+                username = auth_type = target_type = target = ""
+                roles: list[str] = []
+                actions = more = roles
                 if principal:
                     of = principal.__dict__
                     username, roles, auth_type = of["username"], of["roles"], of["auth_type"]
-                    texts += (username, auth_type, *roles)
                     identity, issuer, kind = of.get("id"), of.get("issuer"), of.get("kind")
                     behalf = of.get("on_behalf_of")
                     if identity is None and issuer is None and kind is None and behalf is None:
                         who = Principal(username, roles, auth_type)
                     else:
-                        texts += (identity or "", issuer or "", kind or "", behalf or "")
+                        more = [identity or "", issuer or "", kind or "", behalf or ""]
                         ours = [UNSET if each is None else each for each in (identity, issuer, kind, behalf)]
                         who = Principal(username, roles, auth_type, *ours)
                 if source:
                     of = source.__dict__
-                    agent = of.get("user_agent")
-                    where = Source(of["ip"], of["transport"], UNSET if agent is None else agent)
-                texts += (where.ip, where.transport, where.user_agent or "")
+                    ip, transport, agent = of["ip"], of["transport"], of.get("user_agent")
+                    user_agent = UNSET if agent is None else agent
                 if resource:
                     of = resource.__dict__
-                    what = Resource(of["type"], of["name"], of["actions"])
-                    texts += (what.type, what.name, *what.actions)
+                    target_type, target, actions = of["type"], of["name"], of["actions"]
+                    what = Resource(target_type, target, actions)
+                texts = [request_id, tool, path, outcome, detail, username, auth_type, *roles]
+                texts += (ip, transport, target_type, target, *actions)
+                if more:
+                    texts += more
+                if user_agent is not UNSET:
+                    texts.append(user_agent)
                 if jsonrpc_id is not None:
                     texts.append(jsonrpc_id)
                 if error_type is not UNSET:
@@ -302,12 +307,12 @@ class Recorder:
                 if attributes is not UNSET:
                     texts += attributes
                     texts += attributes.values()
-                quick = quick and is_clean("\n".join(texts))
+                quick = quick and is_clean(texts)
                 if decisions is not None:
                     route = None if attributes is UNSET else attributes.get(ROUTE_ATTRIBUTE)
                     route = path_of(path) if route is None else route
                     actor = who.id or "", who.issuer or ""
-                    facts = Facts(event_type, route, tool, who.username, outcome, what.actions, *actor)
+                    facts = Facts(event_type, route, tool, username, outcome, actions, *actor)
                     level, on_loss, _ = decisions.on(facts)
                     if level is _NONE:
                         self._filtered.add()
@@ -315,7 +320,7 @@ class Recorder:
                     quick = quick and level is _REQUEST
                 if quick:
                     if span is None:
-                        span = SpanIds.active(context)
+                        span = span_ids(get_current_span(context).get_span_context())
                     event_id = event_id or str(ids.new_id())
                     event = _encode(
                         Draft(
@@ -326,7 +331,7 @@ class Recorder:
                             span.span_id,
                             UNSET if jsonrpc_id is None else jsonrpc_id,
                             who if pseudonym_of is None else who.renamed(pseudonym_of),
-                            where,
+                            Source(ip, transport, user_agent),
                             Action(tool, path, method),
                             what,
                             outcome,
@@ -342,8 +347,13 @@ class Recorder:
                     )
             except Exception:  # of a value that is not of its type: the way through the models makes something of it
                 quick = False
-            if quick:
-                return append(event_id, event, now_ns, now_ns, on_loss, is_vital(outcome, on_loss))
+            if quick and journal is not None:
+                if syncs:
+                    handover.warn_on_loop()
+                try:
+                    return journal.append(event_id, event, now_ns, now_ns, is_vital(outcome, on_loss))
+                except Exception as error:
+                    return handover.failed(event_id, error, on_loss)
             given: dict[str, Any] = {
                 "event_type": event_type,
                 "request_id": draft.given_or(request_id, ""),

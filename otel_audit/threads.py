@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from queue import Empty
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 __all__ = [
     "FORKS_WAIT",
@@ -40,6 +40,8 @@ __all__ = [
     "watch",
 ]
 
+T = TypeVar("T")
+R = TypeVar("R")
 
 _LOOK_S: Final = 0.002
 _FORK_LOOK_S: Final = 0.0002
@@ -92,6 +94,21 @@ class _ForksWait:
             self._inside[me] = count
         else:
             self._inside.pop(me, None)
+
+    def call(self, function: Callable[[T], R], argument: T) -> R:
+        """Call the function inside and return what it returns. Cheaper than `with` by two frames, for each event."""
+        me = get_ident()
+        inside = self._inside
+        if me in inside:
+            with self:
+                return function(argument)
+        inside[me] = 1
+        try:
+            if self._forks:
+                self._let_fork(me)
+            return function(argument)
+        finally:
+            self._inside.pop(me, None)  # of a child, if a signal handler has forked meanwhile
 
     def _let_fork(self, me: int) -> None:
         deadline = time.monotonic() + 2 * _FORK_WAITS_S

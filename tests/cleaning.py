@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from otel_audit.event import AuditEvent
 from tests.secret_samples import ALNUM, HEX, chars, planted
 
-__all__ = ["EVENTS", "HOSTILE_EVENTS", "ORDINARY_VALUES", "an_event", "joined_texts_of", "texts_of"]
+__all__ = ["EVENTS", "HOSTILE_EVENTS", "ORDINARY_VALUES", "all_texts_of", "an_event", "texts_of"]
 
 
 def an_event() -> dict[str, Any]:
@@ -47,9 +47,9 @@ def texts_of(value: Any) -> Iterator[str]:
             yield from texts_of(item)
 
 
-def joined_texts_of(event: dict[str, Any]) -> str:
+def all_texts_of(event: dict[str, Any]) -> list[str]:
     """What the quick look looks at."""
-    return "\n".join(text for value in event.values() for text in texts_of(value))
+    return [text for value in event.values() for text in texts_of(value)]
 
 
 # Not letters at random: they may spell "bearer", and what follows is then a credential.

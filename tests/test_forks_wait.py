@@ -50,9 +50,9 @@ def test_a_fork_waits_until_nobody_is_inside() -> None:
 @pytest.mark.processes
 def test_who_is_inside_itself_can_fork_and_so_can_its_child() -> None:
     with FORKS_WAIT:
-        assert in_child(lambda: in_child(lambda: Redactor().is_clean("a")))
+        assert in_child(lambda: in_child(lambda: Redactor().is_clean(["a"])))
 
-    assert in_child(lambda: Redactor().is_clean("a"))
+    assert in_child(lambda: Redactor().is_clean(["a"]))
 
 
 def test_who_comes_during_a_fork_waits_for_it() -> None:

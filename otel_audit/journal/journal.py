@@ -49,6 +49,7 @@ class Receipt(NamedTuple):
 _DEFERRED_MAX = 1000
 
 _getpid = os.getpid
+_new_tuple = tuple.__new__  # a NamedTuple is made in half the time without its own `__new__`
 _get_ident = get_ident
 
 _leaving: dict[int, threading.RLock] = {}  # by the process that leaves what it was given at its fork
@@ -114,7 +115,7 @@ class Journal:
         """The state of a process that has written nothing yet."""
         self._lock = new_lock()
         self._inside: set[int] = set()
-        self._deferred: deque[tuple[bytes, int]] = deque()
+        self._deferred: deque[tuple[bytes, int, int]] = deque()
         self._announcing: list[object] = []
         self._said_gone = 0
         self._end = WritingEnd(
@@ -142,7 +143,7 @@ class Journal:
     @property
     def losses(self) -> Mapping[str, int]:
         """How many events were not written, by reason."""
-        return self._end.losses.total
+        return dict(self._end.losses.total)
 
     @property
     def gone(self) -> int:
@@ -158,20 +159,55 @@ class Journal:
         """Measure the directory anew, after what may be removed was removed: the answer to `ask_for_room`."""
         self._end.room.answered()
 
-    def append(self, event_id: str, event: bytes, time_ns: int, observed_ns: int, is_vital: bool = False) -> Receipt:
+    def append(
+        self,
+        event_id: str,
+        event: bytes,
+        time_ns: int,
+        observed_ns: int,
+        is_vital: bool = False,
+        commits: list[Commit] | None = None,
+    ) -> Receipt:
         """Return once the line survives the death of this process, or of the machine with `fsync`.
 
         `event` is a JSON object. `is_vital`: it is written on a disk that is nearly full too. A call from inside a
-        call of the same thread is kept and written by the outer one: its receipt says `durable=False`.
+        call of the same thread is kept and written by the outer one: its receipt says `durable=False`. Where there is a
+        wait for the disk, `commits` gets it; what the receipt says is true once `confirm` has returned for it.
 
         Raises:
             AuditUnavailable: the line is in the chain, but not known to be durable.
             JournalFull: nothing was written, there is no room; the loss is counted.
             JournalUnwritable: nothing was written, for another reason; the loss is counted.
         """
-        receipt, commit = self.begin(event_id, event, time_ns, observed_ns, is_vital)
-        if commit is not None:
-            self._wait(commit)
+        if _getpid() != self._pid:
+            self.leave_to_parent()
+        me = _get_ident()
+        if me in self._inside:
+            return self._defer(event_id, event, time_ns, observed_ns)
+        try:
+            # Marked before the lock is taken: a signal handler that comes in between must not wait for its own thread.
+            self._inside.add(me)
+            with self._lock:
+                seq, stream = self._end.write(event, time_ns, observed_ns, is_vital)
+                if self._deferred:
+                    self._end.write_waiting(self._deferred, stream)
+        finally:
+            self._inside.discard(me)
+        if self._end.is_unannounced:
+            self._announce()
+        if self._deferred:
+            self.tend()
+        receipt = _new_tuple(Receipt, (event_id, stream.files.stream_id, seq, self._survives))
+        if (committer := self._end.background.committer) is not None:
+            commit = self._committed(committer, stream, seq)
+            if commit is not None:
+                if commits is None:
+                    self._wait(commit)
+                else:
+                    commits.append(commit)
+                return receipt
+        if seq >= self.wake_seq:
+            self._on_wake()
         return receipt
 
     def append_system(self, kind: str, content: Mapping[str, Any]) -> int | None:
@@ -200,42 +236,6 @@ class Journal:
         if self._end.is_unannounced:
             self._announce()
         return seq
-
-    def begin(
-        self, event_id: str, event: bytes, time_ns: int, observed_ns: int, is_vital: bool = False
-    ) -> tuple[Receipt, Commit | None]:
-        """Write the line as `append` does, and leave the wait for the disk to the caller, if there is one.
-
-        What the receipt says is true once `confirm` has returned for the commit.
-
-        Raises:
-            AuditUnavailable: as `append`.
-        """
-        body = b'%b,"time_ns":%d,"observed_ns":%d' % (event[:-1], time_ns, observed_ns)
-        if _getpid() != self._pid:
-            self.leave_to_parent()
-        me = _get_ident()
-        if me in self._inside:
-            return self._defer(event_id, body, observed_ns), None
-        try:
-            # Marked before the lock is taken: a signal handler that comes in between must not wait for its own thread.
-            self._inside.add(me)
-            with self._lock:
-                seq, stream = self._end.write(body, observed_ns, is_vital)
-                receipt = Receipt(event_id, stream.files.stream_id, seq, self._survives)
-                if self._deferred:
-                    self._end.write_waiting(self._deferred, stream)
-        finally:
-            self._inside.discard(me)
-        if self._end.is_unannounced:
-            self._announce()
-        if self._deferred:
-            self.tend()
-        committer = self._end.background.committer
-        commit = None if committer is None else self._committed(committer, stream, seq)
-        if commit is None and seq >= self.wake_seq:
-            self._on_wake()
-        return receipt, commit
 
     def confirm(self, commit: Commit) -> None:
         """The line of this commit is durable.
@@ -402,11 +402,11 @@ class Journal:
         finally:
             self._announcing.remove(turn)
 
-    def _defer(self, event_id: str, body: bytes, observed_ns: int) -> Receipt:
+    def _defer(self, event_id: str, event: bytes, time_ns: int, observed_ns: int) -> Receipt:
         if len(self._deferred) >= _DEFERRED_MAX:
             self._end.lost("re-entry", observed_ns, None)
         else:
-            self._deferred.append((body, observed_ns))
+            self._deferred.append((event, time_ns, observed_ns))
         return Receipt(event_id, None, None, False)
 
     def hold(self) -> Iterator[None]:

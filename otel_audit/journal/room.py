@@ -362,21 +362,15 @@ class Losses:
 
     def __init__(self) -> None:
         self._untold: dict[str, _Loss] = {}
-        self._total: dict[str, int] = {}
+        self.total: dict[str, int] = {}  # all of them, by reason; empty where none was ever lost
 
     def __bool__(self) -> bool:
         """True while there are some that no gap line has told."""
-        # Nearly always there has never been one, so that must cost nothing.
-        return bool(self._untold) and any(loss.count for loss in list(self._untold.values()))
-
-    @property
-    def total(self) -> Mapping[str, int]:
-        """All of them, by reason."""
-        return dict(self._total)
+        return any(loss.count for loss in list(self._untold.values()))
 
     def add(self, reason: str, observed_ns: int) -> None:
         """One more event was lost."""
-        self._total[reason] = self._total.get(reason, 0) + 1
+        self.total[reason] = self.total.get(reason, 0) + 1
         loss = self._untold.setdefault(reason, _Loss(0, observed_ns, observed_ns))
         if not loss.count:
             loss.first_ns = observed_ns

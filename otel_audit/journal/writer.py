@@ -29,7 +29,7 @@ __all__ = ["WritingEnd"]
 
 _TEND_NS: Final = 1_000_000_000
 _TELL_NS: Final = 60_000_000_000  # a gap line that often while events are refused: what is set aside is small
-_PLACE_BYTES: Final = 143  # what a stream adds to a body: its id, the number of the line, the hash of the one before
+_PLACE_BYTES: Final = 208  # what a stream adds to an event: two times, its id, a number, the hash of the line before
 
 
 class WritingEnd:
@@ -85,7 +85,7 @@ class WritingEnd:
         stream = self.stream
         return self._gone_before + (stream.gone if stream else 0)
 
-    def write(self, body: bytes, observed_ns: int, is_vital: bool) -> tuple[int, StreamWriter]:
+    def write(self, event: bytes, time_ns: int, observed_ns: int, is_vital: bool) -> tuple[int, StreamWriter]:
         """Append one line; its number, and the stream that has it.
 
         `is_vital`: see `Journal.append`.
@@ -94,23 +94,23 @@ class WritingEnd:
             JournalFull: nothing was written, there is no room; the loss is counted.
             JournalUnwritable: nothing was written, for another reason; the loss is counted.
         """
-        stream = self.stream
+        stream, losses = self.stream, self.losses
         try:
             # From both sides: a wall clock that was set back must not end the looks for years.
-            if stream is None or self.losses or not 0 <= observed_ns - self._tended_ns < _TEND_NS:
+            if stream is None or (losses.total and losses) or not 0 <= observed_ns - self._tended_ns < _TEND_NS:
                 stream = self.ready(observed_ns)
             if not self.room.is_scarce:
-                return stream.write(body, observed_ns), stream
+                return stream.write(event, time_ns, observed_ns), stream
             self.room.check(is_vital=is_vital)
-            seq = stream.write(body, observed_ns)
-            self.room.added(len(body) + _PLACE_BYTES)
+            seq = stream.write(event, time_ns, observed_ns)
+            self.room.added(len(event) + _PLACE_BYTES)
             return seq, stream
         except OSError as error:
             lost = self.lost(reason_of(error), observed_ns, error)
             self._make_room(error, observed_ns)
             raise lost from error
 
-    def write_waiting(self, waiting: deque[tuple[bytes, int]], stream: StreamWriter) -> None:
+    def write_waiting(self, waiting: deque[tuple[bytes, int, int]], stream: StreamWriter) -> None:
         """Write what waits, in its order. On a disk that refuses it goes on waiting."""
         with contextlib.suppress(OSError):
             self.room.check(is_vital=True)  # they were accepted

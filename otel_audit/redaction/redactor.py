@@ -144,7 +144,7 @@ _LARGE: Final = 10**12  # no smaller number is a card's
 class Redactor:
     """Removes secrets from events and cuts what is above the caps. Holds no state of an event; safe in threads."""
 
-    __slots__ = ("_caps", "_find", "_is_secret_name", "_plain_chars", "_rules", "_screen")
+    __slots__ = ("_caps", "_find", "_is_secret_name", "_most_plain_texts", "_plain_chars", "_rules", "_screen")
 
     def __init__(self, *, caps: Caps = Caps(), rules: Rules = Rules()) -> None:  # noqa: B008 - frozen: one for all is right
         self._caps = caps
@@ -154,6 +154,7 @@ class Redactor:
         own = rules.redact_names or rules.keep_names
         self._is_secret_name = SecretNames(rules.redact_names, rules.keep_names).is_secret if own else is_secret_name
         fitting = (caps.event_bytes - _FRAME_BYTES) // _ESCAPED_BYTES
+        self._most_plain_texts = caps.list_items
         self._plain_chars = min(caps.text_chars, caps.detail_chars, fitting)
 
     @property
@@ -171,20 +172,23 @@ class Redactor:
         """Return whether the user's rules may change more of a clean event than its names."""
         return self._rules.rewrite_more
 
-    def is_clean(self, joined: str) -> bool:
+    def is_clean(self, texts: list[str]) -> bool:
         """Return True if `clean` would change no more than `rewritten` does in an event with these texts. It may also
         return False where `clean` would change no more.
 
-        `joined`: every text of the event that its caller gave, the keys and texts of `attributes` included, joined
-        with a newline. About what texts cannot show see `attributes_are_clean`.
+        `texts`: every text of the event that its caller gave, the keys and texts of `attributes` included. About what
+        texts cannot show see `attributes_are_clean`.
+
+        Raises:
+            TypeError: one of them is no text.
         """
-        # A list with too many items has at least as many newlines, an event with a text above its cap is at least as
-        # long: one look at the whole is enough.
-        if len(joined) > self._plain_chars or joined.count("\n") >= self._caps.list_items:
+        # An event with a list of too many items has at least as many texts, one with a text above its cap is at least
+        # as long: one look at the whole is enough.
+        joined = "\n".join(texts)
+        if len(joined) > self._plain_chars or len(texts) > self._most_plain_texts:
             return False
         try:
-            with FORKS_WAIT:
-                return self._find(joined.encode()) is None
+            return FORKS_WAIT.call(self._find, joined.encode()) is None
         except UnicodeEncodeError:
             return False
 
@@ -216,7 +220,7 @@ class Redactor:
         event = rewritten_event(fields, self._rules, removed)
         paths = sorted(map(path_of, removed))
         # Rare, and more than a few words: lists to be merged, keys that with their dots look like something else.
-        if any(name not in _PLAIN_FIELDS for name in fields) or not self.is_clean("\n".join(paths)):
+        if any(name not in _PLAIN_FIELDS for name in fields) or not self.is_clean(paths):
             return self.clean(fields)
         return _with_lists(event, {"redacted": paths} if paths else {})
 

@@ -18,7 +18,7 @@ from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.patterns import REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import standard_screen
-from tests.cleaning import EVENTS, HOSTILE_EVENTS, ORDINARY_VALUES, an_event, joined_texts_of, texts_of
+from tests.cleaning import EVENTS, HOSTILE_EVENTS, ORDINARY_VALUES, all_texts_of, an_event, texts_of
 from tests.examples import examples
 from tests.secret_samples import planted
 
@@ -204,7 +204,7 @@ def test_a_secret_that_is_split_over_the_items_of_a_list_is_removed_too(items: l
 
     assert cleaned["attributes"]["argv"] == left
     assert redactor.clean(cleaned) == cleaned
-    quick = redactor.is_clean(joined_texts_of(event)) and redactor.attributes_are_clean({"argv": items})
+    quick = redactor.is_clean(all_texts_of(event)) and redactor.attributes_are_clean({"argv": items})
     assert not quick or cleaned == event
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from opentelemetry.context import get_current
 from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, get_current_span
 
-from otel_audit.fast_line import SpanIds
+from otel_audit.fast_line import SpanIds, span_ids
 from otel_audit.integrations.asgi.scope import Receive, Scope, Send
 
 __all__ = ["NO_SPAN", "ids_of", "span_around", "span_inside", "watch_opentelemetry"]
@@ -30,7 +30,7 @@ Note = Callable[[SpanContext, Scope], None]
 
 def ids_of(span: SpanContext) -> SpanIds:
     """Return the ids of a span of this process; those of another process, which the client named, are not believed."""
-    return NO_SPAN if span.is_remote else SpanIds.of(span)
+    return NO_SPAN if span.is_remote else span_ids(span)
 
 
 def span_around() -> SpanIds:

@@ -83,15 +83,15 @@ def test_lines_that_are_synced_only_when_their_segment_is_full_are_told_apart_wh
     files = StreamFiles(tmp_path, "0190d7a8-1111-7000-8000-000000000000")
     limits = Limits(segment_bytes=4000)
     stream = StreamWriter(files, {}, limits=limits, durability=Durability.FSYNC, retire=OpenSegment.close)
-    body = b'{"event_type":"test","event_id":"%d","time_ns":1,"observed_ns":1'
-    lost = [stream.write(body % number, 1) for number in range(8)]
+    event = b'{"event_type":"test","event_id":"%d"}'
+    lost = [stream.write(event % number, 1, 1) for number in range(8)]
     disk.fails = True
     with pytest.raises(OSError, match="Input/output"):
-        lost.extend(stream.write(body % number, 1) for number in range(100))
+        lost.extend(stream.write(event % number, 1, 1) for number in range(100))
     disk.fails = False
     assert files.segments() == [1]
 
-    after = stream.write(body % 200, 1)
+    after = stream.write(event % 200, 1, 1)
     stream.sync_at_once()
 
     assert all(stream.sync_error(seq) is not None for seq in lost)
