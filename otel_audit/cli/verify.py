@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,9 @@ from otel_audit.errors import NoteMalformed
 from otel_audit.notices import escaped, shown_json
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
+from otel_audit.stores.location import NothingStored, kind_of, open_store
+from otel_audit.stores.store import Kind
+from otel_audit.verification.archive import SETTLE_S, verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Class, Finding, LedgerReport, Report, StreamReport, Verdict
 from otel_audit.verification.ledger import KnownNote, Pins
@@ -104,6 +107,12 @@ class _Time(click.ParamType[int]):
 
 @click.command()
 @click.argument("directory", metavar="[DIR]", required=False, envvar="OTEL_AUDIT_DIR", type=GivenPath())
+@click.option(
+    "--archive",
+    metavar="PATH",
+    type=GivenPath(exists=True),
+    help="A collector's archive: to hold the journal in DIR against, or alone if no DIR is given.",
+)
 @click.option("--key", "identity", metavar="VKEY", type=_Key(), help="The public key that must have signed the ledger.")
 @click.option(
     "--known", metavar="FILE_OR_VKEY", type=_Known(), help="A note or a key of this ledger that was kept elsewhere."
@@ -116,15 +125,26 @@ class _Time(click.ParamType[int]):
     help="How old the newest note may be that --key or --known vouches for: 15m, 24h, 7d.",
 )
 @click.option("--from", "from_ns", metavar="TIME", type=_Time(), help="Begin with the lines of this time.")
+@click.option(
+    "--settle",
+    "settle_s",
+    metavar="AGE",
+    type=_Age(),
+    default=SETTLE_S,
+    show_default="1h",
+    help="How long a line may be on its way to the archive.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; docs/schema.md has its schema.")
 @click.pass_context
 def verify(
     ctx: click.Context,
     directory: Path | None,
+    archive: Path | None,
     identity: VerifierKey | None,
     known: KnownNote | VerifierKey | None,
     anchored_within_s: float | None,
     from_ns: int | None,
+    settle_s: float,
     as_json: bool,
 ) -> None:
     """Check that a trail is whole, and say what shows it and what nothing shows.
@@ -142,10 +162,32 @@ def verify(
     )
     if anchored_within_s is not None and not pins.words():
         raise click.UsageError("--anchored-within goes with --key or --known: nothing else vouches for a note", ctx)
-    where = existing_directory(ctx, directory)
+    is_given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE
+    where = archive if archive is not None and not is_given else None
+    where = where or (
+        directory if directory is not None and directory.is_file() else existing_directory(ctx, directory)
+    )
     try:
-        with _bar(where) as passed:
-            report = verify_directory(where, pins, anchored_within_s=anchored_within_s, from_ns=from_ns, passed=passed)
+        with ExitStack() as stack:
+            passed = stack.enter_context(_bar(where))
+            if kind_of_trail(where) is Kind.JOURNAL:
+                beside = stack.enter_context(open_store(archive)) if archive is not None and archive != where else None
+                report = verify_directory(
+                    where,
+                    pins,
+                    anchored_within_s=anchored_within_s,
+                    from_ns=from_ns,
+                    beside=beside,
+                    settle_s=settle_s,
+                    passed=passed,
+                )
+            else:
+                store = stack.enter_context(open_store(where))
+                report = verify_store(
+                    store, pins, settle_s=settle_s, anchored_within_s=anchored_within_s, passed=passed
+                )
+    except NothingStored as error:
+        raise click.UsageError(escaped(str(error)), ctx) from error
     except OSError as error:
         raise unreadable(where, error) from error
     if as_json:
@@ -153,6 +195,23 @@ def verify(
     else:
         _print(report)
     sys.exit(report.exit_code)
+
+
+def kind_of_trail(path: Path) -> Kind:
+    """Return what lies at a path. An empty directory is that of a journal which has not begun.
+
+    Raises:
+        NothingStored: it holds nothing that can be verified.
+        OSError: it cannot be read.
+    """
+    if path.is_dir() and not any(path.iterdir()):
+        return Kind.JOURNAL
+    kind = kind_of(path)
+    if kind is Kind.EVENT_LOG:
+        raise NothingStored(
+            f"{path}: expected the directory of a journal, or an archive, got a log of events, which has no chain"
+        )
+    return kind
 
 
 @contextmanager

@@ -169,9 +169,12 @@ class AnchorWalk:
             anchor.size,
         )
 
-    def end(self, last_seq: int) -> None:
-        """Say which anchors the stream does not reach: the first line behind its end is `last_seq` + 1."""
-        beyond = [anchor for anchor in self._anchors[self._at :] if anchor.size > last_seq]
+    def end(self, last_seq: int, due: int | None = None) -> None:
+        """Say which anchors the stream does not reach: the first line behind its end is `last_seq` + 1.
+
+        `due`: no line behind this number has to be there yet.
+        """
+        beyond = [each for each in self._anchors if each.size > last_seq and (due is None or each.size <= due)]
         if not beyond:
             return
         longest = beyond[-1]

@@ -50,9 +50,10 @@ class Chain:
     """Goes along the lines of one stream. For one thread.
 
     `seq` and `hash` are those of the last line so far. `chain_to` is the last line up to which nothing is wrong.
+    `has_window`: the source lets go of what is old, so that the first lines may lack without a reason.
     """
 
-    def __init__(self, stream_id: str, walk: AnchorWalk, findings: Findings) -> None:
+    def __init__(self, stream_id: str, walk: AnchorWalk, findings: Findings, *, has_window: bool = False) -> None:
         self.stream_id = stream_id
         self.walk = walk
         self.first_seq = 0
@@ -61,6 +62,7 @@ class Chain:
         self.lines = 0
         self.damage: list[DamagedBytes] = []
         self.headers: list[tuple[int, int, Mapping[str, Any]]] = []  # segment, number of its line, what it says
+        self.ledger_id = ""  # of the ledger that a header names
         self.broken_at: int | None = None
         self.time_ns = 0
         self._findings = findings
@@ -71,6 +73,15 @@ class Chain:
         self._others: list[bytes] = []  # digests of other lines with the number of the last one
         self._out_of_place: dict[int, None] = {}
         self._is_tombstone = False
+        self._has_window = has_window
+        self._last = b""
+        self._remains: dict[int, None] = {}
+
+    @property
+    def last_ns(self) -> int:
+        """When the last line was recorded; 0 without one."""
+        match = TAIL.search(self._last, max(0, len(self._last) - TAIL_BYTES))
+        return int(match[2]) if match is not None else 0
 
     @property
     def chain_to(self) -> int:
@@ -120,7 +131,8 @@ class Chain:
             previous, link = link, digest.hex().encode()
             at += 1
         if at > begin:
-            self._is_tombstone = pieces[at - 1].startswith(_TOMBSTONE)
+            self._last = pieces[at - 1]
+            self._is_tombstone = self._last.startswith(_TOMBSTONE)
             self.seq, self.hash, self._digest, self._link = seq, link, digest, previous
             self.lines += at - begin
         return at
@@ -160,6 +172,7 @@ class Chain:
     def _become(self, tail: _Tail, digest: bytes, content: bytes) -> None:
         self.seq, self._digest, self.hash, self._link = tail.seq, digest, digest.hex().encode(), tail.prev
         self._others = []
+        self._last = content
         self._is_tombstone = content.startswith(_TOMBSTONE)
         self.lines += 1
 
@@ -224,13 +237,21 @@ class Chain:
         last = tail.seq - 1
         claimed = bytes.fromhex(tail.prev.decode()) if tail.prev is not None else None
         bridge = self.walk.bridge_over(first, last)
-        if bridge is None:
+        if (
+            bridge is None
+            and last - first < len(self._remains)
+            and all(seq in self._remains for seq in range(first, last + 1))
+        ):
+            pass  # which is said
+        elif bridge is None and first == 1 and self._has_window:
+            self._findings.unproven("window", 1, f"lines 1 to {last} are not there any more, or never were", last)
+        elif bridge is None:
             moved = [seq for seq in self._out_of_place if first <= seq <= last]
             kind = "moved" if moved else "missing"
             what = f"line {first} is" if first == last else f"lines {first} to {last} are"
             said = " in their place" if moved else ""
             self._broken(first, kind, f"{what} not there{said}", last)
-        elif bridge.last_seq == last and bridge.hash is not None and claimed is not None:
+        elif bridge is not None and bridge.last_seq == last and bridge.hash is not None and claimed is not None:
             if bridge.hash != claimed.hex():
                 self._broken(
                     last,
@@ -250,13 +271,25 @@ class Chain:
     def _confirm_last(self, digest: bytes) -> None:
         self.walk.confirm(self.seq, digest)
 
-    def end(self) -> None:
-        """Take the last line as it is: no line follows that would vouch for it."""
+    def take_remains(self, seq: int, body: bytes) -> None:
+        """Take what a store has in place of a line. A body that only breaks off was cut for its length."""
+        if body.endswith(b"}") or not body.startswith(b"{"):
+            self._broken(seq, "altered", f"line {seq} was changed: what is there in its place is no line of a journal")
+        else:
+            self._findings.unproven("cut_short", seq, f"of line {seq} only the first {len(body)} bytes are there")
+        if len(self._remains) < _MOST_OUT_OF_PLACE:
+            self._remains[seq] = None
+
+    def end(self, due: int | None = None) -> None:
+        """Take the last line as it is: no line follows that would vouch for it.
+
+        `due`: no line behind this number has to be there yet.
+        """
         if self.seq:
             self._confirm_last(self._digest)
         if self._is_tombstone:
             self._broken(self.seq, "tombstone", f"line {self.seq} was overwritten as erased, and no entry says so")
-        self.walk.end(self.seq)
+        self.walk.end(self.seq, due)
 
     def _broken(self, seq: int, kind: str, message: str, last_seq: int | None = None) -> None:
         self.broken_at = seq if self.broken_at is None else min(self.broken_at, seq)
@@ -289,6 +322,9 @@ class Chain:
             return
         if not self.time_ns and (match := TAIL.search(content, max(0, len(content) - TAIL_BYTES))):
             self.time_ns = int(match[2])
+        anchor = header.get("ledger")
+        if isinstance(anchor, dict) and isinstance(named := anchor.get("directory_id"), str):
+            self.ledger_id = named
         # Only what is asked for later: a header holds the whole resource, and a stream may have thousands of segments.
         if not self.headers or header.get("damage") is not None or header.get("format") != 1:
             self.headers.append((segment, tail.seq, header))

@@ -37,11 +37,14 @@ class StreamClaims:
     found: bool = False
     service: str = ""
     durability: str = ""
+    boot_id: str = ""
     opened_place: int = 0
     retention_days: int | None = None
     retention_bytes: int | None = None
     declares_retention: bool = False
+    opened_ns: int = 0
     last: Anchor | None = None
+    due: int = 0
     start: Anchor | None = None
     end: Anchor | None = None
     adopted: Anchor | None = None
@@ -66,10 +69,15 @@ class Claims:
 
     `watched` has for some streams what is told of each of their heads: for those that are read a second time.
     `from_ns`: the lines before this time need not be read, as far as a head with its edge lets the tree begin later.
+    `due_ns`: what was said after this time need not have come into a store yet.
     """
 
     def __init__(
-        self, *, watched: Mapping[str, Callable[[Anchor], None]] | None = None, from_ns: int | None = None
+        self,
+        *,
+        watched: Mapping[str, Callable[[Anchor], None]] | None = None,
+        from_ns: int | None = None,
+        due_ns: int | None = None,
     ) -> None:
         self.streams: dict[str, StreamClaims] = {}
         self.lived_ns = 0
@@ -77,6 +85,7 @@ class Claims:
         self._time_ns = 0
         self._watched = watched or {}
         self._from_ns = from_ns
+        self._due_ns = due_ns
 
     def of(self, stream_id: str) -> StreamClaims:
         """Return what is said of a stream; nothing yet, for one that was not heard of."""
@@ -120,9 +129,11 @@ class Claims:
     def _open(self, claims: StreamClaims, content: Mapping[str, Any], place: int) -> None:
         days, limit = content.get("retention_days"), content.get("retention_bytes")
         claims.opened = True
+        claims.opened_ns = claims.opened_ns or self._time_ns
         claims.opened_place = claims.opened_place or place
         claims.service = _text(content.get("service"))
         claims.durability = _text(content.get("durability"))
+        claims.boot_id = _text(content.get("boot_id"))
         claims.retention_days = days if type(days) is int else None
         claims.retention_bytes = limit if type(limit) is int else None
         claims.declares_retention = "retention_days" in content
@@ -151,6 +162,8 @@ class Claims:
                 anchor.size,
             )
         claims.last = anchor
+        if self._due_ns is None or self._time_ns <= self._due_ns:
+            claims.due = anchor.size
         if anchor.nodes is not None and self._from_ns is not None and self._time_ns <= self._from_ns:
             claims.start = anchor
         claims.sizes.append(anchor.size)

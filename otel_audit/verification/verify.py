@@ -8,18 +8,21 @@ written its `end`. A stream that fails is read again, with all of its heads, so 
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.stores.store import Store
 from otel_audit.verification.anchors import Anchor, Bridge
+from otel_audit.verification.archive import SETTLE_S
 from otel_audit.verification.claims import Claims, StreamClaims
+from otel_audit.verification.crosscheck import CrossCheck
 from otel_audit.verification.directory import LedgerReading, StreamReading, heads_of, is_alive, read_stream
-from otel_audit.verification.findings import Findings, Report, StreamReport
+from otel_audit.verification.findings import Class, Finding, Findings, Report, StreamReport
 from otel_audit.verification.former import removed_before
+from otel_audit.verification.judging import describe, judge_ledgers
 from otel_audit.verification.ledger import Pins
 
 __all__ = ["verify_directory"]
@@ -38,17 +41,21 @@ def verify_directory(
     *,
     anchored_within_s: float | None = None,
     from_ns: int | None = None,
+    beside: Store | None = None,
+    settle_s: float = SETTLE_S,
     passed: Callable[[int], None] = _ignored,
 ) -> Report:
     """Return what is shown of the trail in a journal directory, and by what.
 
     `anchored_within_s`: how old the newest note may be that a pin vouches for. `from_ns`: begin with the lines of that
-    time, as far as signed heads allow it. `passed` is told of each portion of bytes that was read.
+    time, as far as signed heads allow it. `beside`: a store to hold the journal against; a line may be on its way there
+    for `settle_s`. `passed` is told of each portion of bytes that was read.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return _Directory(directory, pins or Pins(), from_ns, passed).verify(anchored_within_s)
+    check = CrossCheck(directory, beside, settle_s) if beside is not None else None
+    return _Directory(directory, pins or Pins(), from_ns, passed).verify(anchored_within_s, check)
 
 
 class _Directory:
@@ -66,7 +73,7 @@ class _Directory:
         self._alive: dict[str, bool | None] = {}
         self._findings = Findings()
 
-    def verify(self, anchored_within_s: float | None) -> Report:
+    def verify(self, anchored_within_s: float | None, check: CrossCheck | None) -> Report:
         self._ledgers.read()
         self._removed = removed_before(self._directory)
         self._read_new()
@@ -83,10 +90,27 @@ class _Directory:
         self._explain(failing)
         now_ns = time.time_ns()
         report = Report(str(self._directory), now_ns, self._pins.words())
-        self._judge_ledgers(report, now_ns, anchored_within_s)
+        compared = self._compared(check)
+        if check is not None:
+            report.pins = (*report.pins, "--archive")
+        judge_ledgers(self._ledgers.checks, self._pins, report, self._findings, anchored_within_s)
+        if lines := self._ledgers.unfinished:
+            first, last = lines[0].seq, lines[-1].seq
+            what = f"ledger lines {first} to {last} have no note yet, and count for nothing"
+            self._findings.notice("unfinished", first, what, last)
         report.streams = [self._judged(stream_id, now_ns) for stream_id in self._all_streams()]
-        report.findings = self._findings.all
+        report.findings = [*self._findings.all, *compared]
         return report
+
+    def _compared(self, check: CrossCheck | None) -> list[Finding]:
+        """Hold the journal against the store; again, where it seems to lack what retention removed meanwhile."""
+        found: list[Finding] = []
+        for _ in range(_ROUNDS if check is not None else 0):
+            assert check is not None
+            found = check.compare(self._claims)
+            if not any(each.weight is Class.FINDING for each in found) or not self._ledgers.read():
+                break
+        return found
 
     def _all_streams(self) -> list[str]:
         return sorted({*self._readings, *self._claims.streams})
@@ -95,14 +119,8 @@ class _Directory:
         """Read the streams that were not read yet. Return True if there were any."""
         new = [stream_id for stream_id in segments_in(self._directory) if stream_id not in self._readings]
         for stream_id in new:
-            if not self._is_skipped(stream_id):
-                self._read(stream_id)
-        return any(stream_id in self._readings for stream_id in new)
-
-    def _is_skipped(self, stream_id: str) -> bool:
-        """Return True for a stream that ended before the time from which on the trail is wanted."""
-        claims = self._claims.streams.get(stream_id)
-        return claims is not None and claims.end is not None and claims.start is claims.end
+            self._read(stream_id)
+        return bool(new)
 
     def _read(self, stream_id: str, anchors: Sequence[Anchor] | None = None) -> None:
         files = StreamFiles(self._directory, stream_id)
@@ -144,7 +162,7 @@ class _Directory:
             assert claims is not None
             self._judge_absent(claims, report, findings)
         else:
-            _describe(report, reading, claims)
+            describe(report, reading.chain, reading.walk, claims)
             findings.found += reading.findings.all
             alive = self._alive[stream_id]
             report.state = "live" if alive else "unknown" if alive is None else "ended" if report.ended else "dead"
@@ -159,10 +177,7 @@ class _Directory:
         return report
 
     def _judge_absent(self, claims: StreamClaims, report: StreamReport, findings: Findings) -> None:
-        if self._is_skipped(claims.stream_id):
-            report.state = "skipped"
-            findings.notice("before", None, "it ended before the time of --from, and was not read")
-        elif claims.retained_whole:
+        if claims.retained_whole:
             report.state = "removed"
         else:
             report.state = "missing"
@@ -236,42 +251,6 @@ class _Directory:
                 last,
             )
 
-    def _judge_ledgers(self, report: Report, now_ns: int, anchored_within_s: float | None) -> None:
-        for check in self._ledgers.checks:
-            check.finish()
-            self._findings.found += check.findings.all
-            report.ledgers.insert(0, check.report)
-        if "--known" in self._pins.words() and not any(check.is_known for check in self._ledgers.checks):
-            self._findings.unproven(
-                "known", None, "what --known gives is of another ledger, and says nothing of this directory"
-            )
-        if not self._ledgers.checks:
-            weigh = self._findings.broken if self._pins.words() else self._findings.unproven
-            weigh("no_ledger", None, "this directory has no signed ledger: its chains show nothing to a stranger")
-        if self._ledgers.unfinished:
-            lines = self._ledgers.unfinished
-            self._findings.notice(
-                "unfinished",
-                lines[0].seq,
-                f"ledger lines {lines[0].seq} to {lines[-1].seq} have no note yet, and count for nothing",
-                lines[-1].seq,
-            )
-        if anchored_within_s is not None:
-            self._judge_age(report, now_ns, anchored_within_s)
-
-    def _judge_age(self, report: Report, now_ns: int, anchored_within_s: float) -> None:
-        newest = max((check.vouched_ns for check in self._ledgers.checks), default=0)
-        age_s = (now_ns - newest) / 1e9
-        if not newest:
-            self._findings.broken("anchor", None, "nothing that you brought along vouches for a note of this ledger")
-        elif age_s > anchored_within_s:
-            self._findings.broken(
-                "anchor",
-                None,
-                f"the newest note that your pin vouches for is {age_s:.0f} seconds old, more than "
-                f"{anchored_within_s:.0f}",
-            )
-
 
 def _rising(anchors: Sequence[Anchor]) -> list[Anchor]:
     """Return the heads without those that contradict an earlier one, which is said by the ledger's check."""
@@ -280,15 +259,3 @@ def _rising(anchors: Sequence[Anchor]) -> list[Anchor]:
         if not found or anchor.size >= found[-1].size:
             found.append(anchor)
     return found
-
-
-def _describe(report: StreamReport, reading: StreamReading, claims: StreamClaims | None) -> None:
-    chain = reading.chain
-    report.first_seq, report.last_seq, report.lines = chain.first_seq, chain.seq, chain.lines
-    report.chain_to, report.signed_to = chain.chain_to, reading.walk.signed_to
-    report.anchored_to = min(claims.anchored, report.signed_to) if claims is not None else 0
-    if not report.service and chain.headers:
-        resource = chain.headers[0][2].get("resource")
-        with contextlib.suppress(AttributeError, TypeError):
-            name = resource.get("service.name")  # type: ignore[union-attr]  # of any JSON
-            report.service = name if isinstance(name, str) else ""

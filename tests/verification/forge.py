@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from otel_audit.journal.locks import boot_id
 from otel_audit.signing.keys import SigningKey
 from otel_audit.signing.note import Checkpoint, Note
 from otel_audit.signing.tree import Edge, leaf_hash
@@ -154,7 +155,7 @@ class ForgedStream:
             "stream": self.stream_id,
             "service": "shop",
             "pid": 4711,
-            "boot_id": "9d2f0e35",
+            "boot_id": boot_id(),
             "host_id": "4c4c4544",
             "version": "0.1.0",
             "policy_hash": "",

@@ -122,6 +122,16 @@ MUTATIONS: list[Mutation] = [
 ]
 
 
+def signed_part(files: dict[Path, bytes]) -> dict[str, bytes | tuple[bytes, bytes]]:
+    """What is signed of the files: all but the keys behind the text of the last note, which stand under no note yet."""
+    found: dict[str, bytes | tuple[bytes, bytes]] = {}
+    for path, content in files.items():
+        before, _, note = content.rpartition(b'{"system":"note","event_type":"audit.note",')
+        is_ledger = path.name.startswith("ledger.") and note.endswith(b"}\n") and note.count(b"\n") == 1
+        found[path.name] = (before, note.partition(b',"time_ns":')[0]) if is_ledger else content
+    return found
+
+
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pins]:
     """A trail of which every line is signed, and its last note."""
@@ -149,7 +159,7 @@ def test_every_edit_of_signed_lines_is_found(untouched: tuple[Path, Pins], tmp_p
         before = {each: each.read_bytes() for each in files}
         mutation(chance, path, files)
         after = {each: each.read_bytes() for each in copy.glob("*.jsonl")}
-        if after != before and verify_directory(copy, pins).verdict is not Verdict.BROKEN:
+        if signed_part(after) != signed_part(before) and verify_directory(copy, pins).verdict is not Verdict.BROKEN:
             missed.append((seed, path.name, mutation.__name__))
         shutil.rmtree(copy)
 

@@ -1,0 +1,212 @@
+"""Verify what a collector's archive, or another store, has kept of a trail, by the ledger lines that came with it.
+
+A store has no files and no locks: nobody can say whether a writer lives, and what is young may be on its way. What was
+said or written in the last hour, `settle_s`, is therefore "not there yet" where it lacks. Of what is older nothing may
+lack: whatever the journal removed by retention, it had delivered before.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from otel_audit.journal.ledger.entries import SignedNote, statement
+from otel_audit.journal.line import Line
+from otel_audit.stores.store import DamagedBytes, Remains, Store
+from otel_audit.verification.anchors import AnchorWalk
+from otel_audit.verification.chain import Chain
+from otel_audit.verification.claims import Claims, StreamClaims
+from otel_audit.verification.findings import Findings, Report, StreamReport
+from otel_audit.verification.judging import describe, judge_ledgers
+from otel_audit.verification.ledger import LedgerCheck, Pins
+
+__all__ = ["SETTLE_S", "directory_in", "verify_store"]
+
+SETTLE_S: Final = 3600.0
+_AT_ONCE: Final = 256
+_HEADER: Final = b'{"system":"segment"'
+_OF_LEDGER: Final = (b'{"system":"ledger"', b'{"system":"note"')
+
+
+def verify_store(
+    store: Store,
+    pins: Pins | None = None,
+    *,
+    settle_s: float = SETTLE_S,
+    anchored_within_s: float | None = None,
+    passed: Callable[[int], None] = lambda size_bytes: None,
+) -> Report:
+    """Return what is shown of the trail in a store, and by what.
+
+    `settle_s`: how long a line may be on its way. `passed` is told of each portion of bytes that was read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return _Store(store, pins or Pins(), settle_s, passed).verify(anchored_within_s)
+
+
+class _Store:
+    """One verification of a store."""
+
+    def __init__(self, store: Store, pins: Pins, settle_s: float, passed: Callable[[int], None]) -> None:
+        self._store = store
+        self._pins = pins
+        self._passed = passed
+        self._now_ns = time.time_ns()
+        self._due_ns = self._now_ns - int(settle_s * 1e9)
+        self._claims = Claims(due_ns=self._due_ns)
+        self._checks: list[LedgerCheck] = []
+        self._findings = Findings()
+
+    def verify(self, anchored_within_s: float | None) -> Report:
+        report = Report(self._store.where, self._now_ns, self._pins.words())
+        streams = []
+        for stream_id in self._store.streams():
+            if self._is_ledger(stream_id):
+                self._read_ledger(stream_id)
+            else:
+                streams.append(stream_id)
+        judge_ledgers(self._checks, self._pins, report, self._findings, anchored_within_s)
+        report.streams = [self._read_stream(stream_id) for stream_id in streams]
+        report.streams += [
+            self._absent(self._claims.of(each)) for each in sorted(self._claims.streams.keys() - set(streams))
+        ]
+        for each in self._store.others():
+            if isinstance(each, DamagedBytes):
+                self._findings.notice(
+                    "damage", None, f"{each.file}: {each.length} bytes at offset {each.offset} are no record"
+                )
+        report.findings = self._findings.all
+        return report
+
+    def _is_ledger(self, stream_id: str) -> bool:
+        """Return True for the ledger of a directory: its lines begin as no line of an application can."""
+        first = next((each for each in self._store.lines_of(stream_id) if isinstance(each, Line)), None)
+        if first is None:
+            return False
+        return first.content.startswith(_OF_LEDGER) or directory_in(first.content) == stream_id
+
+    def _read_ledger(self, stream_id: str) -> None:
+        formers = {check.report.origin: check for check in self._checks}
+        check = LedgerCheck(stream_id, self._claims, self._pins, formers=formers)
+        turn: list[Line] = []
+        for each in self._store.lines_of(stream_id):
+            if isinstance(each, Remains):
+                check.chain.take_remains(each.seq, each.body)
+            if not isinstance(each, Line):
+                continue
+            turn.append(each)
+            self._passed(len(each.content))
+            if isinstance(statement(each), SignedNote):
+                for line in turn:
+                    check.take(line)
+                turn = []
+        self._checks.append(check)
+
+    def _read_stream(self, stream_id: str) -> StreamReport:
+        claims = self._claims.streams.get(stream_id)
+        findings = Findings(stream_id)
+        anchors = [claims.last] if claims is not None and claims.last is not None else []
+        walk = AnchorWalk(anchors, claims.bridges if claims is not None else (), findings)
+        is_opened = claims is not None and claims.opened
+        chain = Chain(stream_id, walk, findings, has_window=not is_opened)
+        for portion in self._portions(stream_id, chain):
+            chain.feed(portion, 1, 0 if portion.startswith(_HEADER) else 1)
+            self._passed(len(portion))
+        chain.end(claims.due if claims is not None else None)
+        report = StreamReport(stream_id, state="ended" if claims is not None and claims.end is not None else "unknown")
+        describe(report, chain, walk, claims)
+        if claims is not None:
+            findings.found += claims.findings.all
+        self._judge(claims, chain, findings)
+        report.findings = findings.all
+        return report
+
+    def _portions(self, stream_id: str, chain: Chain) -> Iterator[bytes]:
+        """Yield the lines of a stream, some at a time; a header begins a portion."""
+        waiting: list[bytes] = []
+        for each in self._store.lines_of(stream_id):
+            is_line = isinstance(each, Line)
+            is_header = isinstance(each, Line) and each.content.startswith(_HEADER)
+            if waiting and (len(waiting) >= _AT_ONCE or is_header or not is_line):
+                yield b"\n".join(waiting) + b"\n"
+                waiting = []
+            if isinstance(each, Line):
+                waiting.append(each.content)
+            elif isinstance(each, Remains):
+                chain.take_remains(each.seq, each.body)
+        if waiting:
+            yield b"\n".join(waiting) + b"\n"
+
+    def _judge(self, claims: StreamClaims | None, chain: Chain, findings: Findings) -> None:
+        last, signed = chain.seq, claims.signed_size() if claims is not None else 0
+        is_young = chain.last_ns > self._due_ns
+        if chain.is_in_memory:
+            findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
+        if claims is None or not (claims.opened or claims.found):
+            self._judge_unopened(chain, findings, is_young=is_young)
+            return
+        if claims.found and not claims.opened:
+            findings.unproven("before_ledger", chain.first_seq, "it is older than the ledger")
+        if last < signed and claims.due < signed:
+            what = f"lines {max(last, claims.due) + 1} to {signed} are not there yet"
+            findings.notice("not_yet", last + 1, what, signed)
+        if last <= signed:
+            return
+        words = f"lines {signed + 1} to {last}"
+        if claims.end is not None:
+            findings.broken("behind_end", signed + 1, f"{words} stand behind the end of the stream", last)
+        elif claims.adopted is not None and not claims.found:
+            findings.broken(
+                "behind_adopt", signed + 1, f"{words} stand behind the end at which the stream was taken over", last
+            )
+        elif is_young:
+            findings.notice("unsigned_yet", signed + 1, f"{words} are young, and not signed yet", last)
+        else:
+            findings.unproven("unsigned", signed + 1, f"{words} are under no head that is there", last)
+
+    def _judge_unopened(self, chain: Chain, findings: Findings, *, is_young: bool) -> None:
+        named = chain.ledger_id
+        if chain.is_in_memory:
+            return
+        if not named or named not in {check.ledger_id for check in self._checks}:
+            which = f"the ledger {named}, which it names, is not there" if named else "it names no ledger"
+            findings.unproven("no_ledger", chain.first_seq or None, f"nothing shows that it is whole: {which}")
+        elif is_young:
+            findings.notice("young", chain.first_seq, "it has only begun, and is not yet in the ledger")
+        else:
+            findings.broken("unopened", chain.first_seq, "its ledger does not know this stream")
+
+    def _absent(self, claims: StreamClaims) -> StreamReport:
+        report = StreamReport(claims.stream_id, claims.service, "missing", ended=claims.end is not None)
+        findings = Findings(claims.stream_id)
+        findings.found += claims.findings.all
+        if claims.opened_ns > self._due_ns:
+            report.state = "not there yet"
+            findings.notice("not_yet", 1, "it has only begun, and is not there yet")
+        elif claims.durability == "memory":
+            findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
+        else:
+            findings.broken(
+                "missing",
+                1,
+                f"the stream is not there: the ledger knows it since line {claims.opened_place}, and {claims.due} "
+                "lines have to be there",
+                claims.due or None,
+            )
+        report.findings = findings.all
+        return report
+
+
+def directory_in(content: bytes) -> str:
+    """Return the directory id in the header of a ledger's segment; empty for any other line."""
+    if not content.startswith(_HEADER):
+        return ""
+    try:
+        named = json.loads(content)["segment"]["directory_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return named if isinstance(named, str) else ""

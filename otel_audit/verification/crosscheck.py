@@ -1,0 +1,238 @@
+"""Hold a journal directory and a store against each other, line by line.
+
+Whoever changes one of them and not the other is found, whatever keys he has. What is in one of them only may have a
+good reason: retention removed it here after it was delivered, or it is on its way there. How far each exporter had come
+is therefore looked up first, then the store is read, and the journal last of all.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from otel_audit.journal.cursor import Progress, read_cursor
+from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.line import Line
+from otel_audit.journal.locks import boot_id
+from otel_audit.stores.directory import DirectoryStore
+from otel_audit.stores.store import Remains, Store
+from otel_audit.verification.archive import directory_in
+from otel_audit.verification.claims import Claims, StreamClaims
+from otel_audit.verification.findings import Class, Finding, Findings
+
+__all__ = ["CrossCheck"]
+
+_OF_LEDGER: Final = (b'{"system":"ledger"', b'{"system":"note"')
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """What is wrong or worth knowing of one line."""
+
+    weight: Class
+    kind: str
+    says: str
+
+
+_OTHER_BYTES: Final = _Fact(Class.FINDING, "differs", "are other lines in the journal than in {store}")
+_CUT_SHORT: Final = _Fact(Class.NOTICE, "cut_short", "are cut short in {store}")
+_TOMBSTONE: Final = _Fact(Class.NOTICE, "erased_there", "are erased on one side, with the same digest")
+_RETAINED: Final = _Fact(Class.NOTICE, "store_only", "are in {store} only: retention removed them from the journal")
+_LOST_WITH_POWER: Final = _Fact(
+    Class.UNPROVEN, "store_only", "are in {store} only: the machine was started anew since, and may have lost them"
+)
+_REMOVED: Final = _Fact(Class.FINDING, "store_only", "are in {store} and not in the journal")
+_PENDING: Final = _Fact(Class.NOTICE, "pending", "are not delivered yet")
+_QUARANTINED: Final = _Fact(Class.NOTICE, "quarantined", "were refused, and are in quarantine")
+_UNSETTLED: Final = _Fact(Class.NOTICE, "not_yet", "are young, and not in {store} yet")
+_FOREIGN: Final = _Fact(Class.NOTICE, "foreign", "are records of the plain logs API, which {store} keeps as they are")
+_MISSING: Final = _Fact(Class.FINDING, "journal_only", "were delivered, and are not in {store}")
+
+
+class CrossCheck:
+    """Compares a directory with a store, which it reads at once. Then the journal is to be verified, then `compare`.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+
+    def __init__(self, directory: Path, store: Store, settle_s: float) -> None:
+        self._directory = directory
+        self._store = store
+        self._due_ns = time.time_ns() - int(settle_s * 1e9)
+        self._progress = _progress_in(directory)
+        self._there = frozenset(store.streams())
+
+    def compare(self, claims: Claims) -> list[Finding]:
+        """Return what the comparison says. `claims`: what the directory's ledgers say by now.
+
+        Raises:
+            OSError: one of them cannot be read.
+        """
+        found: list[Finding] = []
+        with DirectoryStore(self._directory) as journal:
+            here = frozenset(journal.streams())
+            ledgers = {log.stream_id for log in LedgerFiles(self._directory).logs()}
+            for stream_id in sorted(here | self._there):
+                told = claims.streams.get(stream_id)
+                if stream_id in here or told is not None:
+                    found += self._compare_stream(journal, stream_id, told, is_ledger=stream_id in ledgers)
+                else:
+                    found += self._judge_stranger(stream_id, here, ledgers)
+        return found
+
+    def _compare_stream(
+        self, journal: DirectoryStore, stream_id: str, claims: StreamClaims | None, *, is_ledger: bool
+    ) -> list[Finding]:
+        spans = _Spans(stream_id, self._store.where)
+        progress = self._progress.get(stream_id, {})
+        for seq, ours, theirs in _side_by_side(journal, self._store, stream_id):
+            fact: _Fact | None
+            if ours is None:
+                fact = self._in_store_only(seq, claims, is_ledger=is_ledger)
+            elif theirs is None:
+                fact = self._in_journal_only(seq, ours, progress)
+            else:
+                fact = _copy(ours, theirs)
+            spans.add(seq, fact)
+        return spans.finish()
+
+    def _in_store_only(self, seq: int, claims: StreamClaims | None, *, is_ledger: bool) -> _Fact:
+        if claims is not None and any(bridge.covers(seq, seq) for bridge in claims.bridges):
+            return _RETAINED
+        durability, boot = (claims.durability, claims.boot_id) if claims is not None else ("", "")
+        if not is_ledger and durability == "os" and boot and boot != boot_id():
+            return _LOST_WITH_POWER
+        return _REMOVED
+
+    def _in_journal_only(self, seq: int, line: Line, progress: Mapping[str, Progress]) -> _Fact:
+        if not progress or any(seq > each.position.seq for each in progress.values()):
+            return _PENDING
+        if any(entry.first_seq <= seq <= entry.last_seq for each in progress.values() for entry in each.quarantine):
+            return _QUARANTINED
+        if line.tail.observed_ns > self._due_ns:
+            return _UNSETTLED
+        return _FOREIGN if _is_foreign(line) else _MISSING
+
+    def _judge_stranger(self, stream_id: str, here: frozenset[str], ledgers: set[str]) -> list[Finding]:
+        """Judge a stream of the store that this directory does not know: of another one, or removed from this one."""
+        findings = Findings(stream_id)
+        is_ledger, named = False, False
+        for each in self._store.lines_of(stream_id):
+            if not isinstance(each, Line):
+                continue
+            is_ledger = is_ledger or each.content.startswith(_OF_LEDGER) or directory_in(each.content) == stream_id
+            if not is_ledger and any(b'"directory_id":"%b"' % ledger.encode() in each.content for ledger in ledgers):
+                findings.broken(
+                    "store_only", 1, f"it is in {self._store.where}, of this directory, and not in the journal"
+                )
+                break
+            if is_ledger and (subject := _subject_of(each)) in here:
+                findings.broken(
+                    "foreign_ledger",
+                    each.seq,
+                    f"another ledger in {self._store.where} speaks of {subject}, a stream of this one",
+                )
+                named = True
+                break
+            if not is_ledger and not each.content.startswith(b'{"system"'):
+                break  # its headers name its ledger, and the first of them has come
+        if is_ledger and not named:
+            findings.notice("foreign_ledger", None, f"another directory's ledger is in {self._store.where}")
+        return findings.all
+
+
+def _progress_in(directory: Path) -> Mapping[str, Mapping[str, Progress]]:
+    files: list[StreamFiles] = [*streams_in(directory), *LedgerFiles(directory).logs()]
+    return {each.stream_id: read_cursor(each.cursor)[0] for each in files}
+
+
+def _side_by_side(
+    journal: DirectoryStore, store: Store, stream_id: str
+) -> Iterator[tuple[int, Line | None, Line | Remains | None]]:
+    """Yield each number with the line here and the one there. Copies that differ come one behind the other."""
+    ours = _rising(journal, stream_id)
+    theirs = (each for each in store.lines_of(stream_id) if isinstance(each, Line | Remains))
+    mine, other = next(ours, None), next(theirs, None)
+    while mine is not None or other is not None:
+        if other is None or (mine is not None and mine.seq < other.seq):
+            assert mine is not None
+            yield mine.seq, mine, None
+            mine = next(ours, None)
+        elif mine is None or other.seq < mine.seq:
+            yield other.seq, None, other
+            other = next(theirs, None)
+        else:
+            seq = mine.seq
+            while other is not None and other.seq == seq:
+                yield seq, mine, other
+                other = next(theirs, None)
+            mine = next(ours, None)
+
+
+def _rising(journal: DirectoryStore, stream_id: str) -> Iterator[Line]:
+    """Yield the lines of the journal, without those that stand out of their order: these are found there."""
+    last = 0
+    for each in journal.lines_of(stream_id):
+        if isinstance(each, Line) and each.seq > last:
+            last = each.seq
+            yield each
+
+
+def _copy(ours: Line, theirs: Line | Remains) -> _Fact | None:
+    body = theirs.content if isinstance(theirs, Line) else theirs.body
+    if body == ours.content:
+        return None
+    if isinstance(theirs, Remains) and ours.content.startswith(body):
+        return _CUT_SHORT
+    if b'"erased":"%b"' % ours.hash.encode() in body[:200]:
+        return _TOMBSTONE
+    return _OTHER_BYTES
+
+
+def _is_foreign(line: Line) -> bool:
+    try:
+        return "otlp" in json.loads(line.content)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+def _subject_of(line: Line) -> str:
+    try:
+        subject = json.loads(line.content)["ledger"]["stream"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return subject if isinstance(subject, str) else ""
+
+
+class _Spans:
+    """Joins what is said of neighbouring lines into one fact."""
+
+    def __init__(self, stream_id: str, store: str) -> None:
+        self._findings = Findings(stream_id)
+        self._store = store
+        self._fact: _Fact | None = None
+        self._first = self._last = 0
+
+    def add(self, seq: int, fact: _Fact | None) -> None:
+        """Take what is said of the next line; None: nothing."""
+        if fact is self._fact and seq <= self._last + 1:
+            self._last = seq
+            return
+        self._tell()
+        self._fact, self._first, self._last = fact, seq, seq
+
+    def finish(self) -> list[Finding]:
+        """Return all of it."""
+        self._tell()
+        return self._findings.all
+
+    def _tell(self) -> None:
+        if self._fact is not None:
+            words = f"lines {self._first} to {self._last} {self._fact.says.format(store=self._store)}"
+            self._findings.add(self._fact.weight, self._fact.kind, self._first, words, self._last)

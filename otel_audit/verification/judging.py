@@ -1,0 +1,58 @@
+"""What is judged alike wherever a trail lies: the ledgers by the pins, and how much of a stream is shown by what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from otel_audit.verification.anchors import AnchorWalk
+from otel_audit.verification.chain import Chain
+from otel_audit.verification.claims import StreamClaims
+from otel_audit.verification.findings import Findings, Report, StreamReport
+from otel_audit.verification.ledger import LedgerCheck, Pins
+
+__all__ = ["describe", "judge_ledgers"]
+
+
+def judge_ledgers(
+    checks: Sequence[LedgerCheck], pins: Pins, report: Report, findings: Findings, anchored_within_s: float | None
+) -> None:
+    """Finish the checks of all ledgers, the oldest first, and say what they found and what the pins say of them."""
+    for check in checks:
+        check.finish()
+        findings.found += check.findings.all
+        report.ledgers.insert(0, check.report)
+    if "--known" in pins.words() and not any(check.is_known for check in checks):
+        findings.unproven(
+            "known", None, f"what --known gives is of another ledger, and says nothing of {report.source}"
+        )
+    if not checks:
+        weigh = findings.broken if pins.words() else findings.unproven
+        weigh("no_ledger", None, f"{report.source} has no signed ledger: its chains show nothing to a stranger")
+    if anchored_within_s is not None:
+        _judge_age(checks, report, findings, anchored_within_s)
+
+
+def _judge_age(checks: Sequence[LedgerCheck], report: Report, findings: Findings, anchored_within_s: float) -> None:
+    newest = max((check.vouched_ns for check in checks), default=0)
+    age_s = (report.time_ns - newest) / 1e9
+    if not newest:
+        findings.broken("anchor", None, "nothing that you brought along vouches for a note of this ledger")
+    elif age_s > anchored_within_s:
+        findings.broken(
+            "anchor",
+            None,
+            f"the newest note that your pin vouches for is {age_s:.0f} seconds old, more than {anchored_within_s:.0f}",
+        )
+
+
+def describe(report: StreamReport, chain: Chain, walk: AnchorWalk, claims: StreamClaims | None) -> None:
+    """Fill in how much of a stream is there, and what is shown of it."""
+    report.first_seq, report.last_seq, report.lines = chain.first_seq, chain.seq, chain.lines
+    report.chain_to, report.signed_to = chain.chain_to, walk.signed_to
+    if claims is not None:
+        report.service, report.ended = claims.service, claims.end is not None
+        report.anchored_to = min(claims.anchored, report.signed_to)
+    if not report.service and chain.headers:
+        resource = chain.headers[0][2].get("resource")
+        name = resource.get("service.name") if isinstance(resource, dict) else None
+        report.service = name if isinstance(name, str) else ""
