@@ -30,13 +30,13 @@ from otel_audit import ids
 from otel_audit._version import __version__
 from otel_audit.delivery.counts import Elsewhere, TrailNumbers
 from otel_audit.delivery.jsonl import JsonlExporter
-from otel_audit.delivery.metrics import AuditMetrics, Numbers, metrics_of_process
+from otel_audit.delivery.metrics import AuditMetrics, metrics_of_process
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.delivery.sweep import retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
-from otel_audit.journal.counts import Stats
+from otel_audit.journal.counts import CountsByExporter, Stats
 from otel_audit.journal.files import make_private, say_exposure
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.locks import boot_id, host_id
@@ -249,7 +249,7 @@ class Trail(AuditSink):
         self.journal.leave_to_parent()
         return self._numbers.stats()
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> CountsByExporter:
         """The numbers of this process now, for each exporter."""
         self.journal.leave_to_parent()
         return self._numbers.numbers()

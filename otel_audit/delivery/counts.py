@@ -13,9 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from otel_audit.delivery.metrics import Numbers
 from otel_audit.delivery.processor import BatchProcessor, FlushReport
-from otel_audit.journal.counts import Counts, Progress, Stats, furthest_behind, shared_by_all
+from otel_audit.journal.counts import Counts, CountsByExporter, Progress, Stats, furthest_behind, shared_by_all
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.journal import Journal
@@ -116,7 +115,7 @@ class TrailNumbers:
         blocked = blocked_elsewhere(streams) if self._is_shipped else self._processor.blocked()
         return Stats(counts.exported, counts.pending, counts.quarantined, counts.dropped, blocked=blocked)
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> CountsByExporter:
         """What each exporter has."""
         streams = self._progress()
         if self._is_shipped:  # counts once all of its exporters have it
@@ -128,7 +127,7 @@ class TrailNumbers:
             told = {name for name, each in by_name.items() if any(progress.blocked for progress in each)}
             blocked = {*self._processor.blocked(), *told}  # another process tells it of what it ships
         exporters, dropped = self._counted(dealt_with or {str(ExporterName.NONE): Counts()})
-        return Numbers(
+        return CountsByExporter(
             next(iter(exporters.values())).emitted,
             dropped,
             exporters,

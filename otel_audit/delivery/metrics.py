@@ -1,4 +1,4 @@
-"""The numbers of a trail, for each of its exporters and summed over trails, and the same as OTel metrics.
+"""The counts of a trail, for each of its exporters and summed over trails, as OTel metrics.
 
 The numbers are read when the application's meter provider collects, so `log()` does nothing for them. Only the duration
 of an export is recorded as it happens, by the thread that exported.
@@ -13,78 +13,19 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Protocol
 
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, NoOpMeter, Observation, get_meter
 
 from otel_audit._version import __version__
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed
-from otel_audit.journal.counts import Counts
+from otel_audit.journal.counts import CountsByExporter
 from otel_audit.threads import get_ident, new_lock, new_rlock
 
-__all__ = ["AuditMetrics", "Counted", "Numbers", "metrics_of_process"]
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """The events of the application in a process. For each of `exporters` they add up to `emitted`.
-
-    `dropped` is by reason, and the same for all. `warnings`: by exporter, exports accepted with a remark. `blocked`:
-    the exporters with which nothing moves. `is_low`: the disk has so little free space that not every event is written.
-    """
-
-    emitted: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    exporters: Mapping[str, Counts] = field(default_factory=dict)
-    warnings: Mapping[str, int] = field(default_factory=dict)
-    blocked: Collection[str] = ()
-    is_low: bool = False
-
-    @classmethod
-    def sum(cls, parts: Iterable[Numbers]) -> Self:
-        """Of several trails together."""
-        emitted, dropped, warnings, blocked, is_low = 0, Counter[str](), Counter[str](), set[str](), False
-        exporters = dict[str, Counts]()
-        for part in parts:
-            emitted += part.emitted
-            dropped.update(part.dropped)
-            warnings.update(part.warnings)
-            blocked.update(part.blocked)
-            is_low = is_low or part.is_low
-            for name, each in part.exporters.items():
-                exporters[name] = exporters.get(name, Counts()) + each
-        return cls(emitted, dropped, exporters, warnings, blocked, is_low)
-
-    def after(self, earlier: Numbers) -> Numbers:
-        """These numbers, seen later than the earlier ones: what only grows is not less than it was.
-
-        It would be, when a stream is sent once more from its beginning.
-        """
-        exporters = {}
-        for name, each in {**earlier.exporters, **self.exporters}.items():
-            exported = max(each.exported, earlier.exporters.get(name, each).exported)
-            exporters[name] = replace(each, exported=exported, pending=max(0, each.pending))
-        return replace(
-            self,
-            emitted=max(self.emitted, earlier.emitted),
-            dropped=_grown(earlier.dropped, self.dropped),
-            exporters=exporters,
-            warnings=_grown(earlier.warnings, self.warnings),
-        )
-
-    def at_rest(self) -> Numbers:
-        """As they stay when the trail is gone: nothing of it is blocked or refused any more."""
-        return replace(self, blocked=(), is_low=False)
-
-
-def _grown(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
-    """Also what is 0: an alert needs to see a counter before its first step."""
-    return {name: max(earlier.get(name, 0), later.get(name, 0)) for name in {**earlier, **later}}
+__all__ = ["AuditMetrics", "Counted", "metrics_of_process"]
 
 
 SCOPE_NAME = "otel_audit"
@@ -105,7 +46,7 @@ _FORK_WAITS_S = 1.0
 class Counted(Protocol):
     """What has numbers: a trail."""
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> CountsByExporter:
         """Its numbers now."""
 
 
@@ -128,10 +69,10 @@ class AuditMetrics:
     def _begin(self) -> None:
         self._lock = new_rlock()  # re-entrant: a signal handler may close a trail
         self.recording = new_lock()
-        self._sums = Numbers()
+        self._sums = CountsByExporter()
         self._taken_at = 0.0
         self._told: set[str] = set()
-        self._gone = Numbers()
+        self._gone = CountsByExporter()
         self._pid = os.getpid()
 
     def _instrument(self, meter: Meter) -> None:
@@ -213,23 +154,23 @@ class AuditMetrics:
         """In a forked child: the counts are the parent's, and a lock may be held by a thread that is not here."""
         self._begin()
         for each in self._watched:
-            each.last = Numbers()
+            each.last = CountsByExporter()
 
     def _own_lock(self) -> threading.RLock:
         if os.getpid() != self._pid:
             self.forked()  # by C code, which runs no fork hooks
         return self._lock
 
-    def _by_exporter(self, name: str, number: Callable[[Numbers, str], int]) -> _Callback:
+    def _by_exporter(self, name: str, number: Callable[[CountsByExporter, str], int]) -> _Callback:
         return self._observer(
             name,
             lambda sums: [Observation(number(sums, exporter), {_EXPORTER: exporter}) for exporter in sums.exporters],
         )
 
-    def _observer(self, name: str, observed: Callable[[Numbers], list[Observation]]) -> _Callback:
+    def _observer(self, name: str, observed: Callable[[CountsByExporter], list[Observation]]) -> _Callback:
         return lambda options: observed(self._sums_for(name))
 
-    def _sums_for(self, name: str) -> Numbers:
+    def _sums_for(self, name: str) -> CountsByExporter:
         """The sums of one moment for all instruments of a collection: the first that asks again begins a new one."""
         with self._own_lock():
             if name not in self._told and time.monotonic() - self._taken_at < _ONE_COLLECTION_S:
@@ -240,7 +181,7 @@ class AuditMetrics:
             each.look()
         with self._lock:
             self._let_go()
-            self._sums = Numbers.sum([self._gone, *(each.last for each in self._watched)])
+            self._sums = CountsByExporter.sum([self._gone, *(each.last for each in self._watched)])
             self._told = {name}
             self._taken_at = time.monotonic()
             return self._sums
@@ -248,7 +189,7 @@ class AuditMetrics:
     def _let_go(self) -> None:
         gone = [each for each in self._watched if each.is_gone]
         if gone:
-            self._gone = Numbers.sum([self._gone, *(each.last.at_rest() for each in gone)])
+            self._gone = CountsByExporter.sum([self._gone, *(each.last.at_rest() for each in gone)])
             self._watched = [each for each in self._watched if each not in gone]
 
 
@@ -261,7 +202,7 @@ class _Watched:
     def __init__(self, trail: Counted) -> None:
         self._trail = weakref.ref(trail)
         self._looks = 0
-        self.last = Numbers()
+        self.last = CountsByExporter()
 
     @property
     def is_gone(self) -> bool:
@@ -282,7 +223,7 @@ class _Watched:
                 self.last = numbers.after(self.last)
 
 
-def _dropped(sums: Numbers) -> list[Observation]:
+def _dropped(sums: CountsByExporter) -> list[Observation]:
     return [Observation(count, {_REASON: reason}) for reason, count in {_FIRST_REASON: 0, **sums.dropped}.items()]
 
 

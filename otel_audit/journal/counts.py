@@ -10,15 +10,25 @@ of a stream have done together. `otel_audit.journal.census` counts a directory w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.quarantine import Held, Quarantined
 from otel_audit.journal.room import lost_events
 
-__all__ = ["Counts", "Progress", "Stats", "counts_in", "furthest_behind", "refused_by_any", "shared_by_all"]
+__all__ = [
+    "Counts",
+    "CountsByExporter",
+    "Progress",
+    "Stats",
+    "counts_in",
+    "furthest_behind",
+    "refused_by_any",
+    "shared_by_all",
+]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,6 +97,63 @@ class Stats(Counts):
 
     def __repr__(self) -> str:
         return f"{Counts.__repr__(self)[:-1]}, filtered={self.filtered}, blocked={self.blocked})"
+
+
+@dataclass(frozen=True, slots=True)
+class CountsByExporter:
+    """The events of the application in a process. For each of `exporters` they add up to `emitted`.
+
+    `dropped` is by reason, and the same for all. `warnings`: by exporter, exports accepted with a remark. `blocked`:
+    the exporters with which nothing moves. `is_low`: the disk has so little free space that not every event is written.
+    """
+
+    emitted: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    exporters: Mapping[str, Counts] = field(default_factory=dict)
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    blocked: Collection[str] = ()
+    is_low: bool = False
+
+    @classmethod
+    def sum(cls, parts: Iterable[CountsByExporter]) -> Self:
+        """Of several trails together."""
+        emitted, dropped, warnings, blocked, is_low = 0, Counter[str](), Counter[str](), set[str](), False
+        exporters = dict[str, Counts]()
+        for part in parts:
+            emitted += part.emitted
+            dropped.update(part.dropped)
+            warnings.update(part.warnings)
+            blocked.update(part.blocked)
+            is_low = is_low or part.is_low
+            for name, each in part.exporters.items():
+                exporters[name] = exporters.get(name, Counts()) + each
+        return cls(emitted, dropped, exporters, warnings, blocked, is_low)
+
+    def after(self, earlier: CountsByExporter) -> CountsByExporter:
+        """These numbers, seen later than the earlier ones: what only grows is not less than it was.
+
+        It would be, when a stream is sent once more from its beginning.
+        """
+        exporters = {}
+        for name, each in {**earlier.exporters, **self.exporters}.items():
+            exported = max(each.exported, earlier.exporters.get(name, each).exported)
+            exporters[name] = replace(each, exported=exported, pending=max(0, each.pending))
+        return replace(
+            self,
+            emitted=max(self.emitted, earlier.emitted),
+            dropped=_grown(earlier.dropped, self.dropped),
+            exporters=exporters,
+            warnings=_grown(earlier.warnings, self.warnings),
+        )
+
+    def at_rest(self) -> CountsByExporter:
+        """As they stay when the trail is gone: nothing of it is blocked or refused any more."""
+        return replace(self, blocked=(), is_low=False)
+
+
+def _grown(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
+    """Also what is 0: an alert needs to see a counter before its first step."""
+    return {name: max(earlier.get(name, 0), later.get(name, 0)) for name in {**earlier, **later}}
 
 
 def counts_in(lines: Iterable[Line]) -> Counts:

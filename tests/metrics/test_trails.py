@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.metrics import NoOpMeterProvider
 
 from otel_audit.delivery import metrics as metrics_module
-from otel_audit.delivery.metrics import AuditMetrics, Numbers
-from otel_audit.journal.counts import Counts
+from otel_audit.delivery.metrics import AuditMetrics
+from otel_audit.journal.counts import Counts, CountsByExporter
 from otel_audit.journal.cursor import Cursor, Position, Progress
 from otel_audit.journal.files import streams_in
 from otel_audit.settings import Settings
@@ -81,10 +81,10 @@ class Moments:
     """Something with numbers, each look a later moment; the first look takes as long as the test wants."""
 
     def __init__(self, *pending: int) -> None:
-        self._moments = iter(Numbers(9, {}, {"otlp": Counts(9 - left, left)}) for left in pending)
+        self._moments = iter(CountsByExporter(9, {}, {"otlp": Counts(9 - left, left)}) for left in pending)
         self.is_looked_at, self.may_go_on = threading.Event(), threading.Event()
 
-    def numbers(self) -> Numbers:
+    def numbers(self) -> CountsByExporter:
         moment = next(self._moments)
         if not self.is_looked_at.is_set():
             self.is_looked_at.set()
