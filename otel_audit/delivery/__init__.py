@@ -9,8 +9,8 @@ In reading order:
 * `halving`: a batch that is refused is halved until the lines that are to blame stand alone.
 * `destination`: one exporter over all streams: what it accepted last, and the growing pauses between failures.
 * `outcomes`: what an exporter is given, and its three answers: `Accepted`, `Refused`, `Unavailable`.
-* `otlp`, `jsonl`, `console`, `sdk_exporter`: the exporters. `event_text` is how people see a line, `suppression` keeps
-  what an export causes out of the telemetry.
-* `counts`, `metrics`: the numbers of a process, for `stats()` and for a meter provider.
+* `otlp`, `jsonl`, `console`, `sdk_exporter`: the exporters. `suppression` keeps what an export causes out of the
+  telemetry.
+* `counts`, `metrics`: the counts of a process, for `stats()` and for a meter provider.
 * `sweep`: the same delivery on the caller's thread and without waiting, for `otel-audit ship --once`.
 """

@@ -10,7 +10,7 @@ from typing import Final
 
 from otel_audit.errors import ConfigError
 from otel_audit.settings import ForwardedHeader
-from otel_audit.settings.proxies import TRUSTED_PROXIES, UNIX
+from otel_audit.settings.privacy import TRUSTED_PROXIES, UNIX
 from otel_audit.settings.setting import Mismatch
 
 __all__ = ["TrustedProxies"]

@@ -37,7 +37,7 @@ from otel_audit.trail import Trail
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from otel_audit.delivery.event_text import LineView
+    from otel_audit.delivery.console import LineView
 
 __all__ = ["AuditConsoleLogExporter", "AuditJsonlLogExporter", "AuditLogExporter", "AuditLogRecordProcessor"]
 

@@ -16,9 +16,18 @@ from urllib.parse import SplitResult, urlsplit
 
 from opentelemetry.util.re import parse_env_headers
 
-from otel_audit.settings.kinds import Choice, ExistingPath, Milliseconds, Seconds, Switch
 from otel_audit.settings.reader import Reader
-from otel_audit.settings.setting import Mismatch, Origin, Setting, Variable
+from otel_audit.settings.setting import (
+    Choice,
+    ExistingPath,
+    Milliseconds,
+    Mismatch,
+    Origin,
+    Seconds,
+    Setting,
+    Switch,
+    Variable,
+)
 
 __all__ = ["OTLP_TABLE", "Compression", "OtlpProtocol", "OtlpSettings", "is_otlp_configured", "read_otlp"]
 

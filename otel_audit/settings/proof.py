@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from otel_audit.settings.kinds import AnyPath, Seconds, WholeNumber
-from otel_audit.settings.setting import Mismatch, Setting, Variable
+from otel_audit.settings.setting import AnyPath, Mismatch, Seconds, Setting, Variable, WholeNumber
 
 __all__ = ["HEAD_LINES", "HEAD_SECONDS", "IDENTITY_KEY", "LOG_NAME", "PROOF_TABLE", "SIGN_COMMAND", "default_log_name"]
 

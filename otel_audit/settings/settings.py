@@ -11,7 +11,7 @@ from typing import Final
 
 from otel_audit.settings import privacy, proof, table
 from otel_audit.settings.otlp import ENDPOINT, OtlpSettings, is_otlp_configured, read_otlp
-from otel_audit.settings.proxies import ForwardedHeader
+from otel_audit.settings.privacy import ForwardedHeader
 from otel_audit.settings.reader import Reader
 from otel_audit.settings.service import SERVICE_NAME, UNKNOWN_SERVICE, default_directory, memory_directory
 from otel_audit.settings.setting import Origin, Provenance

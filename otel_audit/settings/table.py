@@ -7,22 +7,23 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from otel_audit.settings.kinds import (
+from otel_audit.settings.otlp import OTLP_TABLE
+from otel_audit.settings.privacy import FORWARDED_HEADER, PRIVACY_TABLE, TRUSTED_PROXIES
+from otel_audit.settings.proof import PROOF_TABLE
+from otel_audit.settings.service import SERVICE_NAME
+from otel_audit.settings.setting import (
     AnyPath,
     ByteCount,
     Choice,
     FileMode,
     Milliseconds,
+    Mismatch,
     Seconds,
+    Setting,
     Switch,
+    Variable,
     WholeNumber,
 )
-from otel_audit.settings.otlp import OTLP_TABLE
-from otel_audit.settings.privacy import PRIVACY_TABLE
-from otel_audit.settings.proof import PROOF_TABLE
-from otel_audit.settings.proxies import FORWARDED_HEADER, TRUSTED_PROXIES
-from otel_audit.settings.service import SERVICE_NAME
-from otel_audit.settings.setting import Mismatch, Setting, Variable
 
 __all__ = ["CORE_TABLE", "FORWARDED_HEADER", "TABLE", "TRUSTED_PROXIES", "Durability", "ExporterName", "OnLoss"]
 

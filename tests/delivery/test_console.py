@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from otel_audit.delivery.console import ConsoleExporter
-from otel_audit.delivery.event_text import LineView
+from otel_audit.delivery.console import ConsoleExporter, LineView
 from otel_audit.delivery.outcomes import Accepted, Batch, Unavailable
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource
 from otel_audit.journal.line import system_event
