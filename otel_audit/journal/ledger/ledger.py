@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from otel_audit.errors import LedgerBusy
 from otel_audit.journal.ledger.draft import SEGMENT_BYTES, Author, Telling
-from otel_audit.journal.ledger.entries import SignedNote
-from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, statements_backwards
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.ledger.identity import Identity
 from otel_audit.journal.ledger.turn import Turn, Written
 from otel_audit.journal.locks import FileLock
@@ -24,6 +24,7 @@ __all__ = ["Ledger"]
 _WAIT_S: Final = 2.0
 _POLL_S: Final = 0.001
 _POLL_MAX_S: Final = 0.02
+_ASK_EVERY_NS: Final = 60 * 10**9
 
 
 class Ledger:
@@ -56,6 +57,7 @@ class Ledger:
             clock=clock,
         )
         self._latest: SignedNote | None = None
+        self._ask_at = 0.0
         self._turns: weakref.WeakSet[Turn] = weakref.WeakSet()
         watch(self)
 
@@ -96,6 +98,30 @@ class Ledger:
             self._latest = turn.note or self._latest
             turn.close()
 
+    def countersign(self) -> bool:
+        """Have the command of the identity sign the last note, if it is time; return True if it did.
+
+        It runs without the lock, for half a minute at most, and once in 60 s whichever process it is that asks. A note
+        over nothing but signatures is not signed: that would never end.
+
+        Raises:
+            LedgerBusy: as `tell`.
+            OSError: as `tell`.
+        """
+        author = self._author
+        if not author.identity.has_command or time.monotonic() < self._ask_at:
+            return False
+        self._ask_at = time.monotonic() + _ASK_EVERY_NS / 1e9
+        with self.turn() as turn:
+            log, note = turn.log, turn.durable_note()
+        if note is None or not _is_worth_a_signature(log, author.clock()):
+            return False
+        signature = author.identity.ask(note.note, note.checkpoint.origin)
+        if signature is None:
+            return False
+        self.tell([(Kind.SIGNATURE, {"size": note.checkpoint.size, "line": str(signature)})])
+        return True
+
     def _locked(self, wait_s: float) -> FileLock:
         deadline = time.monotonic() + wait_s
         pause_s = _POLL_S
@@ -124,3 +150,14 @@ class Ledger:
             turn.abandon()
         self._turns.clear()
         self._author.identity.forked()
+
+
+def _is_worth_a_signature(log: LedgerLog, now_ns: int) -> bool:
+    """Return True if something was said since the last signature, and that is 60 s ago."""
+    says_more = False
+    for each in statements_backwards(log):
+        if isinstance(each, Entry):
+            if each.kind == Kind.SIGNATURE:
+                return says_more and abs(now_ns - each.line.tail.time_ns) >= _ASK_EVERY_NS
+            says_more = True
+    return says_more

@@ -91,6 +91,11 @@ class Turn:
         """The id of that ledger: another one than before when the former could not be continued. Raises as `log`."""
         return self.log.directory_id
 
+    def durable_note(self) -> SignedNote | None:
+        """Return the last note, if it is known to be durable: nothing else may be shown to anybody. Raises as `log`."""
+        standing, _ = self._ready()
+        return standing.note if standing.is_known else None
+
     def write(self, entries: Sequence[Telling]) -> Written:
         """Write entries and a note over them; durable and signed on return. Without entries nothing is written.
 

@@ -94,6 +94,7 @@ def recorded(tmp_path: Path, work: Callable[[Recorder], Done]) -> tuple[Recorder
     return recorder, done
 
 
+@pytest.mark.slow
 def test_power_lost_at_any_step_of_a_turn_or_a_change_of_the_key_loses_nothing(memory_disk: Path) -> None:
     clock = Clock()
     recorder, done = recorded(
@@ -113,6 +114,7 @@ def test_power_lost_at_any_step_of_a_turn_or_a_change_of_the_key_loses_nothing(m
     assert len(seen) > 200
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_step_and_power_lost_in_the_next_turn_lose_nothing(memory_disk: Path) -> None:
     clock = Clock()
     total = len(
