@@ -1,4 +1,4 @@
-"""The last step of a recorded event: it is handed to the sink, and what that refuses is dealt with by the loss rule."""
+"""Hand a recorded event to its sink, and follow the loss rule if the sink refuses it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from otel_audit.trail import Trail
 
 __all__ = ["Handover"]
 
-_ROUNDS: Final = 8  # of events that a sink's own writing causes: what is left after so many is a loop
+_ROUNDS: Final = 8  # events that a sink's own writing causes: more of them are a loop
 
 
 class Handover:
-    """Hands events to a sink: to a trail as the bytes of a line, to any other as models, one at a time.
+    """Hand events to a sink: to a trail as the bytes of a line, to any other sink as models, one at a time.
 
-    What an event's `on_loss` says happens when it is refused: `closed` raises `AuditUnavailable`, `open` says it on
-    stderr and gives a receipt that is not durable. `emitted` and `dropped` count the events of a sink that is no trail,
-    and of this process. Any thread; fork-safe.
+    If the sink refuses an event, its `on_loss` decides: `closed` raises `AuditUnavailable`, `open` reports the loss on
+    stderr and returns a receipt that is not durable. `emitted` and `dropped` count the events that this process handed
+    to a sink other than a trail. Safe in any thread and after a fork.
     """
 
     def __init__(self, sink: AuditSink, notices: Notices) -> None:
@@ -44,7 +44,7 @@ class Handover:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.RLock()  # who logs from inside a sink, or in a signal handler, has it already
+        self._lock = threading.RLock()  # reentrant: a sink or a signal handler that logs has it already
         self._is_emitting = False
         self._from_inside: list[AuditEvent] = []
         self.emitted = 0
@@ -54,10 +54,10 @@ class Handover:
     def hand(
         self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
     ) -> Receipt:
-        """The sink has the event, or the loss rule was followed.
+        """Hand the event to the sink, or follow the loss rule.
 
         Raises:
-            AuditUnavailable: only with `closed`: it is not known to be durable.
+            AuditUnavailable: only with `closed`: the event may not be durable.
         """
         if self.journal is None:
             return self._emit(fields, on_loss)
@@ -71,7 +71,7 @@ class Handover:
     def begin(
         self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
     ) -> tuple[Receipt, Commit | None]:
-        """`hand`, but for the wait for the disk, which is left to `committed` if there is one.
+        """Do what `hand` does, but leave the wait for the disk, if there is one, to `committed`.
 
         Raises:
             AuditUnavailable: as `hand`.
@@ -86,7 +86,7 @@ class Handover:
         return receipt, commits[0] if commits else None
 
     async def committed(self, receipt: Receipt, commit: Commit, on_loss: OnLoss) -> Receipt:
-        """The receipt, once its line is synced. No thread is held meanwhile.
+        """Return the receipt once its line is synced, without holding a thread meanwhile.
 
         Raises:
             AuditUnavailable: as `hand`.
@@ -96,11 +96,11 @@ class Handover:
         served = asyncio.Event()
 
         def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile, so nobody waits
                 loop.call_soon_threadsafe(served.set)
 
         commit.call_when_served(tell)
-        with contextlib.suppress(TimeoutError):  # `confirm` says it
+        with contextlib.suppress(TimeoutError):  # `confirm` reports it
             async with asyncio.timeout(self.journal.commit_timeout_s):
                 await served.wait()
         try:
@@ -126,14 +126,14 @@ class Handover:
         Raises:
             AuditUnavailable: as `hand`.
         """
-        if not isinstance(error, AuditUnavailable):  # a fault of ours, or of an exporter's: the application goes on
+        if not isinstance(error, AuditUnavailable):  # a fault of ours or of an exporter must not stop the application
             error = AuditUnavailable(f"expected to record an event, got {described(error)}")
         return self._lost(event_id, error, on_loss)
 
     def _emit(self, fields: Mapping[str, Any], on_loss: OnLoss) -> Receipt:
         event = as_event(fields)
         if os.getpid() != self._pid:
-            self._begin()  # a thread of the parent may have been inside the sink, and is not here to leave it
+            self._begin()  # a thread of the parent may have been inside the sink, and does not exist here
         try:
             with self._lock:
                 self.emitted += 1
@@ -143,7 +143,7 @@ class Handover:
         return Receipt(event.event_id, None, None, False)
 
     def _write(self, event: AuditEvent) -> None:
-        """The sink has the event, or, if this is called from inside the sink, gets it as soon as it is done."""
+        """Give the sink the event, or queue it if the sink itself is the caller: it gets the event when it is done."""
         if self._is_emitting:
             self._from_inside.append(event)
             return
@@ -157,7 +157,7 @@ class Handover:
                 self._is_emitting = False
 
     def _write_from_inside(self) -> None:
-        """Their callers have gone on: what the sink refuses now is counted and said, whatever the loss rule."""
+        """Write the queued events. Their callers have gone on, so any loss rule counts and reports a refusal."""
         for _ in range(_ROUNDS):
             events, self._from_inside = self._from_inside, []
             for event in events:

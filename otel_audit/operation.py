@@ -1,4 +1,4 @@
-"""An operation that is recorded when it ends, and where it must be, before it begins too."""
+"""Record an operation when it ends and, if it is required, before it begins."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ EXCEPTION_MESSAGE: Final = "exception.message"  # Source: OTel semantic conventi
 
 
 class Operation:
-    """A context manager, plain or async, around one operation. Not for two at the same time.
+    """A plain or async context manager around one operation. It cannot be entered twice at the same time.
 
-    `event` may be filled in while it runs, and what is recorded at the end is made of it. An `outcome` that is set
-    inside is kept; without one it is `success` after a normal end, `cancelled` after a time-out or cancellation,
-    `denied` after a `PermissionError`, else `error`. Of an exception only the class is recorded: its message may hold
-    anything. With `exception_message` the message is too, as the attribute `exception.message`, redacted and cut like
-    any other. The span comes from `context`, else from the one that is active.
+    You may fill in `event` while the block runs: the event at the end is made from it. An `outcome` set inside is kept.
+    Otherwise it is `success` after a normal end, `cancelled` after a time-out or cancellation, `denied` after a
+    `PermissionError`, and else `error`. Only the class of an exception is recorded, since its message may hold
+    anything. With `exception_message`, the message is recorded as the attribute `exception.message`, redacted and cut
+    like any other. The span is that of `context`, or the active one.
 
-    Where the operation is required, or its loss rule is `closed`, an event with the outcome `unknown` is recorded
-    before the block runs (`begun` is its receipt), and the one at the end has its id as `parent_id`. If the first
-    cannot be recorded, the block does not run. If the last cannot, that is counted and said; the caller gets what the
-    block gave. In an `async with` neither holds up the event loop.
+    If the operation is required, or its loss rule is `closed`, an event with the outcome `unknown` is recorded before
+    the block runs (`begun` is its receipt), and the event at the end has its id as `parent_id`. If the first event
+    cannot be recorded, the block does not run. If the last one cannot, the loss is counted and reported, and the caller
+    gets the result of the block. In an `async with`, neither event blocks the event loop.
 
     Raises:
-        AuditUnavailable: at the begin: the block has not run. At the end, only if no first event was asked for, the
-            rule is `closed` by what was filled in since, and the block raised nothing: its event is lost.
+        AuditUnavailable: at the begin: the block has not run. At the end: the event is lost. That happens only if there
+            was no first event, what was filled in since made the rule `closed`, and the block raised nothing.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Operation:
         self._is_required = is_required
         self._with_message = exception_message
         self._started_ns = 0
-        self._of_begin: dict[str, str | None] = {}  # what the event at the end has from the one before the block
+        self._of_begin: dict[str, str | None] = {}  # what the event at the end takes from the one before the block
 
     def __enter__(self) -> Operation:
         decision = self._decision_before()
@@ -90,14 +90,14 @@ class Operation:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         waits = self.begun is not None or self._recorder.syncs
-        if not waits or kind is GeneratorExit:  # a coroutine that is thrown away may not wait any more
+        if not waits or kind is GeneratorExit:  # a coroutine that is being closed may not await
             self.__exit__(kind, error, at)
             return
         ended = self._ended(kind, error)
         self.receipt = await self._recorder.alog(ended, self._context, self._decision_at_end(ended, kind))
 
     def _decision_before(self) -> Decision | None:
-        """How the begin is recorded; None where there is none."""
+        """Return how the begin is recorded, or None if it is not."""
         self.begun, self._of_begin = None, {}
         decision = self._recorder.decision_before(self.event)
         if self._is_required:
@@ -136,7 +136,7 @@ class Operation:
         decision = self._recorder.decision_on(ended)
         if self.begun is None and kind is None:
             return decision
-        # What has begun has an end in the trail. And its loss must not take the place of what the block gave.
+        # What has begun gets an end in the trail, and the loss of that must not replace the result of the block.
         decision = decision if self.begun is None else decision.kept()
         return decision._replace(on_loss=OnLoss.OPEN, is_vital=self.begun is not None)
 
@@ -150,8 +150,8 @@ def operation(
     context: Context | None = None,
     **fields: Any,
 ) -> Operation:
-    """An operation whose event starts out with these fields of `AuditEvent`; None stands for unset."""
-    # Read from plain values, so that what is filled in while the operation runs is not in the caller's own objects.
+    """Return an operation whose event starts with these fields of `AuditEvent`. None means unset."""
+    # Read from plain values, so that filling in the event does not change the caller's own objects.
     given = {"event_type": event_type, **{name: value for name, value in fields.items() if value is not None}}
     return Operation(
         recorder, as_event(given), is_required=is_required, exception_message=exception_message, context=context
@@ -159,13 +159,13 @@ def operation(
 
 
 def audited(begin: Callable[[], Operation]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator that runs each call of a function, plain or async, inside a new operation.
+    """Return a decorator that runs each call of a function, plain or async, inside a new operation.
 
-    A function that is not async and gives a coroutine, as one that another decorator made, ends with the coroutine.
+    If a plain function returns a coroutine, as another decorator's may, the operation ends with the coroutine.
 
     Raises:
-        TypeError: for a generator function: its call ends before its body runs. Use an operation inside it. For what
-            cannot be called, such as the object that `@classmethod` makes: put this decorator below that one.
+        TypeError: the function is a generator function, whose call ends before its body runs: use an operation inside
+            it. Or it cannot be called, such as the object that `@classmethod` makes: put this decorator below that.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -17,7 +17,7 @@ _FINDING: Final = 1
 # Each command with the first sentence of its own help, so that `--help` need not import what all of them stand on.
 COMMANDS: Final = {
     "demo": "Run a small service with real requests and spans, and show its audit events as they happen",
-    "tail": "Show the last events, and those that come",
+    "tail": "Show the last events, and follow new ones",
     "prove": "Write the proof that the event EVENT_ID stands in the trail as it was written",
     "status": "Count what became of the events",
     "verify": "Check that a trail is whole, and say what shows it and what nothing shows",

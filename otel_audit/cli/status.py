@@ -1,4 +1,4 @@
-"""`otel-audit status`: what became of the events in a directory, and what keeps them."""
+"""`otel-audit status`: count what became of the events in a directory, and say what delays them."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def status(directory: Path, as_json: bool) -> None:
     """Count what became of the events.
 
     emitted = exported + pending + quarantined + dropped.
-    Exit code 1 when events wait for a blocked exporter or where nobody delivers them, were dropped, or are dropped now
-    for want of free space; when lines are in quarantine or damaged; and when files of the journal were removed that
-    retention did not remove.
+    The exit code is 1 if events wait for a blocked exporter or nobody delivers them, if events were dropped, or are
+    being dropped because no space is free, if lines are in quarantine or damaged, or if somebody other than retention
+    removed files of the journal.
     """
     try:
         counted = census(directory)
@@ -138,7 +138,7 @@ def _print_unattended(console: Console, counted: Census) -> None:
 
 
 def _worth_a_look(streams: Sequence[StreamCensus]) -> list[StreamCensus]:
-    """The newest streams, and before them those that are not all delivered."""
+    """Return the streams that are not delivered completely, then the newest ones."""
     ordered = sorted(streams, key=lambda stream: (_is_delivered(stream), stream.live is False, -_age_order(stream)))
     return sorted(ordered[:_STREAMS_SHOWN], key=lambda stream: stream.stream_id)
 
@@ -148,11 +148,11 @@ def _is_delivered(stream: StreamCensus) -> bool:
 
 
 def _age_order(stream: StreamCensus) -> int:
-    return int(stream.stream_id.replace("-", ""), 16)  # a UUIDv7 grows with time
+    return int(stream.stream_id.replace("-", ""), 16)  # by time, since the ids are UUIDv7
 
 
 def _print_streams(console: Console, streams: Sequence[StreamCensus]) -> None:
-    """A table where it fits; on a narrow terminal, which would fold an id over many lines, two lines a stream."""
+    """Print a table, or two lines for each stream on a terminal too narrow for the ids of a table."""
     table = _table(streams)
     if table.__rich_measure__(console, console.options.update(max_width=_MEASURED_COLUMNS)).maximum <= console.width:
         console.print(table)

@@ -1,4 +1,4 @@
-"""`otel-audit tail`: the last events of a journal, and those that come."""
+"""`otel-audit tail`: show the last events of a journal, and follow new ones."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _LOOK_EVERY_S: Final = 0.2
     help="The lines of the journal; what a terminal would obey is written as an escape of JSON.",
 )
 def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
-    """Show the last events, and those that come.
+    """Show the last events, and follow new ones.
 
-    Of all streams, in the order in which they were recorded. Times are UTC.
+    Events of all streams appear in the order in which they were recorded. Times are in UTC.
     """
     try:
         for found in _found(directory, lines, follow):

@@ -1,4 +1,4 @@
-"""Events as they happen, readable, on stderr.
+"""Show events on stderr as they happen.
 
 A journal line is shown as one line with aligned columns, and nothing in it is what a terminal would obey.
 """
@@ -44,7 +44,7 @@ _STYLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Widths in terminal cells; a column of width 0 is left out. Without `cut`, longer values push the rest aside."""
+    """The widths of the columns in terminal cells; 0 leaves one out. Without `cut`, a long value moves the rest."""
 
     time: int
     actor: int
@@ -72,9 +72,9 @@ class _Columns:
 
 
 class LineView:
-    """Shows journal lines in columns that fit `width` terminal cells; None: nothing is cut, as for a file or a pipe.
+    """Show journal lines in columns of `width` terminal cells, or uncut if it is None, as in a file or a pipe.
 
-    `dated`: with the day, where there is room. Times are UTC.
+    `dated` adds the day if there is room. Times are in UTC.
     """
 
     def __init__(self, *, width: int | None = None, dated: bool = False) -> None:
@@ -83,7 +83,7 @@ class LineView:
         self._columns = _Columns.fitting(width, dated=dated)
 
     def show(self, line: bytes) -> Text | None:
-        """The line as people read it; None for a segment header, which says nothing of what was done."""
+        """Return the line as people read it, or None for a segment header, which is no event."""
         try:
             event = read_line(line)
         except UnreadableLine as error:
@@ -101,7 +101,7 @@ class LineView:
                 return self._fitted(Text(f"{self._time(event)}{_SEPARATOR}{_value(kind)}", "dim"))
 
     def show_json(self, text: str) -> Text:
-        """A record that is no line of a journal: its JSON, without columns."""
+        """Return the JSON of a record that is not a journal line, without columns."""
         return self._fitted(Text(escaped(text)))
 
     def _event(self, event: Mapping[str, Any]) -> Text:
@@ -120,7 +120,7 @@ class LineView:
         )
 
     def _foreign(self, event: Mapping[str, Any]) -> Text:
-        """A record of the plain logs API: who logged it, how bad it is, and its body."""
+        """Return the logger, the severity and the body of a record that the plain logs API made."""
         columns = self._columns
         scope_logs = _first(part_of(event, OTLP), "scopeLogs")
         record = _first(scope_logs, "logRecords")
@@ -218,7 +218,7 @@ def _duration(milliseconds: object) -> str:
 def _note(event: Mapping[str, Any], http: HttpFacts) -> str:
     detail = _value(event.get("detail"))
     if http.method and detail == escaped(f"{http.method} {http.path} -> {http.status_code}"):
-        detail = ""  # Feast's detail of a request: all of it is in the columns before
+        detail = ""  # Feast's detail of a request repeats what the columns show
     words = (_value(event.get("reason")), _value(event.get("error_type")), detail)
     return ": ".join(word for word in words if word)
 
@@ -229,7 +229,7 @@ def _first(holder: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _plain(any_value: object) -> str:
-    """An AnyValue of OTLP-JSON: a text as it is, else what it holds as JSON."""
+    """Return a text of an OTLP-JSON AnyValue as it is, and any other value as JSON."""
     if not isinstance(any_value, dict) or not any_value:
         return ""
     return _value(next(iter(any_value.values())))
@@ -250,9 +250,9 @@ _DELAY_S: Final = 0.1  # soon enough to be "as they happen", and a burst is stil
 
 
 class Terminal:
-    """A text stream that lines are shown on: stderr when none is given, as it is at the time of each write.
+    """A text stream that shows lines. Without one, each write goes to what `sys.stderr` is at that time.
 
-    Colour on a terminal only, and not when `NO_COLOR` is set. Source: no-color.org.
+    Colours appear on a terminal only, and not if `NO_COLOR` is set. Source: no-color.org.
     """
 
     def __init__(self, stream: TextIO | None = None, *, dated: bool = False) -> None:
@@ -260,10 +260,10 @@ class Terminal:
         self._dated = dated
 
     def write(self, show: Callable[[LineView], Iterable[Text | None]]) -> None:
-        """Write what `show` makes of the view that fits the terminal now, in one piece.
+        """Write what `show` returns for a view as wide as the terminal, in one piece.
 
         Raises:
-            OSError: the stream does not take it; some of it may have been written.
+            OSError: the stream refused it; part of it may have been written.
         """
         stream = self._stream if self._stream is not None else sys.stderr
         if stream is None or stream.closed:
@@ -277,7 +277,7 @@ class Terminal:
 
 
 class ConsoleExporter:
-    """Shows each event on stderr, or on the stream given: one line an event. See `Exporter`."""
+    """Show each event as one line on stderr or the given stream."""
 
     name = "console"
     delay_s = _DELAY_S
@@ -286,7 +286,7 @@ class ConsoleExporter:
         self._terminal = Terminal(stream)
 
     def export(self, batch: Batch) -> ExportOutcome:
-        """Show the lines. `Unavailable` when the stream does not take them: they are shown again later."""
+        """Show the lines. Return `Unavailable` if the stream refuses them: they are shown again later."""
         try:
             self._terminal.write(lambda view: (view.show(line.content) for line in batch.lines))
         except OSError as error:
@@ -294,7 +294,7 @@ class ConsoleExporter:
         return Accepted()
 
     def close(self) -> None:
-        """Nothing to let go of: the stream is not ours."""
+        """Do nothing: the stream belongs to its owner."""
 
 
 def _rendered(text: Text, console: Console, plain: bool) -> str:

@@ -1,6 +1,6 @@
-"""A copy of the events for people and other tools: a JSONL file without the keys that this library adds.
+"""Copy events to a JSONL file for people and other tools, without the keys that this library adds.
 
-A line whose caller set only Feast's fields is byte for byte what Feast's own `AuditEvent` writes.
+If the caller set only Feast's fields, the line has the same bytes as one of Feast's own `AuditEvent`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def as_given(line: bytes) -> bytes:
-    """The event of a journal line as its caller gave it: the stored bytes of each value, without `ADDED_KEYS`.
+    """Return a journal line's event as its caller gave it: the stored bytes of each value, without `ADDED_KEYS`.
 
     Raises:
-        msgspec.DecodeError: the line is no JSON object.
+        msgspec.DecodeError: the line is not a JSON object.
     """
     fields = (
         b"%b:%b" % (msgspec.json.encode(key), value) for key, value in _decode(line).items() if key not in ADDED_KEYS
@@ -43,9 +43,9 @@ def as_given(line: bytes) -> bytes:
 
 
 class JsonlFile:
-    """A file that whole lines are appended to, by several processes if need be. Any thread.
+    """A file to which any thread of several processes appends whole lines.
 
-    It may be renamed or removed at any time: the next append makes a new one. `mode` is that of a new file.
+    You may rename or remove it at any time. The next append makes a new one, with `mode`.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, mode: int = 0o600) -> None:
@@ -56,7 +56,7 @@ class JsonlFile:
         self._lock = new_lock()
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Have the lines, given without newlines, on the disk at the end of the file.
+        """Write the lines, given without newlines, to the end of the file, and sync it to disk.
 
         Raises:
             OSError: none of them is in the file.
@@ -66,24 +66,24 @@ class JsonlFile:
             try:
                 _append(descriptor, b"\n".join(lines) + b"\n")
             finally:
-                # Said outright: a forked child may hold a copy of the descriptor, and closing ours would free nothing.
+                # Unlock explicitly: if a forked child has a copy of the descriptor, closing ours unlocks nothing.
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go of the file. A later append opens it again."""
+        """Close the file. A later append opens it again."""
         with self._own_lock():
             self._let_go()
 
     def _own_lock(self) -> threading.Lock:
         if self._owner != process():
-            # A forked child: the lock may be held by a thread that is gone, and a lock on the parent's descriptor
+            # In a forked child, a thread that is gone may hold the lock, and a lock on the parent's descriptor
             # would not keep the parent out.
             self._owner, self._lock = process(), new_lock()
             self._let_go()
         return self._lock
 
     def _locked(self) -> int:
-        """The descriptor of the file that is at the path now, with the lock that keeps other processes out."""
+        """Return a descriptor of the file that is at the path now, locked against other processes."""
         deadline = time.monotonic() + _LOCK_WAIT_S
         while True:
             if self._descriptor < 0:
@@ -100,9 +100,9 @@ class JsonlFile:
 
 
 class JsonlExporter:
-    """Appends each event of the application to a JSONL file; lines of the journal itself are left out. See `Exporter`.
+    """Append each event of the application to a JSONL file, leaving out the journal's own lines.
 
-    `mode` is that of a new file, `delay_s` how long an event may wait for others.
+    A new file gets `mode`. An event may wait `delay_s` seconds for others.
     """
 
     name = "jsonl"
@@ -112,7 +112,7 @@ class JsonlExporter:
         self._file = JsonlFile(path, mode=mode)
 
     def export(self, batch: Batch) -> ExportOutcome:
-        """Append the events. `Unavailable` when the file does not take all of them: then it has none."""
+        """Append all of the events. Return `Unavailable` if that fails: then the file has none of them."""
         try:
             lines = [as_given(line.content) for line in batch.lines if not line.system]
         except (msgspec.DecodeError, RecursionError) as error:
@@ -128,7 +128,7 @@ class JsonlExporter:
         return Accepted()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -157,7 +157,7 @@ def _wait_for_lock(descriptor: int, deadline: float) -> None:
 def _append(descriptor: int, data: bytes) -> None:
     end = os.fstat(descriptor).st_size
     if end and os.pread(descriptor, 1, end - 1) != b"\n":
-        data = b"\n" + data  # what a crash left half-written must not swallow our first line
+        data = b"\n" + data  # our first line must not become part of one that a crash left unfinished
     try:
         _write_whole(descriptor, data)
         os.fdatasync(descriptor)

@@ -1,6 +1,6 @@
-"""Whether a journal can be kept in its directory. Nothing is left there, and a missing directory is not made.
+"""Check whether a journal can be kept in its directory, without leaving anything there or making the directory.
 
-Who asks may be another user than the service: a directory that root had made would lock the service out.
+Another user than the service's may ask: a directory made by root would lock the service out.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from otel_audit.settings import Durability, ExporterName, Settings
 __all__ = ["UNFIT", "directory_findings", "missing_words"]
 
 _GIB: Final = 1024**3
-# Below that a burst, or an hour without a collector, may fill the disk before anybody looks.
+# With less, a burst of events or an hour without a collector may fill the disk before anybody looks.
 _FREE_BYTES: Final = _GIB
 _FREE_SEGMENTS: Final = 10
-# A stream is four files; a service that restarts makes a few a day.
+# A stream has four files, and a service that restarts makes a few streams a day.
 _FREE_FILES: Final = 1000
 _SEGMENTS_SHOWN: Final = 10
-# Kernels stamp files by a clock that is milliseconds behind, some file systems by full seconds; more is another clock.
+# Kernels stamp files milliseconds late, and some file systems in full seconds. A larger difference is another clock.
 _SKEW_S: Final = 5.0
 _EARLIEST: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """Why a journal should not be on a file system of some kind, and what to do."""
+    """Why a journal should not be on a file system of this kind, and what to do."""
 
     why: str
     remedy: str
@@ -79,9 +79,9 @@ UNFIT: Final[Mapping[str, Unfit]] = MappingProxyType(
 
 
 def directory_findings(settings: Settings, *, time_ns: Callable[[], int] = time.time_ns) -> list[Finding]:
-    """What stands in the way of a journal in the directory of the settings, for the user of this process.
+    """Return what prevents the user of this process from keeping a journal in the directory of the settings.
 
-    Also of a JSONL file that is to be elsewhere. `time_ns` is the clock that events are stamped by.
+    Check the JSONL file too, if it is elsewhere. `time_ns` is the clock that gives events their time.
     """
     return [*_journal(settings, time_ns), *_jsonl(settings)]
 
@@ -119,7 +119,7 @@ def _jsonl(settings: Settings) -> list[Finding]:
 
 
 def _nearest(directory: Path) -> Path:
-    """The directory, or the lowest one above it that exists."""
+    """Return the directory, or its nearest parent that exists."""
     return next(path for path in (directory, *directory.parents) if os.path.lexists(path))
 
 
@@ -140,7 +140,7 @@ def _unusable(directory: Path, place: Path, error: OSError) -> Finding:
 
 
 def _permissions(settings: Settings) -> Finding:
-    """Others can read an event only if they may enter the directory and a file lets them."""
+    """Report files that others can read. They need the permission to enter the directory and to read the file."""
     directory = settings.directory
     mode = stat.S_IMODE(directory.stat().st_mode)
     shown = f"{directory} has mode {mode:04o}"
@@ -157,7 +157,7 @@ def _permissions(settings: Settings) -> Finding:
 
 def _readable_by_all(directory: Path) -> Iterator[str]:
     for name in os.listdir(directory) if os.access(directory, os.R_OK) else ():
-        with contextlib.suppress(FileNotFoundError):  # a journal that lives removes files
+        with contextlib.suppress(FileNotFoundError):  # a live journal removes files
             mode = os.stat(directory / name, follow_symlinks=False).st_mode
             if stat.S_ISREG(mode) and mode & stat.S_IROTH:
                 yield name
@@ -220,7 +220,7 @@ def _streams(directory: Path) -> list[Finding]:
 
 
 def _whole(counted: Census) -> Finding:
-    """Every line has a number, so that the journal itself shows what somebody took out of it."""
+    """Report what somebody removed. Every line has a number, so the journal itself shows what is missing."""
     told = [f"{each.stream_id}: {said}" for each in counted.streams if (said := missing_words(each))]
     if not told:
         return Finding("journal", "no line is missing, as far as the numbers show")
@@ -233,7 +233,7 @@ def _whole(counted: Census) -> Finding:
 
 
 def missing_words(stream: StreamCensus) -> str:
-    """What somebody took out of a stream; empty if all of it is there, or was removed by retention."""
+    """Return what somebody removed from a stream, or an empty text if only retention removed anything."""
     words = []
     if stream.missing:
         words.append(f"{stream.missing} events were taken out of the journal before every exporter had them")

@@ -1,1 +1,1 @@
-"""OTLP over HTTP and gRPC: one batch, one request, one outcome."""
+"""Send batches over OTLP/HTTP and OTLP/gRPC, each as one request that has one outcome."""

@@ -1,4 +1,4 @@
-"""OTLP as an exporter of journal lines: from a batch to one request, over the transport of the settings."""
+"""Export journal lines over OTLP: build one request of a batch, and send it by the protocol of the settings."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class _Transport(Protocol):
 
 
 class OtlpExporter:
-    """Sends journal lines as LogRecords to an OTLP endpoint.
+    """Send journal lines as LogRecords to an OTLP endpoint.
 
-    A request of more than `batch_bytes`, before compression, is refused here and not sent; that of one record is.
+    A request of more than `batch_bytes` before compression is refused here, unless it has one record only.
 
     Raises:
         ConfigError: the endpoint or a header cannot be sent at all.
@@ -35,28 +35,28 @@ class OtlpExporter:
         self._transport = _transport(settings)
 
     def export(self, batch: Batch) -> ExportOutcome:
-        """See `Exporter`."""
+        """Send the lines of the batch as one request, and return what became of them."""
         try:
             request = encoded_request(batch.header, batch.contents, give_way=_give_way)
         except UnreadableLine as error:
             return Refused(str(error))
         except MemoryError:
             raise
-        except Exception as error:  # nothing but lines went in: it will not be better the next time
+        except Exception as error:  # the request depends on the lines alone, so another try would fail too
             return Refused(f"no record can be built: {type(error).__name__}")
         return self.send(request, len(batch.lines))
 
     def send(self, request: bytes, records: int) -> ExportOutcome:
-        """What became of a serialised ExportLogsServiceRequest that holds `records` records, such as one that was kept.
+        """Send a serialised ExportLogsServiceRequest of `records` records, and return what became of them.
 
-        Returns within the time-out of the settings, whatever the network does.
+        It returns within the time-out of the settings, whatever the network does.
         """
         if len(request) > self._batch_bytes and records > 1:
             return Refused(f"a request of {len(request)} bytes, over {self._batch_bytes}", RefusedFor.LIMIT)
         return self._transport.export(request, records)
 
     def close(self) -> None:
-        """See `Exporter`."""
+        """Close the connections. A later export opens new ones."""
         self._transport.close()
 
 

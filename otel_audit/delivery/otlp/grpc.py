@@ -1,4 +1,4 @@
-"""Exports over OTLP/gRPC: one request, one call, one outcome.
+"""Export over OTLP/gRPC: each request is one call with one outcome.
 
 Source: OTLP specification, "OTLP/gRPC". Target, metadata, compression and TLS are as in the official Python exporter,
 with these differences: a client certificate is used also when no CA is set, and its file may hold the key; certificate
@@ -111,9 +111,9 @@ _used_by_pid: int | None = None
 
 @contextmanager
 def call_in_progress(end: Callable[[], None]) -> Iterator[None]:
-    """Inside, the library may be used: no fork takes place. Not to be nested.
+    """Use gRPC's library inside this context: forks wait meanwhile. It cannot be nested.
 
-    `end` is called, on another thread, when a fork cannot wait any longer: it makes the call come back at once.
+    If a fork cannot wait any longer, another thread calls `end`, which makes the call return at once.
     """
     global _used_by_pid
     calls = _calls
@@ -126,7 +126,7 @@ def call_in_progress(end: Callable[[], None]) -> Iterator[None]:
 
 
 def trouble_after_fork() -> str | None:
-    """Why a call would hang in this process; None when it works."""
+    """Return why a call would hang in this process, or None if calls work."""
     if _IS_OFF and _used_by_pid not in (None, os.getpid()):
         return (
             f"gRPC does not work in a forked process with GRPC_ENABLE_FORK_SUPPORT={_SETTING}: do not set it, or set "
@@ -152,13 +152,13 @@ _STATUS_TRAILER = "grpc-status-details-bin"
 # Source: gRPC over HTTP/2, "Custom-Metadata". The library refuses others at each call.
 _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 _METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
-# Shorter parts of a header ("Bearer", a tenant's number) are words that an innocent message may hold.
+# Shorter parts of a header ("Bearer", a tenant's number) may be ordinary words of a message.
 _SECRET_MIN_CHARS = 8
-# The part of the time-out in which a connection must come about. What is not connected by then ends as UNAVAILABLE,
-# so a time-out always means that the request was on its way.
+# The part of the time-out in which a connection must be made. A call without one ends as UNAVAILABLE by then,
+# so that a time-out always means that the request was under way.
 _CONNECT_SHARE = 0.75
-# After these the connection may be at fault, or the certificates it was made with. A new one is made at the next
-# export, without the growing pauses of the library: the batch processor has its own.
+# After these, the connection or its certificates may be at fault. The next export makes a new one,
+# without the growing pauses of the library, since the batch processor has its own.
 _RECONNECT_AFTER = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -173,7 +173,7 @@ _FileState = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
-    """A channel, the process that may use it, and the state of the TLS files it was made with."""
+    """A channel, the process that may use it, and the state of the TLS files that it was made with."""
 
     channel: grpc.Channel
     export: grpc.UnaryUnaryMultiCallable[bytes, bytes]
@@ -182,7 +182,7 @@ class _Connection:
 
 
 class OtlpGrpcExporter:
-    """Sends serialised requests to one endpoint over one kept connection; one export at a time.
+    """Send serialised requests to one endpoint over one connection, one export at a time.
 
     Nothing is shared over a fork: a child makes a connection of its own. A fork waits a second for an export that is
     under way, then ends it, and its records are sent again. No pings keep an idle connection open, since
@@ -205,9 +205,9 @@ class OtlpGrpcExporter:
         keep_clients_quiet()
 
     def export(self, request: bytes, records: int) -> ExportOutcome:
-        """What became of a serialised ExportLogsServiceRequest that holds `records` records.
+        """Send a serialised ExportLogsServiceRequest of `records` records, and return what became of them.
 
-        Returns within the time-out of the settings, whatever the network does.
+        It returns within the time-out of the settings, whatever the network does.
         """
         if trouble := trouble_after_fork():
             return Unavailable(trouble)
@@ -225,7 +225,7 @@ class OtlpGrpcExporter:
         return outcome
 
     def close(self) -> None:
-        """No connection is open any more. A later export opens a new one."""
+        """Close the connection. A later export opens a new one."""
         if self._connection is not None:
             with call_in_progress(self._end_call):
                 self._let_go()
@@ -273,14 +273,14 @@ class OtlpGrpcExporter:
         return connection
 
     def _connected(self, files: tuple[_FileState, ...]) -> _Connection:
-        """A connection that is made at its first call. The state of the files was read before them: a change between
+        """Return a connection that is made at its first call. `state` was read before the files: a change between
         the two is noticed at the next export."""
         compression = _COMPRESSION[self._settings.compression]
         if self._settings.insecure:
             channel = grpc.insecure_channel(self._target, self._options, compression)
         else:
             channel = grpc.secure_channel(self._target, _credentials(self._settings), self._options, compression)
-        # Bytes in, bytes out: the request is serialised, and an answer that is not OTLP is not for the library to log.
+        # Pass bytes both ways: the request is serialised already, and the library would log an answer that is not OTLP.
         return _Connection(channel, channel.unary_unary(_METHOD), process(), files)
 
 
@@ -302,7 +302,7 @@ def _options(settings: OtlpSettings) -> tuple[tuple[str, str | int], ...]:
 
 
 def _target(endpoint: str) -> str:
-    """What the library takes: host and port, or its own kind of URL."""
+    """Return the target in the form that the library takes: host and port, or its own kind of URL."""
     try:
         parts = urlsplit(endpoint)
     except ValueError:
@@ -319,7 +319,7 @@ def _target(endpoint: str) -> str:
 
 
 def _metadatum(name: str, value: str) -> tuple[str, str | bytes]:
-    """One header as metadata. The value of one that ends in `-bin` is bytes, written in base64.
+    """Return one header as metadata. If its name ends in `-bin`, its value is base64 and becomes bytes.
 
     Source: gRPC over HTTP/2, "Binary-Header".
     """
@@ -339,7 +339,7 @@ def _decoded(value: str) -> bytes:
 
 
 def _secrets(settings: OtlpSettings) -> tuple[str, ...]:
-    """What may be a token among the headers: a server may repeat it in its message."""
+    """Return the parts of the headers that may be tokens, since a server may repeat them in its message."""
     words = {word for _, value in settings.headers for word in value.split()}
     return tuple(sorted((word for word in words if len(word) >= _SECRET_MIN_CHARS), key=len, reverse=True))
 
@@ -351,14 +351,14 @@ def _tls_files(settings: OtlpSettings) -> list[str]:
 
 
 def _state(path: str) -> _FileState:
-    """Differs once the file was written or replaced, also behind a symbolic link."""
+    """Return a value that changes if the file is written or replaced, also behind a symbolic link."""
     found = os.stat(path)
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _credentials(settings: OtlpSettings) -> grpc.ChannelCredentials:
     chain = _content(settings.client_certificate)
-    # A certificate without a key makes the library abort the process: the file must hold the key as well then.
+    # Without a key the library would abort the process, so the certificate's file must hold it.
     key = _content(settings.client_key or settings.client_certificate)
     return grpc.ssl_channel_credentials(_content(settings.certificate), key, chain)
 

@@ -1,7 +1,7 @@
-"""What an answer over gRPC means for the records that were sent: the outcome table of OTLP over gRPC.
+"""Decide what a gRPC answer means for the records that were sent: the outcome table of OTLP/gRPC.
 
 Source: OTLP specification, "OTLP/gRPC Response" and "OTLP/gRPC Throttling", made stricter: an answer that is not OTLP
-acknowledges nothing, and what the endpoint is at fault for never costs a record.
+acknowledges nothing, and a fault of the endpoint never costs a record.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from otel_audit.delivery.outcomes import ExportOutcome, Fault, Refused, RefusedF
 
 __all__ = ["GrpcAnswer", "outcome_of"]
 
-# What grpcio puts before the cause when no address could be connected to.
+# What grpcio writes before the cause if it could connect to no address.
 _NO_CONNECTION = re.compile(r"failed to connect to all addresses; last error: ([A-Z_]+: )?")
-# What grpcio 1.85 says of a connection that does not come about, or breaks.
+# What grpcio 1.85 says of a connection that cannot be made, or breaks.
 _FAULTS = tuple(
     (re.compile(words), fault)
     for words, fault in (
@@ -34,25 +34,25 @@ _FAULTS = tuple(
         (r"[Ss]ocket closed|[Cc]onnection (reset|closed)", Fault.CLOSED),
     )
 )
-# Words for a message that is over a limit, as grpcio, grpc-go, grpc-java and tonic put them.
+# How grpcio, grpc-go, grpc-java and tonic say that a message is over a limit.
 _TOO_LARGE = ("larger than max", "exceeds maximum", "too large")
 
 
 @dataclass(frozen=True, slots=True)
 class GrpcAnswer:
-    """How one call ended, by the server's word or by that of the client's own gRPC library."""
+    """How one call ended, as the server or the client's own gRPC library says."""
 
     code: StatusCode
     details: str = ""
     message: bytes = b""  # with OK only
     status: bytes = b""  # the trailer `grpc-status-details-bin`: a google.rpc.Status, or nothing
-    secrets: tuple[str, ...] = field(default=(), repr=False)  # what the request carried and no reason may repeat
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # secrets of the request, which no reason may repeat
 
 
 def outcome_of(answer: GrpcAnswer, records: int, *, is_largest: bool = False) -> ExportOutcome:
-    """Return what became of the `records` records that this is the answer to.
+    """Return what this answer means for the `records` records that were sent.
 
-    `is_largest`: their request is larger than each that the server has accepted.
+    `is_largest`: their request is larger than any that the server has accepted.
     """
     match answer.code:
         case StatusCode.OK:
@@ -83,9 +83,9 @@ def _not_otlp() -> Unavailable:
 
 
 def _outcome_of_exhaustion(answer: GrpcAnswer, records: int, is_largest: bool) -> ExportOutcome:
-    """Too much at once, or too much at all: both have this code.
+    """Return the outcome of a code that means too many requests, or too large a request.
 
-    A server that says when to come back has no quarrel with the size. Nor has one that refuses a single record, unless
+    A server that says when to come back does not mind the size. Nor has one that refuses a single record, unless
     it says so or has never accepted as much: a rate limit must not put good records into quarantine.
     """
     retry_after_s = _retry_after_s(answer)
@@ -131,7 +131,7 @@ def _reason(answer: GrpcAnswer) -> str:
 
 
 def _retry_after_s(answer: GrpcAnswer) -> float | None:
-    """The seconds that the server asks to wait, at most five minutes; None when it does not ask."""
+    """Return the seconds that the server asks to wait, at most five minutes, or None if it does not ask."""
     try:
         details = Status.FromString(answer.status).details
         for detail in details:
@@ -140,5 +140,5 @@ def _retry_after_s(answer: GrpcAnswer) -> float | None:
                 wait_s = asked.retry_delay.seconds + asked.retry_delay.nanos / 1e9
                 return float(min(max(wait_s, 0.0), RETRY_AFTER_LIMIT_S))
     except DecodeError:
-        pass  # what cannot be read is as if it were not there
+        pass  # ignore what cannot be read
     return None

@@ -1,4 +1,4 @@
-"""Exports over OTLP/HTTP: one request, one answer, one outcome.
+"""Export over OTLP/HTTP: each request has one answer and one outcome.
 
 Source: OTLP specification, "OTLP/HTTP". URL, headers, compression, TLS, proxies and `.netrc` are as in the official
 Python exporter, which stands on `requests` too, with three differences: an `authorization` header that is set is sent,
@@ -33,21 +33,21 @@ __all__ = ["OtlpHttpExporter"]
 
 # A success is believed when all of its body is OTLP, however long its warning is; this is gRPC's limit for an answer.
 _SUCCESS_LIMIT_BYTES = 4 * 1024 * 1024
-# Of any other answer only a short message is kept; more would be read only to be thrown away.
+# Only a short message of any other answer is kept, so reading more would be wasted.
 _FAILURE_LIMIT_BYTES = 64 * 1024
-_READ_AT_ONCE_BYTES = 4096  # what was read before a connection broke still tells the reason
-# Between speed and size: level 9 takes three times as long for a few per cent.
+_READ_AT_ONCE_BYTES = 4096  # what arrived before a connection broke may give the reason
+# A balance of speed and size: level 9 takes three times as long to save a few per cent.
 _GZIP_LEVEL = 6
 _COOKIES_MAX = 32
-# Shorter parts of a header ("Bearer", a tenant's number) are words that an innocent message may hold.
+# Shorter parts of a header ("Bearer", a tenant's number) may be ordinary words of a message.
 _SECRET_MIN_CHARS = 8
 
-# ValueError: names that cannot be encoded for the resolver. All others are of the network or of TLS files.
+# ValueError: a name cannot be encoded for the resolver. The others come from the network or from TLS files.
 _FAULTS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
 
 
 class OtlpHttpExporter:
-    """Posts serialised requests to one endpoint over kept connections; one export at a time.
+    """Post serialised requests to one endpoint over connections that are kept, one export at a time.
 
     Nothing is shared over a fork: a child opens connections of its own.
 
@@ -66,16 +66,16 @@ class OtlpHttpExporter:
         keep_clients_quiet()
 
     def export(self, request: bytes, records: int) -> ExportOutcome:
-        """What became of a serialised ExportLogsServiceRequest that holds `records` records.
+        """Send a serialised ExportLogsServiceRequest of `records` records, and return what became of them.
 
-        Returns within the time-out of the settings, whatever the network does; only the resolver keeps its own time.
+        It returns within the time-out of the settings, whatever the network does. Only the resolver has its own limit.
         """
         with instrumentation_suppressed(), exchange_within(self._settings.timeout_s) as exchange:
             result = self._posted(_compressed(request, self._settings.compression), exchange)
         return outcome_of(result, records) if isinstance(result, HttpAnswer) else result
 
     def close(self) -> None:
-        """No connection is open any more. A later export opens a new one."""
+        """Close all connections. A later export opens a new one."""
         self._let_go_of_a_parents_session()
         session, self._session = self._session, None
         if session is not None:
@@ -142,7 +142,7 @@ class OtlpHttpExporter:
         return self._session
 
     def _let_go_of_a_parents_session(self) -> None:
-        """After a fork: closes the descriptors of this child only, the parent goes on using its connections."""
+        """Close the copies of a parent's connections that a fork left in this child. The parent goes on using them."""
         if self._owner == process():
             return
         inherited, self._session = self._session, None
@@ -164,7 +164,7 @@ def _headers(settings: OtlpSettings) -> dict[str, str]:
 
 
 def _check_sendable(endpoint: str, headers: dict[str, str]) -> None:
-    """Raise what would otherwise fail at every export. Values of headers are never shown: they may be tokens."""
+    """Raise for settings that would fail at every export. Never show the value of a header: it may be a token."""
     try:
         scheme = urlsplit(endpoint).scheme
         requests.Request("POST", endpoint).prepare()
@@ -210,12 +210,12 @@ def _client_certificate(settings: OtlpSettings) -> str | tuple[str, str] | None:
 
 
 def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keep the headers: without credentials of a caller `requests` puts those of `.netrc` or the URL over ours."""
+    """Keep our headers. Without this, `requests` would replace them by the credentials of `.netrc` or the URL."""
     return request
 
 
 def _pieces(response: requests.Response, limit_bytes: int) -> Iterator[bytes]:
-    response.raw.enforce_content_length = True  # off in urllib3 1: a body cut to nothing would look like an empty one
+    response.raw.enforce_content_length = True  # off in urllib3 1, where a body that was cut would look empty
     left = limit_bytes
     while left > 0 and (piece := response.raw.read(min(left, _READ_AT_ONCE_BYTES), decode_content=True)):
         yield piece[:left]
@@ -223,7 +223,7 @@ def _pieces(response: requests.Response, limit_bytes: int) -> Iterator[bytes]:
 
 
 def _secrets(request: requests.PreparedRequest, ours: dict[str, str]) -> tuple[str, ...]:
-    """What may be a token in the request as it was sent: a server may repeat it in its message."""
+    """Return the parts of the request that may be tokens, since a server may repeat them in its message."""
     names = {*ours, "authorization", "proxy-authorization", "cookie"} - {
         "content-type",
         "content-encoding",
@@ -234,9 +234,9 @@ def _secrets(request: requests.PreparedRequest, ours: dict[str, str]) -> tuple[s
 
 
 def _fault(error: BaseException, exchange: HttpExchange, settings: OtlpSettings) -> Unavailable:
-    """Why there is no whole answer. A time-out counts as one only if something was sent.
+    """Return why there is no complete answer. A time-out counts as one only if something was sent.
 
-    Before that it is not the size of the batch that took so long, and halving it would not help.
+    Otherwise the size of the batch is not the reason, and halving it would not help.
     """
     place = urlsplit(settings.endpoint).netloc.rpartition("@")[2]
     causes = list(_causes(error))
@@ -252,7 +252,7 @@ def _fault(error: BaseException, exchange: HttpExchange, settings: OtlpSettings)
 
 
 def _words(causes: list[BaseException], exchange: HttpExchange) -> tuple[str, Fault]:
-    """The innermost cause in a few words; texts of the HTTP libraries are left out, they quote URLs and headers."""
+    """Return the innermost cause in a few words, without texts of the HTTP libraries, which quote URLs and headers."""
     broken = f"connection closed {'within the' if exchange.answered else 'before an'} answer"
     for cause in reversed(causes):
         match cause:
@@ -269,7 +269,7 @@ def _words(causes: list[BaseException], exchange: HttpExchange) -> tuple[str, Fa
             case http.client.HTTPException():
                 return "an answer that is not HTTP", Fault.PROTOCOL
             case OSError() if not isinstance(cause, requests.RequestException):
-                # Without a number it is what `requests` says of a TLS file.
+                # Without a number, the error is what `requests` says about a TLS file.
                 return readable(cause.strerror or str(cause)), Fault.TLS if cause.errno is None else Fault.OTHER
             case requests.exceptions.SSLError():
                 return "TLS error (the server's certificate, most likely)", Fault.TLS
@@ -277,7 +277,7 @@ def _words(causes: list[BaseException], exchange: HttpExchange) -> tuple[str, Fa
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything it was raised from, outermost first: the libraries wrap it in arguments as well."""
+    """Return the error and its causes, outermost first, also those that the libraries wrap in arguments."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     for cause in waiting:

@@ -1,7 +1,7 @@
-"""What an answer over HTTP means for the records that were sent: the outcome table of OTLP over HTTP.
+"""Decide what an HTTP answer means for the records that were sent: the outcome table of OTLP/HTTP.
 
 Source: OTLP specification, "OTLP/HTTP Response", made stricter: an answer that is not OTLP acknowledges nothing, and
-what the endpoint is at fault for never costs a record.
+a fault of the endpoint never costs a record.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from otel_audit.redaction.screen import without_secrets
 
 __all__ = ["RETRY_AFTER_LIMIT_S", "HttpAnswer", "outcome_of", "outcome_of_response", "readable", "says_too_old"]
 
-# Longer waits are not obeyed: a wrong date or a typing error must not stop delivery for a day.
+# Longer waits are ignored, so that a wrong date or a typing error cannot stop delivery for a day.
 RETRY_AFTER_LIMIT_S = 300.0
 _MESSAGE_LIMIT_CHARS = 200
-_LONGEST_SECRET_CHARS = 16 * 1024  # more than servers take as a header
+_LONGEST_SECRET_CHARS = 16 * 1024  # more than a server accepts as a header
 _LOOKED_AT_CHARS = 64 * 1024
 # As Loki, Mimir, OpenObserve, CloudWatch, Dynatrace and Google Cloud put it.
 _TOO_OLD = re.compile(
@@ -52,22 +52,22 @@ _PROTOBUF_TYPES = frozenset({"application/x-protobuf", "application/protobuf"})
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """Status, headers and body of one answer; `cut` says why the body is not whole."""
+    """Status, headers and body of one answer. `cut` says why the body is incomplete."""
 
     status: int
     headers: Mapping[str, str]  # names in any case
     body: bytes
     cut: Unavailable | None = None
-    secrets: tuple[str, ...] = field(default=(), repr=False)  # what the request carried and no message may repeat
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # secrets of the request, which no message may repeat
 
     @property
     def media_type(self) -> str:
-        """The content type without parameters, in lower case; empty when there is none."""
+        """Return the content type in lower case, without parameters, or an empty text."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def outcome_of(answer: HttpAnswer, records: int) -> ExportOutcome:
-    """What became of the `records` records that this is the answer to."""
+    """Return what this answer means for the `records` records that were sent."""
     match answer.status:
         case status if 200 <= status < 300:
             return _outcome_of_success(answer, records)
@@ -84,7 +84,7 @@ def _cause(status: int, retry_after_s: float | None) -> UnavailableFor:
     match status:
         case 500:
             return UnavailableFor.SERVER_ERROR
-        case 429 | 504 if retry_after_s is None:  # a limit of the rate, or of the request: stores answer both so
+        case 429 | 504 if retry_after_s is None:  # stores answer so to too many requests and to too large a request
             return UnavailableFor.OVERLOAD
         case _:
             return UnavailableFor.ENDPOINT
@@ -126,7 +126,7 @@ def _outcome_of_success(answer: HttpAnswer, records: int) -> ExportOutcome:
 def outcome_of_response(
     response: ExportLogsServiceResponse, records: int, secrets: Iterable[str] = ()
 ) -> Accepted | Refused:
-    """What became of the `records` records when the server took the request: all is accepted, or a part rejected."""
+    """Return the outcome of a request that the server took: it accepted all `records` records, or rejected a part."""
     rejected = response.partial_success.rejected_log_records
     message = readable(response.partial_success.error_message, secrets)
     if rejected:
@@ -156,7 +156,7 @@ def _otlp_response(answer: HttpAnswer) -> ExportLogsServiceResponse | None:
 
 
 def _response_in_json(body: bytes) -> ExportLogsServiceResponse | None:
-    """The response, or None: an object that says something else, such as an error under a status of 200, is no OTLP."""
+    """Return the response, or None if the object is not one, such as an error under the status 200."""
     try:
         content = json.loads(body)
         if not isinstance(content, dict) or (content and not content.keys() & {"partialSuccess", "partial_success"}):
@@ -167,7 +167,7 @@ def _response_in_json(body: bytes) -> ExportLogsServiceResponse | None:
 
 
 def _what_a_bad_request_is_about(answer: HttpAnswer) -> RefusedFor:
-    # The collector's receiver answers 400, not 413, when the body is over its limit.
+    # The collector's receiver answers 400 and not 413 if the body is over its limit.
     return RefusedFor.SIZE if "request body too large" in _message(answer).lower() else RefusedFor.RECORD
 
 
@@ -193,7 +193,7 @@ def _phrase(status: int) -> str:
 
 
 def _where_to(answer: HttpAnswer) -> str:
-    """The target of a redirect without its query and user, which may hold tokens."""
+    """Return the target of a redirect without its query and user, which may hold tokens."""
     try:
         target = urlsplit(answer.headers.get("location", ""))
         place = target._replace(netloc=target.netloc.rpartition("@")[2], query="", fragment="").geturl()
@@ -203,7 +203,7 @@ def _where_to(answer: HttpAnswer) -> str:
 
 
 def _message(answer: HttpAnswer) -> str:
-    """What the server says was wrong, as it says it: google.rpc.Status, JSON or text."""
+    """Return what the server says was wrong, from a google.rpc.Status, JSON or text."""
     if answer.media_type in _PROTOBUF_TYPES:
         try:
             return str(Status.FromString(answer.body).message)
@@ -225,9 +225,9 @@ def _message_in_json(text: str) -> str:
 
 
 def readable(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text on one line of at most 200 characters, without control characters, the `secrets` and what looks so.
+    """Return the text on one line of at most 200 characters, without control characters and secrets.
 
-    A server may say back what it was sent, or what it holds itself: the text goes to files, stderr and `status`.
+    A server may repeat what it was sent, or what it knows itself, and the text goes to files, stderr and `status`.
     """
     # Format characters (Cf) go as well: they can turn the direction of a terminal's line.
     visible = "".join(
@@ -242,7 +242,7 @@ def readable(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def _retry_after_s(answer: HttpAnswer) -> float | None:
-    """Source: RFC 9110 section 10.2.3, seconds or a date; None when there is none or it cannot be read."""
+    """Return the seconds to wait, or None if the header is missing or unreadable. Source: RFC 9110, section 10.2.3."""
     value = answer.headers.get("retry-after", "").strip()
     try:
         wait_s = float(value)
@@ -252,7 +252,7 @@ def _retry_after_s(answer: HttpAnswer) -> float | None:
 
 
 def _seconds_until(date: str) -> float:
-    """The seconds from now to an HTTP date; not a number when it is none."""
+    """Return the seconds from now to an HTTP date, or not-a-number if the text is not one."""
     try:
         moment = parsedate_to_datetime(date)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # an HTTP date is always in UTC
