@@ -16,6 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 from otel_audit.cli.options import GivenPath, existing_directory, unreadable
+from otel_audit.cli.proof import verify_proof
 from otel_audit.errors import NoteMalformed
 from otel_audit.notices import escaped, shown_json
 from otel_audit.signing.keys import VerifierKey
@@ -134,6 +135,7 @@ class _Time(click.ParamType[int]):
     show_default="1h",
     help="How long a line may be on its way to the archive.",
 )
+@click.option("--proof", metavar="FILE", type=GivenPath(), help="Check what `otel-audit prove` wrote, no trail.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; docs/schema.md has its schema.")
 @click.pass_context
 def verify(
@@ -145,6 +147,7 @@ def verify(
     anchored_within_s: float | None,
     from_ns: int | None,
     settle_s: float,
+    proof: Path | None,
     as_json: bool,
 ) -> None:
     """Check that a trail is whole, and say what shows it and what nothing shows.
@@ -160,6 +163,9 @@ def verify(
         known if isinstance(known, KnownNote) else None,
         known if isinstance(known, VerifierKey) else None,
     )
+    if proof is not None:
+        verify_proof(ctx, proof, pins, as_json=as_json)
+        return
     if anchored_within_s is not None and not pins.words():
         raise click.UsageError("--anchored-within goes with --key or --known: nothing else vouches for a note", ctx)
     is_given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE

@@ -25,7 +25,7 @@ from otel_audit.signing.keys import VerifierKey, strict_base64
 from otel_audit.signing.note import Checkpoint, Note
 from otel_audit.signing.tree import HASH_BYTES, check_inclusion, leaf_hash
 
-__all__ = ["EventProof", "Proven", "pinned_to"]
+__all__ = ["MOST_BYTES", "EventProof", "Proven", "pinned_to"]
 
 _FIRST_LINE: Final = b"c2sp.org/tlog-proof@v1\n"
 _EXTRA_KEYS: Final = ("event", "index", "size", "path", "head")
@@ -36,7 +36,7 @@ _NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _LARGEST: Final = 2**63 - 1
 # Room for the longest line that is read, escaped as JSON and in base64.
-_MOST_BYTES: Final = 16 << 20
+MOST_BYTES: Final = 16 << 20
 # No event is written deeper than a third of this, and every JSON reader goes as deep.
 _MOST_LEVELS: Final = 64
 
@@ -75,8 +75,8 @@ class EventProof:
             ProofInvalid: it is no proof of an event.
             NoteMalformed: its base64 or its note is not written as the specification says.
         """
-        if len(raw) > _MOST_BYTES:
-            raise ProofInvalid(f"proof: expected at most {_MOST_BYTES} bytes, got {len(raw)}")
+        if len(raw) > MOST_BYTES:
+            raise ProofInvalid(f"proof: expected at most {MOST_BYTES} bytes, got {len(raw)}")
         extra, head_index, head_path, note = _parts(raw)
         given = _object(_text(strict_base64(extra, "extra of a proof"), "extra of a proof"), "extra of a proof")
         if given.keys() != set(_EXTRA_KEYS):

@@ -393,3 +393,102 @@ def test_keys_of_strangers_prove_nothing(trail: Trail) -> None:
     made = proof_of(trail, next(iter(trail.events())))
 
     assert of_package(bytes(made.proof), SigningKey(bytes(32)).verifier(made.signers[0].name)).event is None
+
+
+# `otel-audit verify --proof`.
+
+
+def verified(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["verify", *map(str, arguments)], env={"OTEL_AUDIT_DIR": "/nonexistent"})
+
+
+@dataclass
+class Handed:
+    """A proof in a file, and what it proves."""
+
+    file: Path
+    made: ProofMade
+    line: bytes
+
+
+@pytest.fixture
+def handed(trail: Trail, tmp_path: Path) -> Handed:
+    trail.log(2)
+    trail.append("rings \x1b", "rings")
+    trail.tell()
+    event_id, line = list(trail.events().items())[-1]
+    file = tmp_path / "event.tlog-proof"
+    made = proof_of(trail, event_id)
+    file.write_bytes(bytes(made.proof))
+    return Handed(file, made, line)
+
+
+@pytest.mark.parametrize("option", ["--key", "--known"])
+def test_a_proof_is_verified_by_a_key_without_a_trail(option: str, handed: Handed) -> None:
+    result = verified("--proof", handed.file, option, handed.made.signers[0])
+    first, event, end = result.stdout.split("\n")
+
+    assert (result.exit_code, end) == (0, "")
+    assert first.startswith("PROVEN: line 4 of the stream ")
+    assert first.endswith(f"as it was written, by {option}:")
+    assert json.loads(event) == json.loads(handed.line)
+    assert "\x1b" not in event
+
+
+def test_a_proof_is_verified_by_its_note_that_was_kept_elsewhere(handed: Handed, tmp_path: Path) -> None:
+    kept = tmp_path / "note"
+    kept.write_bytes(bytes(handed.made.proof.note))
+
+    assert verified("--proof", handed.file, "--known", kept).exit_code == 0
+
+
+def test_another_note_says_nothing_of_a_proof(trail: Trail, handed: Handed, tmp_path: Path) -> None:
+    trail.tell()
+    kept, latest = tmp_path / "note", trail.ledger.latest
+    assert latest is not None
+    kept.write_bytes(bytes(latest.note))
+
+    result = verified("--proof", handed.file, "--known", kept)
+
+    assert result.exit_code == 1
+    assert result.stdout.startswith("BROKEN: ")
+    assert "give --key" in result.stdout
+
+
+def test_a_proof_is_reported_as_json(handed: Handed) -> None:
+    result = verified("--proof", handed.file, "--key", handed.made.signers[0], "--json")
+    shown = json.loads(result.stdout)
+
+    assert shown.pop("event").encode() == handed.line
+    assert shown == {
+        "verdict": "proven",
+        "stream_id": json.loads(handed.line)["stream_id"],
+        "seq": 4,
+        "origin": handed.made.signers[0].name,
+        "signers": [str(handed.made.signers[0])],
+    }
+
+
+def test_a_proof_by_another_key_is_refused(handed: Handed) -> None:
+    key = SigningKey(bytes(32)).verifier(handed.made.signers[0].name)
+
+    result = verified("--proof", handed.file, "--key", key)
+    as_json = verified("--proof", handed.file, "--key", key, "--json")
+
+    assert (result.exit_code, as_json.exit_code) == (1, 1)
+    assert "proves nothing: note: expected a signature of" in result.stdout
+    assert json.loads(as_json.stdout)["verdict"] == "broken"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [((), "goes with --key or --known"), (("--key", "KEY", "--from", "2026-11-29"), "leave out the rest")],
+    ids=["no pin", "a time"],
+)
+def test_a_proof_is_checked_with_a_pin_and_nothing_else(more: tuple[str, ...], said: str, handed: Handed) -> None:
+    arguments = [str(handed.made.signers[0]) if each == "KEY" else each for each in more]
+
+    result = verified("--proof", handed.file, *arguments)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
