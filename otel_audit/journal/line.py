@@ -169,10 +169,13 @@ def last_line_in(piece: bytes) -> bytes:
 
     A piece that is one whole line is returned as it is.
     """
-    for beginning in _BEGINNING.finditer(piece):
+    starts = [beginning.start() for beginning in _BEGINNING.finditer(piece)]
+    if starts == [0]:
+        return piece  # the usual case, in each segment's first line: nothing need be parsed
+    for start in starts:
         with contextlib.suppress(ValueError, RecursionError):
-            json.loads(piece[beginning.start() :])
-            return piece[beginning.start() :]
+            json.loads(piece[start:])
+            return piece[start:]
     return piece
 
 
