@@ -6,23 +6,24 @@ A `Ruling` is what a permission check of an application decides about it, whatev
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from otel_audit.event import AuditEvent
 
-__all__ = ["Ruling", "current_event", "parent_id", "within"]
+__all__ = ["Ruling", "current_event", "leave", "parent_id", "under_way", "within"]
 
 
-_under_way: ContextVar[tuple[str | None, Callable[[], AuditEvent] | None]] = ContextVar(
+under_way: ContextVar[tuple[str | None, Callable[[], AuditEvent] | None]] = ContextVar(
     "otel_audit_under_way", default=(None, None)
 )
 
 
 def parent_id() -> str | None:
     """Return the `event_id` of the innermost event under way in this task or thread; None where there is none."""
-    return _under_way.get()[0]
+    return under_way.get()[0]
 
 
 def current_event() -> AuditEvent | None:
@@ -32,7 +33,7 @@ def current_event() -> AuditEvent | None:
     answered. It is the same in every task and thread of a request. What is filled in after the last byte of the answer
     comes too late.
     """
-    event = _under_way.get()[1]
+    event = under_way.get()[1]
     return None if event is None else event()
 
 
@@ -48,13 +49,19 @@ class within:  # in lower case, as it is used like a function; a generator would
         self._under_way = event_id, event
 
     def __enter__(self) -> None:
-        self._token = _under_way.set(self._under_way)
+        self._token = under_way.set(self._under_way)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        leave(self._token)
+
+
+def leave(*tokens: Token[Any]) -> None:
+    """Reset ContextVars, as far as this is the context in which they were set."""
+    for token in tokens:
         try:
-            _under_way.reset(self._token)
-        except ValueError:  # in another context, where the collector throws away a task that never ended: not set there
-            return
+            token.var.reset(token)
+        except ValueError:  # where the collector throws away a task that never ended: not set there
+            continue
 
 
 @dataclass(frozen=True, slots=True)

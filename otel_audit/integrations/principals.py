@@ -83,7 +83,7 @@ class Principals:
         self._notices = notices
         self._clock = clock
         self._unnamed_since: float | None = None
-        self._is_settled = False
+        self.is_settled = False
 
     def of(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None = None) -> AuditPrincipal | None:
         """Return the principal, None if nobody is named. Never raises."""
@@ -105,15 +105,15 @@ class Principals:
 
     def note(self, scope: MutableMapping[str, Any], principal: AuditPrincipal | None, status_code: int | None) -> None:
         """Note whose request it was. Say so where requests come with credentials for a minute and none has a user."""
-        if self._is_settled:
+        if self.is_settled:
             return
         if principal is not None:
-            self._is_settled = True
+            self.is_settled = True
         elif status_code not in _REFUSALS and not _CREDENTIALS.isdisjoint(dict(scope["headers"])):
             now = self._clock()
             self._unnamed_since = now if self._unnamed_since is None else self._unnamed_since
             if now - self._unnamed_since >= _UNNAMED_S:
-                self._is_settled = True
+                self.is_settled = True
                 self._notices.say("unnamed", _NOBODY_IS_NAMED)
 
     def could_not_read(self, error: Exception) -> None:

@@ -108,7 +108,8 @@ class Exchange:
         self._ended_ns = 0
         self.scope = scope
         self.method: str = scope["method"] if self.transport == "http" else "GET"
-        self.path = path_in(scope)
+        path: str = scope["path"]
+        self.path = path_in(scope) if "?" in path else path
         self.event_id = self.own_id = str(ids.new_id())
         self.parent_id = parent_id()
         noted: SpanContext | None = scope.pop(_NOTED_SPAN, None)
@@ -277,6 +278,8 @@ class HttpExchange(Exchange):
     def is_last(self, message: Message) -> bool:
         """See `Exchange`."""
         match message["type"]:
+            case "http.response.start":
+                return False
             case "http.response.body" | "http.response.zerocopysend":
                 return not message.get("more_body", False) and not self._has_trailers
             case "http.response.trailers":

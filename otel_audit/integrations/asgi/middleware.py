@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Final
 
 from otel_audit.errors import AuditUnavailable
@@ -19,9 +19,9 @@ from otel_audit.integrations.asgi.exchange import (
 from otel_audit.integrations.asgi.lifespan import Lifespan, UnderWay
 from otel_audit.integrations.asgi.recording import Recording, Register, WaitingRecording
 from otel_audit.integrations.asgi.scope import ASGIApp, Receive, Scope, Send
-from otel_audit.integrations.asgi.span import watch_opentelemetry
+from otel_audit.integrations.asgi.span import OPENTELEMETRY_ASGI, watch_opentelemetry
 from otel_audit.integrations.client_address import TrustedProxies
-from otel_audit.integrations.parent import current_event, within
+from otel_audit.integrations.parent import current_event, leave, under_way
 from otel_audit.integrations.principals import Principals, PrincipalSource
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import Notices
@@ -103,7 +103,8 @@ class AuditMiddleware:
             leave_out(scope)
             await self.app(scope, receive, send)
         else:
-            watch_opentelemetry(note_span)
+            if OPENTELEMETRY_ASGI in sys.modules:
+                watch_opentelemetry(note_span)
             kind = HttpExchange if scope["type"] == "http" else SocketExchange
             exchange = kind(scope, self._proxies)
             if exchange.claimed_id is not None and not self._has_said_claim:
@@ -150,25 +151,18 @@ class AuditMiddleware:
                 self._under_way.recordings.discard(recording)
                 exchange.forget()
                 raise
-        token = _current.set(recording)
+        tokens = _current.set(recording), under_way.set((exchange.own_id, exchange.begun_event))
         try:
-            with within(exchange.own_id, exchange.begun_event):
-                await self.app(exchange.scope, recording.receive, recording.send)
-            if not recording.is_over:
-                await recording.end(None)
+            await self.app(exchange.scope, recording.receive, recording.send)
+            if (rest := recording.end(None)) is not None:
+                await rest
         except BaseException as error:
-            await recording.end(error)
+            if (rest := recording.end(error)) is not None:
+                await rest
             raise
         finally:
             exchange.forget()
-            _leave(token)
-
-
-def _leave(token: Token[Recording | None]) -> None:
-    try:
-        _current.reset(token)
-    except ValueError:  # as in `within`
-        return
+            leave(*tokens)
 
 
 def _proxies(audit: AuditLogger, given: Iterable[str] | None, header: ForwardedHeader | None) -> TrustedProxies:

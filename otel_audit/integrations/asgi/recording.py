@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from msgspec import UNSET
 from opentelemetry.context import Context
@@ -74,21 +75,26 @@ class Recording:
     async def begin(self) -> None:
         """Record the begin, where an event has to be in the trail before the application is called."""
 
-    async def end(self, error: BaseException | None) -> None:
-        """Record the end, once. What cannot be recorded is said and counted: there is nothing left to refuse."""
-        if self.is_over:
-            return
-        self.is_over = True
-        try:
-            await self._record(None if error is None else _of_exchange(error, self.exchange))
-        except Exception as failure:
-            self._say_lost(failure)
-        finally:
-            self.register.under_way.recordings.discard(self)
+    def end(self, error: BaseException | None) -> Coroutine[Any, Any, None] | None:
+        """Record the end, once. Return what is left to await, if anything: here nothing waits for the disk.
+
+        What cannot be recorded is said and counted: there is nothing left to refuse.
+        """
+        if not self.is_over:
+            self.is_over = True
+            try:
+                self._record(None if error is None else _of_exchange(error, self.exchange))
+            except Exception as failure:
+                self._say_lost(failure)
+            finally:
+                self.register.under_way.recordings.discard(self)
+        return None
 
     async def receive(self) -> Message:
         """Return the next message for the application. One that ends the exchange has its end recorded."""
-        self.exchange.look()
+        exchange = self.exchange
+        if exchange.span.trace_id is UNSET:
+            exchange.look()
         if self._kept:
             return self._kept.popleft()
         self._waiting += 1
@@ -96,14 +102,15 @@ class Recording:
             message = await self._receive()
         finally:
             self._waiting -= 1
-        if self._see(message):
-            await self.end(None)
+        if self._see(message) and (rest := self.end(None)) is not None:
+            await rest
         return message
 
     async def send(self, message: Message) -> None:
         """Give the server a message of the application. After the last one the end is recorded."""
         exchange = self.exchange
-        exchange.look()
+        if exchange.span.trace_id is UNSET:
+            exchange.look()
         if self.register.names_event and message["type"] in _BEGINNINGS:
             message = _with_id(message, exchange.event_id)
         if is_last := exchange.is_last(message):
@@ -119,10 +126,10 @@ class Recording:
         if is_last:
             if exchange.is_doubtful:
                 self._end_soon(_TURNS_OF_AN_END)
-            else:
-                await self.end(None)
+            elif (rest := self.end(None)) is not None:
+                await rest
 
-    async def _record(self, error: BaseException | None) -> None:
+    def _record(self, error: BaseException | None) -> None:
         exchange = self.exchange
         if exchange.event is not None:
             self._record_filled(exchange.event, error)
@@ -177,7 +184,8 @@ class Recording:
         principal = exchange.told or principals.of(exchange.scope, exchange.found)
         if principal is None and exchange.status_code != 401:  # 401: the application has refused whom the client claims
             principal = exchange.claimed
-        principals.note(exchange.scope, principal, exchange.status_code)
+        if not principals.is_settled:
+            principals.note(exchange.scope, principal, exchange.status_code)
         return principal
 
     def _say_lost(self, failure: Exception) -> None:
@@ -197,8 +205,8 @@ class Recording:
             return
         if turns:
             loop.call_soon(self._end_soon, turns - 1)
-        else:
-            self._ending = loop.create_task(self.end(None))
+        elif (rest := self.end(None)) is not None:
+            self._ending = loop.create_task(rest)
 
     async def _look_for_the_end(self) -> None:
         """Learn whether the client has gone, where the application did not ask.
@@ -266,9 +274,22 @@ class WaitingRecording(Recording):
         if begun is not None and begun.event_id is not None:
             exchange.own_id = begun.event_id
 
-    async def _record(self, error: BaseException | None) -> None:
-        self._fill(self._operation.event, error)
-        await self._operation.__aexit__(None if error is None else type(error), error, None)
+    def end(self, error: BaseException | None) -> Coroutine[Any, Any, None] | None:
+        """Record the end, as `Recording.end`, but for the wait, which is left to whoever awaits what is returned."""
+        if self.is_over:
+            return None
+        self.is_over = True
+        return self._wait_for_end(error)
+
+    async def _wait_for_end(self, error: BaseException | None) -> None:
+        try:
+            error = None if error is None else _of_exchange(error, self.exchange)
+            self._fill(self._operation.event, error)
+            await self._operation.__aexit__(None if error is None else type(error), error, None)
+        except Exception as failure:
+            self._say_lost(failure)
+        finally:
+            self.register.under_way.recordings.discard(self)
 
     async def _end_before_it_began(self, error: asyncio.CancelledError) -> None:
         self.is_over = True

@@ -19,23 +19,24 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, get_c
 from otel_audit.fast_line import SpanIds, span_ids
 from otel_audit.integrations.asgi.scope import Receive, Scope, Send
 
-__all__ = ["NO_SPAN", "ids_of", "span_around", "span_inside", "watch_opentelemetry"]
+__all__ = ["NO_SPAN", "OPENTELEMETRY_ASGI", "ids_of", "span_around", "span_inside", "watch_opentelemetry"]
 
 NO_SPAN: Final = SpanIds()
 
-_MODULE: Final = "opentelemetry.instrumentation.asgi"
+OPENTELEMETRY_ASGI: Final = "opentelemetry.instrumentation.asgi"
 
 Note = Callable[[SpanContext, Scope], None]
 
 
 def ids_of(span: SpanContext) -> SpanIds:
     """Return the ids of a span of this process; those of another process, which the client named, are not believed."""
-    return NO_SPAN if span.is_remote else span_ids(span)
+    return NO_SPAN if span[2] else span_ids(span)  # `is_remote`, without the call of its property
 
 
 def span_around() -> SpanIds:
     """Return the span that is active here, around the audit middleware."""
-    span = get_current_span() if get_current() else INVALID_SPAN  # nothing is traced in an empty context
+    context = get_current()
+    span = get_current_span(context) if context else INVALID_SPAN  # nothing is traced in an empty context
     return NO_SPAN if span is INVALID_SPAN else ids_of(span.get_span_context())
 
 
@@ -75,7 +76,7 @@ def watch_opentelemetry(note: Note) -> None:
     built its middleware long ago; each of them gets the hook at its next request.
     """
     global _watched
-    kind = getattr(sys.modules.get(_MODULE), "OpenTelemetryMiddleware", None)
+    kind = getattr(sys.modules.get(OPENTELEMETRY_ASGI), "OpenTelemetryMiddleware", None)
     if kind is None or kind is _watched:
         return
     _watched = kind
