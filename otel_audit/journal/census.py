@@ -209,9 +209,9 @@ class Retained:
         """True if the stream went as a whole."""
         return any(told.get("whole") is True for told in self._told.get(stream_id, ()))
 
-    def counted(self, stream_id: str) -> Counts:
-        """What no cursor counts, but the totals of the ledger."""
-        told = [each for each in self._told.get(stream_id, ()) if each.get("counts")]
+    def counts(self, stream_id: str, *, by_ledger: bool) -> Counts:
+        """What went with the segments of a stream that the ledger counts in its totals, or that its cursors count."""
+        told = [each for each in self._told.get(stream_id, ()) if bool(each.get("counts")) is by_ledger]
         return sum((Counts.of({**each, "exported": each.get("events", 0)}) for each in told), Counts())
 
 
@@ -281,7 +281,7 @@ def _missing(
     lines = last_seq - counts.exported - counts.quarantined - counts.pending - counts.system
     if lines <= 0:
         return 0
-    elsewhere = retained.counted(files.stream_id)
+    elsewhere = retained.counts(files.stream_id, by_ledger=True)
     written = _system_lines(files, numbers)
     lost_system = len(gone) if written is None else written - counts.system - elsewhere.system  # at least their headers
     return max(0, lines - elsewhere.exported - elsewhere.system - max(0, lost_system))

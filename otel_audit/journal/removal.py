@@ -15,11 +15,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from otel_audit.journal.census import ELSEWHERE, NOWHERE, removed_counts, segment_counts, stream_counts
+from otel_audit.journal.census import ELSEWHERE, NOWHERE, Retained, removed_counts, segment_counts, stream_counts
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
-from otel_audit.journal.ledger.former import RETAIN, Entry, Ledger, entries, is_begun, latest
+from otel_audit.journal.ledger.former import RETAIN, Entry, Ledger, is_begun, latest
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
 from otel_audit.journal.locks import FileLock
@@ -172,12 +172,7 @@ def origin_of(files: StreamFiles) -> Progress:
     numbers = files.segments()
     if numbers == list(range(1, len(numbers) + 1)):
         return Progress()
-    counts = Counts()
-    for entry in entries(files.directory):
-        told = entry.content
-        if entry.kind == RETAIN and told.get("stream_id") == files.stream_id and not told.get("counts"):
-            counts += Counts.of({**told, "exported": told.get("events", 0)})
-    return Progress(counts=Counts(exported=counts.exported, system=counts.system, dropped=counts.dropped))
+    return Progress(counts=Retained(files.directory).counts(files.stream_id, by_ledger=False))
 
 
 def finish_removal(directory: Path, *, file_mode: int = 0o600) -> None:
