@@ -42,7 +42,7 @@ AN_ADOPTER = """
             mark = marks / shipment.files.stream_id
             os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
             progress = shipment.cursor.progress("otlp")
-            shipment.cursor.advance("otlp", type(progress)(counts=progress.counts + Counts(exported=1)))
+            shipment.cursor.advance("otlp", type(progress)(counts=progress.counts + type(progress.counts)(exported=1)))
             mark.unlink()
             shipment.release()
             taken += 1
