@@ -1,4 +1,4 @@
-"""Tell what lies at a path, and open it as a store.
+"""Tell what lies at a path or behind a URL, and open it as a store.
 
 What a file holds is told by its first megabyte, whatever its name is and however it is compressed.
 """
@@ -16,11 +16,14 @@ from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.stores.archive import ArchiveStore, is_archive_line
 from otel_audit.stores.compression import Compression, can_unpack, compression_of
 from otel_audit.stores.directory import DirectoryStore
+from otel_audit.stores.endpoint import EndpointUrl
 from otel_audit.stores.event_log import EventLogStore
 from otel_audit.stores.lines import beginning
+from otel_audit.stores.loki import LokiStore
 from otel_audit.stores.store import Kind, Store
+from otel_audit.stores.victorialogs import VictoriaLogsStore
 
-__all__ = ["NothingStored", "files_in", "kind_of", "open_store"]
+__all__ = ["NothingStored", "files_in", "is_url", "kind_of", "open_store"]
 
 _LOOKED_AT_BYTES: Final = 1 << 20
 
@@ -29,13 +32,23 @@ class NothingStored(AuditError):
     """A path holds none of the kinds of record that are known here."""
 
 
-def open_store(path: Path) -> Store:
-    """Open what lies at a path. Close it when it is no longer needed.
+def is_url(where: str) -> bool:
+    """Return True if this names a log store and no path."""
+    return where.startswith(("loki+", "victorialogs+"))
+
+
+def open_store(where: Path | str) -> Store:
+    """Open what lies at a path or behind a URL such as `loki+https://HOST`. Close it when it is no longer needed.
 
     Raises:
-        NothingStored: no trail does.
-        OSError: it cannot be read.
+        NothingStored: no trail lies at the path.
+        StoreUnreadable: the URL cannot be understood.
+        OSError: the path cannot be read.
     """
+    if isinstance(where, str) and is_url(where):
+        url = EndpointUrl.parse(where)
+        return LokiStore(url) if url.kind == "loki" else VictoriaLogsStore(url)
+    path = Path(where)
     match kind_of(path):
         case Kind.JOURNAL:
             return DirectoryStore(path)

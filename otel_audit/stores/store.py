@@ -14,10 +14,21 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
+from otel_audit.errors import AuditError
 from otel_audit.journal.line import Line, Tail
 from otel_audit.records import attributes as keys
 
-__all__ = ["Content", "DamagedBytes", "ForeignRecord", "Kind", "Remains", "Store", "Stored", "stored_record"]
+__all__ = [
+    "Content",
+    "DamagedBytes",
+    "ForeignRecord",
+    "Kind",
+    "Remains",
+    "Store",
+    "StoreUnreadable",
+    "Stored",
+    "stored_record",
+]
 
 _INT64_MAX: Final = 2**63 - 1
 
@@ -30,6 +41,10 @@ class Kind(StrEnum):
     EVENT_LOG = "event log"
     LOKI = "Loki"
     VICTORIALOGS = "VictoriaLogs"
+
+
+class StoreUnreadable(AuditError):
+    """A log store cannot be asked, or its answer is not what was asked for."""
 
 
 class DamagedBytes(NamedTuple):

@@ -1,0 +1,149 @@
+"""A trail in Loki. The body of a record is its log line; its attributes are structured metadata, with `_` for `.`.
+
+A query gives so many lines at most, the first ones of all streams by time. The next page begins with the last time of
+the one before, whose lines are all read again: those that share this time may have been cut off. Where one time has
+more lines than a page takes, they are told apart by their number.
+
+Source: the HTTP API of Loki, `query_range`, and LogQL, whose label filters compare numbers. `start` is inclusive, `end`
+is not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from otel_audit.journal.line import Line
+from otel_audit.records import attributes as keys
+from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
+from otel_audit.stores.sorting import SortingStore
+from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
+
+__all__ = ["LokiStore"]
+
+_PATH: Final = "/loki/api/v1/query_range"
+_PAGE_LINES: Final = 1000  # no store allows fewer by default, and a page is held in memory
+_DAY_NS: Final = 86_400 * 10**9
+# A Loki answers queries over 30 days at most, if its `max_query_length` was not changed.
+_WINDOW_NS: Final = 28 * _DAY_NS
+_FIRST_NS: Final = 18_262 * _DAY_NS  # 2020: nothing of ours is older
+_STREAM_ID: Final = keys.SEQUENCE_STREAM_ID.replace(".", "_")
+_NUMBER: Final = keys.SEQUENCE_NUMBER.replace(".", "_")
+_SELECTOR: Final = '{service_name=~".+"}'
+_NUMBERS: Final = (0, 2**53)  # Loki compares numbers as doubles
+
+
+class _Entry(NamedTuple):
+    """A log line with its labels and metadata."""
+
+    time_ns: int
+    body: str
+    labels: Mapping[str, str]
+
+
+class LokiStore(SortingStore):
+    """The records that name their stream. See `Store`. A `Line` has its time in nanoseconds as its offset.
+
+    The option `query` of the URL is a stream selector that narrows them, such as `{service_name="shop"}`; `tenant` is
+    the `X-Scope-OrgID`.
+    """
+
+    kind = Kind.LOKI
+
+    def __init__(
+        self,
+        url: EndpointUrl,
+        *,
+        pause: Callable[[float], object] = time.sleep,
+        now_ns: Callable[[], int] = time.time_ns,
+        page_lines: int = _PAGE_LINES,
+    ) -> None:
+        super().__init__()
+        self.where = url.shown
+        self._endpoint = LogEndpoint(url, {"X-Scope-OrgID": url.tenant} if url.tenant else {}, pause=pause)
+        self._query = f'{url.query or _SELECTOR} | {_STREAM_ID}!=""'
+        self._start_ns = _FIRST_NS if url.start_ns is None else url.start_ns
+        self._end_ns = url.end_ns
+        self._now_ns = now_ns
+        self._page_lines = page_lines
+
+    def contents(self) -> Iterator[Stored]:
+        """See `Store`. What arrives while it is read may be left."""
+        begin_ns = self._start_ns
+        last_ns = self._now_ns() + _DAY_NS if self._end_ns is None else self._end_ns  # clocks differ
+        while begin_ns < last_ns:
+            end_ns = min(begin_ns + _WINDOW_NS, last_ns)
+            yield from map(_stored, self._window(begin_ns, end_ns))
+            begin_ns = end_ns
+
+    def place_of(self, line: Line) -> str:
+        """See `Store`."""
+        return f"time {line.offset}"
+
+    def close(self) -> None:
+        """See `Store`."""
+        super().close()
+        self._endpoint.close()
+
+    def _window(self, begin_ns: int, end_ns: int) -> Iterator[_Entry]:
+        while begin_ns < end_ns:
+            page = self._page(self._query, begin_ns, end_ns)
+            if len(page) < self._page_lines:
+                yield from page
+                return
+            last_ns = max(entry.time_ns for entry in page)
+            if last_ns == begin_ns:
+                yield from self._moment(begin_ns, _NUMBERS)
+                begin_ns += 1
+            else:
+                yield from (entry for entry in page if entry.time_ns < last_ns)
+                begin_ns = last_ns
+
+    def _moment(self, time_ns: int, numbers: tuple[int, int]) -> Iterator[_Entry]:
+        """Yield the lines of one time, those with numbers from the first to before the second."""
+        first, end = numbers
+        query = f"{self._query} | {_NUMBER}>={first} | {_NUMBER}<{end}"
+        page = self._page(query, time_ns, time_ns + 1)
+        if len(page) < self._page_lines:
+            yield from page
+        elif end - first == 1:
+            raise StoreUnreadable(
+                f"{self.where}: expected less than {self._page_lines} lines of the time {time_ns} with the number "
+                f"{first}, got as many or more; narrow them by `query` in the URL"
+            )
+        else:
+            middle = (first + end) // 2
+            yield from self._moment(time_ns, (first, middle))
+            yield from self._moment(time_ns, (middle, end))
+
+    def _page(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
+        parameters = {"query": query, "start": str(begin_ns), "end": str(end_ns)}
+        answer = self._endpoint.get(_PATH, {**parameters, "limit": str(self._page_lines), "direction": "forward"})
+        try:
+            found = json.loads(answer)
+            if found["status"] != "success" or found["data"]["resultType"] != "streams":
+                raise ValueError("it is no list of streams")
+            entries = [
+                _Entry(int(time_ns), body, stream["stream"])
+                for stream in found["data"]["result"]
+                for time_ns, body in stream["values"]
+            ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreUnreadable(
+                f"{self.where}{_PATH}: expected streams of lines, got {answer[:100]!r}: {error}"
+            ) from error
+        return sorted(entries, key=lambda entry: entry.time_ns)
+
+
+def _stored(entry: _Entry) -> Stored:
+    labels = entry.labels
+    return stored_record(
+        entry.body.encode("utf-8", "surrogatepass"),
+        lambda: {keys.SEQUENCE_STREAM_ID: labels.get(_STREAM_ID), keys.SEQUENCE_NUMBER: labels.get(_NUMBER)},
+        event_name=labels.get("event_name", ""),
+        time_ns=entry.time_ns,
+        place=f"time {entry.time_ns}",
+        offset=entry.time_ns,
+    )

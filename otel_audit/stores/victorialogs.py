@@ -1,0 +1,141 @@
+"""A trail in VictoriaLogs. What is read is what its OTLP endpoint stored: the body of a record is its `_msg`.
+
+An answer comes as it is found, line by line, so neither side holds more than one line. A query is ended after some
+time, half a minute by default, so a large trail is asked for in windows of time. Lines that share a time are in one
+window: none is lost between two. The store says beforehand how many lines a window has, and as many must come.
+
+Source: LogsQL, and the HTTP query API of VictoriaLogs 1.52.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from otel_audit.fast_line import time_ns_of
+from otel_audit.journal.line import Line
+from otel_audit.records import attributes as keys
+from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
+from otel_audit.stores.sorting import SortingStore
+from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
+
+__all__ = ["VictoriaLogsStore"]
+
+_PATH: Final = "/select/logsql/query"
+_OURS: Final = f'"{keys.SEQUENCE_STREAM_ID}":*'
+_FIELDS: Final = f'fields _msg, _time, event_name, "{keys.SEQUENCE_STREAM_ID}", "{keys.SEQUENCE_NUMBER}"'
+_WINDOW_LINES: Final = 50_000
+
+
+class VictoriaLogsStore(SortingStore):
+    """The records that name their stream. See `Store`. A `Line` has its time in nanoseconds as its offset.
+
+    The option `query` of the URL is a filter of LogsQL that narrows them, such as `"service.name":="shop"`; `tenant` is
+    `AccountID` or `AccountID:ProjectID`.
+    """
+
+    kind = Kind.VICTORIALOGS
+
+    def __init__(self, url: EndpointUrl, *, pause: Callable[[float], object] = time.sleep) -> None:
+        super().__init__()
+        self.where = url.shown
+        account, _, project = url.tenant.partition(":")
+        tenant = {"AccountID": account, "ProjectID": project or "0"} if account else {}
+        self._endpoint = LogEndpoint(url, tenant, pause=pause)
+        self._filter = f"{_OURS} ({url.query})" if url.query else _OURS
+        self._start_ns = url.start_ns
+        self._end_ns = url.end_ns
+
+    def contents(self) -> Iterator[Stored]:
+        """See `Store`. What arrives meanwhile, and is later than all that was there, is left."""
+        extent = self._extent()
+        windows = [] if extent is None else [extent]
+        while windows:
+            begin_ns, end_ns = windows.pop()
+            count = self._count(begin_ns, end_ns)
+            if count > _WINDOW_LINES and end_ns - begin_ns > 1:
+                middle_ns = (begin_ns + end_ns) // 2
+                windows += [(middle_ns, end_ns), (begin_ns, middle_ns)]
+            elif count:
+                yield from self._window(begin_ns, end_ns, count)
+
+    def place_of(self, line: Line) -> str:
+        """See `Store`."""
+        return f"_time {_written(line.offset)}"
+
+    def close(self) -> None:
+        """See `Store`."""
+        super().close()
+        self._endpoint.close()
+
+    def _extent(self) -> tuple[int, int] | None:
+        """Return the times of the first line and behind the last one; None where there is none."""
+        [row] = self._rows(f"{self._filter} | stats min(_time) as first, max(_time) as last, count() as lines")
+        if row.get("lines") == "0":
+            return None
+        begin_ns, end_ns = _time_ns(row.get("first")), _time_ns(row.get("last")) + 1
+        begin_ns = begin_ns if self._start_ns is None else max(begin_ns, self._start_ns)
+        end_ns = end_ns if self._end_ns is None else min(end_ns, self._end_ns)
+        return (begin_ns, end_ns) if begin_ns < end_ns else None
+
+    def _count(self, begin_ns: int, end_ns: int) -> int:
+        [row] = self._rows(f"{_window(begin_ns, end_ns)} {self._filter} | stats count() as lines")
+        return int(row.get("lines", "0"))
+
+    def _window(self, begin_ns: int, end_ns: int, count: int) -> Iterator[Stored]:
+        found = 0
+        for row in self._rows(f"{_window(begin_ns, end_ns)} {self._filter} | {_FIELDS}"):
+            found += 1
+            yield _stored(row)
+        # Its retention may have removed some meanwhile, and then it says so when it is asked again.
+        if found < count and found < (left := self._count(begin_ns, end_ns)):
+            raise StoreUnreadable(
+                f"{self.where}: expected {left} lines from {_written(begin_ns)} to {_written(end_ns)}, got {found}; "
+                "ask again, and see -search.maxQueryDuration of the store"
+            )
+
+    def _rows(self, query: str) -> Iterator[dict[str, Any]]:
+        for line in self._endpoint.lines(_PATH, {"query": query}):
+            if not line:
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise StoreUnreadable(f"{self.where}: expected rows in JSON, got {line[:100]!r}") from error
+            if not isinstance(row, dict):
+                raise StoreUnreadable(f"{self.where}: expected rows that are objects, got {line[:100]!r}")
+            yield row
+
+
+def _stored(row: dict[str, Any]) -> Stored:
+    body, time_ns = row.get("_msg"), _time_ns(row.get("_time"))
+    return stored_record(
+        body.encode("utf-8", "surrogatepass") if isinstance(body, str) else None,
+        lambda: row,
+        event_name=str(row.get("event_name", "")),
+        time_ns=time_ns,
+        place=f"_time {_written(time_ns)}",
+        offset=time_ns,
+    )
+
+
+def _window(begin_ns: int, end_ns: int) -> str:
+    return f"_time:[{_written(begin_ns)}, {_written(end_ns)})"
+
+
+def _written(time_ns: int) -> str:
+    """Return a time as LogsQL has it. Source: RFC 3339, with nanoseconds."""
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns:09d}Z"
+
+
+def _time_ns(text: object) -> int:
+    """Return the nanoseconds since 1970 of a time with up to nine digits behind the point."""
+    whole, _, rest = str(text).removesuffix("Z").partition(".")
+    seconds_ns = time_ns_of(f"{whole}Z")
+    if seconds_ns is None or not (rest.isdecimal() or not rest) or len(rest) > 9:
+        raise StoreUnreadable(f"expected a time such as 2026-01-31T12:00:00.123456789Z, got {str(text)[:40]!r}")
+    return seconds_ns + int(rest.ljust(9, "0"))
