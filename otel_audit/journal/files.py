@@ -42,6 +42,7 @@ __all__ = [
     "streams_in",
     "sync_directory",
     "write_whole",
+    "writer_locks_in",
 ]
 
 
@@ -49,6 +50,7 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
 # Not a copy that somebody made of one, nor the file of an exporter, which would keep events out until it is removed.
 _OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[0-9a-z.-]+|retention\.state)\Z")
+_WRITER_LOCK = re.compile(rf"(?P<stream>{_UUID})\.writer\.lock\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 _LISTING_MAX_S: Final = 30.0  # where a file system does not stamp a directory when a name in it changes
 _LISTINGS_MAX: Final = 4
@@ -141,6 +143,11 @@ def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
 def cursors_in(directory: Path) -> list[str]:
     """The ids of the streams that have a cursor in the directory."""
     return [match["stream"] for match in map(_CURSOR.match, _names_in(directory)) if match is not None]
+
+
+def writer_locks_in(directory: Path) -> list[str]:
+    """The ids of the streams that have a lock file of their writer in the directory, oldest first."""
+    return sorted(match["stream"] for match in map(_WRITER_LOCK.match, _names_in(directory)) if match is not None)
 
 
 def journal_bytes(directory: Path) -> int:

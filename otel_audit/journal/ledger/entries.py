@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from otel_audit.errors import NoteMalformed
-from otel_audit.journal.ledger.files import LedgerLog
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.line import SEGMENT, Damage, Line
 from otel_audit.journal.reader import segment_lines, segment_lines_backwards
 from otel_audit.signing.note import Checkpoint, Note
@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "SignedNote",
     "Statement",
+    "last_note",
     "leaf_of",
     "origin_of",
     "statement",
@@ -125,6 +126,17 @@ def statements_backwards(log: LedgerLog) -> Iterator[Statement]:
     for number in reversed(log.segments()):
         for each in segment_lines_backwards(log, number):
             yield each if isinstance(each, Damage) else statement(each)
+
+
+def last_note(files: LedgerFiles) -> SignedNote | None:
+    """Return the last note of the ledger in force; None when there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    log = files.latest()
+    told = () if log is None else statements_backwards(log)
+    return next((each for each in told if isinstance(each, SignedNote)), None)
 
 
 def statement(line: Line) -> Entry | SignedNote | Header | Line:

@@ -1,0 +1,183 @@
+"""What the ledger is told of streams whose process is gone, and of those that are older than it."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.journal import Journal
+from otel_audit.journal.ledger.adoption import Adopter
+from otel_audit.journal.ledger.entries import Kind
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.ledger.registrar import Registrar
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.stream import Limits
+from otel_audit.settings import Durability
+from tests.journal.ledger.telling import a_ledger
+from tests.journal.ledger.test_registrar import assert_is_head, entries, kinds, lines_of, until
+from tests.journal.writing import a_journal, append, description
+
+
+def an_adopter(directory: Path, **options: Any) -> Adopter:
+    return Adopter(a_ledger(directory), find_after_s=0, **options)
+
+
+def knowing() -> dict[str, Any]:
+    return {**description(), "ledger": {"size": 0}}
+
+
+def left_behind(directory: Path, *, count: int = 3, knows_ledger: bool = True, **options: Any) -> StreamFiles:
+    """A stream whose process was killed: nobody holds its lock, and the file of the lock is there."""
+    before = {files.stream_id for files in streams_in(directory)}
+    journal = Journal(
+        directory, describe=lambda: {**description(), **({"ledger": {}} if knows_ledger else {})}, **options
+    )
+    for name in range(count):
+        append(journal, name)
+    stream = journal.stream
+    assert stream is not None
+    stream.let_go(remove=False)
+    journal.reopen()
+    del journal, stream
+    gc.collect()
+    (files,) = [files for files in streams_in(directory) if files.stream_id not in before]
+    assert files.writer_lock.exists()
+    return files
+
+
+def test_a_stream_whose_process_was_killed_is_told_of_once_and_its_lock_file_goes(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    with files.segment(1).open("ab") as segment:
+        segment.write(b'{"event_type":"torn')
+    adopter = an_adopter(tmp_path)
+
+    assert adopter.take_over() == 1
+    assert (adopter.take_over(), an_adopter(tmp_path).take_over(), adopter.find()) == (0, 0, 0)
+
+    (entry,) = entries(tmp_path)
+    assert (entry["kind"], entry["stream"], entry["size"], entry["torn_bytes"]) == ("adopt", files.stream_id, 4, 19)
+    assert set(entry["adopter"]) == {"pid", "host_id", "boot_id"}
+    assert_is_head(entry, files)
+    assert not files.writer_lock.exists()
+
+
+def test_a_stream_that_is_written_is_left_alone(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    append(journal, "a")
+
+    adopter = an_adopter(tmp_path)
+    assert (adopter.take_over(), adopter.find()) == (0, 0)
+
+    assert not LedgerFiles(tmp_path).segments()
+    journal.close()
+    assert adopter.take_over() == 0
+
+
+def test_many_dead_streams_take_one_turn(tmp_path: Path) -> None:
+    files = [left_behind(tmp_path, count=1) for _ in range(20)]
+
+    assert an_adopter(tmp_path).take_over() == 20
+
+    assert [entry["stream"] for entry in entries(tmp_path)] == [each.stream_id for each in files]
+    assert len(LedgerFiles(tmp_path).segment(1).read_bytes().split(b'{"system":"note"')) == 3  # of the begin, and one
+
+
+def test_the_tree_of_a_stream_without_its_first_segments_goes_on_from_the_edge_in_the_ledger(tmp_path: Path) -> None:
+    registrar = Registrar(a_ledger(tmp_path), describe=dict)
+    journal = Journal(
+        tmp_path,
+        describe=knowing,
+        on_open=registrar.follow,
+        on_close=lambda stream: False,
+        limits=Limits(segment_bytes=4096),
+    )
+    for name in range(60):
+        append(journal, name)
+    until(lambda: kinds(tmp_path).count("head") >= 3)
+    journal.close()
+    registrar.close()
+    (files,) = streams_in(tmp_path)
+    whole = lines_of(files)
+    for number in (1, 2):
+        files.segment(number).unlink()
+
+    assert an_adopter(tmp_path).take_over() == 1
+
+    adopted = entries(tmp_path)[-1]
+    for number, lines in ((1, whole[:1]), (2, whole[1 : len(whole) - len(lines_of(files))])):
+        files.segment(number).write_bytes(b"".join(line + b"\n" for line in lines))
+    assert adopted["kind"] == "adopt"
+    assert_is_head(adopted, files)
+
+
+def test_where_the_tree_cannot_be_built_the_entry_says_why(tmp_path: Path) -> None:
+    files = left_behind(tmp_path, count=60, limits=Limits(segment_bytes=4096))
+    files.segment(1).unlink()
+
+    an_adopter(tmp_path).take_over()
+
+    (entry,) = entries(tmp_path)
+    assert entry["root"] is None
+    assert "no edge" in entry["why"]
+    assert entry["size"] == 60 + len(files.segments()) + 1
+
+
+@pytest.mark.parametrize("state", ["dead", "ended"])
+def test_a_stream_of_an_earlier_version_is_found(tmp_path: Path, state: str) -> None:
+    files = left_behind(tmp_path, knows_ledger=False)
+    if state == "ended":
+        files.writer_lock.unlink()
+    adopter = an_adopter(tmp_path)
+
+    assert adopter.take_over() + adopter.find() == 1
+    assert an_adopter(tmp_path).find() == 0
+
+    (entry,) = entries(tmp_path)
+    assert (entry["kind"], entry["stream"]) == ("found", files.stream_id)
+    assert_is_head(entry, files)
+
+
+def test_a_file_that_names_the_ledger_and_is_not_known_there_is_not_vouched_for(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    files.writer_lock.unlink()
+
+    assert an_adopter(tmp_path).find() == 0
+
+
+def test_a_stream_in_memory_is_told_to_no_ledger(tmp_path: Path) -> None:
+    files = left_behind(tmp_path, durability=Durability.MEMORY)
+
+    assert an_adopter(tmp_path).take_over() == 0
+
+    assert not LedgerFiles(tmp_path).segments()
+    assert not files.writer_lock.exists()
+
+
+def test_whoever_must_not_begin_a_ledger_leaves_the_streams_until_there_is_one(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    shipper = an_adopter(tmp_path, begins=False)
+    assert shipper.take_over() == 0
+    assert files.writer_lock.exists()
+
+    a_ledger(tmp_path).tell([(Kind.OPEN, {"stream": files.stream_id})])
+
+    assert shipper.take_over() == 1
+
+
+def test_a_stream_that_the_ledger_could_not_be_told_of_is_told_later(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    adopter = an_adopter(tmp_path)
+
+    with pytest.raises(Exception, match="turn"):
+        adopter.take_over()
+
+    assert files.writer_lock.exists()
+    assert not FileLock.is_held(files.writer_lock)
+    held.release()
+    assert adopter.take_over() == 1
