@@ -219,7 +219,7 @@ def standing_of(log: LedgerLog, cached: Mapping[str, Any] | None) -> Standing | 
     """Return where a ledger stands; None when none of its last lines is a note. `cached`: as `EdgeFile.largest`.
 
     Of a turn that power tore there may be the note and not all of its entries. It is passed over as if the note were
-    missing, unless something shows that it was whole. Without an `edge` is what cannot be explained so.
+    missing too. Lines that are whole, and do not give the root, are no such turn: then there is no `edge`.
 
     Raises:
         OSError: it cannot be read.
@@ -237,8 +237,9 @@ def standing_of(log: LedgerLog, cached: Mapping[str, Any] | None) -> Standing | 
         if edge is not None and edge.root() == note.checkpoint.root:
             return replace(standing, edge=edge)
         last = last or standing
-        if cached is not None and cached["size"] >= note.checkpoint.size:
-            break  # it was durable once: this is no turn that was torn
+        was_durable = cached is not None and cached["size"] >= note.checkpoint.size
+        if was_durable or not _is_torn(log, note.line):
+            break
     return last
 
 
@@ -309,6 +310,18 @@ def _notes_backwards(log: LedgerLog) -> Iterator[tuple[SignedNote, Entry | Heade
             note = each
     if note is not None:
         yield note, None
+
+
+def _is_torn(log: LedgerLog, note: Line) -> bool:
+    """Return True if lines of the turn of this note are missing, or blocks of them were never written."""
+    seq = note.seq
+    for each in segment_lines_backwards(log, note.segment, note.offset):
+        seq -= 1
+        if isinstance(each, Damage) or each.seq != seq or b"\0" in each.content:
+            return True
+        if isinstance(statement(each), SignedNote | Header):
+            return False
+    return True
 
 
 def _backwards(log: LedgerLog) -> Iterator[Statement]:
