@@ -35,22 +35,26 @@ class Reserve:
         except FileNotFoundError:
             return False
 
-    def keep(self) -> None:
-        """Take up the room, unless it is taken already or the disk is full.
+    def keep(self) -> bool:
+        """Take up the room, unless it is taken already. Return False when the disk is full.
+
+        A file system that compresses may give less: that is as good as it can be kept there.
 
         Raises:
             OSError: the file cannot be opened or made.
         """
         if self.is_whole():
-            return
+            return True
         descriptor = open_with_mode(self.path, os.O_RDWR, self.mode)
         try:
             os.posix_fallocate(descriptor, 0, _BYTES)
         except OSError as error:
             if error.errno not in FULL:
                 raise
+            return False
         finally:
             os.close(descriptor)
+        return True
 
     def give_back(self) -> bool:
         """Free a piece of the room for whoever takes it. Return False when there is none left."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -108,18 +109,25 @@ class Turn:
         standing, key = self._ready()
         if not entries:
             return Written(standing.note.checkpoint)
+        left_out: tuple[Telling, ...] = ()
         try:
+            if not self._has_reserve():  # the room that is left is not for heads
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._author.files.directory))
             self._write(standing, key, entries)
-            left_out: tuple[Telling, ...] = ()
         except OSError as error:
             vital = [each for each in entries if each[0] in VITAL]
             if error.errno not in FULL or not vital or self._standing is None:
                 raise
             left_out = tuple(each for each in entries if each[0] not in VITAL)
             self._with_room(lambda: self._write(standing, key, vital, may_change_key=False))
-        with contextlib.suppress(OSError):
-            self._reserve.keep()
+        self._has_reserve()
         return Written(self._ready()[0].note.checkpoint, left_out)
+
+    def _has_reserve(self) -> bool:
+        try:
+            return self._reserve.keep()
+        except OSError:  # whoever may not write the file can have no use of it either
+            return True
 
     def close(self) -> None:
         """End the turn. The lock file stays."""
