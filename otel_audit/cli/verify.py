@@ -21,8 +21,8 @@ from otel_audit.errors import NoteMalformed
 from otel_audit.notices import escaped, shown_json
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
-from otel_audit.stores.location import NothingStored, kind_of, open_store
-from otel_audit.stores.store import Kind
+from otel_audit.stores.location import NothingStored, is_url, kind_of, open_store
+from otel_audit.stores.store import Kind, StoreUnreadable
 from otel_audit.verification.archive import SETTLE_S, verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Class, Finding, LedgerReport, Report, StreamReport, Verdict
@@ -114,6 +114,8 @@ class _Time(click.ParamType[int]):
     type=GivenPath(exists=True),
     help="A collector's archive: to hold the journal in DIR against, or alone if no DIR is given.",
 )
+@click.option("--loki", metavar="URL", help="The same for a Loki: https://HOST, with options of docs/operations.md.")
+@click.option("--victorialogs", metavar="URL", help="The same for a VictoriaLogs.")
 @click.option("--key", "identity", metavar="VKEY", type=_Key(), help="The public key that must have signed the ledger.")
 @click.option(
     "--known", metavar="FILE_OR_VKEY", type=_Known(), help="A note or a key of this ledger that was kept elsewhere."
@@ -133,7 +135,7 @@ class _Time(click.ParamType[int]):
     type=_Age(),
     default=SETTLE_S,
     show_default="1h",
-    help="How long a line may be on its way to the archive.",
+    help="How long a line may be on its way to the archive or store.",
 )
 @click.option("--proof", metavar="FILE", type=GivenPath(), help="Check what `otel-audit prove` wrote, no trail.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; docs/schema.md has its schema.")
@@ -142,6 +144,8 @@ def verify(
     ctx: click.Context,
     directory: Path | None,
     archive: Path | None,
+    loki: str | None,
+    victorialogs: str | None,
     identity: VerifierKey | None,
     known: KnownNote | VerifierKey | None,
     anchored_within_s: float | None,
@@ -169,15 +173,16 @@ def verify(
     if anchored_within_s is not None and not pins.words():
         raise click.UsageError("--anchored-within goes with --key or --known: nothing else vouches for a note", ctx)
     is_given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE
-    where = archive if archive is not None and not is_given else None
+    second = _second_side(ctx, archive, loki, victorialogs)
+    where = second if second is not None and not is_given else None
     where = where or (
         directory if directory is not None and directory.is_file() else existing_directory(ctx, directory)
     )
     try:
         with ExitStack() as stack:
             passed = stack.enter_context(_bar(where))
-            if kind_of_trail(where) is Kind.JOURNAL:
-                beside = stack.enter_context(open_store(archive)) if archive is not None and archive != where else None
+            if isinstance(where, Path) and kind_of_trail(where) is Kind.JOURNAL:
+                beside = stack.enter_context(open_store(second)) if second is not None and second != where else None
                 report = verify_directory(
                     where,
                     pins,
@@ -194,13 +199,27 @@ def verify(
                 )
     except NothingStored as error:
         raise click.UsageError(escaped(str(error)), ctx) from error
+    except StoreUnreadable as error:
+        raise click.ClickException(escaped(str(error))) from error
     except OSError as error:
-        raise unreadable(where, error) from error
+        raise unreadable(Path(where), error) from error
     if as_json:
         click.echo(shown_json(report.as_json()))
     else:
         _print(report)
     sys.exit(report.exit_code)
+
+
+def _second_side(
+    ctx: click.Context, archive: Path | None, loki: str | None, victorialogs: str | None
+) -> Path | str | None:
+    """Return what the journal is held against, or what is verified alone: the path of an archive, or a URL."""
+    stores = {"loki": loki, "victorialogs": victorialogs}
+    urls = [url if is_url(url) else f"{kind}+{url}" for kind, url in stores.items() if url is not None]
+    sides: list[Path | str] = [*([archive] if archive is not None else []), *urls]
+    if len(sides) > 1:
+        raise click.UsageError("expected one of --archive, --loki and --victorialogs, got several", ctx)
+    return sides[0] if sides else None
 
 
 def kind_of_trail(path: Path) -> Kind:
@@ -221,12 +240,13 @@ def kind_of_trail(path: Path) -> Kind:
 
 
 @contextmanager
-def _bar(directory: Path) -> Iterator[Callable[[int], None]]:
+def _bar(where: Path | str) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr, on a terminal only."""
     console = Console(stderr=True)
     columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=bytes_of(directory) if console.is_terminal else None)
+        is_known = console.is_terminal and isinstance(where, Path)
+        task = bar.add_task("", total=bytes_of(Path(where)) if is_known else None)
         yield lambda size_bytes: bar.advance(task, size_bytes)
 
 

@@ -18,9 +18,9 @@ __all__ = ["VictoriaLogs"]
 
 
 class VictoriaLogs:
-    """A store with its own port and data directory, which stay the same when it is started again."""
+    """A store with its own port and data directory, which stay the same when it is started again. `flags`: more."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *flags: str) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         self.data_dir = data_dir
         self._port = free_port()
@@ -32,6 +32,7 @@ class VictoriaLogs:
                 # By default it refuses what is older than a week or two days ahead, and tests use fixed times.
                 "-retentionPeriod=100y",
                 "-futureRetention=100y",
+                *flags,
             ],
             log=data_dir / "victoria-logs.log",
             ready=lambda: answers(f"{self.base_url}/health"),
