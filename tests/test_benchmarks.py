@@ -87,3 +87,15 @@ def test_everything_that_we_log_in_the_benchmark_arrives(measured: Any) -> None:
     assert all(numbers["per_second"]["min"] > 0 for numbers in measured["server"].values())
     assert all(numbers["us_per_event"]["min"] > 0 for numbers in measured["durability"].values())
     assert measured["options"]["delivery_events"] == 1200
+
+
+def test_the_speed_of_verify_is_measured_beside_a_plain_hash() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.verifying", "--lines", "2000", "--rounds", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "verify, with the tree" in done.stdout

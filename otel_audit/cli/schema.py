@@ -19,6 +19,7 @@ from otel_audit.records.attributes import (
     SCHEMA_VERSION,
 )
 from otel_audit.records.facts import Verdict, verdict_of
+from otel_audit.verification.findings import report_schema
 
 __all__ = ["event_schema", "schema", "schema_markdown"]
 
@@ -104,12 +105,15 @@ def event_schema() -> dict[str, Any]:
 @click.command()
 @click.option("--json", "form", flag_value="json", default="json", help="The JSON Schema of the event (default).")
 @click.option("--attributes", "form", flag_value="attributes", help="The table of OTel attributes.")
+@click.option("--report", "form", flag_value="report", help="The JSON Schema of what `verify --json` prints.")
 @click.option("--markdown", "form", flag_value="markdown", help="The page docs/schema.md, whole.")
 def schema(form: str) -> None:
     """Print the fields of an event and the OTel attributes that they are mapped to."""
     match form:
         case "attributes":
             click.echo("\n".join(_columns([("key", "type", "from", "named by"), *_attribute_cells()])))
+        case "report":
+            click.echo(json.dumps(report_schema(), indent=2))
         case "markdown":
             click.echo(schema_markdown(), nl=False)
         case _:
@@ -141,6 +145,7 @@ def schema_markdown() -> str:
         journal_keys=_table(("key", "type", "what it is"), _journal_cells()),
         severities=_table(("outcome", "severity", "`audit.outcome`", "`audit.result`"), _verdict_cells()),
         attributes=_table(("key", "type", "from", "named by", "note"), _mapped_cells()),
+        report=_table(("key", "what it is"), _report_cells()),
         conformance=_table(("the draft says", "here", "why"), _CONFORMANCE),
     )
 
@@ -179,6 +184,20 @@ def _type_name(field: dict[str, Any]) -> str:
 def _journal_cells() -> Iterator[tuple[str, str, str]]:
     for key, field in {**_SYSTEM_KEYS, **_JOURNAL_KEYS}.items():
         yield f"`{key}`", _type_name(field), field["description"]
+
+
+def _report_cells() -> Iterator[tuple[str, str]]:
+    whole = report_schema()
+    parts = {
+        "findings[]": whole["properties"]["findings"]["items"],
+        "streams[]": whole["properties"]["streams"]["items"],
+        "ledger": whole["$defs"]["Ledger"],
+    }
+    yield "`verdict`", " or ".join(f"`{each}`" for each in whole["properties"]["verdict"]["enum"])
+    for name, part in parts.items():
+        for key, field in part["properties"].items():
+            if said := field.get("description"):
+                yield f"`{name}.{key}`", said
 
 
 def _verdict_cells() -> Iterator[tuple[str, str, str, str]]:
@@ -329,6 +348,12 @@ value that no attribute can hold (null, an object, an integer beyond 64 bits) st
 always has everything.
 
 Only in the body: `action.arguments_digest`, `redacted`, `truncated`, `prev_hash`, and the objects of system lines.
+
+## Report of verify
+
+What `otel-audit verify --json` prints. The JSON Schema of it: `otel-audit schema --report`.
+
+{report}
 
 ## Conformance with the OTel audit draft
 

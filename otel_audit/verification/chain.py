@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from binascii import hexlify
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -128,7 +129,7 @@ class Chain:
                 edge, stop = walk.edge, walk.stop
             seq += 1
             digest = sha256(content).digest()
-            previous, link = link, digest.hex().encode()
+            previous, link = link, hexlify(digest)
             at += 1
         if at > begin:
             self._last = pieces[at - 1]

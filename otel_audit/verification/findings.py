@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-__all__ = ["Class", "Finding", "Findings", "LedgerReport", "Report", "StreamReport", "Verdict"]
+__all__ = ["Class", "Finding", "Findings", "LedgerReport", "Report", "StreamReport", "Verdict", "report_schema"]
 
 # More of one kind in one stream say nothing new, and a file of foreign bytes would fill the memory with them.
 _MOST_OF_A_KIND: Final = 100
@@ -209,3 +209,62 @@ class Report:
             "ledger": self.ledgers[0].as_json() if self.ledgers else None,
             "ledgers": [ledger.as_json() for ledger in self.ledgers],
         }
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `verify --json` prints. Source: JSON Schema 2020-12."""
+    text, number, time = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "integer"}
+    place = {"type": ["integer", "null"], "minimum": 0}
+    finding = {
+        "class": {"enum": [str(each) for each in Class], "description": "How much the fact weighs."},
+        "kind": {**text, "description": "What it is, in one word, such as `altered` or `missing`."},
+        "stream_id": {**text, "description": "The stream or ledger; empty where it is about the whole."},
+        "seq": {**place, "description": "The first line that it is about."},
+        "last_seq": {**place, "description": "The last one."},
+        "message": {**text, "description": "The fact in a sentence."},
+    }
+    stream = {
+        "stream_id": text,
+        "service": text,
+        "state": {**text, "description": "live, ended, dead, removed, missing, not there yet or unknown."},
+        "first_seq": number,
+        "last_seq": number,
+        "lines": number,
+        "chain_to": {**number, "description": "Up to this line numbers and hashes are as they must be."},
+        "signed_to": {**number, "description": "Up to this line a signed root covers the stream, and agrees."},
+        "anchored_to": {**number, "description": "The same, under a note that a pin vouches for."},
+        "ended": {"type": "boolean"},
+    }
+    ledger = {
+        "origin": {**text, "description": "Its name, in every note."},
+        "size": {**number, "description": "Lines under its last note."},
+        "root": {**text, "description": "Root of their tree, in hex."},
+        "note_time_ns": time,
+        "notes": number,
+        "epochs": number,
+        "vkey": {**text, "description": "Public key of the epoch in force."},
+        "identity": {**text, "description": "Public key of the identity; empty without one."},
+        "identity_time_ns": time,
+        "note": {**text, "description": "The last note, whole: keep it for `--known`."},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "VerifyReport",
+        **_object(
+            {
+                "verdict": {"enum": [str(each) for each in Verdict]},
+                "source": text,
+                "time_ns": time,
+                "pins": {"type": "array", "items": text},
+                "findings": {"type": "array", "items": _object(finding)},
+                "streams": {"type": "array", "items": _object(stream)},
+                "ledger": {"anyOf": [{"$ref": "#/$defs/Ledger"}, {"type": "null"}]},
+                "ledgers": {"type": "array", "items": {"$ref": "#/$defs/Ledger"}},
+            }
+        ),
+        "$defs": {"Ledger": _object(ledger)},
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}

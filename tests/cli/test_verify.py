@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from click.testing import CliRunner, Result
 
@@ -129,6 +130,15 @@ def test_a_log_of_events_cannot_be_verified(tmp_path: Path) -> None:
 
     assert result.exit_code == 2
     assert "which has no chain" in result.stderr
+
+
+def test_the_json_is_as_its_schema_says(forge: Forge, tmp_path: Path) -> None:
+    schema = json.loads(CliRunner().invoke(main, ["schema", "--report"]).stdout)
+    each_line(forge.streams[0].path(1), lambda lines: lines[:8] + lines[9:])
+    without_ledger = Forge(tmp_path / "empty").directory
+
+    for directory in (forge.directory, without_ledger):
+        jsonschema.validate(json.loads(run(directory, "--json").stdout), schema)
 
 
 def test_terminal_controls_in_a_trail_are_shown_as_escapes(forge: Forge) -> None:
