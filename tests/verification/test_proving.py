@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ from otel_audit.journal.ledger.draft import Telling
 from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.ledger.identity import Identity
 from otel_audit.journal.ledger.ledger import Ledger
-from otel_audit.journal.ledger.registrar import head_content
+from otel_audit.journal.ledger.registrar import HeadLimits, head_content
+from otel_audit.journal.stream import Limits
 from otel_audit.journal.stream_tree import StreamTree, TreeHead
 from otel_audit.signing.keys import SigningKey, create_identity
 from otel_audit.signing.note import Signature
@@ -29,6 +31,7 @@ from otel_audit.verification.proof import EventProof
 from otel_audit.verification.proving import ProofMade, places_of, prove
 from tests.cli.journals import a_journal
 from tests.journal.ledger.telling import a_ledger, segments
+from tests.journal.ledger.test_registrar import registered
 from tests.verification.verifiers import of_go, of_package, of_python
 
 
@@ -39,6 +42,11 @@ class Trail:
     directory: Path
     ledger: Ledger
     journal: Journal = field(init=False)
+
+    @classmethod
+    def of(cls, directory: Path) -> Trail:
+        """A trail that somebody else has written."""
+        return cls(directory, a_ledger(directory))
 
     def __post_init__(self) -> None:
         self.journal = a_journal(self.directory, segment_bytes=4096)
@@ -333,6 +341,32 @@ def test_an_event_of_a_ledger_that_was_given_up_is_still_proven(tmp_path: Path) 
     newest = proof_of(trail, list(trail.events())[-1])
     assert shown(newest) != line
     assert newest.proof.note.text.split("\n")[0] != EventProof.parse(before).note.text.split("\n")[0]
+
+
+@pytest.mark.processes
+def test_a_trail_that_is_told_to_its_ledger_as_it_is_written_is_proven_to_everybody(tmp_path: Path) -> None:
+    """And a changed proof of it shows no other event: all verifiers refuse the same changes."""
+    directory, dice = tmp_path / "journal", random.Random(2)
+    with registered(directory, heads=HeadLimits(lines=10), limits=Limits(segment_bytes=4096)) as journal:
+        for number in range(40):
+            event = AuditEvent(event_type="a", detail=f"event {number}", event_id=str(number), outcome="success")
+            journal.append("", event.to_jsonl().encode(), 1, 1)
+    trail = Trail.of(directory)
+    trail.tell(trail.head(Kind.END))  # on a busy machine the journal may not have waited for its own
+    lines = trail.events()
+
+    assert len(lines) == 40
+    for event_id, line in lines.items():
+        assert shown(proof_of(trail, event_id)) == line
+
+    made = proof_of(trail, "33")
+    key, raw = made.signers[0], bytes(made.proof)
+    for _ in range(30):
+        place = dice.randrange(len(raw))
+        changed = raw[:place] + dice.choice([b"", b"A", b"/", b"0", b"\n", dice.randbytes(1)]) + raw[place + 1 :]
+        answers = [of_package(changed, key), of_python(changed, key), of_go(changed, key, tmp_path)]
+        assert answers[0] == answers[1] == answers[2], (place, changed, answers)
+        assert answers[0].event in (None, lines["33"])
 
 
 # The command.
