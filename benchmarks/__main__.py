@@ -55,7 +55,12 @@ class _Options(NamedTuple):
     "--streams", type=click.IntRange(min=1), default=1766, show_default=True, help="Streams that `status` looks at."
 )
 @click.option("--short", is_flag=True, help="So few events that it ends at once; the numbers mean little.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object with every value of every round.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write every value of every round to this file too, as one JSON object.",
+)
 def main(
     rounds: int,
     seed: int,
@@ -64,7 +69,7 @@ def main(
     server_seconds: float,
     streams: int,
     short: bool,
-    as_json: bool,
+    json_file: Path | None,
 ) -> None:
     """Measure audit logging side by side: a call, a request, CPU up to the acknowledgement, events a second, fsync."""
     if short:
@@ -73,10 +78,9 @@ def main(
     for name in [name for name in os.environ if name.startswith(("OTEL_", "FEAST_"))]:
         del os.environ[name]  # every contender at its defaults, whatever this shell exports
     report = _measured(options, _teller())
-    if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
-    else:
-        report.show(Console(width=max(110, Console().width)))
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    report.show(Console(width=max(110, Console().width)))
 
 
 def _measured(options: _Options, tell: Callable[[str], None]) -> Report:
