@@ -179,6 +179,9 @@ class _Directory:
     def _judge_absent(self, claims: StreamClaims, report: StreamReport, findings: Findings) -> None:
         if claims.retained_whole:
             report.state = "removed"
+        elif self._is_removed_unsigned(claims):
+            report.state = "removed"
+            findings.unproven("removed_unsigned", 1, "it was removed as only an unsigned ledger says")
         else:
             report.state = "missing"
             last = claims.signed_size()
@@ -189,6 +192,11 @@ class _Directory:
                 f"{last} signed lines, and does not say that it was removed",
                 last or None,
             )
+
+    def _is_removed_unsigned(self, claims: StreamClaims) -> bool:
+        """Return True if all signed lines were removed by an earlier version, or by one beside this one."""
+        last = max((bridge.last_seq for bridge in self._removed.get(claims.stream_id, ())), default=0)
+        return 0 < claims.signed_size() <= last
 
     def _judge_opened(
         self,

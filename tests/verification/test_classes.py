@@ -286,6 +286,17 @@ def test_a_start_behind_lines_that_an_unsigned_ledger_removed_is_unproven(tmp_pa
     assert seen(verified(forge)) == [("unproven", "removed_unsigned", stream.stream_id, 1)]
 
 
+def test_a_stream_that_an_unsigned_ledger_removed_is_unproven(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    stream = forge.honest_stream()
+    told = stream.removal(1)
+    forge.write()
+    stream.path(1).unlink()
+    write_former_ledger(tmp_path, {**told, "stream_id": told["stream"], "last_hash": told["hash"]})
+
+    assert seen(verified(forge)) == [("unproven", "removed_unsigned", stream.stream_id, 1)]
+
+
 def test_removing_unsigned_lines_is_a_finding(tmp_path: Path) -> None:
     forge = Forge(tmp_path)
     stream = forge.stream().log(9)
