@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from otel_audit.errors import JournalUnreadable, NoteMalformed, ProofInvalid, SignatureInvalid
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger.entries import SignedNote, statement
+from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.line import FORMAT_VERSION, Line, Position
 from otel_audit.journal.line_file import blocks, hash_between, opened
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import segment_lines
+from otel_audit.signing.keys import VerifierKey
 from otel_audit.verification.anchors import Anchor, AnchorWalk, Bridge
 from otel_audit.verification.chain import Chain, DamagedBytes, named_damage
 from otel_audit.verification.claims import Claims, StreamClaims
@@ -60,7 +63,14 @@ class LedgerReading:
             if check.ledger_id == log.stream_id:
                 return check
         formers = {check.report.origin: check for check in self.checks}
-        check = LedgerCheck(log.stream_id, self._claims, self._pins, formers=formers, follows=bool(self.checks))
+        check = LedgerCheck(
+            log.stream_id,
+            self._claims,
+            self._pins,
+            formers=formers,
+            follows=bool(self.checks),
+            keys=_keys_before(log),
+        )
         self.checks.append(check)
         return check
 
@@ -97,6 +107,26 @@ class LedgerReading:
             f"ledger lines {turn[0].seq} to {turn[-1].seq} have no note and are not the last turn",
         )
         return []
+
+
+def _keys_before(log: LedgerLog) -> Mapping[int, VerifierKey]:
+    """Return the keys that a ledger announced before the first line that is there, as far as the archive shows them.
+
+    Each must be announced under a note that the key before it has signed.
+    """
+    found: dict[int, VerifierKey] = {}
+    first = next((line for number in log.segments()[:1] for line in segment_lines(log, number)), None)
+    if not isinstance(first, Line) or first.seq == 1:
+        return found
+    with contextlib.suppress(JournalUnreadable, NoteMalformed, ProofInvalid, SignatureInvalid):
+        for record in EpochKeys.read(log.directory):
+            if not record.origin.endswith(f"/{log.stream_id}"):
+                continue
+            if record.announced().line.seq >= first.seq or record.number != len(found) + 1:
+                break
+            record.note.verified([found.get(record.number - 1, record.vkey)])
+            found[record.number] = record.vkey
+    return found
 
 
 @dataclass(slots=True)

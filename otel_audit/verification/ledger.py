@@ -104,6 +104,7 @@ class LedgerCheck:
         self._known = "unseen" if pins.known_note is not None or pins.known_key is not None else ""
         self._checked_place = 0
         self._known_ns = 0
+        self._is_keyless = False  # it begins later, and nothing shows with which key
         self.epoch_keys: list[VerifierKey] = []
 
     @property
@@ -170,6 +171,7 @@ class LedgerCheck:
         """Begin with the key of the epoch in which the first line that is there was written."""
         self.begin_ns = header.line.tail.observed_ns
         if not self._keys:
+            self._is_keyless = True
             self.findings.unproven(
                 "ledger_begin",
                 1,
@@ -203,7 +205,9 @@ class LedgerCheck:
         for entry in self._turn:
             self._apply(entry)
         self._turn.clear()
-        if self._key is None:
+        if self._key is None and self._is_keyless:
+            pass  # which is said
+        elif self._key is None:
             self._broken("key", place, f"the note in ledger line {place} has no key: the ledger names none before it")
         elif checkpoint.origin != self._key.name:
             self._broken(

@@ -198,6 +198,7 @@ class ForgedLedger:
         self.lines: list[bytes] = []
         self.notes: list[Note] = []
         self.number = 1
+        self.pruned_to = 0
         self._next_key: SigningKey | None = None
 
     def append(self, system: str, content: Mapping[str, Any]) -> None:
@@ -245,6 +246,22 @@ class ForgedLedger:
         path = self.directory / f"ledger.{self.number:08d}.jsonl"
         path.write_bytes(b"".join(line + b"\n" for line in self.lines))
         return self
+
+    def begin_segment(self) -> None:
+        """The next line is the header of a new segment, with the edge of the tree before it."""
+        self.number += 1
+        self.pruned_to = len(self.lines)
+        told = {"format": 1, "directory_id": self.ledger_id, "number": self.number}
+        self.append("segment", {**told, "size": len(self.lines), "edge": nodes_of(self.lines)})
+
+    def write_pruned(self, first_key: str) -> None:
+        """Only the last segment is there, and what `ledger.keys` says of the first epoch."""
+        path = self.directory / f"ledger.{self.number:08d}.jsonl"
+        path.write_bytes(b"".join(line + b"\n" for line in self.lines[self.pruned_to :]))
+        begin = {"epoch": 1, "vkey": first_key, "entry": self.lines[1].decode()}
+        sibling = base64.b64encode(leaf_hash(digests(self.lines)[0])).decode()
+        record = {**begin, "path": [sibling], "note": bytes(self.notes[0]).decode()}
+        (self.directory / "ledger.keys").write_text(json.dumps(record, separators=(",", ":")) + "\n")
 
     def rewritten(self, change: Callable[[dict[str, Any]], object], *, keys: Sequence[SigningKey]) -> None:
         """Change entries, and chain and sign all that follows anew, with the keys that somebody has stolen.

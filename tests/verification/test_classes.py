@@ -386,6 +386,24 @@ def test_memory_and_an_unknown_format_are_unproven(tmp_path: Path) -> None:
     ]
 
 
+def test_a_ledger_of_which_the_first_lines_were_removed_goes_on_by_its_archive_of_keys(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    first_key = forge.ledger.epoch_key.verifier(forge.ledger.origin)
+    forge.ledger.begin_segment()
+    stream = forge.honest_stream()
+    forge.write()
+    (tmp_path / "ledger.00000002.jsonl").unlink()
+    forge.ledger.write_pruned(str(first_key))
+
+    report = verified(forge, Pins(known_key=first_key))
+
+    assert report.verdict is Verdict.PROVEN
+    assert seen(report) == [("notice", "ledger_begin", forge.ledger.ledger_id, 1)]
+    assert [each.signed_to for each in report.streams] == [len(stream.lines)]
+    (tmp_path / "ledger.keys").unlink()
+    assert seen(verified(forge)) == [("unproven", "ledger_begin", forge.ledger.ledger_id, 1)]
+
+
 def held(stream: ForgedStream) -> FileLock:
     lock = FileLock.acquire(stream.directory / f"{stream.stream_id}.writer.lock")
     assert lock is not None
