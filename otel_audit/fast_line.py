@@ -1,4 +1,4 @@
-"""An event on its way to a sink: its time as text, its span, and the texts that are looked through for secrets."""
+"""Write an event without a model: its time as text, its span, and the texts that are searched for secrets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FEAST_KEYS = ("jsonrpc_id", "principal", "source", "action", "resource", "outco
 
 
 class Principal(msgspec.Struct, frozen=True, gc=False):
-    """The JSON form of `AuditPrincipal`; what is UNSET is left out."""
+    """The JSON form of `AuditPrincipal`, without the fields that are UNSET."""
 
     username: str
     roles: list[str]
@@ -49,7 +49,7 @@ class Principal(msgspec.Struct, frozen=True, gc=False):
     on_behalf_of: Text = UNSET
 
     def renamed(self, pseudonym_of: Callable[[str], str]) -> Principal:
-        """The same with pseudonyms for its names."""
+        """Return a copy with pseudonyms for its names."""
 
         def renamed(name: Text) -> Text:
             return name if name is UNSET else pseudonym_of(name)
@@ -124,19 +124,19 @@ _NO_SPAN = SpanIds()
 
 def span_ids(span: SpanContext) -> SpanIds:
     """Return the ids of a span, sampled or not; unset when it is none."""
-    # Unpacked, since it is a tuple by its type: its properties cost a call each.
+    # Unpacked, since it is a tuple, and each property would cost a call.
     trace_id, span_id, _, flags, _, is_valid = span
     return SpanIds(trace_id.to_bytes(16).hex(), span_id.to_bytes(8).hex(), int(flags)) if is_valid else _NO_SPAN
 
 
 class TimestampText:
-    """Times as Feast writes them: UTC, milliseconds cut off, `Z`. Remembers the text of the last second."""
+    """Write times as Feast does: in UTC, cut to milliseconds, with `Z`. Remember the text of the last second."""
 
     def __init__(self) -> None:
         self._second = (-1, "")
 
     def of(self, time_ns: int) -> str:
-        """The text of a time in nanoseconds since 1970."""
+        """Return the text of a time in nanoseconds since 1970."""
         second, rest = divmod(time_ns, 1_000_000_000)
         known, text = self._second
         if known != second:
@@ -148,9 +148,9 @@ class TimestampText:
 def completed(
     fields: dict[str, Any], *, timestamp: str, request_id: str, span: SpanIds, event_id: str | None
 ) -> dict[str, Any]:
-    """The event with the time, ids and span that it lacks, in the order of `AuditEvent`.
+    """Return the event with the time, ids and span that it lacked, in the order of `AuditEvent`.
 
-    A `trace_id` that is set already is kept. `event_id`: None where the sink gives events none, nor trace flags.
+    A `trace_id` that is set stays. `event_id` is None if the sink gives events neither an id nor trace flags.
     """
     done = {
         "event_type": fields["event_type"],
@@ -172,10 +172,10 @@ def completed(
 
 
 def caller_texts(fields: dict[str, Any]) -> list[str]:
-    """Every text of an event that its caller gave, the keys of `attributes` too.
+    """Return every text of an event that its caller gave, also the keys of `attributes`.
 
     Raises:
-        TypeError: a value is of no type that a field has, or a number beyond int64: it must not be written as it is.
+        TypeError: a value has a type that no field has, or is a number beyond int64, and must not be written as it is.
     """
     texts: list[str] = []
     _gather(fields, texts)
@@ -183,16 +183,16 @@ def caller_texts(fields: dict[str, Any]) -> list[str]:
 
 
 def request_detail(method: object, path: object, status_code: object) -> str:
-    """The `detail` of an HTTP request, as Feast writes it, whatever the arguments are."""
+    """Return the `detail` of an HTTP request as Feast writes it, whatever the arguments are."""
     try:
         return f"{method} {path} -> {status_code}"
-    except Exception:  # of an object's own method, or a number too long to be written
+    except Exception:  # raised by an object's own method, or for a number too long to write
         json = JsonValues(depth=1, items=1)
         return f"{json.key(method)} {json.key(path)} -> {json.key(status_code)}"
 
 
 def given_or(value: Any, default: Any) -> Any:
-    """The value, or the default for one that is false; an object that cannot say which is kept."""
+    """Return the value, or the default if it is false. Keep an object whose truth cannot be told."""
     try:
         return value or default
     except Exception:
@@ -200,17 +200,17 @@ def given_or(value: Any, default: Any) -> Any:
 
 
 def word_of(value: Any) -> Any:
-    """The word itself where it is a member of an enum, or of a class derived from `str`."""
+    """Return the plain word of a member of an enum, or of a class derived from `str`."""
     word = value.value if isinstance(value, enum.Enum) else value
     return str.__str__(word) if isinstance(word, str) else word
 
 
 def time_ns_of(timestamp: str) -> int | None:
-    """Nanoseconds since 1970 of an ISO 8601 time with its zone; None when it is not one that a record can hold."""
+    """Return an ISO 8601 time with its zone in nanoseconds since 1970, or None if a record cannot hold it."""
     try:
         moment = datetime.fromisoformat(timestamp)
         since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    except (ValueError, TypeError):  # no time, or one without a zone
+    except (ValueError, TypeError):  # not a time, or one without a zone
         return None
     time_ns = ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
     return time_ns if 0 <= time_ns <= INT64_MAX else None
@@ -221,7 +221,7 @@ def _gather(fields: dict[str, Any], texts: list[str]) -> None:
         if isinstance(value, str):
             texts.append(value)
         elif value.__class__ is list:
-            texts.extend(value)  # what is no text here cannot be joined: a TypeError too
+            texts.extend(value)  # a value that is not a text cannot be joined: a TypeError too
         elif value.__class__ is dict:
             if key == "attributes":
                 _gather_attributes(value, texts)

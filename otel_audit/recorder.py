@@ -1,7 +1,7 @@
-"""What becomes of an event between its caller and the sink: completed, decided on by the policy, redacted.
+"""Take an event from its caller to the sink: complete it, ask the policy, redact it.
 
-A helper's event is no model on the path to a journal: its line is written from the arguments. A property test holds
-that the line equals that of the model.
+On its way to a journal, a helper's event is never a model: its line is written from the arguments. A property test
+holds that the line equals that of the model.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ class ModelLike(Protocol):
 
 
 class _Filtered:
-    """Counts in one process: a forked child begins at zero. Any thread."""
+    """Count in one process, from any thread. A forked child begins at zero."""
 
     def __init__(self) -> None:
         self._begin()
 
     def _begin(self) -> None:
         self._count = 0
-        self._lock = threading.RLock()  # a signal handler may come in that logs an event of the same kind
+        self._lock = threading.RLock()  # a signal handler may log an event of the same kind meanwhile
         self._pid = os.getpid()
 
     def add(self) -> None:
         if os.getpid() != self._pid:
-            self._begin()  # the lock may be held by a thread of the parent
+            self._begin()  # a thread of the parent may hold the lock
         with self._lock:
             self._count += 1
 
@@ -70,27 +70,27 @@ class _Filtered:
 
 
 class _Writer:
-    """The thread that `alog` writes on: an application may have filled those of its loop, and wait for this event."""
+    """The thread that `alog` writes on. Those of the loop may all be in use by code that waits for this very event."""
 
     def __init__(self) -> None:
         self._pid = 0
 
     @property
     def executor(self) -> ThreadPoolExecutor:
-        if os.getpid() != self._pid:  # not begun, or forked: the thread is the parent's
+        if os.getpid() != self._pid:  # not begun, or forked: the thread is that of the parent
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_WRITER)
             self._pid = os.getpid()
         return self._executor
 
     def wait(self, timeout_s: float) -> None:
-        """What was begun is written, or the time in seconds is over."""
+        """Return when all that was begun is written, or after `timeout_s` seconds."""
         if os.getpid() == self._pid and not threading.current_thread().name.startswith(_WRITER):
-            with suppress(RuntimeError, TimeoutError):  # the interpreter ends, and has waited for the thread
+            with suppress(RuntimeError, TimeoutError):  # the interpreter is ending, and has waited for the thread
                 self._executor.submit(int).result(timeout_s)
 
 
 class Recorder:
-    """Records events. Any thread. Without a policy (`decisions` is None) every event is recorded whole.
+    """Record events, from any thread. Without a policy (`decisions` is None), record every event completely.
 
     `clock` gives nanoseconds since 1970.
     """
@@ -123,7 +123,7 @@ class Recorder:
 
     @property
     def filtered(self) -> int:
-        """The events of this process that were not wanted."""
+        """Return how many events of this process the policy filtered."""
         return self._filtered.count
 
     def finish(self, timeout_s: float) -> None:
@@ -132,32 +132,32 @@ class Recorder:
 
     @property
     def syncs(self) -> bool:
-        """Whether an event waits for the disk."""
+        """Return True if an event waits for the disk."""
         return self._handover.syncs
 
     @property
     def may_refuse(self) -> bool:
-        """Whether there is an event that raises `AuditUnavailable` when it cannot be recorded."""
+        """Return True if any rule can refuse an event with `AuditUnavailable`."""
         return self._may_refuse
 
     @property
     def has_journal(self) -> bool:
-        """Whether a receipt names the line of its event."""
+        """Return True if a receipt names the line of its event."""
         return self._has_journal
 
     def decision_on(self, event: AuditEvent) -> Decision:
-        """What becomes of the event as it is."""
+        """Return what the policy decides on the event as it is."""
         return self._default if self._decisions is None else self._decisions.on(Facts.of(as_event(event)))
 
     def decision_before(self, event: AuditEvent) -> Decision:
-        """What may become of the event, of which all is known but its outcome."""
+        """Return what the policy may decide on the event, of which only the outcome is unknown."""
         return self._default if self._decisions is None else self._decisions.before(Facts.of(as_event(event)))
 
     def log(self, event: ModelLike, context: Context | None = None, decision: Decision | None = None) -> Receipt | None:
-        """The event is recorded; None if it was not wanted. `decision` takes the place of the policy's.
+        """Record the event, or return None if the policy filters it. `decision` replaces that of the policy.
 
         Raises:
-            AuditUnavailable: only where the loss rule is `closed`: the event is not known to be durable.
+            AuditUnavailable: only if the loss rule is `closed`: the event may not be durable.
         """
         prepared = self._prepared(event, context, decision)
         return None if prepared is None else self._handover.hand(*prepared)
@@ -165,7 +165,7 @@ class Recorder:
     async def alog(
         self, event: ModelLike, context: Context | None = None, decision: Decision | None = None
     ) -> Receipt | None:
-        """`log`, without holding up the event loop while the disk is slow. Cancelling does not withdraw the event.
+        """Do what `log` does, without blocking the event loop on a slow disk. Cancelling does not withdraw the event.
 
         Raises:
             AuditUnavailable: as `log`.
@@ -173,10 +173,10 @@ class Recorder:
         caller = get_current() if context is None else context  # of the caller's task, before the hop
         loop = asyncio._get_running_loop()
         try:
-            if loop is None:  # another library's, which has no threads for us
+            if loop is None:  # the loop of another library, which has no threads for us
                 return self.log(event, caller, decision)
             written = loop.run_in_executor(self._writer.executor, lambda: self._begin(event, caller, decision))
-        except RuntimeError:  # its threads have ended, and the loop is about to
+        except RuntimeError:  # its threads have ended, and the loop is ending
             return self.log(event, caller, decision)
         receipt, commit, on_loss = await asyncio.shield(written)
         if commit is None or receipt is None:
@@ -186,7 +186,7 @@ class Recorder:
     def _begin(
         self, event: ModelLike, context: Context, decision: Decision | None
     ) -> tuple[Receipt | None, Commit | None, OnLoss]:
-        """`log`, but for the wait for the disk."""
+        """Do what `log` does, but leave the wait for the disk to the caller."""
         prepared = self._prepared(event, context, decision)
         if prepared is None:
             return None, None, OnLoss.OPEN
@@ -195,7 +195,7 @@ class Recorder:
     def _prepared(
         self, event: ModelLike, context: Context | None, decision: Decision | None
     ) -> tuple[dict[str, Any], int, int, OnLoss, bool] | None:
-        """What is recorded of an event, its two times, its loss rule, and whether it is vital; None if not wanted."""
+        """Return what to record of an event, its two times, its loss rule and if it is vital; None if filtered."""
         given = as_event(event)
         decision = decision or self.decision_on(given)
         if decision.level is _NONE:
@@ -389,7 +389,7 @@ def _given(**fields: Any) -> dict[str, Any]:
 
 
 def _as_pydantic(number: float) -> float:
-    """The number as a float that is written as Pydantic would."""
+    """Return the number as a float that is written as Pydantic would."""
     value = float(number)
     if abs(value) >= _FLOAT_AS_PYDANTIC:
         raise OverflowError

@@ -18,13 +18,13 @@ MadeOrMaker = LogRecordExporter | Callable[[], LogRecordExporter]
 
 
 class SdkExporter:
-    """Sends journal lines as LogRecords through an exporter that is written against the SDK. See `Exporter`.
+    """Send journal lines as LogRecords through an exporter that is written against the SDK.
 
-    Given is an exporter, or a function (or class) that makes one: only what can be made anew works in a forked child,
+    It takes an exporter, or a function or class that makes one. Only one that can be made anew works in a forked child,
     since connections must not be shared with the parent.
 
-    All that such an exporter says is SUCCESS or FAILURE, and the official ones call more a SUCCESS than was accepted
-    (a redirect, a login page, a partial success): its name says `unconfirmed`. FAILURE and exceptions count as a server
+    Such an exporter says only SUCCESS or FAILURE, and the official ones also call a redirect, a login page and a
+    partial success a SUCCESS. Therefore the name says `unconfirmed`. FAILURE and exceptions count as a server
     error: the batch is tried again, and after ten minutes line by line. `delay_s`: seconds a line may wait for others.
     """
 

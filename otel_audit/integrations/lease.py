@@ -1,8 +1,8 @@
-"""Who uses a logger: several servers or applications in one process may share it, and the last one closes it.
+"""Share a logger between the servers and applications of one process: the last of them closes it.
 
-What an instrumentor changes in a framework, the logger that it records to, and how the change is undone.
+Change a framework for an instrumentor, and undo the change.
 
-Applications and servers that the instrumentors leave alone: somebody else records their requests and calls.
+Keep the instrumentors from applications and servers whose requests and calls somebody else records.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How the facts of an event become the attributes of its record: under which key, and what fits.
+"""Turn the facts of an event into attributes of its record: choose their keys, and keep what fits.
 
-Nothing here raises: a value that its attribute cannot hold is left out of the attributes. The body of the record is
-the journal line, so it is still in the record.
+Nothing here raises: a value that its attribute cannot hold is left out. It is still in the body of the record, which
+is the journal line.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MCP_METHODS: Final = {
 
 
 def attribute_value(value: object) -> AttributeValue | None:
-    """The value as an attribute can hold it; None if it cannot: null, an object, a nested list, beyond int64.
+    """Return the value as an attribute can hold it, or None for null, an object, a nested list, or beyond int64.
 
     The items of a list of mixed types become their JSON texts, or doubles if all are numbers: the SDK drops such lists.
     """
@@ -74,7 +74,7 @@ def _list_value(items: list[Any]) -> AttributeValue | None:
 
 
 def plain_attributes(values: object) -> dict[str, AttributeValue]:
-    """What of a JSON object can be the attributes of a resource or a scope, as the SDK accepts them."""
+    """Return the part of a JSON object that the SDK accepts as attributes of a resource or a scope."""
     pairs = values.items() if isinstance(values, Mapping) else ()
     held = ((key, attribute_value(value)) for key, value in pairs if key and isinstance(key, str))
     return {key: value for key, value in held if value is not None}
@@ -85,7 +85,7 @@ def _texts(value: object) -> bool:
 
 
 def _direct(type_: keys.ValueType, *, repeats: bool) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """Rows of the table as (part, ((field, key), ...)); the event itself is the part ``, and comes last."""
+    """Return rows of the table as (part, ((field, key), ...)). The event itself is the part ``, and comes last."""
     rows: dict[str, list[tuple[str, str]]] = {}
     for row in keys.ATTRIBUTES:
         if row.direct and row.type is type_ and row.repeats is repeats:
@@ -105,7 +105,7 @@ _MANDATORY: Final = (keys.RECORD_ID, keys.ACTOR_ID, keys.ACTOR_TYPE, keys.ACTION
 
 
 def _folded(key: str) -> str:
-    """The key as Loki stores it: two keys that differ only in dots would overwrite each other there."""
+    """Return the key as Loki stores it: two keys that differ only in dots would overwrite each other there."""
     return re.sub(r"[^a-zA-Z0-9_]", "_", key)
 
 
@@ -119,7 +119,7 @@ the line (one-digit numbers in a list, counted as 8 each), and keys, prefixes an
 class Found(NamedTuple):
     """The attributes of one record: those whose values repeat from record to record, then those of its own.
 
-    `left_out`: how many had no place, or no value that an attribute can hold.
+    `left_out` counts those that had no place, or no value that an attribute can hold.
     """
 
     repeating: dict[str, AttributeValue]
@@ -128,7 +128,7 @@ class Found(NamedTuple):
 
 
 class SegmentMapping:
-    """The mapping for the lines of one segment: what its header makes the same for all is worked out once."""
+    """The mapping for the lines of one segment, with the part that its header fixes worked out once."""
 
     __slots__ = ("_constants_bytes", "_reserved", "constants")
 
@@ -142,7 +142,7 @@ class SegmentMapping:
         self._reserved = _OURS | {_folded(key) for key in resource}
 
     def attributes(self, event: Mapping[str, Any], verdict: Verdict, line_bytes: int) -> Found:
-        """The attributes of a record besides `constants`: with these at most 64, and 48 KiB.
+        """Return the attributes of a record besides `constants`: together at most 64, and 48 KiB.
 
         The mandatory ones always fit. When room runs out, the event's own `attributes` stay out first, then
         `audit.detail`. `line_bytes`: the length of the line that the event was read from.
@@ -153,7 +153,7 @@ class SegmentMapping:
         return found if line_bytes <= SURELY_FITS_BYTES else self._fitted(found)
 
     def own(self, event: Mapping[str, Any], http: HttpFacts, repeating: int) -> tuple[dict[str, AttributeValue], int]:
-        """The attributes that a record has besides `constants` and its `repeating` ones; how many were left out."""
+        """Return the attributes of a record besides `constants` and `repeating`, and how many were left out."""
         own = _own_attributes(event, http)
         given = event.get("attributes")
         if not given or type(given) is not dict:
@@ -176,7 +176,7 @@ class SegmentMapping:
         return left_out
 
     def _key_for(self, name: str, taken: set[str]) -> str | None:
-        """The attribute key for a name that the caller chose, or None; never one that poses as another fact."""
+        """Return the attribute key for a name that the caller chose, or None if it would pose as another fact."""
         if len(name) > keys.MAX_NAME_CHARS:
             return None
         folded = name.replace(".", "_")
@@ -209,7 +209,7 @@ class SegmentMapping:
 
 
 def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
-    """All that `repeating_attributes` and the event's name depend on: equal bytes, equal attributes.
+    """Return all that `repeating_attributes` and the event's name depend on: equal bytes, equal attributes.
 
     Raises:
         RecursionError: the principal is nested too deeply.
@@ -234,7 +234,7 @@ def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
 
 
 def repeating_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpFacts) -> dict[str, AttributeValue]:
-    """The attributes that take few values in a service. They depend on `kind_of` the event and on nothing else."""
+    """Return the attributes that take few values in a service. They depend only on `kind_of` the event."""
     principal, event_type = part_of(event, "principal"), event["event_type"]
     found: dict[str, AttributeValue] = {
         keys.ACTOR_ID: actor_id_of(principal) or "anonymous",
