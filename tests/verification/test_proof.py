@@ -204,6 +204,10 @@ LIES: dict[str, Callable[[], EventProof]] = {
     "an event of number 0": lambda: Log(
         event_line=lambda line: line.replace(b'"seq":8,"prev', b'"seq":0,"prev')
     ).proof(),
+    "an event of another number": lambda: Log(
+        event_line=lambda line: line.replace(b'"seq":8,"prev', b'"seq":9,"prev')
+    ).proof(),
+    "an event of two lines": lambda: Log(event_line=lambda line: line.replace(b',"time_ns"', b',\n"time_ns"')).proof(),
     "an event of two numbers": lambda: Log(
         event_line=lambda line: line.replace(b',"time_ns"', b',"seq":9,"time_ns"')
     ).proof(),
