@@ -85,7 +85,7 @@ def test_the_loop_goes_on_while_a_slow_disk_syncs_and_many_share_the_sync(tmp_pa
         receipts.extend(await asyncio.gather(*(audit.alog(an_event(f"{number}")) for number in range(many))))
 
     def all_written() -> bool:
-        return sum(path.read_bytes().count(b'{"event_type":') for path in tmp_path.glob("*.jsonl")) == many + 1
+        return sum(path.read_bytes().count(b'{"event_type":') for path in tmp_path.glob("*-*.jsonl")) == many + 1
 
     with AuditLogger(a_trail(tmp_path, durability="fsync")) as audit:
         audit.log(an_event("first"))
@@ -127,7 +127,7 @@ def test_a_sync_that_failed_is_no_durable_receipt_where_the_application_goes_on(
 def test_an_alog_that_is_cancelled_while_it_waits_for_the_sync_is_recorded(tmp_path: Path, disk: SlowDisk) -> None:
     async def log_and_cancel(audit: AuditLogger) -> None:
         task = asyncio.create_task(audit.alog(an_event("cancelled")))
-        while b"cancelled" not in b"".join(path.read_bytes() for path in tmp_path.glob("*.jsonl")):
+        while b"cancelled" not in b"".join(path.read_bytes() for path in tmp_path.glob("*-*.jsonl")):
             await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -221,4 +221,4 @@ def test_a_close_waits_for_what_a_cancelled_task_has_begun(tmp_path: Path) -> No
     logger.close()
 
     assert [event["request_id"] for event in application_events(tmp_path)] == ["begun"]
-    assert list(tmp_path.glob("*.lock")) == []  # its stream is over
+    assert list(tmp_path.glob("*-*.lock")) == []  # its stream is over

@@ -60,7 +60,7 @@ def test_thirty_times_cost_the_threads_and_descriptors_of_once(otlp_server: Otlp
     assert threads_at_last <= threads
     assert descriptors_at_last <= descriptors + 2  # some are open for a moment, such as the directory
     assert sorted(delivered(otlp_server), key=int) == [str(number) for number in range(31)]
-    assert len(list(tmp_path.glob("*.jsonl"))) == 2  # the forked child has its own
+    assert len(list(tmp_path.glob("*-*.jsonl"))) == 2  # the forked child has its own
 
 
 def test_the_former_logger_goes_on_when_the_later_one_is_closed(otlp_server: OtlpServer, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_disk_that_takes_no_more_is_a_loss_that_the_journal_tells_of_later(
 ) -> None:
     with recorder(tmp_path, on_loss=on_loss) as audit:
         audit.log_authn(outcome="success", detail="before")
-        (path,) = tmp_path.glob("*.jsonl")
+        (path,) = tmp_path.glob("*-*.jsonl")
         with FileTooLarge(path):
             for _ in range(3):
                 if on_loss is OnLoss.CLOSED:

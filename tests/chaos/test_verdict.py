@@ -195,7 +195,7 @@ def test_the_stock_contender_is_judged_by_the_bodies() -> None:
 def test_a_broken_chain_is_no_evidence(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     log_three(tmp_path / "journal", tmp_path / "ledger")
-    (segment,) = (tmp_path / "journal").glob("*.jsonl")
+    (segment,) = (tmp_path / "journal").glob("*-*.jsonl")
     segment.write_bytes(segment.read_bytes().replace(name(1).encode(), name(7).encode()))
 
     with pytest.raises(AssertionError, match="breaks the chain"):
@@ -205,7 +205,7 @@ def test_a_broken_chain_is_no_evidence(tmp_path: Path) -> None:
 def test_a_piece_of_a_line_is_counted_where_a_writer_died_and_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     log_three(tmp_path / "journal", tmp_path / "ledger")
-    (segment,) = (tmp_path / "journal").glob("*.jsonl")
+    (segment,) = (tmp_path / "journal").glob("*-*.jsonl")
     with segment.open("ab") as file:
         file.write(b'{"event_type":"te')
 
@@ -222,7 +222,7 @@ def test_what_retention_removed_is_read_from_the_archive_if_the_ledger_tells_of_
     log_three(tmp_path / "journal", tmp_path / "ledger")
     before = read_journal(tmp_path / "journal", tmp_path / "scratch", writers={INSTANCE})
     records = [record_of(key, line) for key, line in before.lines.items()]
-    (segment,) = (tmp_path / "journal").glob("*.jsonl")
+    (segment,) = (tmp_path / "journal").glob("*-*.jsonl")
     segment.unlink()
 
     with pytest.raises(AssertionError, match="an entry for each removal"):

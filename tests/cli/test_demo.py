@@ -79,7 +79,7 @@ def _started(tmp_path: Path, *options: str, **variables: str) -> Iterator[Demo]:
 
 def _lines(directory: Path) -> list[dict[str, Any]]:
     """The events so far, while lines are still being written."""
-    whole = [piece for path in directory.glob("*.0*.jsonl") for piece in path.read_bytes().split(b"\n")[:-1]]
+    whole = [piece for path in directory.glob("*-*.0*.jsonl") for piece in path.read_bytes().split(b"\n")[:-1]]
     return [event for line in whole if "system" not in (event := json.loads(line))]
 
 

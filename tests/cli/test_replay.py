@@ -133,7 +133,7 @@ def test_a_journal_is_sent_as_its_writer_would_have_and_its_cursors_stay(
 
     assert (said["kind"], said["refused"], said["unreadable"]) == ("journal", 0, 0)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
-    assert len(list(directory.glob("*.jsonl"))) > 4
+    assert len(list(directory.glob("*-*.jsonl"))) > 4
     assert command("ship", "--once", directory, env=environment(shipped.http_endpoint, state)).returncode == 0
     records = replayed.wait_for_archive(said["sent"])
     assert said["sent"] > 60

@@ -110,7 +110,7 @@ def test_everything_of_every_service_is_delivered_and_the_streams_are_over(
     assert done.stderr == ""
     assert [name for name in server.accepted if name != "header"] == ["a", "b", "c", "d", "e"]
     assert all(read_cursor(each.cursor)[1] for each in files)
-    assert list(tmp_path.glob("*.lock")) == []
+    assert list(tmp_path.glob("*-*.lock")) == []
     assert totals(tmp_path) == {"emitted": 5, "exported": 5, "pending": 0, "quarantined": 0}
 
 

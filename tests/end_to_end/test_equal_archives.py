@@ -78,7 +78,7 @@ def emitted(journal: Path, collector: Collector) -> list[Record]:
 
 def records_of(journal: Path) -> list[ReadableLogRecord]:
     """The log records that the lines stand for."""
-    lines = [line for path in sorted(journal.glob("*.jsonl")) for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = [line for path in sorted(journal.glob("*-*.jsonl")) for line in path.read_bytes().split(b"\n")[:-1]]
     (events,) = read_streams(journal).values()
     header = events[0]["segment"]
     own = [line for event, line in zip(events, lines, strict=True) if "system" not in event]

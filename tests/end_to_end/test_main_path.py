@@ -55,7 +55,7 @@ def numbers(directory: Path, *, exit_code: int = 0) -> dict[str, int]:
 def lines_of(directory: Path) -> dict[tuple[str, int], bytes]:
     """Every stored line by stream and number, after the check of the chains."""
     read_streams(directory)
-    lines = [line for path in directory.glob("*.jsonl") for line in path.read_bytes().split(b"\n")[:-1]]
+    lines = [line for path in directory.glob("*-*.jsonl") for line in path.read_bytes().split(b"\n")[:-1]]
     return {(event["stream_id"], event["seq"]): line for line in lines for event in [json.loads(line)]}
 
 

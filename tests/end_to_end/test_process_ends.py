@@ -127,7 +127,7 @@ def test_an_end_that_runs_exit_handlers_delivers_everything(
 
     assert events_in(server) == names(30)
     assert census(tmp_path).totals == Counts(exported=30, system=1)
-    assert list(tmp_path.glob("*.lock")) == []
+    assert list(tmp_path.glob("*-*.lock")) == []
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)", "os.abort()"])

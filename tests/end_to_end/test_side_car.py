@@ -173,7 +173,7 @@ def test_a_side_car_of_the_same_group_delivers_for_workers_of_another_user(
 
             assert flushed["report"] == {"complete": True, "pending": 0, "blocked": {}}
             assert (flushed["emitted"], flushed["exported"]) == (100, 100)
-            assert {path.stat().st_uid for path in directory.glob("*.jsonl")} == {WRITES}
+            assert {path.stat().st_uid for path in directory.glob("*-*.jsonl")} == {WRITES}
             assert {path.stat().st_uid for path in directory.glob("*.cursor")} == {SHIPS}
             dead = StreamFiles(directory, dies.stream_id)
             poll(lambda: read_cursor(dead.cursor)[1], what="the end of the dead worker's stream to be kept")

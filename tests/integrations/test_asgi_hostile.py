@@ -199,7 +199,7 @@ def test_one_request_writes_no_more_than_its_bound_whatever_it_sends(tmp_path: P
 
     asyncio.run(ask_in_process(audited, f"/{text}", headers))
 
-    (segment,) = tmp_path.glob("*.jsonl")
+    (segment,) = tmp_path.glob("*-*.jsonl")
     (line,) = [
         line for line in segment.read_bytes().splitlines(keepends=True) if b'"event_type":"http.request"' in line
     ]

@@ -234,6 +234,10 @@ class Registrar:
             self._lives.pop(stream_id, None)
         return stream_id in self._ended
 
+    def wake(self) -> None:
+        """Build the trees now, because many lines wait for it. This takes no lock, because `log()` calls it."""
+        self._words.put(None)
+
     def close(self) -> None:
         """The thread ends by itself. A stream that is followed later has another one."""
         words, self._words = self._words, SimpleQueue()

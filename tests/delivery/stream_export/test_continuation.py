@@ -51,7 +51,7 @@ def test_a_file_that_cannot_be_read_costs_nothing_once_it_is_back(
 ) -> None:
     write(journal, "a")
     export = exporting(journal)
-    (segment,) = tmp_path.glob("*.jsonl")
+    (segment,) = tmp_path.glob("*-*.jsonl")
     away = segment.rename(tmp_path / "away")
     segment.symlink_to(away)  # a link is never followed
     with pytest.raises(OSError, match="symbolic link"):

@@ -109,7 +109,7 @@ class Feast:
 
     def _count(self) -> int:
         """Without a look at the last line, which may be half written."""
-        lines = b"".join(path.read_bytes() for path in self.directory.glob("*.0*.jsonl")).split(b"\n")[:-1]
+        lines = b"".join(path.read_bytes() for path in self.directory.glob("*-*.0*.jsonl")).split(b"\n")[:-1]
         return sum(not line.startswith(b'{"system"') for line in lines)
 
 
@@ -343,7 +343,7 @@ def test_a_token_that_nobody_has_verified_is_nobody(feast: Feast) -> None:
 def test_a_log_file_that_was_renamed_is_not_written_any_more(feast: Feast) -> None:
     assert feast.ask() == 200
     feast.event()
-    (segment,) = feast.directory.glob("*.jsonl")
+    (segment,) = feast.directory.glob("*-*.jsonl")
     before = application_events(feast.directory)
     away = segment.rename(segment.with_name("rotated.1"))
 
@@ -359,7 +359,7 @@ def test_a_log_file_that_was_renamed_is_not_written_any_more(feast: Feast) -> No
 def test_what_a_full_disk_loses_is_counted(feast: Feast, capfd: pytest.CaptureFixture[str]) -> None:
     assert feast.ask() == 200
     feast.event()
-    (segment,) = feast.directory.glob("*.jsonl")
+    (segment,) = feast.directory.glob("*-*.jsonl")
     dropped = feast.audit.stats().dropped
 
     with no_file_may_exceed(segment.stat().st_size):

@@ -213,7 +213,7 @@ def test_feasts_own_logger_writes_into_our_trail(tmp_path: Path) -> None:
     logger.log_authn(request_id="r", outcome="success", principal=theirs.AuditPrincipal(username="ann"))
     logger.close()
 
-    (path,) = tmp_path.glob("*.jsonl")
+    (path,) = tmp_path.glob("*-*.jsonl")
     event = json.loads(path.read_bytes().splitlines()[-1])
     assert (event["event_type"], event["request_id"], event["principal"]["username"]) == ("authn.success", "r", "ann")
     assert event["event_id"]
