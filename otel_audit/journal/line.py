@@ -35,6 +35,7 @@ __all__ = [
     "last_line_in",
     "names_line",
     "seq_reader",
+    "stream_and_seq",
     "system_body",
     "system_event",
 ]
@@ -141,6 +142,14 @@ class Damage(NamedTuple):
     length: int
     sha256: str = ""
     reason: str = ""
+
+
+def stream_and_seq(line: bytes) -> tuple[str, int] | None:
+    """Return the id of the stream and the number of a line, or None if these bytes are no line of a journal."""
+    match = TAIL.search(line, max(0, len(line) - TAIL_BYTES))
+    if match is None or line[:1] != b"{" or not _STREAM_ID.fullmatch(match[3]):
+        return None
+    return match[3].decode(), int(match[4])
 
 
 def seq_reader(stream_id: str) -> Callable[[bytes], int | None]:

@@ -215,7 +215,7 @@ def _stored(record: _Record, segment: int, offset: int, place: str) -> Stored:
         offset=offset,
         place=place,
         event_name=record.eventName,
-        time_ns=int(record.timeUnixNano) if str(record.timeUnixNano).isdecimal() else 0,
+        time_ns=record.timeUnixNano,
     )
 
 

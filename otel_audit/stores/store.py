@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
 from otel_audit.errors import AuditError
-from otel_audit.journal.line import Line, Tail
+from otel_audit.journal.line import Line, stream_and_seq
 from otel_audit.records import attributes as keys
 
 __all__ = [
@@ -133,7 +133,7 @@ def stored_record(
     attributes: Callable[[], Mapping[str, object]],
     *,
     event_name: str,
-    time_ns: int,
+    time_ns: int | str,
     place: str,
     segment: int = 1,
     offset: int = 0,
@@ -142,14 +142,13 @@ def stored_record(
 
     The body is what the journal hashed, so it is believed, and not what the attributes say beside it.
     """
-    tail = None if body is None else Tail.of(body)
-    if body is not None and tail is not None and 0 < tail.seq <= _INT64_MAX:
-        return tail.stream_id, Line(body, tail.seq, segment, offset)
+    if body is not None and (said := stream_and_seq(body)) is not None and 0 < said[1] <= _INT64_MAX:
+        return said[0], Line(body, said[1], segment, offset)
     named = attributes()
     stream_id, seq = named.get(keys.SEQUENCE_STREAM_ID), _whole(named.get(keys.SEQUENCE_NUMBER))
     if isinstance(stream_id, str) and stream_id and 0 < seq <= _INT64_MAX:
         return Remains(stream_id, seq, body or b"", place)
-    return ForeignRecord(event_name, time_ns, place)
+    return ForeignRecord(event_name, _whole(time_ns), place)
 
 
 def _whole(value: object) -> int:
