@@ -26,7 +26,7 @@ from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import TAIL_BYTES, Tail
 from otel_audit.journal.line_file import LINE_MAX_BYTES, find_newline, opened
 
-__all__ = ["LedgerFiles", "LedgerLog"]
+__all__ = ["LedgerFiles", "LedgerLog", "id_of"]
 
 _SEGMENT: Final = re.compile(r"ledger\.(\d{8})\.jsonl\Z")
 
