@@ -295,8 +295,9 @@ LOGS_AND_FLUSHES = """
 
     audit = otel_audit.configure()
     for line in sys.stdin:
-        audit.log_authn(request_id=line.strip(), outcome="success")
-        report = audit.flush(timeout_s=float(sys.argv[1]))
+        request_id, timeout_s = line.split()
+        audit.log_authn(request_id=request_id, outcome="success")
+        report = audit.flush(timeout_s=float(timeout_s))
         print(report.complete, report.pending, audit.stats().pending, flush=True)
 """
 
@@ -305,7 +306,7 @@ def test_a_service_that_leaves_delivery_to_ship_hears_from_flush_what_ship_deliv
     tmp_path: Path, server: AuditedServer
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(LOGS_AND_FLUSHES), "0.5"],
+        [sys.executable, "-c", textwrap.dedent(LOGS_AND_FLUSHES)],
         env={**os.environ, "OTEL_AUDIT_DIR": str(tmp_path), "OTEL_AUDIT_EXPORT": "ship", "OTEL_SERVICE_NAME": "shop"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -313,12 +314,12 @@ def test_a_service_that_leaves_delivery_to_ship_hears_from_flush_what_ship_deliv
     ) as service:
         assert service.stdin is not None
         assert service.stdout is not None
-        service.stdin.write("a\n")
+        service.stdin.write("a 0.1\n")
         service.stdin.flush()
         assert service.stdout.readline() == "False 2 1\n"
         with shipping(tmp_path, server):
             poll(lambda: server.accepted, what="what is there already")
-            service.stdin.write("b\n")
+            service.stdin.write("b 60\n")
             service.stdin.flush()
             assert service.stdout.readline() == "True 0 0\n"
             service.kill()
