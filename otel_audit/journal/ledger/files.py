@@ -28,6 +28,7 @@ from otel_audit.journal.line_file import LINE_MAX_BYTES, find_newline, opened
 
 __all__ = ["LedgerFiles", "LedgerLog", "id_of"]
 
+_HEADER_BYTES: Final = 4096  # most headers
 _SEGMENT: Final = re.compile(r"ledger\.(\d{8})\.jsonl\Z")
 
 
@@ -191,6 +192,9 @@ def id_of(path: Path) -> str:
         OSError: it cannot be read.
     """
     with contextlib.suppress(FileNotFoundError), opened(path) as descriptor:
+        first, ended, _ = os.pread(descriptor, _HEADER_BYTES, 0).partition(b"\n")
+        if ended and (tail := Tail.of(first)) is not None:
+            return tail.stream_id
         offset = 0
         while (newline := find_newline(descriptor, offset)) >= 0:
             length = newline - offset
