@@ -77,7 +77,7 @@ def frozen(directory: Path) -> Iterator[None]:
 def broken_ext4(disk: Path) -> Iterator[None]:
     """An error in its structure has just made the file system read-only, as the kernel does while files are open.
 
-    Afterwards it is mounted again, as after a repair: what was open stays in the broken one.
+    Afterwards the repaired one is mounted over it: what was open stays in the broken one.
 
     Raises:
         Unmountable: this kernel cannot be told to find an error.
@@ -94,8 +94,9 @@ def broken_ext4(disk: Path) -> Iterator[None]:
     finally:
         copy = image.with_suffix(".repaired")  # the loop device lives as long as the files that are open
         copy.write_bytes(image.read_bytes())
-        _run("umount", "--lazy", str(disk))
         subprocess.run(["e2fsck", "-fy", str(copy)], capture_output=True, check=False)
+        # Over the broken one, which is not unmounted first: a service that looks after its files in between would find
+        # a bare mount point, put them back there, and lose them from sight with the next mount.
         _run("mount", "-o", "loop", str(copy), str(disk))
 
 
@@ -106,7 +107,8 @@ def _mounted(at: Path, *arguments: str) -> Iterator[None]:
     try:
         yield
     finally:
-        _run("umount", "--lazy", str(at))
+        while at.is_mount():  # more than once where something was mounted over it
+            _run("umount", "--lazy", str(at))
 
 
 def _run(*command: str) -> str:
