@@ -13,7 +13,7 @@ import sys
 import time
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,12 +33,14 @@ from otel_audit.delivery.jsonl import JsonlExporter
 from otel_audit.delivery.metrics import AuditMetrics, metrics_of_process
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
-from otel_audit.delivery.sweep import retention_of
+from otel_audit.delivery.sweep import adopter_of, ledger_of, retention_of
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import ConfigError
 from otel_audit.journal.counts import CountsByExporter, Stats
 from otel_audit.journal.files import make_private, say_exposure
 from otel_audit.journal.journal import Journal
+from otel_audit.journal.ledger.entries import last_note
+from otel_audit.journal.ledger.registrar import END_WAIT_S, HeadLimits, Registrar, anchor_of
 from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.retention import Retention
 from otel_audit.journal.stream import Limits, StreamWriter
@@ -81,6 +83,7 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
 SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
 _SEGMENTS_IN_MEMORY = 32  # a header takes 1 to 2 KB of the smallest, 32 KiB
+_LEAVES_AT_ONCE = 2048  # half of what waits for the tree: what does not fit is read back, at several times the cost
 _CLOSED = OnLoss.CLOSED  # a member of an enum is slow to look up
 
 
@@ -114,12 +117,19 @@ class Trail(AuditSink):
         self._policy_hash = policy_hash
         self._pid = os.getpid()
         self._streams: dict[str, StreamWriter] = {}
+        self._full_seq = 0  # the line with which the next batch is full
         self._holders: weakref.WeakSet[object] = weakref.WeakSet()
         exporters = exporters_of(settings) if exporters is None else exporters
         service = self._resource.attributes.get(SERVICE_NAME)
         self._exporter_names = [exporter.name for exporter in exporters]
+        self._anchor: Mapping[str, Any] = {"size": 0}  # the ledger's last note when this process began
         self.journal = self._journal()
-        adoption = Adoption(lambda header: header.get("resource", {}).get(SERVICE_NAME) == service)
+        self._registrar = self._new_registrar()
+        adoption = Adoption(
+            lambda header: header.get("resource", {}).get(SERVICE_NAME) == service,
+            leaves_lock=self._registrar is not None,
+        )
+        ledger = None if self._registrar is None else self._registrar.ledger
         self._processor = BatchProcessor(
             settings.directory,
             exporters,
@@ -129,6 +139,8 @@ class Trail(AuditSink):
             notices=self.notices,
             metrics=self._metrics,
             retention=None if self._is_shipped else self._retention(adoption),
+            adopter=adopter_of(ledger, settings, self.notices),
+            countersign=(lambda: None) if ledger is None else ledger.countersign,
             on_room=lambda: self.journal.room_made(),
         )
         self._elsewhere = Elsewhere(settings.directory, self.notices)
@@ -150,10 +162,11 @@ class Trail(AuditSink):
             make_private(settings.directory)
         journal = Journal(
             settings.directory,
-            describe=self._description,
+            describe=self._stream_description,
             limits=_limits(settings),
             durability=settings.durability,
             on_open=self._opened,
+            on_close=self._finished,
             on_fork=self._forked,
             on_wake=self._woken,
             ask_for_room=lambda: self._processor.make_room(),
@@ -161,6 +174,28 @@ class Trail(AuditSink):
         )
         say_exposure(settings.directory, self.notices)
         return journal
+
+    def _new_registrar(self) -> Registrar | None:
+        """Tells the ledger of the streams of this process; None in memory mode, which has no ledger."""
+        settings = self.settings
+        ledger = ledger_of(settings, self._description, self.notices)
+        if ledger is None:
+            return None
+        try:
+            note = last_note(ledger.files)
+        except OSError as error:
+            self.notices.say("ledger", f"{settings.directory}: the ledger cannot be read: {error}")
+            note = None
+        if note is not None:
+            self._anchor = anchor_of(note)
+        return Registrar(
+            ledger,
+            describe=self._opening,
+            limits=HeadLimits(settings.head_lines, settings.head_seconds),
+            is_waited_for=settings.durability is Durability.FSYNC or settings.on_loss is OnLoss.CLOSED,
+            end_wait_s=max(END_WAIT_S, settings.close_timeout_s),
+            notices=self.notices,
+        )
 
     def _retention(self, adoption: Adoption) -> Retention | None:
         return retention_of(self.settings, adoption, self._exporter_names, self.notices)
@@ -239,6 +274,8 @@ class Trail(AuditSink):
         if self.journal.leave_to_parent():
             return
         self._instance_id = str(uuid.uuid4())
+        if self._registrar is not None:
+            self._registrar.forked()
         had_begun = self._processor.reopen(timeout_s=self.settings.close_timeout_s)
         self.journal.reopen()
         if had_begun:
@@ -278,6 +315,8 @@ class Trail(AuditSink):
         """
         self.journal.close()
         self._processor.close(timeout_s=self.settings.close_timeout_s if timeout_s is None else timeout_s)
+        if self._registrar is not None:
+            self._registrar.close()
         self._metrics.keep(self)
 
     def _description(self) -> dict[str, Any]:
@@ -295,25 +334,58 @@ class Trail(AuditSink):
             "pid": os.getpid(),
         }
 
+    def _stream_description(self) -> dict[str, Any]:
+        """Return it with the ledger's last note as it was when this process began; later segments name later ones."""
+        anchor = {} if self.settings.durability is Durability.MEMORY else {"ledger": self._anchor}
+        return {**self._description(), **anchor}
+
+    def _opening(self) -> dict[str, Any]:
+        """Return what the ledger says of this process when one of its streams is opened."""
+        settings = self.settings
+        return {
+            "service": self._resource.attributes.get(SERVICE_NAME),
+            "pid": os.getpid(),
+            "host_id": host_id(),
+            "boot_id": boot_id(),
+            "version": __version__,
+            "policy_hash": self._policy_hash,
+            "retention_days": settings.retention_days or None,
+            "retention_bytes": settings.retention_bytes or None,
+            "durability": str(settings.durability),
+        }
+
     def _opened(self, stream: StreamWriter) -> None:
-        self.journal.wake_seq = self._processor.batch_count
+        self._full_seq = self._processor.batch_count
+        self.journal.wake_seq = min(_LEAVES_AT_ONCE, self._full_seq)
         try:
             self._processor.ship(stream.files, durable=lambda: stream.durable)
         except Exception as error:  # the event is in the journal, and must not be reported as lost
             self.notices.say("delivery", f"events wait in the journal, delivery cannot begin: {error!r}")
         finally:
             self._streams[stream.files.stream_id] = stream
+        if self._registrar is not None:
+            self._registrar.follow(stream)
+
+    def _finished(self, stream: StreamWriter) -> bool:
+        """The stream has ended, and its writer lock is still held. Return True if the ledger knows."""
+        return self._registrar is None or self._registrar.end(stream)
 
     def _forked(self) -> None:
         self._instance_id = str(uuid.uuid4())
         self._streams.clear()
         self._processor.forked()
+        if self._registrar is not None:
+            self._registrar.forked()
 
     def _woken(self) -> None:
         stream = self.journal.stream
-        if stream is not None:
-            self.journal.wake_seq = stream.head.seq + self._processor.batch_count
-        self._processor.wake()
+        seq = self._full_seq if stream is None else stream.head.seq
+        if seq >= self._full_seq:
+            self._full_seq = seq + self._processor.batch_count
+            self._processor.wake()
+        self.journal.wake_seq = min(seq + _LEAVES_AT_ONCE, self._full_seq)
+        if self._registrar is not None:
+            self._registrar.wake()
 
 
 def _limits(settings: Settings) -> Limits:

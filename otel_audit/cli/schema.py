@@ -267,7 +267,8 @@ _CONFORMANCE: Final[tuple[tuple[str, str, str], ...]] = (
     (
         "`audit.integrity.*`: a signature on each record",
         "not set",
-        "the hash chain binds every line; nothing is signed in this version",
+        "a signed ledger names each line by a tree over all lines of its stream: one signature for many, and a proof "
+        "of each ([proofs.md](proofs.md))",
     ),
     (
         "own endpoint `/v1/audit`, a receipt from the sink for each record",

@@ -6,18 +6,22 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from opentelemetry.sdk.resources import SERVICE_NAME
 
+from otel_audit._version import __version__
 from otel_audit.cli.options import Stop, directory_argument
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
-from otel_audit.delivery.sweep import Sweep, SweepReport, restart, retention_of
+from otel_audit.delivery.sweep import Sweep, SweepReport, adopter_of, ledger_of, restart, retention_of
 from otel_audit.delivery.worker import BatchLimits
-from otel_audit.errors import AuditError
+from otel_audit.errors import AuditError, LedgerBusy
 from otel_audit.journal.files import make_directory, say_exposure
+from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.retention import Removed, Retention
 from otel_audit.notices import Notices, escaped, shown_json
@@ -54,15 +58,21 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
     except AuditError as error:
         click.echo(f"otel-audit ship: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
-    adoption = Adoption(_every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once())
+    adoption = Adoption(
+        _every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once(), leaves_lock=True
+    )
     if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
         click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)
     notices = Notices()
     say_exposure(directory, notices)
     retention = retention_of(settings, adoption, [exporter.name], notices)
+    ledger = ledger_of(settings, partial(_description, settings), notices)
+    # Which name a ledger has is for the service to say that writes the directory.
+    adopter = adopter_of(ledger, settings, notices, foreign=adopt_foreign, begins=False)
     with Stop() as stop:
         if once:
             code = _ship_once(settings, settings.otlp, exporter, adoption, stop, as_json)
+            _tell_of_the_dead(settings, adopter, stop)
             _remove(settings, retention, stop)
             sys.exit(code)
         processor = BatchProcessor(
@@ -73,6 +83,7 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
             file_mode=settings.file_mode,
             notices=notices,
             retention=retention,
+            adopter=adopter,
         )
         sys.exit(_ship_on(settings, settings.otlp, processor, stop, as_json))
 
@@ -95,6 +106,16 @@ def _ship_once(
     else:
         _say(otlp, report)
     return _FINDING if report.left else 0
+
+
+def _tell_of_the_dead(settings: Settings, adopter: Adopter | None, stop: Stop) -> None:
+    """The ledger knows how far the streams came whose process is gone; that it cannot be told costs no event."""
+    try:
+        if adopter is not None:
+            adopter.take_over(stop)
+    except (OSError, LedgerBusy) as error:
+        said = f"{settings.directory}: the ledger is not told of streams that ended: {error}"
+        click.echo(f"otel-audit ship: {escaped(said)}", err=True)
 
 
 def _remove(settings: Settings, retention: Retention | None, stop: Stop) -> None:
@@ -123,6 +144,15 @@ def _ship_on(settings: Settings, otlp: OtlpSettings, processor: BatchProcessor, 
     else:
         click.echo("stopped; all is delivered" if delivered else "stopped; events wait in the journal", err=True)
     return 0 if delivered else _FINDING
+
+
+def _description(settings: Settings) -> dict[str, Any]:
+    return {
+        "resource": {SERVICE_NAME: settings.service_name},
+        "resource_schema_url": "",
+        "scope": {"name": "otel_audit", "version": __version__},
+        "export": ["otlp"],
+    }
 
 
 def _every(header: Mapping[str, Any]) -> bool:

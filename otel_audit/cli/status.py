@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from otel_audit.cli.options import directory_argument, free_bytes_of_settings, s
 from otel_audit.diagnosis.directory import missing_words
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
+from otel_audit.journal.ledger.state import LedgerState
 from otel_audit.journal.room import Space
 from otel_audit.notices import escaped, shown_json
 
@@ -43,24 +45,26 @@ def status(directory: Path, as_json: bool) -> None:
     """
     try:
         counted = census(directory)
+        ledger = LedgerState.of(directory)
         space = Space.of(directory, free_bytes_of_settings())
     except OSError as error:
         raise unreadable(directory, error) from error
     say_if_empty(directory)
     if as_json:
-        click.echo(shown_json(_as_json(counted, space)))
+        click.echo(shown_json(_as_json(counted, space, ledger)))
     else:
-        _print(counted, space)
+        _print(counted, space, ledger)
     sys.exit(_FINDING if counted.is_stuck or space.is_low else 0)
 
 
-def _as_json(counted: Census, space: Space) -> Mapping[str, Any]:
+def _as_json(counted: Census, space: Space, ledger: LedgerState | None) -> Mapping[str, Any]:
     return {
         "directory": str(counted.directory),
         "time": _time(counted),
         **counted.totals.by_name(),
         "removed": counted.removed.by_name(),
         "space": {"free_bytes": space.free_bytes, "floor_bytes": space.floor_bytes, "low": space.is_low},
+        "ledger": None if ledger is None else asdict(ledger),
         "streams": [_stream_json(stream) for stream in counted.streams],
     }
 
@@ -95,7 +99,7 @@ def _progress_json(progress: Progress) -> Mapping[str, Any]:
     }
 
 
-def _print(counted: Census, space: Space) -> None:
+def _print(counted: Census, space: Space, ledger: LedgerState | None) -> None:
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=_PIPE_COLUMNS)
@@ -122,8 +126,24 @@ def _print(counted: Census, space: Space) -> None:
         for name, progress in stream.exporters.items():
             _print_troubles(console, stream.stream_id, name, progress)
     _print_unattended(console, counted)
+    _print_ledger(console, counted, ledger)
     if space.is_low:
         console.print(Text(space.says, "bold red"), soft_wrap=True)
+
+
+def _print_ledger(console: Console, counted: Census, ledger: LedgerState | None) -> None:
+    """Say how far the signed ledger has come. Memory mode has none, and a directory of an earlier version neither."""
+    if ledger is None:
+        if counted.streams:
+            is_in_memory = all(stream.is_in_memory for stream in counted.streams)
+            why = ": memory mode keeps none" if is_in_memory else ""
+            console.print(Text(f"no signed ledger{why}; nothing here can be proven", "yellow"), soft_wrap=True)
+        return
+    age = f"{ledger.age_s(counted.time_ns):.0f} s old"
+    console.print(f"ledger {escaped(ledger.origin)}: {ledger.size} lines signed, the note is {age}", soft_wrap=True)
+    if ledger.begun_anew:
+        text = f"the ledger was begun anew, its former one could not be continued: {escaped(ledger.begun_anew)}"
+        console.print(Text(text, "bold red"), soft_wrap=True)
 
 
 def _print_unattended(console: Console, counted: Census) -> None:

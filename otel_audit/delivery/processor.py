@@ -23,8 +23,10 @@ from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.worker import BatchLimits, Worker
+from otel_audit.errors import described
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.retention import Retention
 from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
@@ -65,6 +67,7 @@ class Closing:
 
 
 _ADOPT_INTERVAL_S = 10.0
+_TURN_S = 0.5  # a turn of the ledger takes some milliseconds, unless the disk or other processes are slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,9 @@ class FlushReport:
 class BatchProcessor:
     """Delivers the journal of a directory: the streams of this process, and those it may adopt. Any thread.
 
-    `on_room` is called after each look for what may be removed that `make_room` asked for.
+    `adopter` tells the ledger of streams whose process is gone, `countersign` has its last note signed by a command of
+    the user, if there is one. `on_room` is called after each look for what may be
+    removed that `make_room` asked for.
 
     No thread runs until `start` or the first `ship`: a server may fork in C code, which runs no hooks, and a thread
     that held a lock or the interpreter at that moment would leave a dead worker.
@@ -100,11 +105,15 @@ class BatchProcessor:
         notices: Notices | None = None,
         metrics: AuditMetrics | None = None,
         retention: Retention | None = None,
+        adopter: Adopter | None = None,
+        countersign: Callable[[], object] = lambda: None,
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._metrics = metrics
         self._retention = retention
+        self._adopter = adopter
+        self._countersign = countersign
         self._on_room = on_room
         self._is_room_wanted = False
         self._is_child = False
@@ -156,7 +165,10 @@ class BatchProcessor:
             if self._closing.is_set():
                 return  # opened after `close`: the next owner of the directory ships it, if there is one
             if self._exporters:
-                self._holdings.expect(lambda: take(files, file_mode=self._file_mode, durable=durable))
+                leaves_lock = self._adopter is not None
+                self._holdings.expect(
+                    lambda: take(files, file_mode=self._file_mode, durable=durable, leaves_lock=leaves_lock)
+                )
             if self._ensure_threads():
                 self._assign(self._holdings.take_waiting())
 
@@ -242,7 +254,11 @@ class BatchProcessor:
         ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
         if self._keeper is not None:  # nothing is removed behind the back of who thinks that it is closed
             self._keeper.join(deadline - time.monotonic())
-        return self._release(deadline) and all(ended)
+        delivered = self._release(deadline)
+        # With what was let go just now, but not for a child that has nothing, nor if there is no time for a turn.
+        if self._keeper is not None and deadline - time.monotonic() > _TURN_S:
+            self._tell_of_the_dead(lambda: time.monotonic() > deadline - _TURN_S)
+        return delivered and all(ended)
 
     def reopen(self, *, timeout_s: float) -> bool:
         """Abandon what is held, since a process with the same memory may hold it too. Return True if it was started.
@@ -282,12 +298,18 @@ class BatchProcessor:
         self._holdings.abandon()
         if self._retention is not None:
             self._retention.forked()
+        if self._adopter is not None:
+            self._adopter.forked()
         self._is_child = True
         self._begin()
 
     def _ensure_threads(self) -> bool:
         """Start the threads if they do not run yet. Return True if there is an exporter to deliver to."""
-        if self._keeper is not None or self._closing.is_set() or not (self._exporters or self._retention):
+        if (
+            self._keeper is not None
+            or self._closing.is_set()
+            or not (self._exporters or self._retention or self._adopter)
+        ):
             return bool(self._workers)
         workers = [
             Worker(Destination(each, metrics=self._metrics), self._limits, self._notices) for each in self._exporters
@@ -312,6 +334,8 @@ class BatchProcessor:
         closing = self._closing
         while True:
             self._look()
+            self._tell_of_the_dead(closing.is_set, finds=True)
+            self._have_signed()
             self._say_foreign(closing)
             self._retain(closing)
             for worker in self._workers:
@@ -339,6 +363,24 @@ class BatchProcessor:
             self.adopt(deadline=deadline)
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
+
+    def _tell_of_the_dead(self, stopped: Callable[[], bool], *, finds: bool = False) -> None:
+        if self._adopter is None:
+            return
+        try:
+            self._adopter.take_over(stopped)
+            if finds:
+                self._adopter.find(stopped)
+        except Exception as error:  # whatever it was, the next look may be better
+            self._notices.say(
+                "ledger adopt", f"{self._directory}: the ledger lacks ends of streams: {described(error)}"
+            )
+
+    def _have_signed(self) -> None:
+        try:
+            self._countersign()
+        except Exception as error:  # the note has the ledger's own signature all the same
+            self._notices.say("ledger sign", f"{self._directory}: the ledger lacks a signature: {described(error)}")
 
     def _say_foreign(self, closing: Closing) -> None:
         try:

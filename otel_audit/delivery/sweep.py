@@ -2,23 +2,28 @@
 
 Every stream that may be taken is delivered as far as it goes and let go again, on the caller's thread. A destination
 that is away is not waited for. `restart` makes streams pending again, and `retention_of` is the retention that the
-settings ask for, for whoever delivers a directory.
+settings ask for, `ledger_of` and `adopter_of` what is told of dead processes, for whoever delivers a directory.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
+from otel_audit.errors import described
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.cursor import Position, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.ledger.adoption import Adopter
+from otel_audit.journal.ledger.identity import Identity
+from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import has_lines_after, stream_header
 from otel_audit.journal.removal import finish_removal
@@ -26,8 +31,9 @@ from otel_audit.journal.retention import Retention, RetentionLimits
 from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, Settings
+from otel_audit.settings.proof import default_log_name
 
-__all__ = ["Left", "Sweep", "SweepReport", "restart", "retention_of"]
+__all__ = ["Left", "Sweep", "SweepReport", "adopter_of", "ledger_of", "restart", "retention_of"]
 
 
 # Each try of a destination that does not answer takes a whole time-out; nobody waits for a thousand of them.
@@ -246,6 +252,42 @@ def _end_of(files: StreamFiles) -> Position:
     """A position behind everything that the stream has now."""
     last = files.segments()[-1]
     return Position(last, os.stat(files.segment(last)).st_size, 0)
+
+
+def ledger_of(settings: Settings, describe: Callable[[], Mapping[str, Any]], notices: Notices) -> Ledger | None:
+    """Return the ledger that the settings ask for; None in memory mode, which has none.
+
+    `describe` says what the headers of its segments do of the process that writes them.
+    """
+    if settings.durability is Durability.MEMORY:
+        return None
+    return Ledger(
+        settings.directory,
+        settings.log_name or default_log_name(settings.service_name),
+        describe,
+        identity=Identity(settings.identity_key, settings.sign_command, say=notices.say),
+        file_mode=settings.file_mode,
+        say=notices.say,
+    )
+
+
+def adopter_of(
+    ledger: Ledger | None,
+    settings: Settings,
+    notices: Notices,
+    *,
+    foreign: bool = False,
+    begins: bool = True,
+) -> Adopter | None:
+    """Return who tells the ledger of streams whose process is gone; None without a ledger. See `Adopter`."""
+    if ledger is None:
+        return None
+
+    def failed(files: StreamFiles, error: Exception) -> None:
+        said = f"{files.segment(1)}: the ledger cannot be told of a stream: {described(error)}"
+        notices.say(f"adopt {files.stream_id}", said)
+
+    return Adopter(ledger, foreign=foreign, file_mode=settings.file_mode, begins=begins, failed=failed)
 
 
 def retention_of(

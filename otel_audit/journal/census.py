@@ -49,7 +49,7 @@ class StreamCensus:
     `is_unattended`: events wait, their writer is gone, and nobody is there who delivers them; False where that may not
     be looked at. `is_foreign`: nobody will, without being told to, since the writer may live on another machine.
     `missing` are events that somebody took away before every exporter had them, `missing_segments` those whose files
-    were removed, but not by retention.
+    were removed, but not by retention. `is_in_memory`: written with durability `memory`.
     """
 
     stream_id: str
@@ -61,6 +61,7 @@ class StreamCensus:
     is_foreign: bool = False
     missing: int = 0
     missing_segments: Sequence[int] = ()
+    is_in_memory: bool = False
 
     @property
     def blocked(self) -> dict[str, str]:
@@ -252,6 +253,7 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
         is_unattended and may_live_elsewhere(files.directory, header),
         missing,
         gone,
+        is_in_memory,
     )
 
 

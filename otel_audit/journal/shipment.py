@@ -28,8 +28,10 @@ def _unknown() -> Position | None:
 class Shipment:
     """The right to export one stream, and its cursor: the ship lock is held until `release`.
 
-    `writer_lock` is held too when the writer is gone: nothing more will come. `durable` says how far the writer knows
-    its lines to be durable, and with that how far they may be exported; None where it is in another process.
+    `writer_lock` is held too when the writer is gone: nothing more will come. `leaves_lock`: a lock file that a dead
+    writer has left stays, since somebody tells the ledger of its end, and removes it then. `durable` says how far the
+    writer knows its lines to be durable, and with that how far they may be exported; None where it is in another
+    process.
     """
 
     files: StreamFiles
@@ -39,6 +41,8 @@ class Shipment:
     durable: Callable[[], Position | None] = _unknown
     released: bool = False
     file_mode: int = 0o600
+    leaves_lock: bool = False
+    was_left: bool = False  # the writer died, or could not tell of its end: its lock file was still there
 
     @property
     def stream_id(self) -> str:
@@ -62,6 +66,7 @@ class Shipment:
         """True when the writer is gone. Once true it stays so: a stream is never opened again."""
         if self.writer_lock is None and not FileLock.is_held(self.files.writer_lock):
             # A lock file that is missing was removed by a writer that ended, or by an adopter that saw its end.
+            self.was_left = self.files.writer_lock.exists()
             self.writer_lock = FileLock.acquire(self.files.writer_lock)
         return self.writer_lock is not None
 
@@ -106,7 +111,7 @@ class Shipment:
         self.released = True
         self.cursor.close()
         if self.writer_lock is not None:
-            self.writer_lock.release(remove=True)
+            self.writer_lock.release(remove=not (self.leaves_lock and self.was_left))
         self.ship_lock.release(remove=over)
 
     def abandon(self) -> None:
@@ -118,7 +123,11 @@ class Shipment:
 
 
 def take(
-    files: StreamFiles, *, file_mode: int = 0o600, durable: Callable[[], Position | None] = _unknown
+    files: StreamFiles,
+    *,
+    file_mode: int = 0o600,
+    durable: Callable[[], Position | None] = _unknown,
+    leaves_lock: bool = False,
 ) -> Shipment | None:
     """The right to export this stream, whether its writer lives or not; None when somebody else has it."""
     ship_lock = FileLock.acquire(files.ship_lock, mode=file_mode)
@@ -129,7 +138,7 @@ def take(
     except BaseException:
         ship_lock.release()
         raise
-    return Shipment(files, cursor, ship_lock, None, durable, file_mode=file_mode)
+    return Shipment(files, cursor, ship_lock, None, durable, file_mode=file_mode, leaves_lock=leaves_lock)
 
 
 def _nobody(header: Mapping[str, Any]) -> bool:
@@ -149,6 +158,7 @@ def adopt(
     foreign: bool = False,
     most: int = 64,
     file_mode: int = 0o600,
+    leaves_lock: bool = False,
     failed: Callable[[StreamFiles, Exception], None] = _unheard,
     left: Callable[[StreamFiles], None] = _unheard,
     stopped: Callable[[], bool] = lambda: False,
@@ -157,8 +167,9 @@ def adopt(
 
     `wanted` says by the header whether a stream concerns the caller. `known` are ids not to look at again; those that
     are found delivered, or not to be wanted, are added. `live` says by the header which to take although their writer
-    lives. `foreign`: also those whose writer may live on another host; else `left` is told of each that is wanted. A
-    stream whose files cannot be used is told to `failed`, and the others are taken. `stopped` is asked before each.
+    lives. `leaves_lock`: see `Shipment`. `foreign`: also those whose writer may live on another host; else `left` is
+    told of each that is wanted. A stream whose files cannot be used is told to `failed`, and the others are taken.
+    `stopped` is asked before each.
     """
     taken = 0
     for stream_id in segments_in(directory):
@@ -169,7 +180,14 @@ def adopt(
         files = StreamFiles(directory, stream_id)
         try:
             shipment = _taken(
-                files, wanted=wanted, known=known, live=live, foreign=foreign, left=left, file_mode=file_mode
+                files,
+                wanted=wanted,
+                known=known,
+                live=live,
+                foreign=foreign,
+                left=left,
+                file_mode=file_mode,
+                leaves_lock=leaves_lock,
             )
         except Exception as error:  # of the files, or of `wanted` on a header that was damaged
             failed(files, error)
@@ -188,6 +206,7 @@ def _taken(
     foreign: bool,
     left: Callable[[StreamFiles], None],
     file_mode: int,
+    leaves_lock: bool,
 ) -> Shipment | None:
     if is_over(files.cursor):
         known.add(files.stream_id)
@@ -205,7 +224,7 @@ def _taken(
         return None
     if is_live and not live(header):
         return None
-    shipment = take(files, file_mode=file_mode)
+    shipment = take(files, file_mode=file_mode, leaves_lock=leaves_lock)
     if shipment is not None and shipment.cursor.ended:
         known.add(files.stream_id)
         with contextlib.suppress(OSError):  # it is opened once more, by the next process
@@ -223,13 +242,14 @@ class Adoption:
     """Which streams of other processes are taken over: those whose header is `wanted` and whose writer is gone.
 
     `live`: of those whose writer lives, which. `foreign`: also those whose writer may live on another host. `at_once`:
-    how many are held at most; each takes about five descriptors.
+    how many are held at most; each takes about five descriptors. `leaves_lock`: see `Shipment`.
     """
 
     wanted: Callable[[Mapping[str, Any]], bool]
     live: Callable[[Mapping[str, Any]], bool] | None = None
     foreign: bool = False
     at_once: int = _STREAMS_AT_ONCE
+    leaves_lock: bool = False
 
     def take(
         self,
@@ -251,6 +271,7 @@ class Adoption:
             foreign=self.foreign,
             most=self.at_once - held,
             file_mode=file_mode,
+            leaves_lock=self.leaves_lock,
             failed=failed,
             left=left,
             stopped=stopped,

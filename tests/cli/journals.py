@@ -15,6 +15,7 @@ from otel_audit.journal.journal import Journal
 from otel_audit.journal.locks import host_id
 from otel_audit.journal.shipment import take
 from otel_audit.journal.stream import Limits
+from otel_audit.settings import Durability
 
 __all__ = ["Inbox", "a_journal", "deliver", "record"]
 
@@ -26,6 +27,7 @@ def a_journal(
     service: str = "shop",
     segment_bytes: int = 1 << 20,
     host: str | None = None,
+    durability: str = "os",
 ) -> Journal:
     """An open journal whose segment headers name these exporters."""
     return Journal(
@@ -35,8 +37,10 @@ def a_journal(
             "scope": {"name": "otel_audit", "version": "0"},
             "export": list(export),
             "host_id": host or host_id(),
+            "durability": durability,
         },
         limits=Limits(segment_bytes=segment_bytes),
+        durability=Durability(durability),
     )
 
 

@@ -31,13 +31,14 @@ from otel_audit.journal.stream_tree import StreamTree, TreeBroken, TreeHead
 from otel_audit.notices import Notices
 from otel_audit.threads import RealThread, SimpleQueue, new_lock, wait_for_word
 
-__all__ = ["HeadLimits", "Registrar", "anchor_of", "head_content"]
+__all__ = ["END_WAIT_S", "HeadLimits", "Registrar", "anchor_of", "head_content"]
 
 _LOOK_S: Final = 1.0
 _LOOK_MIN_S: Final = 0.02
 _LEAVES_A_LOOK: Final = 2048  # half of what the list takes
 _OPEN_AFTER_S: Final = 0.5  # what ends sooner opens and ends in one turn
 _WAIT_S: Final = 2.0
+END_WAIT_S: Final = 4.0  # for a turn that others have, and for a disk that is slow
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 60.0
 
@@ -170,7 +171,8 @@ class Registrar:
     """Tells the ledger of the streams of this process. Any thread may call it; its own one does the work.
 
     `describe` says what an `open` entry does, of the process and its settings. `is_waited_for`: the first receipt of a
-    stream waits until it is opened in the ledger.
+    stream waits until it is opened in the ledger. `end_wait_s`: how long who ends a stream may wait for its end to be
+    told.
     """
 
     def __init__(
@@ -180,12 +182,14 @@ class Registrar:
         describe: Callable[[], Mapping[str, Any]],
         limits: HeadLimits | None = None,
         is_waited_for: bool = False,
+        end_wait_s: float = END_WAIT_S,
         notices: Notices | None = None,
     ) -> None:
         self.ledger = ledger
         self._describe = describe
         self._limits = limits or HeadLimits()
         self._is_waited_for = is_waited_for
+        self._end_wait_s = end_wait_s
         self._notices = notices or Notices()
         self._begin()
 
@@ -230,7 +234,7 @@ class Registrar:
             if self._thread is None:  # the interpreter is about to end, and no thread was started any more
                 self.look()
             else:
-                self._wait_for(lambda: stream_id not in self._lives, 2 * _WAIT_S)
+                self._wait_for(lambda: stream_id not in self._lives, self._end_wait_s)
             self._lives.pop(stream_id, None)
         return stream_id in self._ended
 
@@ -251,13 +255,14 @@ class Registrar:
         """
         if words is not None and words is not self._words:
             return -1.0
-        if not self._looking.acquire(blocking=False):
+        looking, waiting = self._looking, self._waiting  # a process that is opened again has others meanwhile
+        if not looking.acquire(blocking=False):
             return _LOOK_S  # a thread that was to end has not come back from the disk
         try:
             return self._look()
         finally:
-            self._looking.release()
-            for turns in self._waiting.copy():
+            looking.release()
+            for turns in waiting.copy():
                 turns.put(None)
 
     def _look(self) -> float:

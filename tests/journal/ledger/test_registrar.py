@@ -39,7 +39,11 @@ def registered(
 ) -> Iterator[Journal]:
     """A journal whose streams are told to the ledger of its directory."""
     registrar = Registrar(
-        a_ledger(directory), describe=lambda: {"service": "shop"}, limits=heads, is_waited_for=is_waited_for
+        a_ledger(directory),
+        describe=lambda: {"service": "shop"},
+        limits=heads,
+        is_waited_for=is_waited_for,
+        end_wait_s=PATIENCE_S,
     )
     journal = a_journal(directory, on_open=registrar.follow, on_close=registrar.end, **options)
     yield journal
