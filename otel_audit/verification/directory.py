@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,11 +185,14 @@ def read_stream(
         bridges.append(Bridge(1, claims.start.size, None, claims.start.hash, claims.start.nodes))
     walk = AnchorWalk(anchors, bridges, findings)
     reading = StreamReading(findings, Chain(files.stream_id, walk, findings), walk)
-    for number in _numbers(files, begin):
+    number = files.segment_from(begin)
+    while number is not None:
         try:
-            _read_segment(files, number, reading, passed)
+            is_last = not _read_segment(files, number, reading, passed)
         except FileNotFoundError:
-            continue  # removed in this moment: what is missing then is asked of the ledger
+            is_last = False  # removed in this moment: what is missing then is asked of the ledger
+        # One that is begun after the last look is not read: before it this segment may have had more lines.
+        number = None if is_last else files.segment_from(number + 1)
     reading.chain.end()
     _judge_headers(files, reading)
     _judge_damage(files, reading)
@@ -206,14 +209,8 @@ def _segment_behind(files: StreamFiles, start: Anchor) -> int | None:
     return None
 
 
-def _numbers(files: StreamFiles, begin: int) -> Iterator[int]:
-    """Yield the segments in order, those too that are begun meanwhile."""
-    number: int | None = begin - 1
-    while number is not None and (number := files.segment_from(number + 1)) is not None:
-        yield number
-
-
-def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passed: Callable[[int], None]) -> None:
+def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passed: Callable[[int], None]) -> bool:
+    """Read all lines of a segment that are there now. Return True if a later one was begun before the last of them."""
     with opened(files.segment(number)) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -237,6 +234,7 @@ def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passe
     if reading.torn_bytes and begun:
         reading.chain.take_damage(number, offset, reading.torn_bytes)
         reading.torn_bytes = 0
+    return begun
 
 
 def _judge_headers(files: StreamFiles, reading: StreamReading) -> None:
