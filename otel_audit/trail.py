@@ -40,6 +40,7 @@ from otel_audit.journal.counts import CountsByExporter, Stats
 from otel_audit.journal.files import make_private, say_exposure
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.ledger.entries import last_note
+from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.ledger.registrar import END_WAIT_S, HeadLimits, Registrar, anchor_of
 from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.retention import Retention
@@ -138,7 +139,7 @@ class Trail(AuditSink):
             file_mode=settings.file_mode,
             notices=self.notices,
             metrics=self._metrics,
-            retention=None if self._is_shipped else self._retention(adoption),
+            retention=None if self._is_shipped else self._retention(adoption, ledger),
             adopter=adopter_of(ledger, settings, self.notices),
             countersign=(lambda: None) if ledger is None else ledger.countersign,
             on_room=lambda: self.journal.room_made(),
@@ -197,8 +198,8 @@ class Trail(AuditSink):
             notices=self.notices,
         )
 
-    def _retention(self, adoption: Adoption) -> Retention | None:
-        return retention_of(self.settings, adoption, self._exporter_names, self.notices)
+    def _retention(self, adoption: Adoption, ledger: Ledger | None) -> Retention | None:
+        return retention_of(self.settings, adoption, self._exporter_names, self.notices, ledger=ledger)
 
     @property
     def _is_shipped(self) -> bool:

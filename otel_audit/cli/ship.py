@@ -65,8 +65,8 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
         click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)
     notices = Notices()
     say_exposure(directory, notices)
-    retention = retention_of(settings, adoption, [exporter.name], notices)
     ledger = ledger_of(settings, partial(_description, settings), notices)
+    retention = retention_of(settings, adoption, [exporter.name], notices, ledger=ledger, begins=False)
     # Which name a ledger has is for the service to say that writes the directory.
     adopter = adopter_of(ledger, settings, notices, foreign=adopt_foreign, begins=False)
     with Stop() as stop:

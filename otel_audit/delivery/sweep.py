@@ -291,9 +291,18 @@ def adopter_of(
 
 
 def retention_of(
-    settings: Settings, adoption: Adoption, exporters: Iterable[str], notices: Notices
+    settings: Settings,
+    adoption: Adoption,
+    exporters: Iterable[str],
+    notices: Notices,
+    *,
+    ledger: Ledger | None = None,
+    begins: bool = True,
 ) -> Retention | None:
-    """Removes what the adopter of these streams has delivered with these exporters; None when all is kept for ever."""
+    """Removes what the adopter of these streams has delivered with these exporters; None when all is kept for ever.
+
+    `ledger` is told first, if there is one already or if it `begins`.
+    """
     limits = RetentionLimits(settings.retention_days, settings.retention_bytes)
     if settings.durability is Durability.MEMORY:
         limits = RetentionLimits(settings.retention_days, bytes=1)  # what is delivered makes room for what is not
@@ -313,4 +322,6 @@ def retention_of(
         foreign=adoption.foreign,
         file_mode=settings.file_mode,
         failed=failed,
+        ledger=ledger,
+        begins=begins,
     )

@@ -18,7 +18,7 @@ from typing import Any, Final
 from otel_audit.journal.counts import Counts, Progress, counts_in, furthest_behind, refused_by_any, shared_by_all
 from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
-from otel_audit.journal.ledger.former import RETAIN, Entry, entries, latest
+from otel_audit.journal.ledger.removals import Removals, stream_of
 from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import lines_behind, stream_header
@@ -32,7 +32,6 @@ __all__ = [
     "Retained",
     "StreamCensus",
     "census",
-    "removed_counts",
     "segment_counts",
     "stream_counts",
 ]
@@ -136,31 +135,28 @@ def census(directory: Path) -> Census:
     Raises:
         OSError: a file of the directory cannot be read.
     """
+    removals = Removals(directory)
+    removals.refresh()
     for _ in range(_LOOKS):
         time_ns = time.time_ns()
-        last = latest(directory, RETAIN)
-        retained = Retained(directory)
-        kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, last, retained)]
+        removed = sum((Counts.of(totals) for totals in removals.totals), Counts())
+        retained = Retained(directory, removals)
+        kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, retained)]
         streams = [_stream_census(files, numbers, retained) for files, numbers in kept]
-        if latest(directory, RETAIN) == last:
+        if not removals.refresh():
             break  # else something was removed meanwhile, and may be counted twice
-    return Census(directory, time_ns, streams, removed_counts(last))
+    return Census(directory, time_ns, streams, removed)
 
 
-def removed_counts(last: Entry | None) -> Counts:
-    """What no stream counts any more, by the last retain entry of the directory's ledger."""
-    return Counts() if last is None else Counts.of(last.content.get("totals"))
-
-
-def _kept(directory: Path, last: Entry | None, retained: Retained) -> Iterator[tuple[str, list[int]]]:
+def _kept(directory: Path, retained: Retained) -> Iterator[tuple[str, list[int]]]:
     """Streams and segments without one that is as good as removed: a crash came between its entry and its end.
 
     Also streams of which somebody removed all but the cursor.
     """
-    gone = None if last is None else (last.content.get("stream_id"), last.content.get("segment"))
+    gone = retained.unfinished()
     cursors = {stream_id: list[int]() for stream_id in cursors_in(directory)}  # listed first: a stream may be new
     for stream_id, numbers in sorted({**cursors, **segments_in(directory)}.items()):
-        kept = [number for number in numbers if (stream_id, number) != gone]
+        kept = [number for number in numbers if (stream_id, number) not in gone]
         if kept or (not numbers and _is_left_over(StreamFiles(directory, stream_id), retained)):
             yield stream_id, kept
 
@@ -170,13 +166,13 @@ def _is_left_over(files: StreamFiles, retained: Retained) -> bool:
     return bool(read_cursor(files.cursor, listed=False)[0]) and not retained.is_whole(files.stream_id)
 
 
-def stream_counts(files: StreamFiles, numbers: Sequence[int]) -> Counts:
-    """What became of the events of one stream that has these segments.
+def stream_counts(files: StreamFiles, numbers: Sequence[int], removals: Removals | None = None) -> Counts:
+    """What became of the events of one stream that has these segments. `removals`: what was removed, if it was read.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return _stream_census(files, numbers, Retained(files.directory)).counts
+    return _stream_census(files, numbers, Retained(files.directory, removals)).counts
 
 
 def segment_counts(files: StreamFiles, number: int) -> Counts:
@@ -189,30 +185,35 @@ def segment_counts(files: StreamFiles, number: int) -> Counts:
 
 
 class Retained:
-    """What retention removed of each stream, by the ledger, which is read when somebody asks for the first time."""
+    """What retention removed of each stream, by the ledgers, which are read when somebody asks for the first time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, removals: Removals | None = None) -> None:
         self._directory = directory
+        self._given = removals
 
     @cached_property
-    def _told(self) -> Mapping[object, Sequence[Mapping[str, Any]]]:
-        told: dict[object, list[Mapping[str, Any]]] = {}
-        for entry in entries(self._directory):
-            if entry.kind == RETAIN:
-                told.setdefault(entry.content.get("stream_id"), []).append(entry.content)
-        return told
+    def _removals(self) -> Removals:
+        if self._given is not None:
+            return self._given
+        removals = Removals(self._directory)
+        removals.refresh()
+        return removals
+
+    def unfinished(self) -> set[tuple[object, object]]:
+        """Streams and segments that are as good as removed: a crash may have come between their entries and the end."""
+        return {(stream_of(told), told.get("segment")) for told in self._removals.last}
 
     def segments(self, stream_id: str) -> set[object]:
         """The numbers of the segments."""
-        return {told.get("segment") for told in self._told.get(stream_id, ())}
+        return {told.get("segment") for told in self._removals.told(stream_id)}
 
     def is_whole(self, stream_id: str) -> bool:
         """True if the stream went as a whole."""
-        return any(told.get("whole") is True for told in self._told.get(stream_id, ()))
+        return any(told.get("whole") is True for told in self._removals.told(stream_id))
 
     def counts(self, stream_id: str, *, by_ledger: bool) -> Counts:
-        """What went with the segments of a stream that the ledger counts in its totals, or that its cursors count."""
-        told = [each for each in self._told.get(stream_id, ()) if bool(each.get("counts")) is by_ledger]
+        """What went with the segments of a stream that the ledgers count in their totals, or that its cursors count."""
+        told = [each for each in self._removals.told(stream_id) if bool(each.get("counts")) is by_ledger]
         return sum((Counts.of({**each, "exported": each.get("events", 0)}) for each in told), Counts())
 
 

@@ -10,23 +10,37 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from otel_audit.journal.census import ELSEWHERE, NOWHERE, Retained, removed_counts, segment_counts, stream_counts
+from otel_audit.journal.census import ELSEWHERE, NOWHERE, Retained, segment_counts, stream_counts
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory
-from otel_audit.journal.ledger.former import RETAIN, Entry, Ledger, is_begun, latest
+from otel_audit.journal.ledger.entries import Kind, leaf_of
+from otel_audit.journal.ledger.former import RETAIN, Ledger, is_begun, latest
+from otel_audit.journal.ledger.removals import Removals, is_kept, stream_of
+from otel_audit.journal.ledger.turn import Turn
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import lines_before, lines_behind, stream_header
+from otel_audit.journal.stream_tree import TreeBroken
 
-__all__ = ["end_lines", "finish_removal", "obituary", "origin_of", "ready_segments", "remove"]
+__all__ = [
+    "end_lines",
+    "finish_removal",
+    "obituary",
+    "origin_of",
+    "ready_segments",
+    "remove",
+    "remove_signed",
+    "signed_obituary",
+]
 
 
 def ready_segments(
@@ -110,8 +124,10 @@ def end_lines(files: StreamFiles, number: int) -> tuple[Line, Line] | None:
     return None if first is None or last is None else (first, last)
 
 
-def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = False) -> Mapping[str, Any] | None:
-    """What the ledger will say of a segment that goes; None when there is no line in it.
+def obituary(
+    files: StreamFiles, number: int, reason: str, *, whole: bool = False, removals: Removals | None = None
+) -> Mapping[str, Any] | None:
+    """What the unsigned ledger will say of a segment that goes; None when there is no line in it.
 
     `whole`: the stream ended, and goes with it. Reads all of the segment.
 
@@ -138,7 +154,7 @@ def obituary(files: StreamFiles, number: int, reason: str, *, whole: bool = Fals
         "events": lines.exported,
         "system": lines.system,
         "dropped": lines.dropped,
-        "counts": _leaving(files, lines, whole=whole).stored(),
+        "counts": _leaving(files, lines, whole=whole, removals=removals).stored(),
     }
 
 
@@ -152,11 +168,110 @@ def remove(ledger: Ledger, files: StreamFiles, content: Mapping[str, Any], time_
     """
     last = latest(files.directory, RETAIN)
     segment = files.segment(content["segment"])
-    if _finish(files.directory, last) and not segment.exists():
+    if _finish(files.directory, None if last is None else last.content) and not segment.exists():
         return False
-    ledger.append(RETAIN, {**content, "totals": _totals(last, content)}, time_ns)
+    before = {} if last is None else last.content.get("totals", {})
+    ledger.append(RETAIN, {**content, "totals": _totals(before, content)}, time_ns)
     _unlink(files, content["segment"], whole=content["whole"])
+    sync_directory(files.directory)  # before the next entry: only the last one may be unfinished
     return True
+
+
+def signed_obituary(
+    files: StreamFiles, number: int, reason: str, removals: Removals, *, whole: bool = False
+) -> Mapping[str, Any] | None:
+    """What the signed ledger will say of a segment that goes; None when there is no line in it.
+
+    With the edge of the stream's tree behind its last line, so that the tree goes on without it. See `obituary`.
+
+    Raises:
+        OSError: it cannot be read.
+        TreeBroken: its lines are not those that were signed; it is evidence, and must stay.
+    """
+    told = obituary(files, number, reason, whole=whole, removals=removals)
+    if told is None:
+        return None
+    named = {"stream": told["stream_id"], "hash": told["last_hash"]}
+    kept = {name: value for name, value in told.items() if name not in ("stream_id", "last_hash")}
+    nodes, why = _edge_behind(files, number, removals)
+    edge = None if nodes is None else [b64encode(node).decode() for node in nodes]
+    return {**named, **kept, "edge": edge, **({"why": why} if why else {})}
+
+
+def _edge_behind(files: StreamFiles, number: int, removals: Removals) -> tuple[Sequence[bytes] | None, str]:
+    """Return the edge of the stream's tree behind a segment, and why there is none; empty when there is one.
+
+    Raises:
+        TreeBroken: another tree was signed there.
+    """
+    signed = removals.signed(files.stream_id)
+    ends = end_lines(files, number)
+    if ends is None:
+        return None, "no line of it can be read"
+    first, last = ends
+    edge = removals.edge_before(files.stream_id, first)
+    if edge is None:
+        border = signed.borders.get(last.seq)
+        why = f"no edge of the lines before {first.seq} is kept"
+        return (border[1].nodes, "") if border is not None else (None, why)
+    for line in lines_behind(files, Position(number)):
+        if line.seq > edge.size + 1:
+            raise TreeBroken(f"line {edge.size + 1} is not in the files any more: its segment is not removed")
+        if line.seq == edge.size + 1:
+            edge.append(leaf_of(line))
+    border = signed.borders.get(edge.size)
+    is_other = border is not None and border[1].nodes != edge.nodes
+    if is_other or (edge.size == signed.size and signed.root not in (None, edge.root())):
+        raise TreeBroken(
+            f"the lines up to {edge.size} are not those that the ledger has signed: their segment is not removed; "
+            "`otel-audit verify` shows what was changed"
+        )
+    return edge.nodes, ""
+
+
+def remove_signed(
+    turn: Turn,
+    removals: Removals,
+    told: Sequence[Mapping[str, Any]],
+    failed: Callable[[StreamFiles, Exception], None],
+) -> Sequence[Mapping[str, Any]]:
+    """Say in the signed ledger that the segments of these obituaries go, then remove them. Return of those that went.
+
+    Only for who has the right to export the streams. `failed` is told of a segment that was said and is still there:
+    `finish_removal` will remove it.
+
+    Raises:
+        LedgerBusy: nothing was said.
+        OSError: the entries may not be durable; nothing was removed.
+    """
+    directory = turn.log.directory
+    removals.refresh()
+    for each in removals.last:
+        _finish(directory, each)
+    if any(_is_unfinished(directory, each) for each in removals.last):
+        return []  # only what the last turn told may be unfinished
+    totals = removals.signed_totals
+    said: list[Mapping[str, Any]] = []
+    for content in told:
+        if _files_of(directory, content).segment(content["segment"]).exists():
+            totals = _totals(totals, content)
+            said.append({**content, "totals": totals})
+    turn.write([(Kind.RETAIN, content) for content in said])
+    gone = []
+    for content in said:
+        files = _files_of(directory, content)
+        try:
+            _unlink(files, content["segment"], whole=content["whole"])
+            gone.append(content)
+        except OSError as error:
+            failed(files, error)
+    if said:
+        sync_directory(directory)
+    return gone
+
+
+def _files_of(directory: Path, content: Mapping[str, Any]) -> StreamFiles:
+    return StreamFiles(directory, str(stream_of(content)))
 
 
 def origin_of(files: StreamFiles) -> Progress:
@@ -167,7 +282,7 @@ def origin_of(files: StreamFiles) -> Progress:
     Raises:
         OSError: the ledger cannot be read.
     """
-    if not is_begun(files.directory):
+    if not is_begun(files.directory) and not is_kept(files.directory):
         return Progress()  # before a listing, since this is asked for each of thousands of streams
     numbers = files.segments()
     if numbers == list(range(1, len(numbers) + 1)):
@@ -175,23 +290,39 @@ def origin_of(files: StreamFiles) -> Progress:
     return Progress(counts=Retained(files.directory).counts(files.stream_id, by_ledger=False))
 
 
-def finish_removal(directory: Path, *, file_mode: int = 0o600) -> None:
-    """Remove what the ledger says is removed: a crash may have come in between.
+def finish_removal(directory: Path, *, file_mode: int = 0o600, removals: Removals | None = None) -> None:
+    """Remove what the ledgers say is removed: a crash may have come in between.
 
-    A file that has the name and is another one was restored from a backup since, and stays.
+    A file that has the name and is another one was restored from a backup since, and stays. `removals`: what was
+    removed, if it was read.
 
     Raises:
         OSError: it cannot be.
     """
-    if not _is_unfinished(directory, latest(directory, RETAIN)):
+    removals = removals or Removals(directory)
+    removals.refresh()
+    if any(_is_unfinished(directory, each) for each in removals.last):
+        ledger = Ledger.locked(directory, mode=file_mode)
+        if ledger is not None:
+            with ledger:
+                removals.refresh()
+                for each in removals.last:
+                    _finish(directory, each)
+    for each in removals.last:
+        _remove_left_locks(directory, each)
+
+
+def _remove_left_locks(directory: Path, last: Mapping[str, Any]) -> None:
+    """Remove the lock files of a stream that went as a whole, unless whoever removed it still has them."""
+    told = _subject(directory, last)
+    if told is None or not told[2] or told[0].segments():
         return
-    ledger = Ledger.locked(directory, mode=file_mode)
-    if ledger is not None:
-        with ledger:
-            _finish(directory, latest(directory, RETAIN))
+    for path in (told[0].ship_lock, told[0].writer_lock):
+        if path.exists() and (lock := FileLock.acquire(path)) is not None:
+            lock.release(remove=True)
 
 
-def _is_unfinished(directory: Path, last: Entry | None) -> bool:
+def _is_unfinished(directory: Path, last: Mapping[str, Any] | None) -> bool:
     told = _subject(directory, last)
     if told is None:
         return False
@@ -199,8 +330,8 @@ def _is_unfinished(directory: Path, last: Entry | None) -> bool:
     return not is_restored and (files.segment(number).exists() or (whole and files.cursor.exists()))
 
 
-def _finish(directory: Path, last: Entry | None) -> bool:
-    """Unlink what the last entry tells, if that was not done. Only under the ledger's lock. True if there was any."""
+def _finish(directory: Path, last: Mapping[str, Any] | None) -> bool:
+    """Unlink what a last entry tells, if that was not done. Only under the ledger's lock. True if there was any."""
     told = _subject(directory, last)
     if told is None or not _is_unfinished(directory, last):
         return False
@@ -209,6 +340,7 @@ def _finish(directory: Path, last: Entry | None) -> bool:
     writer_lock = FileLock.acquire(files.writer_lock) if ship_lock is not None else None
     try:
         _unlink(files, number, whole=writer_lock is not None)
+        sync_directory(directory)
     finally:
         for lock in (ship_lock, writer_lock):
             if lock is not None:
@@ -216,7 +348,7 @@ def _finish(directory: Path, last: Entry | None) -> bool:
     return True
 
 
-def _subject(directory: Path, last: Entry | None) -> tuple[StreamFiles, int, bool, bool] | None:
+def _subject(directory: Path, last: Mapping[str, Any] | None) -> tuple[StreamFiles, int, bool, bool] | None:
     """What the entry says of, whether the stream goes as a whole, and whether somebody has put the segment back.
 
     Never a name outside the directory, whoever wrote it.
@@ -224,13 +356,13 @@ def _subject(directory: Path, last: Entry | None) -> tuple[StreamFiles, int, boo
     if last is None:
         return None
     try:
-        files = StreamFiles(directory, str(uuid.UUID(last.content["stream_id"])))
-        number = int(last.content["segment"])
+        files = StreamFiles(directory, str(uuid.UUID(stream_of(last))))
+        number = int(last["segment"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     there = _identity(files.segment(number))
-    is_restored = there is not None and there != last.content.get("file")
-    return files, number, last.content.get("whole") is True, is_restored
+    is_restored = there is not None and there != last.get("file")
+    return files, number, last.get("whole") is True, is_restored
 
 
 def _identity(path: Path) -> Mapping[str, int] | None:
@@ -250,25 +382,22 @@ def _unlink(files: StreamFiles, number: int, *, whole: bool) -> None:
     if whole and not files.segments():
         for path in (files.cursor, *files_beside(files.cursor)):
             path.unlink(missing_ok=True)
-    # Before the next entry: only the last one may be unfinished.
-    sync_directory(files.directory)
 
 
-def _leaving(files: StreamFiles, lines: Counts, *, whole: bool) -> Counts:
+def _leaving(files: StreamFiles, lines: Counts, *, whole: bool, removals: Removals | None) -> Counts:
     """What no stream counts any more without this segment.
 
     A cursor goes on counting what it has passed, until it goes too. Without one, lines are counted where they are.
     """
     if whole:
-        return stream_counts(files, files.segments())
+        return stream_counts(files, files.segments(), removals)
     is_destination = not read_cursor(files.cursor, listed=False)[0] and stream_header(files).get("export") == [NOWHERE]
     return lines if is_destination else Counts()
 
 
-def _totals(last: Entry | None, content: Mapping[str, Any]) -> Mapping[str, int]:
-    """All that retention has removed in this directory, with this."""
-    before: Mapping[str, Any] = last.content.get("totals", {}) if last is not None else {}
-    counts = removed_counts(last) + Counts.of(content["counts"])
+def _totals(before: Mapping[str, Any], content: Mapping[str, Any]) -> Mapping[str, int]:
+    """All that retention has removed in this directory by this ledger, with this."""
+    counts = Counts.of(before) + Counts.of(content["counts"])
     return {
         "segments": int(before.get("segments", 0)) + 1,
         "bytes": int(before.get("bytes", 0)) + int(content["bytes"]),

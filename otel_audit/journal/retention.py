@@ -6,164 +6,52 @@ ready segment is removed when it has been ready for some days, or when the direc
 oldest first. With the last segment of a stream that ended go its cursor and its lock files.
 
 Only the holder of the right to export a stream removes its segments: a stream whose ship lock another process holds is
-left to that one. The ledger tells of each removal first: see `otel_audit.journal.removal`.
-
-Age is measured by a clock that nobody can set. A wall clock is set by hand, by NTP, by a broken battery, and a jump of
-a year would make every line old at once, so no time in a line or a file is compared with it. A segment is as old as the
-time that has passed since it was first *seen* ready to go, by the kernel's clock since boot, which also counts while no
-process of ours runs and while the machine sleeps. It begins anew with each boot. How much passed from the last look
-before a boot to the first one after it, only the wall clock can say; it is believed for a day and no more, and never
-when it runs backwards. A jump of the wall clock while the machine runs has no effect at all, one over a reboot makes a
-line older by a day at most, and a machine that was off for a month keeps its lines for almost a month longer. The same
-holds for a directory that another host looks at. A state that is lost begins anew: lines are kept longer, never
-shorter.
+left to that one. The ledger tells of each removal first: see `otel_audit.journal.removal`. Where a directory keeps a
+signed ledger, only lines go that an entry of it covers. How old a segment is, `otel_audit.journal.ages` says.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from otel_audit.errors import LedgerBusy
+from otel_audit.journal.ages import STATE_NAME, Ages, Moment, now
 from otel_audit.journal.census import Retained
-from otel_audit.journal.files import StreamFiles, open_with_mode, segments_in, write_whole
-from otel_audit.journal.ledger.former import Ledger, has_room
-from otel_audit.journal.locks import FileLock, boot_id, may_live_elsewhere
+from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.ledger import former
+from otel_audit.journal.ledger.ledger import Ledger
+from otel_audit.journal.ledger.removals import Removals, is_kept
+from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import stream_header
-from otel_audit.journal.removal import finish_removal, obituary, ready_segments, remove
+from otel_audit.journal.removal import (
+    end_lines,
+    finish_removal,
+    obituary,
+    ready_segments,
+    remove,
+    remove_signed,
+    signed_obituary,
+)
 from otel_audit.journal.shipment import Shipment
+from otel_audit.journal.stream_tree import TreeBroken
 from otel_audit.settings import Durability
 
-__all__ = ["STATE_NAME", "Ages", "Moment", "Removed", "Retention", "RetentionLimits", "now"]
-
-
-STATE_NAME: Final = "retention.state"
-_BETWEEN_BOOTS_MAX_NS: Final = 86_400 * 10**9
-_BOOTS_MAX: Final = 16  # hosts that look at one directory
-
-
-class Moment(NamedTuple):
-    """What the clocks say at one moment, in nanoseconds: since 1970, and since the boot of that id."""
-
-    wall_ns: int
-    boottime_ns: int
-    boot_id: str
-
-
-def now() -> Moment:
-    """This moment. Source: clock_gettime(2), CLOCK_BOOTTIME: it cannot be set, and counts while the machine sleeps."""
-    return Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), boot_id())
-
-
-@dataclass(slots=True)
-class Ages:
-    """How old what is ready to go is. `lived_ns` is the time that has passed for this directory since its first look.
-
-    `ready` says by stream and segment at which `lived_ns` it was first seen ready.
-    """
-
-    lived_ns: int = 0
-    wall_ns: int | None = None
-    boots: dict[str, tuple[int, int]] = field(default_factory=dict)  # clock since boot and `lived_ns` at its last look
-    ready: dict[str, dict[int, int]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> Ages:
-        """As they were stored; all begins anew when they cannot be read.
-
-        Raises:
-            OSError: the file is there, and may not be read.
-        """
-        try:
-            stored = json.loads(path.read_bytes())
-            return cls._of(stored)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-            return cls()
-
-    @classmethod
-    def _of(cls, stored: Mapping[str, Any]) -> Ages:
-        return cls(
-            int(stored["lived_ns"]),
-            int(stored["wall_ns"]),
-            {boot: (int(clock), int(lived)) for boot, (clock, lived) in stored["boots"].items()},
-            {
-                stream: {int(number): int(lived) for number, lived in segments.items()}
-                for stream, segments in stored["ready"].items()
-            },
-        )
-
-    def advance(self, moment: Moment) -> None:
-        """Let the time pass that has passed, as far as it is certain."""
-        clock, lived_ns = self.boots.get(moment.boot_id, (moment.boottime_ns + 1, 0))
-        if moment.boottime_ns >= clock:
-            lived_ns += moment.boottime_ns - clock
-        else:
-            step = 0 if self.wall_ns is None else moment.wall_ns - self.wall_ns
-            lived_ns = self.lived_ns + min(max(0, step), _BETWEEN_BOOTS_MAX_NS)
-        # Never back: where several hosts look in turn, each has its own clock since boot.
-        self.lived_ns = max(self.lived_ns, lived_ns)
-        self.wall_ns = moment.wall_ns
-        self.boots[moment.boot_id] = (moment.boottime_ns, self.lived_ns)
-        while len(self.boots) > _BOOTS_MAX:
-            del self.boots[min(self.boots, key=lambda boot: self.boots[boot][1])]
-
-    def is_ready(self, stream_id: str, number: int) -> bool:
-        """It was seen ready before."""
-        return number in self.ready.get(stream_id, {})
-
-    def note(self, stream_id: str, number: int) -> None:
-        """It is ready from now on, unless it was so before."""
-        self.ready.setdefault(stream_id, {}).setdefault(number, self.lived_ns)
-
-    def forget_all(self, segments: Iterable[tuple[str, int]]) -> None:
-        """These are gone, or not ready any more."""
-        for stream_id, number in segments:
-            left = self.ready.get(stream_id, {})
-            left.pop(number, None)
-            if not left:
-                self.ready.pop(stream_id, None)
-
-    def by_age(self) -> list[tuple[int, str, int]]:
-        """All that is ready, oldest first: for how many nanoseconds, stream, segment."""
-        ready = [
-            (lived_ns, stream_id, number)
-            for stream_id, segments in self.ready.items()
-            for number, lived_ns in segments.items()
-        ]
-        return [(self.lived_ns - lived_ns, stream_id, number) for lived_ns, stream_id, number in sorted(ready)]
-
-    def store(self, path: Path, *, mode: int) -> None:
-        """They are in the file, whole, or the file is as it was.
-
-        Raises:
-            OSError: it is as it was.
-        """
-        stored = {"lived_ns": self.lived_ns, "wall_ns": self.wall_ns, "boots": self.boots, "ready": self.ready}
-        draft = path.with_name(f"{path.name}.new")
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()  # of somebody who was killed
-        descriptor = open_with_mode(draft, os.O_WRONLY, mode)
-        try:
-            write_whole(descriptor, json.dumps(stored, separators=(",", ":")).encode())
-            draft.rename(path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+__all__ = ["Removed", "Retention", "RetentionLimits"]
 
 
 _LOOK_EVERY_S: Final = 60.0
 _LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a minute a busy service could write gigabytes
 _IDLE_TIMES: Final = 100  # as long as a look that found nothing took is waited for the next one
-_MOST_A_LOOK: Final = 256  # each takes two syncs
+_MOST_A_LOOK: Final = 256
+_MOST_A_TURN: Final = 32  # of as many streams, whose locks are held meanwhile
+_FIRST_LOOK_S: Final = 5.0  # the signed ledger is read once for it, which a process of a second need not pay for
 _STATE_EVERY_NS: Final = 3600 * 10**9
 _DAY_NS: Final = 86_400 * 10**9
 
@@ -193,7 +81,8 @@ class Retention:
 
     `wanted` says by the header which streams are the caller's. `exporters` are those that the caller runs: what is not
     yet theirs stays. `foreign`: also streams whose writer may live on another host. `failed` is told of
-    a stream that cannot be looked at or removed; the others are.
+    a stream that cannot be looked at or removed; the others are. `ledger` is the signed one of the directory; without
+    it the unsigned one is told, and a directory that has a signed one is left alone. `begins`: it is kept, or will be.
     """
 
     def __init__(
@@ -207,8 +96,12 @@ class Retention:
         file_mode: int = 0o600,
         clock: Callable[[], Moment] = now,
         failed: Callable[[StreamFiles, Exception], None] = lambda files, error: None,
+        ledger: Ledger | None = None,
+        begins: bool = True,
     ) -> None:
         self._directory = directory
+        self._ledger = ledger
+        self._begins = begins
         self._limits = limits
         self._wanted = wanted
         self._exporters = frozenset(exporters)
@@ -220,8 +113,10 @@ class Retention:
         self._begin()
 
     def _begin(self) -> None:
-        self._locks: list[FileLock | Ledger] = []
-        self._look_at = 0.0
+        self._locks: list[FileLock | former.Ledger] = []
+        self._removals = Removals(self._directory)
+        self._is_signed = False  # the directory keeps a signed ledger, or will
+        self._look_at = 0.0 if self._ledger is None else time.monotonic() + _FIRST_LOOK_S
 
     def forked(self) -> None:
         """In a forked child: what the parent holds is left to the parent."""
@@ -262,30 +157,24 @@ class Retention:
         """Remove what may go now, some hundred segments at most.
 
         `held` are the streams that the caller exports, by id; none of them is released while `guard` is entered.
-        `stopped` is asked before each removal.
+        `stopped` is asked before each removal, or each turn of the signed ledger.
 
         Raises:
             OSError: the directory, its ledger or its state cannot be used; what was not removed is as it was.
         """
         held = held or {}
-        finish_removal(self._directory, file_mode=self._file_mode)
+        guard = guard or contextlib.nullcontext()
+        self._is_signed = (self._ledger is not None and self._begins) or is_kept(self._directory)
+        finish_removal(self._directory, file_mode=self._file_mode, removals=self._removals)
         segments = segments_in(self._directory)
         ages = self._aged(segments, held)
         removed = Removed()
         gone: list[tuple[str, int]] = []
-        for reason, stream_id, number in islice(self._due(ages, segments), _MOST_A_LOOK):
+        for batch in _batches(islice(self._due(ages, segments), _MOST_A_LOOK), _MOST_A_TURN if self._is_signed else 1):
             if stopped():
                 break
-            files = StreamFiles(self._directory, stream_id)
-            try:
-                shipment = held.get(stream_id)
-                size = self._removed_held(files, number, reason, shipment, guard) if shipment else None
-                size = size if shipment else self._removed(files, number, reason)
-            except OSError as error:
-                self._failed(files, error)
-                continue
-            if size is not None:
-                gone.append((stream_id, number))
+            for segment, size in self._removed_together(batch, held, guard):
+                gone.append(segment)
                 removed = Removed(removed.segments + (size > 0), removed.bytes + size)
         if gone:
             self._keep(lambda state: state.forget_all(gone))
@@ -308,7 +197,7 @@ class Retention:
         ages.advance(moment)
         is_worth_it = bool(ages.ready) and (not is_known or ages.lived_ns - before_ns >= _STATE_EVERY_NS)
         change(ages)
-        if stale or fresh or is_worth_it or (segments and not has_room(self._directory)):
+        if stale or fresh or is_worth_it or (segments and not former.has_room(self._directory)):
             self._keep(change)
         return ages
 
@@ -319,7 +208,7 @@ class Retention:
 
         But for what somebody has put back: the ledger says that it was removed, and whoever restored it wants it.
         """
-        retained = Retained(self._directory)
+        retained = Retained(self._directory, self._removals)
         for stream_id, numbers in segments.items():
             if all(ages.is_ready(stream_id, number) for number in numbers):
                 continue
@@ -335,7 +224,7 @@ class Retention:
 
     def _keep(self, change: Callable[[Ages], None]) -> None:
         """Change the state in the file. Left for the next look when somebody else is at it, or the disk is full."""
-        with self._ledger() as ledger:
+        with self._unsigned() as ledger:
             if ledger is None:
                 return
             ledger.keep_room()
@@ -375,75 +264,137 @@ class Retention:
             if header:  # of one that could not be read nothing is known
                 self._unwanted.add(files.stream_id)
             return []
-        return ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held, among=among)
+        ready = ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held, among=among)
+        if not self._is_signed or header.get("durability") == Durability.MEMORY:
+            return ready
+        return [number for number in ready if self._is_signed_to_its_end(files, numbers, number)]
 
-    def _removed_held(
+    def _is_signed_to_its_end(self, files: StreamFiles, numbers: Sequence[int], number: int) -> bool:
+        ends = end_lines(files, number)
+        signed = self._removals.signed(files.stream_id)
+        return self._ledger is not None and ends is not None and signed.covers(ends[1], whole=number == numbers[-1])
+
+    def _removed_together(
+        self,
+        batch: Sequence[tuple[str, str, int]],
+        held: Mapping[str, Shipment],
+        guard: AbstractContextManager[object],
+    ) -> Iterator[tuple[tuple[str, int], int]]:
+        """Remove segments of as many streams in one turn, and yield those that are gone, with their bytes.
+
+        Also those that may not go, with 0 bytes; what has to wait for another time is not among them.
+        """
+        doomed: list[_Doomed] = []
+        self._removals.refresh()
+        with contextlib.ExitStack() as locks:
+            for reason, stream_id, number in batch:
+                files = StreamFiles(self._directory, stream_id)
+                try:
+                    found = self._doomed(files, number, reason, held.get(stream_id), guard, locks)
+                except (OSError, TreeBroken) as error:
+                    self._failed(files, error)
+                    continue
+                if isinstance(found, _Doomed):
+                    doomed.append(found)
+                elif found is not None:
+                    yield (stream_id, number), found
+            for each in self._told_and_removed(doomed, guard) if doomed else ():
+                if each.ship_lock is not None:
+                    each.ship_lock.release(remove=True)
+                yield (each.files.stream_id, each.content["segment"]), int(each.content["bytes"])
+
+    def _doomed(
         self,
         files: StreamFiles,
         number: int,
         reason: str,
-        shipment: Shipment,
-        guard: AbstractContextManager[object] | None,
-    ) -> int | None:
-        """Remove a segment of a stream that the caller exports, never its last one. See `_removed`."""
-        numbers = files.segments()
-        if number not in self._ready(files, numbers, is_held=True, among=[number]):
-            return None if [number] == numbers[-1:] else 0  # the last one goes when the stream is let go
-        guard = guard or contextlib.nullcontext()
-        if _is_in_memory(files, numbers):
-            with guard:
-                return None if shipment.released else _unlinked(files, number)
-        content = obituary(files, number, reason)
-        with self._ledger() as ledger, guard:
-            return None if shipment.released else self._told_and_removed(ledger, files, content)
+        shipment: Shipment | None,
+        guard: AbstractContextManager[object],
+        locks: contextlib.ExitStack,
+    ) -> _Doomed | int | None:
+        """Take the locks of a stream, and return what the ledger will say of its segment.
 
-    def _removed(self, files: StreamFiles, number: int, reason: str) -> int | None:
-        """Remove a segment of a stream that nobody exports: its bytes; 0 if it may not go; None: another time."""
+        Its bytes if it needs no word and is gone; 0 if it may not go; None: another time.
+        """
+        if shipment is not None:  # the last one goes when the stream is let go
+            numbers = files.segments()
+            if number not in self._ready(files, numbers, is_held=True, among=[number]):
+                return None if [number] == numbers[-1:] else 0
+            if _is_in_memory(files, numbers):
+                with guard:
+                    return None if shipment.released else _unlinked(files, number)
+            return self._described(_Doomed(files, {}, shipment=shipment), number, reason)
         was_there = files.ship_lock.exists()
         ship_lock = FileLock.acquire(files.ship_lock, mode=self._file_mode)
         if ship_lock is None:
             return None
-        with self._while_held(ship_lock, remove=not was_there):
-            numbers = files.segments()
-            if not numbers:
-                # Another process has removed the whole stream since, and its lock file, which this one made again: the
-                # file seen above was that of the other, and nobody would come by once more to remove this one.
-                ship_lock.release(remove=True)
-                return 0
-            if number not in self._ready(files, numbers, is_held=False, among=[number]):
-                return 0
-            if numbers == [number]:
-                return self._removed_whole(files, number, reason, ship_lock)
-            if _is_in_memory(files, numbers):
-                return _unlinked(files, number)
-            content = obituary(files, number, reason)
-            with self._ledger() as ledger:
-                return self._told_and_removed(ledger, files, content)
+        locks.enter_context(self._while_held(ship_lock, remove=not was_there))
+        numbers = files.segments()
+        if not numbers:
+            # Another process has removed the whole stream since, and its lock file, which this one made again: the
+            # file seen above was that of the other, and nobody would come by once more to remove this one.
+            ship_lock.release(remove=True)
+            return 0
+        if number not in self._ready(files, numbers, is_held=False, among=[number]):
+            return 0
+        if numbers == [number]:
+            writer_lock = FileLock.acquire(files.writer_lock, mode=self._file_mode)
+            if writer_lock is None:
+                return None
+            locks.enter_context(self._while_held(writer_lock))
+            return self._described(_Doomed(files, {}, ship_lock=ship_lock), number, reason)
+        if _is_in_memory(files, numbers):
+            return _unlinked(files, number)
+        return self._described(_Doomed(files, {}), number, reason)
 
-    def _removed_whole(self, files: StreamFiles, number: int, reason: str, ship_lock: FileLock) -> int | None:
-        writer_lock = FileLock.acquire(files.writer_lock, mode=self._file_mode)
-        if writer_lock is None:
-            return None
-        with self._while_held(writer_lock):
-            content = obituary(files, number, reason, whole=True)
-            with self._ledger() as ledger:
-                size = self._told_and_removed(ledger, files, content)
-            if size is not None:
-                ship_lock.release(remove=True)
-            return size
+    def _described(self, doomed: _Doomed, number: int, reason: str) -> _Doomed | None:
+        files, whole = doomed.files, doomed.ship_lock is not None
+        # What was written without a word goes with one, if it goes as a whole: of its cursor nobody else would tell.
+        if self._is_signed and not _is_in_memory(files, files.segments()):
+            content = signed_obituary(files, number, reason, self._removals, whole=whole)
+        else:
+            content = obituary(files, number, reason, whole=whole, removals=self._removals)
+        return None if content is None else doomed._replace(content=content)
 
-    def _told_and_removed(
-        self, ledger: Ledger | None, files: StreamFiles, content: Mapping[str, Any] | None
-    ) -> int | None:
-        if ledger is None or content is None or not remove(ledger, files, content, self._clock().wall_ns):
-            return None
-        ledger.keep_room()
-        return int(content["bytes"])
+    def _told_and_removed(self, doomed: Sequence[_Doomed], guard: AbstractContextManager[object]) -> Sequence[_Doomed]:
+        signed = [each for each in doomed if "stream" in each.content]
+        rest = [each for each in doomed if "stream" not in each.content]
+        return [*(self._signed_and_removed(signed, guard) if signed else ()), *self._said_and_removed(rest, guard)]
+
+    def _signed_and_removed(
+        self, doomed: Sequence[_Doomed], guard: AbstractContextManager[object]
+    ) -> Sequence[_Doomed]:
+        if self._ledger is None:
+            return ()
+        try:
+            with self._ledger.turn() as turn, guard:
+                told = [each.content for each in doomed if each.is_free]
+                gone = remove_signed(turn, self._removals, told, self._failed)
+        except LedgerBusy:
+            return ()
+        except OSError as error:
+            for each in doomed:
+                self._failed(each.files, error)
+            return ()
+        went = {content["stream"] for content in gone}
+        return [each for each in doomed if each.files.stream_id in went]
+
+    def _said_and_removed(self, doomed: Sequence[_Doomed], guard: AbstractContextManager[object]) -> Iterator[_Doomed]:
+        for each in doomed:
+            try:
+                with self._unsigned() as ledger, guard:
+                    if ledger is None or not each.is_free:
+                        continue
+                    if remove(ledger, each.files, each.content, self._clock().wall_ns):
+                        ledger.keep_room()
+                        yield each
+            except OSError as error:
+                self._failed(each.files, error)
 
     @contextlib.contextmanager
-    def _ledger(self) -> Iterator[Ledger | None]:
-        """The right to write the ledger, if nobody has it for long."""
-        ledger = Ledger.locked(self._directory, mode=self._file_mode)
+    def _unsigned(self) -> Iterator[former.Ledger | None]:
+        """The right to write the unsigned ledger, and the state, if nobody has it for long."""
+        ledger = former.Ledger.locked(self._directory, mode=self._file_mode)
         if ledger is None:
             yield None
             return
@@ -451,7 +402,7 @@ class Retention:
             yield ledger
 
     @contextlib.contextmanager
-    def _while_held(self, lock: FileLock | Ledger, *, remove: bool = True) -> Iterator[None]:
+    def _while_held(self, lock: FileLock | former.Ledger, *, remove: bool = True) -> Iterator[None]:
         """Release it at the end, with its file; known meanwhile, so that a fork can let go of it."""
         self._locks.append(lock)
         try:
@@ -460,6 +411,32 @@ class Retention:
             lock.release(remove=remove)
             if lock in self._locks:  # not in a child that was forked from here
                 self._locks.remove(lock)
+
+
+class _Doomed(NamedTuple):
+    """A segment that goes, and what the ledger says of it. `ship_lock`: of a stream that goes as a whole."""
+
+    files: StreamFiles
+    content: Mapping[str, Any]
+    shipment: Shipment | None = None
+    ship_lock: FileLock | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """False if the caller has let go of the stream meanwhile."""
+        return self.shipment is None or not self.shipment.released
+
+
+def _batches(due: Iterable[tuple[str, str, int]], most: int) -> Iterator[Sequence[tuple[str, str, int]]]:
+    """Yield what goes in one turn: no stream twice, since what is left of it is counted with the last one."""
+    batch: list[tuple[str, str, int]] = []
+    for each in due:
+        if len(batch) == most or any(stream_id == each[1] for _, stream_id, _ in batch):
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
 
 
 def _is_in_memory(files: StreamFiles, numbers: Sequence[int]) -> bool:

@@ -194,7 +194,12 @@ class _Directory:
             )
 
     def _is_removed_unsigned(self, claims: StreamClaims) -> bool:
-        """Return True if all signed lines were removed by an earlier version, or by one beside this one."""
+        """Return True if all signed lines of a stream that is older than the ledger were removed by an earlier version.
+
+        Of a stream that was opened in the ledger only the ledger can say so: anybody can write an unsigned one.
+        """
+        if claims.opened:
+            return False
         last = max((bridge.last_seq for bridge in self._removed.get(claims.stream_id, ())), default=0)
         return 0 < claims.signed_size() <= last
 

@@ -101,6 +101,13 @@ def _check_obituaries(ledger: Path, journal: JournalCopy, removed: Mapping[str, 
             key = entry["retain"]["stream_id"], entry["retain"]["last_seq"]
             assert sha256(journal.lines[key]).hexdigest() == entry["retain"]["last_hash"], f"{key} is told wrong"
             told.add(key)
+    for path in ledger.parent.glob("ledger.????????.jsonl"):
+        for content in path.read_bytes().split(b"\n")[:-1]:
+            said = json.loads(content).get("ledger", {})
+            if said.get("kind") == "retain":
+                key = said["stream"], said["last_seq"]
+                assert sha256(journal.lines[key]).hexdigest() == said["hash"], f"{key} is told wrong"
+                told.add(key)
     untold = {(stream_id, max(lines)) for stream_id, lines in removed.items()} - told
     assert not untold, f"expected an entry for each removal, got none for {untold}"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_audit.journal.retention import Ages, Moment, now
+from otel_audit.journal.ages import Ages, Moment, now
 from tests.journal.retaining import DAY_NS, Clocks
 
 steps = st.lists(

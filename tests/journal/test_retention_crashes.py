@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
+from otel_audit.journal.ages import STATE_NAME
 from otel_audit.journal.census import census
 from otel_audit.journal.files import segments_in
 from otel_audit.journal.ledger.former import Ledger, entries
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.removal import finish_removal
-from otel_audit.journal.retention import STATE_NAME
 from otel_audit.stores.directory import Latest
 from tests.chain_check import read_streams
 from tests.cli.journals import Inbox, deliver

@@ -286,15 +286,23 @@ def test_a_start_behind_lines_that_an_unsigned_ledger_removed_is_unproven(tmp_pa
     assert seen(verified(forge)) == [("unproven", "removed_unsigned", stream.stream_id, 1)]
 
 
-def test_a_stream_that_an_unsigned_ledger_removed_is_unproven(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("found", ("unproven", "removed_unsigned")), ("open", ("finding", "missing"))]
+)
+def test_what_only_an_unsigned_ledger_says_was_removed_is_unproven_if_the_stream_is_older_than_the_signed_one(
+    tmp_path: Path, kind: str, expected: tuple[str, str]
+) -> None:
     forge = Forge(tmp_path)
-    stream = forge.honest_stream()
+    stream = forge.stream().log(9)
+    if kind == "open":
+        forge.ledger.turn(("open", stream.opening()))
+    forge.ledger.turn(("found" if kind == "found" else "end", stream.head()))
     told = stream.removal(1)
     forge.write()
     stream.path(1).unlink()
     write_former_ledger(tmp_path, {**told, "stream_id": told["stream"], "last_hash": told["hash"]})
 
-    assert seen(verified(forge)) == [("unproven", "removed_unsigned", stream.stream_id, 1)]
+    assert seen(verified(forge)) == [(*expected, stream.stream_id, 1)]
 
 
 def test_removing_unsigned_lines_is_a_finding(tmp_path: Path) -> None:

@@ -10,5 +10,6 @@ rules. In reading order:
   it may be continued, makes a `draft` of the lines, and writes them.
 * `epochs` keeps the keys that sign, in `slots` of a file; `identity` is the key that outsiders know; `reserve` is room
   for the entries that must be written on a full disk.
+* `removals` says what was removed, and how far each stream is signed: what retention and the numbers go by.
 * `former` is the unsigned `ledger.jsonl` that earlier versions wrote.
 """

@@ -1,7 +1,7 @@
 """The unsigned ledger of earlier versions: `ledger.jsonl`, with a `retain` entry for each segment that was removed.
 
-Hash-chained and durable before what it tells is done, but nobody signed it. Retention writes it until it writes the
-signed ledger; then it stays where it is, is only read, and one that still grows shows an older version at work.
+Hash-chained and durable before what it tells is done, but nobody signed it. Retention writes it where nobody keeps a
+signed ledger; elsewhere it stays where it is, is only read, and one that still grows shows an older version at work.
 
 One JSON object a line. A kind names its content; the ledger's own keys come last.
 """
@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from otel_audit.journal.files import open_segment, sync_directory, write_whole
+from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.ledger.reserve import FULL, Reserve
 from otel_audit.journal.line import digest
 from otel_audit.journal.line_file import pieces, pieces_backwards, whole_bytes
@@ -147,8 +148,8 @@ class Ledger:
         self._reserve.keep()
 
     def release(self, *, remove: bool = True) -> None:
-        """Others may write. `remove`: the lock file is gone too, and made again by the next one."""
-        self._lock.release(remove=remove)
+        """Others may write. `remove`: the lock file is gone too, unless a signed ledger has it for good."""
+        self._lock.release(remove=remove and not LedgerFiles(self._directory).key.exists())
 
     def abandon(self) -> None:
         """In a forked child: leave the lock to the parent."""

@@ -1,0 +1,240 @@
+"""What the ledgers of a directory say was removed, and how far the lines of each stream are signed.
+
+Retention goes by it: it removes no line that no entry covers, tells of each removal, and finishes what a crash left.
+The unsigned ledger of earlier versions is read too, and its totals are added, since an older version beside this one
+goes on with them and knows nothing of the signed ones.
+
+The signed ledger is read once, and later only what is new. An entry counts as soon as a note stands behind it.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.errors import ProofInvalid
+from otel_audit.journal.ledger import former
+from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, statement
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog, id_of
+from otel_audit.journal.line import Damage, Line, Position
+from otel_audit.journal.reader import segment_lines
+from otel_audit.signing.tree import Edge
+from otel_audit.threads import real_sleep
+
+__all__ = ["Removals", "Signed", "is_kept", "stream_of"]
+
+_COVERING: Final = frozenset({Kind.HEAD, Kind.END, Kind.ADOPT, Kind.FOUND})
+_LINES_AT_ONCE: Final = 256
+_GIVE_WAY_S: Final = 0.0001
+
+
+@dataclass(slots=True)
+class Signed:
+    """How far a stream is signed: the number and hash of the last such line, and the root there, if it is known.
+
+    `is_over`: the ledger knows its end. `borders`: hash and edge at the end of segments that are not removed yet.
+    """
+
+    size: int = 0
+    hash: str | None = None
+    root: bytes | None = None
+    is_over: bool = False
+    borders: dict[int, tuple[str, Edge]] = field(default_factory=dict)
+
+    def covers(self, last: Line, *, whole: bool) -> bool:
+        """Return True if the lines up to this one are signed. `whole`: it is the last one of a stream that ended.
+
+        Not if another line was signed in its place, or if signed lines behind it are gone: that stays as evidence.
+        """
+        if last.seq > self.size or (last.seq == self.size and last.hash != self.hash):
+            return False
+        if last.seq in self.borders and self.borders[last.seq][0] != last.hash:
+            return False
+        return not whole or (self.is_over and last.seq == self.size)
+
+
+class Removals:
+    """What is said of removals in the ledgers of a directory, as it was at the last `refresh`. For one thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._files = LedgerFiles(directory)
+        self._told: dict[str, list[Mapping[str, Any]]] = {}
+        self._signed: dict[str, Signed] = {}
+        self._last: list[Mapping[str, Any]] = []
+        self._place = Position(0)  # behind the last note
+        self._former: dict[str, list[Mapping[str, Any]]] = {}
+        self._former_last: Mapping[str, Any] | None = None
+        self._former_size = 0
+
+    def refresh(self) -> bool:
+        """Read what was said since. Return True if something was removed.
+
+        Raises:
+            OSError: a ledger cannot be read.
+        """
+        before = self.last
+        self._read_former()
+        for number in self._files.segments():
+            if number >= self._place.segment:
+                self._read(number)
+        return self.last != before
+
+    @property
+    def last(self) -> Sequence[Mapping[str, Any]]:
+        """The entries that a crash may have left unfinished: of the last turn that told of removals, in each ledger."""
+        return [*([] if self._former_last is None else [self._former_last]), *self._last]
+
+    @property
+    def signed_totals(self) -> Mapping[str, Any]:
+        """All that was removed as the signed ledger says."""
+        return _totals(self._last[-1] if self._last else None)
+
+    @property
+    def totals(self) -> Sequence[Mapping[str, Any]]:
+        """The totals of both ledgers, which are of different removals."""
+        return [_totals(self._former_last), self.signed_totals]
+
+    def told(self, stream_id: str) -> Sequence[Mapping[str, Any]]:
+        """Return the entries of a stream."""
+        return [*self._former.get(stream_id, ()), *self._told.get(stream_id, ())]
+
+    def signed(self, stream_id: str) -> Signed:
+        """Return how far a stream is signed."""
+        return self._signed.get(stream_id) or Signed()
+
+    def edge_before(self, stream_id: str, first: Line) -> Edge | None:
+        """Return the edge of the tree of the lines before this one; None when it is not known."""
+        if first.seq == 1:
+            return Edge()
+        size, wanted = first.seq - 1, first.tail.prev_hash
+        border = self.signed(stream_id).borders.get(size)
+        if border is not None and border[0] == wanted:
+            return _copied(border[1])
+        for each in reversed(self._told.get(stream_id, [])):
+            if each.get("last_seq") == size and each.get("hash") == wanted:
+                return _edge(size, each.get("edge"))
+        return None
+
+    def _read_former(self) -> None:
+        try:
+            size = self._files.former.stat().st_size
+        except FileNotFoundError:
+            size = 0
+        if size == self._former_size:
+            return
+        self._former, self._former_last = {}, None
+        for entry in former.entries(self._files.directory):
+            if entry.kind == former.RETAIN:
+                self._former.setdefault(str(stream_of(entry.content)), []).append(entry.content)
+                self._former_last = entry.content
+        self._former_size = size
+
+    def _read(self, number: int) -> None:
+        try:
+            directory_id = id_of(self._files.segment(number))
+            if directory_id:
+                self._take_all(self._lines(LedgerLog(self._files.directory, directory_id, (number,)), number))
+        except FileNotFoundError:  # of a turn that was torn, and is taken again
+            return
+
+    def _lines(self, log: LedgerLog, number: int) -> Iterator[Line | Damage]:
+        after = self._place if self._place.segment == number else None
+        for count, line in enumerate(segment_lines(log, number, after)):
+            if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
+                real_sleep(_GIVE_WAY_S)
+            yield line
+
+    def _take_all(self, lines: Iterator[Line | Damage]) -> None:
+        turn: list[Entry] = []
+        is_torn = False
+        for line in lines:
+            if isinstance(line, Damage):
+                is_torn = True
+                continue
+            said = statement(line)
+            if isinstance(said, Entry):
+                turn.append(said)
+            elif isinstance(said, SignedNote):
+                if not is_torn:  # by power: what it tells was not done
+                    self._take(turn)
+                turn, is_torn, self._place = [], False, line.end
+
+    def _take(self, turn: Sequence[Entry]) -> None:
+        removed: list[Mapping[str, Any]] = []
+        for entry in turn:
+            stream_id = stream_of(entry.content)
+            if stream_id is None:
+                continue
+            if entry.kind in _COVERING:
+                self._cover(stream_id, entry)
+            elif entry.kind == Kind.RETAIN:
+                self._told.setdefault(stream_id, []).append(entry.content)
+                self._forget(stream_id, entry.content)
+                removed.append(entry.content)
+        self._last = removed or self._last
+
+    def _cover(self, stream_id: str, entry: Entry) -> None:
+        content = entry.content
+        size, line_hash = content.get("size"), content.get("hash")
+        if type(size) is not int or type(line_hash) is not str:
+            return
+        signed = self._signed.setdefault(stream_id, Signed())
+        edge = _edge(size, content.get("edge"))
+        if edge is not None:
+            signed.borders[size] = line_hash, edge
+        if size >= signed.size:
+            signed.size, signed.hash, signed.root = size, line_hash, _bytes(content.get("root"))
+            signed.is_over = signed.is_over or entry.kind != Kind.HEAD
+
+    def _forget(self, stream_id: str, content: Mapping[str, Any]) -> None:
+        """Keep nothing of what is gone, but what an entry of its own says."""
+        last = content.get("last_seq")
+        signed = self._signed.get(stream_id)
+        if content.get("whole") is True:
+            self._signed.pop(stream_id, None)
+        elif signed is not None and type(last) is int:
+            signed.borders = {size: border for size, border in signed.borders.items() if size > last}
+
+
+def is_kept(directory: Path) -> bool:
+    """Return True if the directory has a signed ledger.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    files = LedgerFiles(directory)
+    return files.segment(1).exists() or bool(files.segments())
+
+
+def stream_of(content: Mapping[str, Any]) -> str | None:
+    """Return the stream that an entry of either ledger is about."""
+    stream_id = content.get("stream", content.get("stream_id"))
+    return stream_id if isinstance(stream_id, str) else None
+
+
+def _totals(content: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    totals = None if content is None else content.get("totals")
+    return totals if isinstance(totals, Mapping) else {}
+
+
+def _copied(edge: Edge) -> Edge:
+    return Edge(edge.size, edge.nodes)
+
+
+def _edge(size: int, nodes: object) -> Edge | None:
+    found = [_bytes(node) for node in nodes] if isinstance(nodes, list) else [None]
+    try:
+        return Edge(size, [node for node in found if node is not None]) if None not in found else None
+    except ProofInvalid:
+        return None
+
+
+def _bytes(text: object) -> bytes | None:
+    try:
+        return b64decode(text, validate=True) if isinstance(text, str) else None
+    except (binascii.Error, ValueError):
+        return None
