@@ -65,7 +65,7 @@ def fill_up(journal: Journal, disk: Path) -> None:
 def until_refused(journal: Journal, *, is_vital: bool) -> None:
     for number in range(100_000):
         try:
-            journal.append("", event(number, detail="x" * 300), 1, time.time_ns(), is_vital)
+            journal.append("", event(number, detail="x" * 300), now_ns := time.time_ns(), now_ns, is_vital)
         except JournalFull:
             return
     raise AssertionError("nothing was refused")
