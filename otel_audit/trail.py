@@ -40,6 +40,7 @@ from otel_audit.journal.counts import CountsByExporter, Stats
 from otel_audit.journal.files import make_private, say_exposure
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.ledger.entries import last_note
+from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.ledger.registrar import END_WAIT_S, HeadLimits, Registrar, anchor_of
 from otel_audit.journal.locks import boot_id, host_id
@@ -126,10 +127,7 @@ class Trail(AuditSink):
         self._anchor: Mapping[str, Any] = {"size": 0}  # the ledger's last note when this process began
         self.journal = self._journal()
         self._registrar = self._new_registrar()
-        adoption = Adoption(
-            lambda header: header.get("resource", {}).get(SERVICE_NAME) == service,
-            leaves_lock=self._registrar is not None,
-        )
+        adoption = Adoption(lambda header: header.get("resource", {}).get(SERVICE_NAME) == service)
         ledger = None if self._registrar is None else self._registrar.ledger
         self._processor = BatchProcessor(
             settings.directory,
@@ -177,8 +175,13 @@ class Trail(AuditSink):
         return journal
 
     def _new_registrar(self) -> Registrar | None:
-        """Tells the ledger of the streams of this process; None in memory mode, which has no ledger."""
+        """Tells the ledger of the streams of this process; None where none is kept.
+
+        One that was begun goes on whatever the setting says now, or its streams would look as if they were cut.
+        """
         settings = self.settings
+        if not settings.ledger and not LedgerFiles(settings.directory).segments():
+            return None
         ledger = ledger_of(settings, self._description, self.notices)
         if ledger is None:
             return None
@@ -337,7 +340,7 @@ class Trail(AuditSink):
 
     def _stream_description(self) -> dict[str, Any]:
         """Return it with the ledger's last note as it was when this process began; later segments name later ones."""
-        anchor = {} if self.settings.durability is Durability.MEMORY else {"ledger": self._anchor}
+        anchor = {} if self._registrar is None else {"ledger": self._anchor}
         return {**self._description(), **anchor}
 
     def _opening(self) -> dict[str, Any]:

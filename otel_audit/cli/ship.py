@@ -58,9 +58,7 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
     except AuditError as error:
         click.echo(f"otel-audit ship: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
-    adoption = Adoption(
-        _every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once(), leaves_lock=True
-    )
+    adoption = Adoption(_every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once())
     if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
         click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)
     notices = Notices()

@@ -132,12 +132,12 @@ def _print(counted: Census, space: Space, ledger: LedgerState | None) -> None:
 
 
 def _print_ledger(console: Console, counted: Census, ledger: LedgerState | None) -> None:
-    """Say how far the signed ledger has come. Memory mode has none, and a directory of an earlier version neither."""
+    """Say how far the signed ledger has come. Where there is none, say what would keep one."""
     if ledger is None:
         if counted.streams:
             is_in_memory = all(stream.is_in_memory for stream in counted.streams)
-            why = ": memory mode keeps none" if is_in_memory else ""
-            console.print(Text(f"no signed ledger{why}; nothing here can be proven", "yellow"), soft_wrap=True)
+            why = "memory mode keeps none" if is_in_memory else "OTEL_AUDIT_LEDGER=true keeps one"
+            console.print(f"no signed ledger, so nothing here can be proven: {why}", soft_wrap=True)
         return
     age = f"{ledger.age_s(counted.time_ns):.0f} s old"
     console.print(f"ledger {escaped(ledger.origin)}: {ledger.size} lines signed, the note is {age}", soft_wrap=True)

@@ -158,7 +158,6 @@ def adopt(
     foreign: bool = False,
     most: int = 64,
     file_mode: int = 0o600,
-    leaves_lock: bool = False,
     failed: Callable[[StreamFiles, Exception], None] = _unheard,
     left: Callable[[StreamFiles], None] = _unheard,
     stopped: Callable[[], bool] = lambda: False,
@@ -167,7 +166,7 @@ def adopt(
 
     `wanted` says by the header whether a stream concerns the caller. `known` are ids not to look at again; those that
     are found delivered, or not to be wanted, are added. `live` says by the header which to take although their writer
-    lives. `leaves_lock`: see `Shipment`. `foreign`: also those whose writer may live on another host; else `left` is
+    lives. `foreign`: also those whose writer may live on another host; else `left` is
     told of each that is wanted. A stream whose files cannot be used is told to `failed`, and the others are taken.
     `stopped` is asked before each.
     """
@@ -187,7 +186,6 @@ def adopt(
                 foreign=foreign,
                 left=left,
                 file_mode=file_mode,
-                leaves_lock=leaves_lock,
             )
         except Exception as error:  # of the files, or of `wanted` on a header that was damaged
             failed(files, error)
@@ -206,7 +204,6 @@ def _taken(
     foreign: bool,
     left: Callable[[StreamFiles], None],
     file_mode: int,
-    leaves_lock: bool,
 ) -> Shipment | None:
     if is_over(files.cursor):
         known.add(files.stream_id)
@@ -224,7 +221,8 @@ def _taken(
         return None
     if is_live and not live(header):
         return None
-    shipment = take(files, file_mode=file_mode, leaves_lock=leaves_lock)
+    # A writer that knows of a ledger has opened its stream there: how it ended has to be told there too.
+    shipment = take(files, file_mode=file_mode, leaves_lock="ledger" in header)
     if shipment is not None and shipment.cursor.ended:
         known.add(files.stream_id)
         with contextlib.suppress(OSError):  # it is opened once more, by the next process
@@ -242,14 +240,13 @@ class Adoption:
     """Which streams of other processes are taken over: those whose header is `wanted` and whose writer is gone.
 
     `live`: of those whose writer lives, which. `foreign`: also those whose writer may live on another host. `at_once`:
-    how many are held at most; each takes about five descriptors. `leaves_lock`: see `Shipment`.
+    how many are held at most; each takes about five descriptors.
     """
 
     wanted: Callable[[Mapping[str, Any]], bool]
     live: Callable[[Mapping[str, Any]], bool] | None = None
     foreign: bool = False
     at_once: int = _STREAMS_AT_ONCE
-    leaves_lock: bool = False
 
     def take(
         self,
@@ -271,7 +268,6 @@ class Adoption:
             foreign=self.foreign,
             most=self.at_once - held,
             file_mode=file_mode,
-            leaves_lock=self.leaves_lock,
             failed=failed,
             left=left,
             stopped=stopped,

@@ -8,9 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from otel_audit.settings.setting import AnyPath, Mismatch, Seconds, Setting, Variable, WholeNumber
+from otel_audit.settings.setting import AnyPath, Mismatch, Seconds, Setting, Switch, Variable, WholeNumber
 
-__all__ = ["HEAD_LINES", "HEAD_SECONDS", "IDENTITY_KEY", "LOG_NAME", "PROOF_TABLE", "SIGN_COMMAND", "default_log_name"]
+__all__ = [
+    "HEAD_LINES",
+    "HEAD_SECONDS",
+    "IDENTITY_KEY",
+    "LEDGER",
+    "LOG_NAME",
+    "PROOF_TABLE",
+    "SIGN_COMMAND",
+    "default_log_name",
+]
 
 _CHARS_MAX: Final = 200
 _NOT_IN_A_NAME: Final = re.compile(r"[\s+\x00-\x1f\x7f-\x9f]")
@@ -57,6 +66,17 @@ class Command:
         return str(given)
 
 
+LEDGER: Setting[bool] = Setting(
+    name="ledger",
+    variables=(Variable("OTEL_AUDIT_LEDGER"),),
+    kind=Switch(),
+    default=False,
+    doc=(
+        "Keep a signed ledger in the directory, so that verify and prove can show a stranger that nothing was changed, "
+        "removed or cut. One that was begun goes on, also when this is off. There is none where durability is memory."
+    ),
+    reason="it is new: it costs CPU for each event, grows, and is not exported yet; it will be on by default",
+)
 LOG_NAME: Setting[str | None] = Setting(
     name="log_name",
     variables=(Variable("OTEL_AUDIT_LOG_NAME"),),
@@ -111,4 +131,4 @@ SIGN_COMMAND: Setting[str | None] = Setting(
     reason="a key that is not on the host cannot be stolen from it",
 )
 
-PROOF_TABLE: tuple[Setting[object], ...] = (LOG_NAME, HEAD_SECONDS, HEAD_LINES, IDENTITY_KEY, SIGN_COMMAND)
+PROOF_TABLE: tuple[Setting[object], ...] = (LEDGER, LOG_NAME, HEAD_SECONDS, HEAD_LINES, IDENTITY_KEY, SIGN_COMMAND)

@@ -96,6 +96,7 @@ class Settings:
     keep_attributes: tuple[str, ...] | None
     client_info: privacy.ClientInfo
     pseudonym_keys: Path | None
+    ledger: bool
     log_name: str | None
     head_seconds: float
     head_lines: int
@@ -167,6 +168,7 @@ class Settings:
             keep_attributes=reader.value(privacy.KEEP_ATTRIBUTES),
             client_info=reader.value(privacy.CLIENT_INFO),
             pseudonym_keys=reader.value(privacy.PSEUDONYM_KEYS),
+            ledger=reader.value(proof.LEDGER),
             log_name=reader.value(proof.LOG_NAME),
             head_seconds=reader.value(proof.HEAD_SECONDS),
             head_lines=reader.value(proof.HEAD_LINES),

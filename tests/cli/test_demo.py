@@ -129,8 +129,7 @@ def test_no_password_or_token_is_shown_or_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_ends_it_with_every_event_delivered_and_no_lock_left(tmp_path: Path, number: signal.Signals) -> None:
-    patient = {"OTEL_AUDIT_CLOSE_TIMEOUT_S": "60"}  # the lock file goes when the ledger knows of the end
-    with _started(tmp_path, OTEL_AUDIT_DIR=str(tmp_path / "journal"), **patient) as demo:
+    with _started(tmp_path, OTEL_AUDIT_DIR=str(tmp_path / "journal")) as demo:
         poll(lambda: len(_lines(tmp_path / "journal")), until=lambda count: count > 20, what="some events")
         printed, _ = demo.stop(number)
 

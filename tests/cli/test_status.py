@@ -450,7 +450,12 @@ def test_of_a_service_in_memory_the_directory_is_the_one_that_it_chooses() -> No
 
 def test_the_ledger_of_a_service_is_shown(tmp_path: Path) -> None:
     audit = otel_audit.configure(
-        directory=tmp_path, export="none", service_name="shop", log_name="example.com/shop", close_timeout_s=60
+        directory=tmp_path,
+        export="none",
+        service_name="shop",
+        ledger=True,
+        log_name="example.com/shop",
+        close_timeout_s=60,
     )
     audit.log_authn(outcome="success")
     audit.close()
@@ -468,8 +473,8 @@ def test_the_ledger_of_a_service_is_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("durability", "says"),
     [
-        ("memory", "no signed ledger: memory mode keeps none; nothing here can be proven\n"),
-        ("os", "no signed ledger; nothing here can be proven\n"),
+        ("memory", "no signed ledger, so nothing here can be proven: memory mode keeps none\n"),
+        ("os", "no signed ledger, so nothing here can be proven: OTEL_AUDIT_LEDGER=true keeps one\n"),
     ],
 )
 def test_where_nothing_is_signed_it_is_said_why(tmp_path: Path, durability: str, says: str) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,10 +15,10 @@ from otel_audit.delivery import processor as processor_module
 from otel_audit.journal import retention as retention_module
 from otel_audit.journal.census import census
 from otel_audit.journal.files import segments_in
+from otel_audit.journal.ledger.former import entries
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
 from tests.cli.journals import Inbox
-from tests.journal.ledger.telling import checked
 from tests.journal.retaining import a_stream, live_stream, log
 from tests.journal.writing import append
 from tests.servers import poll
@@ -32,7 +31,6 @@ COMMAND = Path(sys.executable).with_name("otel-audit")
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor_module, "_ADOPT_INTERVAL_S", 0.1)
     monkeypatch.setattr(retention_module, "_LOOK_EVERY_S_WITH_BYTES", 0.1)
-    monkeypatch.setattr(retention_module, "_FIRST_LOOK_S", 0.0)
 
 
 def settings(directory: Path, **overrides: object) -> Settings:
@@ -43,11 +41,6 @@ def settings(directory: Path, **overrides: object) -> Settings:
 def write(trail: Trail, count: int) -> None:
     for number in range(count):
         append(trail.journal, number, detail="x" * 300)
-
-
-def retained(directory: Path) -> list[dict[str, Any]]:
-    """What the signed ledger says was removed."""
-    return [entry for ledger in checked(directory) for entry in ledger.told("retain")]
 
 
 @pytest.fixture
@@ -86,7 +79,7 @@ def test_a_service_removes_what_it_has_delivered_while_it_runs(tmp_path: Path) -
     )
 
     assert numbers[0] > 5
-    assert len(retained(tmp_path)) == numbers[0] - 1
+    assert len(list(entries(tmp_path))) == numbers[0] - 1
     write(trail, 1)
     assert trail.flush(timeout_s=20).complete
     stats = trail.stats()
@@ -104,7 +97,7 @@ def test_what_a_service_cannot_deliver_stays(tmp_path: Path) -> None:
     poll(lambda: (tmp_path / "ledger.reserve").exists(), what="a look at the directory")
 
     assert segments_in(tmp_path) == before
-    assert retained(tmp_path) == []
+    assert list(entries(tmp_path)) == []
     inbox.away = ""
     poll(lambda: segments_in(tmp_path), until=lambda left: left != before, what="delivered segments removed")
     trail.close()
@@ -134,7 +127,7 @@ def test_a_forked_child_of_a_service_without_exporters_looks_for_itself(tmp_path
     if child == 0:
         try:
             write(trail, 60)
-            poll(lambda: retained(tmp_path), what="the child's own segments removed")
+            poll(lambda: list(entries(tmp_path)), what="the child's own segments removed")
             os._exit(0)
         finally:
             os._exit(1)

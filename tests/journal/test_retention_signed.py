@@ -55,7 +55,13 @@ def a_signed_retention(directory: Path, **options: Any) -> Retention:
 
 
 def a_trail(directory: Path, **overrides: Any) -> Trail:
-    small = {"directory": str(directory), "segment_bytes": 4096, "retention_bytes": 10**9, "export": "none"}
+    small = {
+        "directory": str(directory),
+        "segment_bytes": 4096,
+        "retention_bytes": 10**9,
+        "export": "none",
+        "ledger": True,
+    }
     return Trail(Settings.load({"OTEL_SERVICE_NAME": "shop"}, {**small, **overrides}))
 
 
