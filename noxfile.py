@@ -23,7 +23,6 @@ TOGETHER = ("-n", "4", "--dist", "worksteal")
 # Of Hypothesis' examples a tenth, where `tests` tries all of them with the newest of everything: see tests/examples.py.
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", "not processes and not slow", FEW_EXAMPLES, "-n", "3", "--dist", "worksteal")
-WITHOUT_PROCESSES = ("-m", "not processes", FEW_EXAMPLES, "-n", "2", "--dist", "worksteal")
 
 
 def interpreter(version: str) -> str | None:
@@ -120,10 +119,10 @@ def quick(session: nox.Session) -> None:
 
 @nox.session(python=list(NEWER_PYTHONS.values()) or None)
 def pythons(session: nox.Session) -> None:
-    """What needs no processes, on each newer Python that the machine has; without any, on this one."""
+    """The quick tests, on each newer Python that the machine has; without any, on this one."""
     session.install("-e", ".[test]")
     session.run("python", "--version")
-    session.run("pytest", *WITHOUT_PROCESSES, *session.posargs)
+    session.run("pytest", *QUICK, *session.posargs)
     session.log(f"not on this machine, and not run: {[version for version in LATER if version not in NEWER_PYTHONS]}")
 
 

@@ -58,8 +58,6 @@ _ASK_EVERY_S: Final = 1.0
 # For an answer that takes milliseconds, unless the machine has no time for its thread.
 _WAIT_S: Final = 0.25
 _WAIT_EVERY_S: Final = 5.0
-_LOOKS_MAX: Final = 5
-_LOOK_BYTES: Final = 4096
 _LIMIT: Final = "OTEL_AUDIT_DIRECTORY_BYTES allows (in memory mode OTEL_AUDIT_QUEUE_BYTES)"
 
 
@@ -239,14 +237,9 @@ class Room:
         For the thread that looks after the journal once a second, and for a stream that begins. Never raises.
         """
         if self._floor_bytes != 0:
+            written_bytes = self._written_bytes
             with contextlib.suppress(OSError):
-                for _ in range(_LOOKS_MAX):
-                    written_bytes = self._written_bytes
-                    self._seen = (Space.of(self._directory, self._floor_bytes), written_bytes)
-                    # What others write during the look counts twice: events would be refused for want of space that
-                    # is there, until the look after this one.
-                    if self._written_bytes - written_bytes < _LOOK_BYTES:
-                        break
+                self._seen = (Space.of(self._directory, self._floor_bytes), written_bytes)
             self._weigh()
         if self._limit_bytes is None:
             return

@@ -20,6 +20,7 @@ from starlette.routing import Mount, Route
 
 from otel_audit import AuditEvent, AuditLogger, AuditMiddleware, AuditUnavailable
 from tests.chain_check import application_events
+from tests.journal.writing import leave_no_room
 from tests.recording import a_trail
 from tests.servers import poll
 
@@ -116,16 +117,20 @@ def the_event(app: Any, directory: Path, call: Callable[[Served], object], **con
     return events[0]
 
 
-def fill(audit: AuditLogger) -> None:
-    """No event fits on the disk any more: these are shorter than that of any request."""
+def fill(audit: AuditLogger, disk: Path) -> None:
+    """No event fits on the disk any more: these are shorter than that of any request.
+
+    Its last block goes too, or the next look at the disk would find it, and let another event in.
+    """
     while True:
         try:
             receipt = audit.log(AuditEvent(event_type="fill"))
         except AuditUnavailable:
-            return
+            break
         assert receipt is not None
         if not receipt.durable:
-            return
+            break
+    leave_no_room(disk)
 
 
 def ask_raw(server: Served, request: bytes) -> bytes:

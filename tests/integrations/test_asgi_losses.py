@@ -37,7 +37,7 @@ def test_a_request_that_cannot_be_recorded_is_refused_where_the_rule_is_closed(
 
     with served(app) as server:
         assert httpx.get(f"{server.url}/act").status_code == 200
-        fill(audit)
+        fill(audit, small_disk)
         refused = httpx.get(f"{server.url}/act")
         assert httpx.get(f"{server.url}/ready").status_code == 404  # what leaves no event needs none
 
@@ -54,7 +54,7 @@ def test_a_request_that_cannot_be_recorded_is_served_where_the_rule_is_open(
     audit = a_logger(small_disk / "audit")
 
     with served(AuditMiddleware(an_app(), audit=audit)) as server:
-        fill(audit)
+        fill(audit, small_disk)
         before = audit.stats()
         assert httpx.get(server.url).status_code == 200
     after = audit.stats()

@@ -226,7 +226,7 @@ def test_where_the_rule_is_closed_a_connection_that_cannot_be_recorded_is_refuse
     audit = a_logger(small_disk / "audit", on_loss=OnLoss.CLOSED)
 
     with served(AuditMiddleware(an_app(), audit=audit)) as server:
-        fill(audit)
+        fill(audit, small_disk)
         with pytest.raises(InvalidStatus) as refused:
             talk("/rooms/5", say_hello)(server)
 

@@ -311,7 +311,7 @@ def test_nobody_is_let_in_on_a_decision_that_cannot_be_recorded_where_the_rule_i
         return ""
 
     with served(app) as server:
-        fill(audit)
+        fill(audit, small_disk)
         answer = httpx.get(server.url)
     audit.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +12,6 @@ import pytest
 from otel_audit.errors import JournalFull
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import streams_in
-from otel_audit.journal.room import Room
 from otel_audit.settings import OnLoss
 from tests.journal.disks import Unmountable, broken_ext4, read_only, tmpfs
 from tests.journal.keeping import Keeping
@@ -117,25 +115,6 @@ def test_a_stream_goes_on_after_its_file_system_broke_and_was_repaired(ext4_disk
         service.recover()
         service.assert_accounted_for()
     assert len(streams_in(ext4_disk)) == 1
-
-
-def test_what_is_written_during_a_look_at_the_disk_is_not_counted_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    room = Room(tmp_path, None, floor_bytes=1)
-    found = os.statvfs(tmp_path)
-    floods = [40_000, 40_000]
-
-    def beside_a_flood(path: Path) -> os.statvfs_result:
-        if floods:
-            room.added(floods.pop())
-        return found
-
-    monkeypatch.setattr(os, "statvfs", beside_a_flood)
-    room.measure()
-
-    assert not floods
-    assert room.space.free_bytes == found.f_bavail * found.f_frsize
 
 
 @pytest.mark.parametrize("rule", RULES)

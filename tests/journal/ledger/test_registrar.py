@@ -20,7 +20,7 @@ from otel_audit.journal.locks import FileLock
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability
 from otel_audit.signing.tree import Edge, leaf_hash
-from tests.journal.ledger.telling import a_ledger, last_checked
+from tests.journal.ledger.telling import a_ledger, checked, last_checked
 from tests.journal.writing import a_journal, append, the_stream
 
 PATIENCE_S = 30.0
@@ -53,11 +53,11 @@ def registered(
 
 def entries(directory: Path) -> list[dict[str, Any]]:
     """What the ledger says, checked as a stranger would; nothing before it has begun."""
-    if not LedgerFiles(directory).segments():
+    ledgers = checked(directory)
+    if not ledgers:  # nor while its first turn is about to be written
         return []
-    checked = last_checked(directory)
-    assert not checked.unsigned
-    return [entry for entry in checked.entries if entry["kind"] not in ("begin", "key")]
+    assert not ledgers[-1].unsigned
+    return [entry for entry in ledgers[-1].entries if entry["kind"] not in ("begin", "key")]
 
 
 def kinds(directory: Path) -> list[str]:
