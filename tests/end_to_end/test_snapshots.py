@@ -1,8 +1,8 @@
 """A snapshot of a process that is resumed twice: two processes with one memory, and with the same pid.
 
-The double of one that is resumed is a child that the C library forks, which runs no hook of Python, into a process
-namespace of its own: it is process 1, as the process that it is a copy of. The other threads are missing in it. In a
-real snapshot they are there; the tests behind hold that.
+The double of one that is resumed is a forked child in which no hook runs, in a process namespace of its own: it is
+process 1, as the process that it is a copy of. The other threads are missing in it. In a real snapshot they are there;
+the tests behind hold that.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from tests.servers.otlp_server import OtlpServer
 from tests.test_start import delivered, details
 
 TWICE = """
-    import ctypes, json, os, sys, threading, time
+    import ctypes, json, os, sys
+    os.register_at_fork = lambda **hooks: None  # before anything asks for one: a snapshot runs none
+    import threading, time
     import otel_audit
 
+    IDLE = {"_goes_on", "_rest", "is_set_within"}  # where our threads wait, with no lock held
     audit = otel_audit.configure()
     has_begun = sys.argv[1] == "begun"
 
@@ -41,14 +44,23 @@ TWICE = """
     if has_begun:
         log("before")
         assert audit.flush(timeout_s=20).complete
-        time.sleep(0.3)  # until its threads are idle: no hook of C's fork waits for the locks that they hold
 
     libc = ctypes.PyDLL(None, use_errno=True)
 
+    def await_idle_threads():
+        "A lock that another thread holds would be held for ever in the copy."
+        sys.setswitchinterval(60)  # nobody takes the interpreter between the look and the fork
+        while busy := {frame.f_code.co_name for ident, frame in sys._current_frames().items()
+                       if ident != threading.get_ident()} - IDLE:
+            assert time.monotonic() < deadline, busy
+            time.sleep(0.01)
+
     def resume(name):
-        if libc.fork() == 0:  # in between, since a process can make one namespace only
+        await_idle_threads()
+        if os.fork() == 0:  # in between, since a process can make one namespace only
+            sys.setswitchinterval(0.005)
             assert libc.unshare(0x20000000) == 0, os.strerror(ctypes.get_errno())
-            if libc.fork() == 0:
+            if os.fork() == 0:
                 go_on(name)
                 os._exit(0)
             os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
@@ -64,6 +76,7 @@ TWICE = """
         assert audit.flush(timeout_s=20).complete
 
     assert os.getpid() == 1
+    deadline = time.monotonic() + 30
     resume("one")
     resume("two")
     os._exit(0)
