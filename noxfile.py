@@ -103,18 +103,24 @@ OTEL_STARLETTE = "opentelemetry-instrumentation-starlette>=0.61b0"
 OTEL_FASTAPI = "opentelemetry-instrumentation-fastapi>=0.61b0"
 
 
+def run_pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest. What `--last-failed` means is kept for each environment by itself."""
+    cache = Path(session.virtualenv.location) / "pytest-cache"
+    session.run("python", "-m", "pytest", "-o", f"cache_dir={cache}", *arguments)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """The suite, with the newest of everything."""
     session.install("-e", ".[test]")
-    session.run("pytest", *TOGETHER, *session.posargs)
+    run_pytest(session, *TOGETHER, *session.posargs)
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
     """What needs no processes and no more than a second, with a tenth of the examples: a minute on two cores."""
     session.install("-e", ".[test]")
-    session.run("pytest", *QUICK, *session.posargs)
+    run_pytest(session, *QUICK, *session.posargs)
 
 
 @nox.session(python=list(NEWER_PYTHONS.values()) or None)
@@ -122,7 +128,7 @@ def pythons(session: nox.Session) -> None:
     """The quick tests, on each newer Python that the machine has; without any, on this one."""
     session.install("-e", ".[test]")
     session.run("python", "--version")
-    session.run("pytest", *QUICK, *session.posargs)
+    run_pytest(session, *QUICK, *session.posargs)
     session.log(f"not on this machine, and not run: {[version for version in LATER if version not in NEWER_PYTHONS]}")
 
 
@@ -131,28 +137,28 @@ def oldest(session: nox.Session) -> None:
     """The suite, with the oldest OpenTelemetry, but for what has nothing to do with its release."""
     session.install("-e", ".[test-any-otel]", *OLDEST_OTEL, OLDEST_URLLIB3)
     ignored = (f"--ignore-glob={path}" for path in NEWEST_ONLY)
-    session.run("pytest", *TOGETHER, FEW_EXAMPLES, *ignored, *session.posargs)
+    run_pytest(session, *TOGETHER, FEW_EXAMPLES, *ignored, *session.posargs)
 
 
 @nox.session
 def feast(session: nox.Session) -> None:
     """What holds beside Feast: the same calls, the same bytes. Its own settings are in tests/environments/feast."""
     session.install("-e", ".", FEAST_SERVER, "httpx", "hypothesis", OTEL_DISTRO, OTEL_FASTAPI, "pytest")
-    session.run("python", "-m", "pytest", "tests/environments/feast", *session.posargs)
+    run_pytest(session, "tests/environments/feast", *session.posargs)
 
 
 @nox.session
 def mcp1(session: nox.Session) -> None:
     """What holds for servers of the official MCP SDK 1.x. Its own settings are in tests/environments/mcp."""
     session.install("-e", ".", *MCP1, "httpx", OTEL_STARLETTE, "pytest", "uvicorn")
-    session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
+    run_pytest(session, "tests/environments/mcp", *session.posargs)
 
 
 @nox.session
 def mcp2(session: nox.Session) -> None:
     """What holds for servers of the official MCP SDK 2.x, and of FastMCP."""
     session.install("-e", ".", *MCP2, "httpx", OTEL_ASGI, "pytest", "uvicorn")
-    session.run("python", "-m", "pytest", "tests/environments/mcp", *session.posargs)
+    run_pytest(session, "tests/environments/mcp", *session.posargs)
 
 
 @nox.session
@@ -162,7 +168,7 @@ def spans(session: nox.Session) -> None:
     Its own settings are in tests/environments/spans.
     """
     session.install("-e", ".", *SPANS, "httpx", "pytest", "uvicorn", "websockets")
-    session.run("python", "-m", "pytest", "tests/environments/spans", *session.posargs)
+    run_pytest(session, "tests/environments/spans", *session.posargs)
 
 
 @nox.session
@@ -171,7 +177,7 @@ def servers(session: nox.Session) -> None:
     session.install(
         "-e", ".", *SERVERS, OTEL_DISTRO, "cryptography", "googleapis-common-protos", "pytest", "pytest-timeout"
     )
-    session.run("python", "-m", "pytest", "tests/environments/servers", *session.posargs)
+    run_pytest(session, "tests/environments/servers", *session.posargs)
 
 
 @nox.session
