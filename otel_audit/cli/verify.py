@@ -29,7 +29,7 @@ from otel_audit.verification.findings import Class, Finding, LedgerReport, Repor
 from otel_audit.verification.ledger import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 
-__all__ = ["verify"]
+__all__ = ["print_report", "verdict_words", "verify"]
 
 _SHOWN: Final = 20  # of streams and of each class; `--json` has all
 _AGE: Final = re.compile(r"(\d+)(s|m|h|d)\Z")
@@ -206,7 +206,7 @@ def verify(
     if as_json:
         click.echo(shown_json(report.as_json()))
     else:
-        _print(report)
+        print_report(report)
     sys.exit(report.exit_code)
 
 
@@ -250,9 +250,10 @@ def _bar(where: Path | str) -> Iterator[Callable[[int], None]]:
         yield lambda size_bytes: bar.advance(task, size_bytes)
 
 
-def _print(report: Report) -> None:
+def print_report(report: Report) -> None:
+    """Print to stdout what is shown of a trail: the verdict, each stream, and what was found."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    console.print(_sentence(report))
+    console.print(verdict_words(report))
     _print_streams(console, report)
     for weight, title, style in (
         (Class.FINDING, "What is wrong", "bold red"),
@@ -264,7 +265,8 @@ def _print(report: Report) -> None:
         _print_ledger(console, ledger, report)
 
 
-def _sentence(report: Report) -> Text:
+def verdict_words(report: Report) -> Text:
+    """Return the verdict in one sentence."""
     where = escaped(report.source)
     signed = sum(stream.signed_to for stream in report.streams)
     unproven = sum(each.weight is Class.UNPROVEN for each in report.all_findings)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.chain_check import application_events
+from tests.chain_check import application_events, read_streams
 from tests.servers import Collector, poll
 from tests.servers.otlp_server import OtlpServer, accepted
 
@@ -135,6 +135,41 @@ def test_a_signal_ends_it_with_every_event_delivered_and_no_lock_left(tmp_path: 
 
     assert " 0 pending" in printed
     assert list((tmp_path / "journal").glob("*.writer.lock")) == []
+
+
+def test_it_verifies_the_journal_and_names_the_line_that_it_changed_in_a_copy(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    with _started(tmp_path, "--dir", str(directory)) as demo:
+        _until_everything_happened(directory)
+        printed, _ = demo.stop()
+
+    [lines] = read_streams(directory).values()
+    count = len(lines)
+    assert f" verify {directory}\nCONSISTENT: " in printed
+    assert f"lines 1 to {count}, chained to {count}, signed to {count}\n" in printed
+    change = re.search(r'one byte of a copy is changed, "([A-Z]+ \S+ -> )4(\d\d)" to "\1[2]\2":', printed)
+    assert change is not None, printed
+    told = re.search(r"\nBROKEN: .* line (\d+) was changed: ", printed)
+    assert told is not None, printed
+    assert lines[int(told[1]) - 1]["detail"] == f"{change[1]}4{change[2]}"
+    assert list(tmp_path.glob("otel-audit-demo-*")) == []
+
+
+def test_it_begins_no_ledger_in_a_directory_in_use_or_against_the_setting(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    for ledger in ("false", ""):
+        printed = subprocess.run(
+            [*COMMAND, "--seconds", "0.2", "--dir", str(journal)],
+            env=_environment(tmp_path, {"OTEL_AUDIT_LEDGER": ledger}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        assert "\nCONSISTENT: " in printed
+        assert "\nBROKEN: " in printed
+
+    assert list(journal.glob("ledger.0*")) == []
 
 
 def test_without_a_directory_it_makes_a_new_one_and_says_which(tmp_path: Path) -> None:
