@@ -5,6 +5,9 @@ line that is ever written is damage: nobody holds it in memory, and its length i
 a hole of gigabytes, as a crash leaves it behind, or `logrotate` with `copytruncate`: holes are passed over without
 reading them.
 
+The first block is small and the next ones grow, since many readers want only the first line or the last one: a turn of
+the ledger took seven milliseconds, of which six went to a block that held a thousand lines before its last note.
+
 Lines are split on the byte of the newline only. What stands behind the last newline is left alone: its writer may
 still be at it.
 
@@ -43,6 +46,8 @@ __all__ = [
 
 BLOCK_BYTES: Final = 1 << 20
 LINE_MAX_BYTES: Final = 4 << 20  # far above any line that is written
+_FIRST_BLOCK_BYTES: Final = 16 << 10  # some lines
+_GROWTH: Final = 8
 
 
 class Block(NamedTuple):
@@ -133,10 +138,11 @@ def blocks(
     Raises:
         OSError: the file cannot be read.
     """
-    size = BLOCK_BYTES if line_max_bytes is None else min(BLOCK_BYTES, line_max_bytes)
+    most = BLOCK_BYTES if line_max_bytes is None else min(BLOCK_BYTES, line_max_bytes)
+    size = min(_FIRST_BLOCK_BYTES, most)
     while (block := read_block(source, offset, size, stop=stop, line_max_bytes=line_max_bytes)).end > offset:
         yield block
-        offset = block.end
+        offset, size = block.end, min(size * _GROWTH, most)
 
 
 def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
@@ -145,8 +151,9 @@ def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
     Raises:
         OSError: the file cannot be read.
     """
+    size = min(_FIRST_BLOCK_BYTES, BLOCK_BYTES)
     while end:
-        start = max(0, end - BLOCK_BYTES)
+        start = max(0, end - size)
         data = os.pread(descriptor, end - start, start)
         begin = data.find(b"\n") + 1 if start else 0  # the first piece may have begun before
         if start and begin == end - start:
@@ -154,7 +161,7 @@ def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
         else:
             block = Block(start + begin, end, data[begin:])
         yield block
-        end = block.offset
+        end, size = block.offset, min(size * _GROWTH, BLOCK_BYTES)
 
 
 def _single(source: int | Source, offset: int, newline: int, line_max_bytes: int) -> Block:
@@ -232,12 +239,13 @@ def last_newline(descriptor: int, end: int) -> int:
     Raises:
         OSError: the file cannot be read.
     """
+    size = min(_FIRST_BLOCK_BYTES, BLOCK_BYTES)
     while end:
-        start = max(0, end - BLOCK_BYTES)
+        start = max(0, end - size)
         found = os.pread(descriptor, end - start, start).rfind(b"\n")
         if found >= 0:
             return start + found
-        end = _hole_before(descriptor, start)
+        end, size = _hole_before(descriptor, start), min(size * _GROWTH, BLOCK_BYTES)
     return -1
 
 

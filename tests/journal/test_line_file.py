@@ -17,14 +17,15 @@ HOLE_BYTES = 5 << 29  # 2.5 GiB, of which a disk holds nothing
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.binary(max_size=200).map(lambda data: data.replace(b"x", b"\n")), st.integers(1, 20))
+@given(st.binary(max_size=200).map(lambda data: data.replace(b"x", b"\n")), st.integers(1, 20), st.integers(1, 20))
 def test_a_file_reads_the_same_forwards_and_backwards_whatever_is_in_it(
-    tmp_path: Path, data: bytes, block_bytes: int
+    tmp_path: Path, data: bytes, block_bytes: int, first_block_bytes: int
 ) -> None:
     path = tmp_path / "segment"
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(line_file_module, "BLOCK_BYTES", block_bytes)
+        patch.setattr(line_file_module, "_FIRST_BLOCK_BYTES", first_block_bytes)
         end = whole_bytes(path)
 
         forwards = list(pieces(path))
