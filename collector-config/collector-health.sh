@@ -4,8 +4,9 @@
 #   collector-health.sh HEALTH_URL METRICS_URL FREE_MIB QUEUE_DIRECTORY ARCHIVE_DIRECTORY
 #
 # The collector's own endpoint answers 200 as long as its receivers listen, also when a disk is full and every sender is
-# refused. So this asks for more: both file systems have FREE_MIB free, no queue is nine tenths full, and the queue reaches
-# its bound before its disk is full. Needs sh, wget, awk and df, as busybox has them.
+# refused. So this asks for more: both file systems have FREE_MIB free, no queue of records is nine tenths full, and the
+# queue reaches its bound before its disk is full. Spans and metrics have queues in memory, which may fill.
+# Needs sh, wget, awk and df, as busybox has them.
 set -u
 
 if [ $# -ne 5 ]; then
@@ -25,8 +26,8 @@ needed_mib=0
 if metrics=$(get "$metrics_url"); then
   full=$(printf '%s\n' "$metrics" | awk '
     { labels = $1; sub(/^[^{]*/, "", labels) }
-    /^otelcol_exporter_queue_size[{]/ { size[labels] = $NF }
-    /^otelcol_exporter_queue_capacity[{]/ { capacity[labels] = $NF }
+    /^otelcol_exporter_queue_size[{].*data_type="logs"/ { size[labels] = $NF }
+    /^otelcol_exporter_queue_capacity[{].*data_type="logs"/ { capacity[labels] = $NF }
     END {
       for (labels in capacity)
         if (size[labels] + 0 >= 0.9 * capacity[labels])
@@ -35,7 +36,7 @@ if metrics=$(get "$metrics_url"); then
   [ -z "$full" ] || fail "$full"
   # Many small requests take twice and a half of their bytes in the file of the queue.
   needed_mib=$(printf '%s\n' "$metrics" | awk '
-    /^otelcol_exporter_queue_capacity[{]/ { bytes += $NF }
+    /^otelcol_exporter_queue_capacity[{].*data_type="logs"/ { bytes += $NF }
     END { printf "%d", 2.5 * bytes / 1048576 }')
   [ "$needed_mib" -gt 0 ] || fail "no queue among the metrics at $metrics_url"
 else

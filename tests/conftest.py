@@ -106,10 +106,21 @@ def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
     with ExitStack() as running:
 
         def start(
-            *, loki_endpoint: str | None = None, config: Path = AGENT_CONFIG, overrides: Sequence[str] = ()
+            *,
+            loki_endpoint: str | None = None,
+            tempo_endpoint: str | None = None,
+            prometheus_endpoint: str | None = None,
+            config: Path = AGENT_CONFIG,
+            overrides: Sequence[str] = (),
         ) -> Collector:
-            data_dir = tmp_path / f"collector-{next(numbers)}"
-            collector = Collector(data_dir, loki_endpoint=loki_endpoint, config=config, overrides=overrides)
+            collector = Collector(
+                tmp_path / f"collector-{next(numbers)}",
+                loki_endpoint=loki_endpoint,
+                tempo_endpoint=tempo_endpoint,
+                prometheus_endpoint=prometheus_endpoint,
+                config=config,
+                overrides=overrides,
+            )
             return running.enter_context(collector)
 
         yield start

@@ -31,11 +31,14 @@ VARIABLES = {
     "AUDIT_HEALTH_ENDPOINT": "127.0.0.1:13133",
     "AUDIT_METRICS_HOST": "127.0.0.1",
     "AUDIT_METRICS_PORT": "8888",
+    "AUDIT_COUNTS_ENDPOINT": "127.0.0.1:8889",
     "AUDIT_QUEUE_DIR": "/var/lib/otel-audit-collector/queue",
     "AUDIT_QUEUE_BYTES": "8589934592",
     "AUDIT_ARCHIVE_DIR": "/var/lib/otel-audit-collector/archive",
     "AUDIT_ARCHIVE_FILES": "100",
     "LOKI_OTLP_ENDPOINT": "http://127.0.0.1:3100/otlp",
+    "TEMPO_OTLP_ENDPOINT": "http://127.0.0.1:14318",
+    "PROMETHEUS_OTLP_ENDPOINT": "http://127.0.0.1:9090/api/v1/otlp",
 }
 
 OTHER_VALUES = {
@@ -44,11 +47,14 @@ OTHER_VALUES = {
     "AUDIT_HEALTH_ENDPOINT": "127.0.0.2:23133",
     "AUDIT_METRICS_HOST": "127.0.0.2",
     "AUDIT_METRICS_PORT": "28888",
+    "AUDIT_COUNTS_ENDPOINT": "127.0.0.2:28889",
     "AUDIT_QUEUE_DIR": "/srv/elsewhere",
     "AUDIT_QUEUE_BYTES": "1000000",
     "AUDIT_ARCHIVE_DIR": "/mnt/and/elsewhere",
     "AUDIT_ARCHIVE_FILES": "0",
     "LOKI_OTLP_ENDPOINT": "http://127.0.0.2:23100/otlp",
+    "TEMPO_OTLP_ENDPOINT": "http://127.0.0.2:24319",
+    "PROMETHEUS_OTLP_ENDPOINT": "http://127.0.0.2:29090/api/v1/otlp",
 }
 
 TRACE_ID = 0x0AF7651916CD43DD8448EB211C80319C
@@ -146,11 +152,14 @@ def configured_values(config: ConfigTree) -> dict[str, list[Any]]:
         "AUDIT_HEALTH_ENDPOINT": [config["extensions"]["health_check"]["endpoint"]],
         "AUDIT_METRICS_HOST": [prometheus["host"]],
         "AUDIT_METRICS_PORT": [str(prometheus["port"])],
+        "AUDIT_COUNTS_ENDPOINT": [config["exporters"]["prometheus/counts"]["endpoint"]],
         "AUDIT_QUEUE_DIR": [storage["directory"], storage["compaction"]["directory"]],
         "AUDIT_QUEUE_BYTES": [str(to_loki["sending_queue"]["queue_size"])],
         "AUDIT_ARCHIVE_DIR": [archive["path"].removesuffix("/audit.jsonl")],
         "AUDIT_ARCHIVE_FILES": [str(archive["rotation"]["max_backups"])],
         "LOKI_OTLP_ENDPOINT": [to_loki["endpoint"]],
+        "TEMPO_OTLP_ENDPOINT": [config["exporters"]["otlp_http/tempo"]["endpoint"]],
+        "PROMETHEUS_OTLP_ENDPOINT": [config["exporters"]["otlp_http/prometheus"]["endpoint"]],
     }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "load_yaml",
     "loki",
     "panels",
+    "port_of",
     "ports_listened_on",
     "project",
     "prometheus",
@@ -98,6 +99,7 @@ def ports_listened_on() -> dict[str, set[int]]:
         "collector": {
             *(port_of(collector[f"AUDIT_{kind}_ENDPOINT"]) for kind in ("GRPC", "HTTP", "HEALTH")),
             int(collector["AUDIT_METRICS_PORT"]),
+            port_of(collector["AUDIT_COUNTS_ENDPOINT"]),
         },
         "loki": {loki()["server"]["http_listen_port"]},
         "tempo": {tempo()["server"]["http_listen_port"], *(port_of(protocol["endpoint"]) for protocol in protocols)},

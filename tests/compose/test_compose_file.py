@@ -77,7 +77,10 @@ def test_a_service_that_writes_events_cannot_reach_the_stores() -> None:
     networks = {name: set(service["networks"]) for name, service in services().items() if "networks" in service}
 
     assert networks["demo-service"] & networks["collector"]
-    assert not networks["demo-service"] & (networks["loki"] | networks["prometheus"] | networks["grafana"])
+    for store in ("loki", "tempo", "prometheus", "grafana"):
+        assert not networks["demo-service"] & networks[store], store
+    for store in ("loki", "tempo", "prometheus"):
+        assert networks["collector"] & networks[store], store
     assert networks["grafana"] & networks["loki"] & networks["tempo"] & networks["prometheus"]
 
 

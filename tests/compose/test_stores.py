@@ -11,6 +11,7 @@ import pytest
 from tests.compose.stack import (
     data_sources,
     loki,
+    port_of,
     ports_listened_on,
     prometheus,
     services,
@@ -122,15 +123,35 @@ def test_prometheus_scrapes_ports_that_are_open() -> None:
     assert "collector" in jobs
     for name, [target] in jobs.items():
         host, port = target.split(":")
-        assert host in {name, "127.0.0.1"}
-        assert int(port) in ports_listened_on()[name]
+        assert host in {name, "collector", "127.0.0.1"}
+        assert int(port) in ports_listened_on()[name if host == "127.0.0.1" else host]
 
 
 @pytest.mark.processes
-def test_prometheus_scrapes_the_metrics_of_the_collector() -> None:
-    [target] = next(job for job in prometheus()["scrape_configs"] if job["job_name"] == "collector")["static_configs"]
+def test_prometheus_scrapes_the_metrics_of_the_collector_and_its_counts_of_events() -> None:
+    jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus()["scrape_configs"]}
+    collector = services()["collector"]["environment"]
 
-    assert target["targets"] == [f"collector:{services()['collector']['environment']['AUDIT_METRICS_PORT']}"]
+    assert jobs["collector"] == [f"collector:{collector['AUDIT_METRICS_PORT']}"]
+    assert jobs["counts"] == [f"collector:{port_of(collector['AUDIT_COUNTS_ENDPOINT'])}"]
+
+
+@pytest.mark.processes
+def test_prometheus_takes_the_metrics_that_the_collector_sends_on() -> None:
+    endpoint = urlsplit(services()["collector"]["environment"]["PROMETHEUS_OTLP_ENDPOINT"])
+
+    assert "--web.enable-otlp-receiver" in services()["prometheus"]["command"]
+    assert (endpoint.hostname, endpoint.path) == ("prometheus", "/api/v1/otlp")
+    assert endpoint.port in ports_listened_on()["prometheus"]
+    assert "service.name" in prometheus()["otlp"]["promote_resource_attributes"]
+
+
+@pytest.mark.processes
+def test_tempo_takes_the_spans_that_the_collector_sends_on() -> None:
+    endpoint = urlsplit(services()["collector"]["environment"]["TEMPO_OTLP_ENDPOINT"])
+
+    assert endpoint.hostname == "tempo"
+    assert endpoint.port in ports_listened_on()["tempo"]
 
 
 @pytest.mark.processes

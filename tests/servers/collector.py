@@ -23,7 +23,8 @@ AGENT_CONFIG = Path(__file__).resolve().parents[2] / "collector-config" / "agent
 class Collector:
     """An agent with its own ports and data directory, which stay the same when it is started again.
 
-    `loki_endpoint` is what it delivers to when it is next started; by default a port on which nothing listens.
+    `loki_endpoint` is what it delivers to when it is next started; by default a port on which nothing listens. The
+    same is true of `tempo_endpoint` and `prometheus_endpoint`.
     `overrides` are merged over the file: `exporters::file/archive::rotation::max_megabytes: 1`.
     """
 
@@ -32,13 +33,17 @@ class Collector:
         data_dir: Path,
         *,
         loki_endpoint: str | None = None,
+        tempo_endpoint: str | None = None,
+        prometheus_endpoint: str | None = None,
         config: Path = AGENT_CONFIG,
         overrides: Sequence[str] = (),
     ) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         self.data_dir = data_dir
         self.loki_endpoint = loki_endpoint or f"http://{LOOPBACK}:{free_port()}/otlp"
-        self._grpc, self._http, self._health, self._metrics = (free_port() for _ in range(4))
+        self.tempo_endpoint = tempo_endpoint or f"http://{LOOPBACK}:{free_port()}"
+        self.prometheus_endpoint = prometheus_endpoint or f"http://{LOOPBACK}:{free_port()}/api/v1/otlp"
+        self._grpc, self._http, self._health, self._metrics, self._counts = (free_port() for _ in range(5))
         self._process = ServerProcess(
             [COLLECTOR.path(), f"--config={config}", *(f"--config=yaml:{override}" for override in overrides)],
             log=data_dir / "collector.log",
@@ -79,6 +84,11 @@ class Collector:
         return f"http://{LOOPBACK}:{self._metrics}/metrics"
 
     @property
+    def counts_endpoint(self) -> str:
+        """The events that it took, by service, type and outcome."""
+        return f"http://{LOOPBACK}:{self._counts}/metrics"
+
+    @property
     def archive_path(self) -> Path:
         """The file that is written now; the files it was rotated into lie beside it."""
         return self.data_dir / "archive" / "audit.jsonl"
@@ -96,9 +106,12 @@ class Collector:
             "AUDIT_HEALTH_ENDPOINT": f"{LOOPBACK}:{self._health}",
             "AUDIT_METRICS_HOST": LOOPBACK,
             "AUDIT_METRICS_PORT": str(self._metrics),
+            "AUDIT_COUNTS_ENDPOINT": f"{LOOPBACK}:{self._counts}",
             "AUDIT_QUEUE_DIR": str(self.data_dir / "queue"),
             "AUDIT_ARCHIVE_DIR": str(self.archive_path.parent),
             "LOKI_OTLP_ENDPOINT": self.loki_endpoint,
+            "TEMPO_OTLP_ENDPOINT": self.tempo_endpoint,
+            "PROMETHEUS_OTLP_ENDPOINT": self.prometheus_endpoint,
         }
 
     def start(self) -> Collector:
@@ -138,14 +151,28 @@ class Collector:
 
     def metrics(self) -> str:
         """Its own metrics now, in Prometheus' text format."""
-        with requests.get(self.metrics_endpoint, timeout=5) as answer:
-            answer.raise_for_status()
-            return answer.text
+        return _text(self.metrics_endpoint)
+
+    def counts(self) -> str:
+        """The counts of events now, in Prometheus' text format."""
+        return _text(self.counts_endpoint)
+
+
+def _text(url: str) -> str:
+    with requests.get(url, timeout=5) as answer:
+        answer.raise_for_status()
+        return answer.text
 
 
 class StartCollector(Protocol):
     """Starts one more collector, which is killed at the end of the test."""
 
     def __call__(
-        self, *, loki_endpoint: str | None = None, config: Path = AGENT_CONFIG, overrides: Sequence[str] = ()
+        self,
+        *,
+        loki_endpoint: str | None = None,
+        tempo_endpoint: str | None = None,
+        prometheus_endpoint: str | None = None,
+        config: Path = AGENT_CONFIG,
+        overrides: Sequence[str] = (),
     ) -> Collector: ...

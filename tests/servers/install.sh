@@ -4,6 +4,7 @@
 #   tests/servers/install.sh victoria-logs             install it, half a minute; at once when it was installed before
 #   tests/servers/install.sh victoria-logs --cached    never install; exit 1 when it was not installed before
 #
+# The others are victoria-metrics, for the queries of the dashboards, and vmalert-tool, for the alerts.
 # Needs Go. The binary lies in ${XDG_CACHE_HOME:-~/.cache}/otel-audit, in a folder named after its version.
 set -euo pipefail
 
@@ -14,8 +15,12 @@ victoria-logs)
   module=github.com/VictoriaMetrics/VictoriaLogs/app/victoria-logs
   version=v1.52.1
   ;;
+victoria-metrics | vmalert-tool)
+  module=github.com/VictoriaMetrics/VictoriaMetrics/app/$1
+  version=v1.151.0
+  ;;
 *)
-  say "expected the name of a server, one of: victoria-logs; got '${1:-}'"
+  say "expected the name of a server, one of: victoria-logs, victoria-metrics, vmalert-tool; got '${1:-}'"
   exit 2
   ;;
 esac
