@@ -116,7 +116,6 @@ class Recorder:
         rules = decisions.rules if decisions is not None else ()
         self._may_refuse = OnLoss.CLOSED in (on_loss, *(rule.on_loss for rule in rules))
         self._redactor = redactor
-        self._pseudonym_of = redactor.pseudonym_of
         self._clock = clock
         self._timestamps = draft.TimestampText()
         self.log_call = self._helper_call()

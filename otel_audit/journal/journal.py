@@ -210,33 +210,6 @@ class Journal:
             self._on_wake()
         return receipt
 
-    def append_system(self, kind: str, content: Mapping[str, Any]) -> int | None:
-        """Append one line of the journal itself, `audit.<kind>`, and return its number. It is written at any limit.
-
-        From inside an append of the same thread nothing is written, and None is returned.
-
-        Raises:
-            OSError: nothing was written.
-        """
-        if _getpid() != self._pid:
-            self.leave_to_parent()
-        me = _get_ident()
-        if me in self._inside:
-            return None
-        now_ns = time.time_ns()
-        try:
-            self._inside.add(me)
-            with self._lock:
-                stream = self._end.ready(now_ns)
-                stream.write_system(kind, content, now_ns)
-                seq = stream.head.seq
-                self._ask_for_sync(stream)
-        finally:
-            self._inside.discard(me)
-        if self._end.is_unannounced:
-            self._announce()
-        return seq
-
     def confirm(self, commit: Commit) -> None:
         """The line of this commit is durable.
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import random
+import time
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from otel_audit.journal.journal import Journal
 from otel_audit.journal.segment import Head
-from otel_audit.journal.stream import Limits, StreamWriter
+from otel_audit.journal.stream import Limits
 from otel_audit.journal.stream_tree import StreamTree, TreeBroken
 from otel_audit.settings import Durability
 from otel_audit.signing.tree import Edge, leaf_hash
-from tests.journal.writing import a_journal, append
+from tests.journal.writing import a_journal, append, the_writer
 from tests.stepping import Interrupt, interrupted
 
 BURST = 5000  # more than the list takes
-
-
-def the_writer(journal: Journal) -> StreamWriter:
-    assert journal.stream is not None
-    return journal.stream
 
 
 def lines_in(directory: Path) -> list[bytes]:
@@ -41,8 +36,8 @@ def test_every_line_is_a_leaf_headers_gaps_and_events(tmp_path: Path) -> None:
     journal = a_journal(tmp_path, limits=Limits(segment_bytes=4096))
     for name in range(100):
         append(journal, name)
-    journal.append_system("gap", {"count": 1})
     stream = the_writer(journal)
+    stream.write_system("gap", {"count": 1}, time.time_ns())
     tree = StreamTree(stream.files, stream.leaves)
 
     head = tree.reach(stream.head)

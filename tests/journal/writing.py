@@ -21,6 +21,7 @@ from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.reader import StreamReader
+from otel_audit.journal.stream import StreamWriter
 
 
 def description() -> dict[str, Any]:
@@ -133,3 +134,8 @@ def finish(process: subprocess.Popen[str]) -> None:
     process.stdin.close()
     process.stdout.close()
     process.wait(30)
+
+
+def the_writer(journal: Journal) -> StreamWriter:
+    assert journal.stream is not None
+    return journal.stream
