@@ -70,6 +70,7 @@ NEWEST_ONLY = (
     "tests/test_no_skip.py",
     "tests/test_public_names.py",
     "tests/test_wheel.py",
+    "tests/testing/test_plugin.py",
     "tests/verification/test_proof.py",
     "tests/verification/test_proving.py",
 )

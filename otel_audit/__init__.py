@@ -5,6 +5,9 @@ A name loads the module that defines it when it is first used: `import otel_audi
 
 To follow an event, read `logger`, `recorder` and `fast_line` (the caller's values become one line), `policy` and
 `redaction` (what is kept of it), `trail` and `journal` (the line is on disk), `delivery` and `records` (it goes out).
+
+PYTEST_DONT_REWRITE: `testing` is a plugin of pytest, which would warn of a package that was imported before it, as by
+`opentelemetry-instrument pytest`, that its assertions cannot be rewritten. There are none.
 """
 
 import typing as _typing

@@ -134,6 +134,20 @@ def test_an_event_is_journalled_by_what_was_installed(installed: Path, tmp_path:
 
 
 @needs_the_build
+def test_pytest_finds_the_plugin_of_the_wheel_also_when_the_package_was_imported_first(
+    installed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "test_of_a_user.py").write_text(
+        "def test_it(audit_trail):\n    assert audit_trail.log_authn(outcome='x')\n"
+    )
+    program = "import sys, otel_audit, pytest; sys.exit(pytest.main(['-W', 'error', '-p', 'no:cacheprovider']))"
+
+    said = run([installed / "python", "-c", program], tmp_path)
+
+    assert "1 passed" in said
+
+
+@needs_the_build
 def test_a_user_of_the_wheel_sees_its_types(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import otel_audit\n"

@@ -1,0 +1,92 @@
+"""A trail for one test: a real journal in a directory of its own, with the same times and ids in each run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Final
+
+import pytest
+import uuid_utils
+
+from otel_audit import configuration, ids
+from otel_audit.journal import line, writer
+from otel_audit.logger import AuditLogger
+
+__all__ = ["START_NS", "NumberedIds", "TickingClock", "trail_for_test"]
+
+START_NS: Final = 1_767_225_600_000_000_000
+"""2026-01-01T00:00:00Z. The first event of a test is recorded a second later."""
+
+# What may not be left to the machine that the tests run on. All else is what the application sets.
+_ENVIRONMENT: Final = {
+    "OTEL_AUDIT_EXPORT": "none",
+    "OTEL_AUDIT_DURABILITY": "os",
+    "OTEL_AUDIT_LEDGER": "false",
+}
+_VARIANT: Final = 0b10 << 62  # RFC 9562, section 4.1
+
+
+class TickingClock:
+    """Gives nanoseconds since 1970, a second more at each call."""
+
+    def __init__(self) -> None:
+        self._seconds = count(1)
+
+    def __call__(self) -> int:
+        """Return the next second."""
+        return START_NS + next(self._seconds) * 10**9
+
+
+class NumberedIds:
+    """Makes UUIDs whose last digits count up from 1: `event_id` version 7, `request_id` version 4.
+
+    A forked child makes real ones. With a copy of the numbers it would make those of its parent once more.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._numbers = {7: count(1), 4: count(1)}
+
+    def event_id(self) -> uuid_utils.UUID:
+        """Return the next UUIDv7. Its time is that of the start of every test."""
+        return self._next(7, START_NS // 10**6 << 80) if os.getpid() == self._pid else uuid_utils.uuid7()
+
+    def request_id(self) -> uuid_utils.UUID:
+        """Return the next UUIDv4."""
+        return self._next(4, 0) if os.getpid() == self._pid else uuid_utils.uuid4()
+
+    def _next(self, version: int, time: int) -> uuid_utils.UUID:
+        return uuid_utils.UUID(int=time | version << 76 | _VARIANT | next(self._numbers[version]))
+
+
+@contextmanager
+def trail_for_test(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[AuditLogger]:
+    """Give a logger with a trail in the directory; close the trail at the end.
+
+    What `configure()` makes meanwhile, by the environment alone, shares trail, clock and ids.
+    """
+    for name, value in _ENVIRONMENT.items():
+        patch.setenv(name, value)
+    patch.setenv("OTEL_AUDIT_DIR", str(directory))
+    patch.setenv("OTEL_SERVICE_NAME", os.environ.get("OTEL_SERVICE_NAME", "tests"))
+    # Streams keep real ids, so that no two can be taken for one, and do not shift the numbers of the events.
+    real = SimpleNamespace(new_id=ids.new_id)
+    patch.setattr(line, "ids", real)
+    patch.setattr(writer, "ids", real)
+    numbered = NumberedIds()
+    patch.setattr(ids, "new_id", numbered.event_id)
+    patch.setattr(ids, "new_random_id", numbered.request_id)
+    patch.setattr(configuration, "AuditLogger", partial(AuditLogger, clock=TickingClock()))
+    audit = configuration.configure()
+    try:
+        yield audit
+    finally:
+        audit.close()
+        if audit._trail is not None:  # a logger of the application may hold it, and the next test has its own
+            audit._trail.close()
