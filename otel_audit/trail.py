@@ -43,6 +43,7 @@ from otel_audit.journal.ledger.entries import last_note
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.ledger.registrar import END_WAIT_S, HeadLimits, Registrar, anchor_of
+from otel_audit.journal.ledger.shipping import LedgerShipping
 from otel_audit.journal.locks import boot_id, host_id
 from otel_audit.journal.retention import Retention
 from otel_audit.journal.stream import Limits, StreamWriter
@@ -86,6 +87,7 @@ SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
 _SEGMENTS_IN_MEMORY = 32  # a header takes 1 to 2 KB of the smallest, 32 KiB
 _LEAVES_AT_ONCE = 2048  # half of what waits for the tree: what does not fit is read back, at several times the cost
+_ON_THIS_HOST = frozenset({ExporterName.CONSOLE, ExporterName.JSONL})
 _CLOSED = OnLoss.CLOSED  # a member of an enum is slow to look up
 
 
@@ -140,6 +142,7 @@ class Trail(AuditSink):
             retention=None if self._is_shipped else self._retention(adoption, ledger),
             adopter=adopter_of(ledger, settings, self.notices),
             countersign=(lambda: None) if ledger is None else ledger.countersign,
+            ledger=None if ledger is None else self._ledger_shipping(),
             on_room=lambda: self.journal.room_made(),
         )
         self._elsewhere = Elsewhere(settings.directory, self.notices)
@@ -200,6 +203,11 @@ class Trail(AuditSink):
             end_wait_s=max(END_WAIT_S, settings.close_timeout_s),
             notices=self.notices,
         )
+
+    def _ledger_shipping(self) -> LedgerShipping:
+        """Deliver the ledger to whatever keeps it off this host: a copy beside the journal is no anchor for it."""
+        names = [name for name in self._exporter_names if name not in _ON_THIS_HOST]
+        return LedgerShipping(self.settings.directory, names, file_mode=self.settings.file_mode)
 
     def _retention(self, adoption: Adoption, ledger: Ledger | None) -> Retention | None:
         return retention_of(self.settings, adoption, self._exporter_names, self.notices, ledger=ledger)

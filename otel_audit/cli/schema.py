@@ -32,7 +32,10 @@ _JOURNAL_KEYS: Final[dict[str, dict[str, Any]]] = {
         "minimum": 0,
         "description": "When it was logged: nanoseconds since 1970, UTC.",
     },
-    "stream_id": {"type": "string", "description": "UUIDv7 of the stream: one process, one hash chain."},
+    "stream_id": {
+        "type": "string",
+        "description": "UUIDv7 of the stream: one process, one hash chain; or of the ledger.",
+    },
     "seq": {"type": "integer", "minimum": 1, "description": "Place in the stream, from 1, without gaps."},
     "prev_hash": {
         "type": "string",
@@ -42,11 +45,16 @@ _JOURNAL_KEYS: Final[dict[str, dict[str, Any]]] = {
 }
 _SYSTEM_KEYS: Final[dict[str, dict[str, Any]]] = {
     "system": {
-        "enum": ["segment", "gap"],
+        "enum": ["segment", "gap", "ledger", "note"],
         "description": "Only on lines that the journal makes itself: their facts are in an object of this name.",
     },
     "segment": {"type": "object", "description": "Header of a segment: resource, scope, host, format."},
     "gap": {"type": "object", "description": "What was lost before this line: counts, reasons, times."},
+    "ledger": {
+        "type": "object",
+        "description": "Entry of the signed ledger: its kind, and what docs/integrity.md says.",
+    },
+    "note": {"type": "object", "description": "Signed note over all lines of the ledger before it, as `text`."},
 }
 
 _SAID: Final = {

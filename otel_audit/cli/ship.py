@@ -22,6 +22,7 @@ from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import AuditError, LedgerBusy
 from otel_audit.journal.files import make_directory, say_exposure
 from otel_audit.journal.ledger.adoption import Adopter
+from otel_audit.journal.ledger.shipping import LedgerShipping
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.retention import Removed, Retention
 from otel_audit.notices import Notices, escaped, shown_json
@@ -67,12 +68,19 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
     retention = retention_of(settings, adoption, [exporter.name], notices, ledger=ledger, begins=False)
     # Which name a ledger has is for the service to say that writes the directory.
     adopter = adopter_of(ledger, settings, notices, foreign=adopt_foreign, begins=False)
+    shipping = None
+    if ledger is not None:
+        shipping = LedgerShipping(directory, [exporter.name], file_mode=settings.file_mode)
     with Stop() as stop:
         if once:
-            code = _ship_once(settings, settings.otlp, exporter, adoption, stop, as_json)
+            sweep = _sweep(settings, exporter, adoption, stop)
+            report = sweep.run()
             _tell_of_the_dead(settings, adopter, stop)
             _remove(settings, retention, stop)
-            sys.exit(code)
+            if shipping is not None:
+                sweep.deliver_ledger(shipping)
+            exporter.close()
+            sys.exit(_said(settings, settings.otlp, report, as_json))
         processor = BatchProcessor(
             settings.directory,
             [exporter],
@@ -82,14 +90,13 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
             notices=notices,
             retention=retention,
             adopter=adopter,
+            ledger=shipping,
         )
         sys.exit(_ship_on(settings, settings.otlp, processor, stop, as_json))
 
 
-def _ship_once(
-    settings: Settings, otlp: OtlpSettings, exporter: OtlpExporter, adoption: Adoption, stop: Stop, as_json: bool
-) -> int:
-    sweep = Sweep(
+def _sweep(settings: Settings, exporter: OtlpExporter, adoption: Adoption, stop: Stop) -> Sweep:
+    return Sweep(
         settings.directory,
         exporter,
         adoption,
@@ -97,8 +104,10 @@ def _ship_once(
         file_mode=settings.file_mode,
         stopped=stop,
     )
-    report = sweep.run()
-    exporter.close()
+
+
+def _said(settings: Settings, otlp: OtlpSettings, report: SweepReport, as_json: bool) -> int:
+    """Say what was done; the exit code."""
     if as_json:
         click.echo(shown_json(_once_json(settings, otlp, report)))
     else:

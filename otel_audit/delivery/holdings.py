@@ -13,6 +13,7 @@ from pathlib import Path
 from otel_audit.journal.census import Foreign, stream_counts
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.ledger.shipping import LedgerShipment, LedgerShipping
 from otel_audit.journal.shipment import Adoption, Shipment
 from otel_audit.notices import Notices
 
@@ -20,9 +21,20 @@ __all__ = ["Holdings"]
 
 
 class Holdings:
-    """The streams of a directory that are held, each until all `exporters` have delivered it, or until `release`."""
+    """The streams of a directory that are held, each until all `exporters` have delivered it, or until `release`.
 
-    def __init__(self, directory: Path, exporters: Sequence[str], *, file_mode: int, notices: Notices) -> None:
+    `ledger` takes the directory's ledger, which is held beside them.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        exporters: Sequence[str],
+        *,
+        file_mode: int,
+        notices: Notices,
+        ledger: LedgerShipping | None = None,
+    ) -> None:
         self._directory = directory
         self._exporters = exporters
         self._file_mode = file_mode
@@ -32,10 +44,12 @@ class Holdings:
         self._adopted: list[Shipment] = []
         self._known: set[str] = set()
         self._foreign: list[StreamFiles] = []
+        self._ledger_shipping = ledger
+        self._ledger: LedgerShipment | None = None
 
     @property
     def shipments(self) -> dict[str, Shipment]:
-        """All of them, by the id of the stream."""
+        """All streams, by their ids."""
         return {each.stream_id: each for each in [*self._own, *self._adopted]}
 
     def expect(self, taking: Callable[[], Shipment | None]) -> None:
@@ -80,6 +94,20 @@ class Holdings:
             self._adopted.append(shipment)
             yield shipment
 
+    def take_ledger(self) -> list[Shipment]:
+        """Take the ledger of the directory, if nobody has it: the next one, where another has taken its place."""
+        if self._ledger_shipping is None:
+            return []
+        try:
+            if self._ledger is not None and self._ledger.is_followed():
+                self._ledger.release()
+            if self._ledger is None or self._ledger.released:
+                self._ledger = self._ledger_shipping.take()
+                return [] if self._ledger is None else [self._ledger]
+        except OSError as error:
+            self._notices.say("take ledger", f"{self._directory}: the ledger cannot be delivered: {error}")
+        return []
+
     def say_foreign(self, stopped: Callable[[], bool]) -> None:
         """Say once for each stream how many events of other hosts were passed over. It reads all that waits."""
         left, self._foreign = self._foreign, []
@@ -98,6 +126,8 @@ class Holdings:
                 self._own = [each for each in self._own if each is not shipment]
                 self._adopted = [each for each in self._adopted if each is not shipment]
                 shipment.release()
+        if self._ledger is not None and self._is_lost(self._ledger):
+            self._ledger.release()
         for own in filter(self._is_over, list(self._own)):
             self._conclude(own)
         for shipment in list(filter(self._is_over, self._adopted)):
@@ -116,13 +146,17 @@ class Holdings:
                 self._conclude(shipment)
             shipment.release()
             delivered = delivered and is_over
-        self._own, self._adopted = [], []
+        if self._ledger is not None and not self._ledger.released:
+            self._ledger.release()
+        self._own, self._adopted, self._ledger = [], [], None
         return delivered
 
     def abandon(self) -> None:
-        """Abandon all streams in a forked child: they belong to the parent."""
+        """Abandon all of it in a forked child: it belongs to the parent."""
         for shipment in [*self._own, *self._adopted]:
             shipment.abandon()
+        if self._ledger is not None and not self._ledger.released:
+            self._ledger.abandon()
 
     def progress(self) -> dict[str, dict[str, Progress]]:
         """Return how far each exporter has come, by stream of this process."""

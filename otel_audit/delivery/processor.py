@@ -27,6 +27,7 @@ from otel_audit.errors import described
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger.adoption import Adopter
+from otel_audit.journal.ledger.shipping import LedgerShipping
 from otel_audit.journal.retention import Retention
 from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
@@ -87,8 +88,8 @@ class BatchProcessor:
     """Delivers the journal of a directory: the streams of this process, and those it may adopt. Any thread.
 
     `adopter` tells the ledger of streams whose process is gone, `countersign` has its last note signed by a command of
-    the user, if there is one. `on_room` is called after each look for what may be
-    removed that `make_room` asked for.
+    the user, if there is one. `ledger` takes the right to deliver the ledger too, which goes to the exporters that it
+    names. `on_room` is called after each look for what may be removed that `make_room` asked for.
 
     No thread runs until `start` or the first `ship`: a server may fork in C code, which runs no hooks, and a thread
     that held a lock or the interpreter at that moment would leave a dead worker.
@@ -107,6 +108,7 @@ class BatchProcessor:
         retention: Retention | None = None,
         adopter: Adopter | None = None,
         countersign: Callable[[], object] = lambda: None,
+        ledger: LedgerShipping | None = None,
         on_room: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
@@ -114,6 +116,7 @@ class BatchProcessor:
         self._retention = retention
         self._adopter = adopter
         self._countersign = countersign
+        self._ledger = ledger
         self._on_room = on_room
         self._is_room_wanted = False
         self._is_child = False
@@ -137,6 +140,7 @@ class BatchProcessor:
             [exporter.name for exporter in self._exporters],
             file_mode=self._file_mode,
             notices=self._notices,
+            ledger=self._ledger,
         )
         self._keeper: RealThread | None = None
         self._closing = Closing()
@@ -224,6 +228,7 @@ class BatchProcessor:
                     return 0
                 self._assign(self._holdings.take_waiting())
             self._holdings.let_go()
+            self._assign(self._holdings.take_ledger())
             if self._adoption is None:
                 return 0
             for shipment in self._holdings.adopt(self._adoption, partial(self._is_over, deadline)):
@@ -248,6 +253,7 @@ class BatchProcessor:
             self._adoption.live is not None or (self._keeper is None and not self._is_child)
         ):
             self._look(deadline)
+        self._take_ledger(deadline)
         self._closing.set()
         for worker in self._workers:
             worker.finish()
@@ -364,6 +370,14 @@ class BatchProcessor:
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
 
+    def _take_ledger(self, deadline: float) -> None:
+        """Take the ledger before the end, since a process that lives for a moment has not looked for it since."""
+        if self._workers and acquired(self._adopting, deadline - time.monotonic()):
+            try:
+                self._assign(self._holdings.take_ledger())
+            finally:
+                self._adopting.release()
+
     def _tell_of_the_dead(self, stopped: Callable[[], bool], *, finds: bool = False) -> None:
         if self._adopter is None:
             return
@@ -403,4 +417,5 @@ class BatchProcessor:
             if shipment.cursor.note:
                 self._notices.say(f"cursor {shipment.stream_id}", shipment.cursor.note)
             for worker in self._workers:
-                worker.add(shipment)
+                if shipment.is_for(worker.destination.exporter.name):
+                    worker.add(shipment)

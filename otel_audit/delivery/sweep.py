@@ -24,6 +24,8 @@ from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.ledger.identity import Identity
 from otel_audit.journal.ledger.ledger import Ledger
+from otel_audit.journal.ledger.removals import is_kept
+from otel_audit.journal.ledger.shipping import LedgerShipping
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import has_lines_after, stream_header
 from otel_audit.journal.removal import finish_removal
@@ -109,6 +111,18 @@ class Sweep:
             self._deliver(taken)
         self._find_the_others()
         return self._report
+
+    def deliver_ledger(self, shipping: LedgerShipping) -> None:
+        """Deliver the ledgers of the directory, which `run` leaves alone: at the end, behind all that they are told.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        while not self._stopped() and (shipment := shipping.take()) is not None:
+            if shipment.stream_id in self._known:  # the one in force, or one that goes no further
+                shipment.release()
+                return
+            self._deliver([shipment])
 
     def _deliver(self, taken: Sequence[Shipment]) -> None:
         errands = [self._errand(shipment) for shipment in taken]
@@ -238,6 +252,8 @@ def restart(directory: Path, exporter: str, adoption: Adoption, *, file_mode: in
             continue
         shipment.cursor.restart(exporter)
         shipment.release()
+    if is_kept(directory) and not LedgerShipping(directory, [exporter], file_mode=file_mode).restart(exporter):
+        busy += 1
     return busy
 
 

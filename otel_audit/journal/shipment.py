@@ -49,6 +49,10 @@ class Shipment:
         """The id of the stream."""
         return self.files.stream_id
 
+    def is_for(self, exporter: str) -> bool:
+        """Return True if the exporter of this name is to have the stream."""
+        return True
+
     def reader(self) -> StreamReader:
         """A reader of its lines, for one thread."""
         return StreamReader(self.files)

@@ -11,5 +11,6 @@ rules. In reading order:
 * `epochs` keeps the keys that sign, in `slots` of a file; `identity` is the key that outsiders know; `reserve` is room
   for the entries that must be written on a full disk.
 * `removals` says what was removed, and how far each stream is signed: what retention and the numbers go by.
+* `shipping` lets one process export the ledger, up to its last durable note.
 * `former` is the unsigned `ledger.jsonl` that earlier versions wrote.
 """

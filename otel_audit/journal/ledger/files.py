@@ -3,7 +3,7 @@
 ledger.<8 digits>.jsonl    lines, append only; each begins with a header that names the directory id
 ledger.lock                held by the process whose turn it is; never removed
 ledger.ship.lock           held by the one process that exports the ledger
-ledger.cursor              how far each exporter has come
+ledger.<id>.cursor         how far each exporter has come in one of its ledgers
 ledger.key                 the private key of the epoch: never in a backup
 ledger.keys                which key signed when, for good
 ledger.edge                the edge of the tree at the last note, so that a new process need not hash old lines
@@ -46,6 +46,11 @@ class LedgerFiles:
     def lock(self) -> Path:
         """Held by the process whose turn it is."""
         return self.directory / "ledger.lock"
+
+    @property
+    def ship_lock(self) -> Path:
+        """Held by the one process that exports the ledger."""
+        return self.directory / "ledger.ship.lock"
 
     @property
     def key(self) -> Path:
@@ -155,7 +160,7 @@ class LedgerLog(StreamFiles):
     @property
     def ship_lock(self) -> Path:
         """Held by the one process that exports the ledger."""
-        return self.directory / "ledger.ship.lock"
+        return LedgerFiles(self.directory).ship_lock
 
     @property
     def cursor(self) -> Path:

@@ -24,19 +24,20 @@ _HEAD: Final = struct.Struct("<8sII")  # magic, length, CRC-32 of the payload
 class Slots:
     """The open file, for the holder of the ledger's lock. `magic`: the eight bytes that a slot begins with.
 
-    `create=False`: a missing file is not made.
+    `create=False`: a missing file is not made. `writes=False`: for an onlooker, who may have no right to write it.
 
     Raises:
         OSError: the file can be neither opened nor made, or the disk has no room for it.
     """
 
-    def __init__(self, path: Path, magic: bytes, mode: int, *, create: bool = True) -> None:
+    def __init__(self, path: Path, magic: bytes, mode: int, *, create: bool = True, writes: bool = True) -> None:
         self._path = path
         self._magic = magic
         if create:
             self._descriptor = open_with_mode(path, os.O_RDWR, mode)
         else:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            access = os.O_RDWR if writes else os.O_RDONLY
+            self._descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             if create and os.fstat(self._descriptor).st_size < 2 * SLOT_BYTES:
                 os.posix_fallocate(self._descriptor, 0, 2 * SLOT_BYTES)

@@ -132,8 +132,8 @@ class EdgeFile:
     tells only one process.
     """
 
-    def __init__(self, files: LedgerFiles, mode: int) -> None:
-        self._slots = Slots(files.edge, _MAGIC, mode)
+    def __init__(self, files: LedgerFiles, mode: int, *, writes: bool = True) -> None:
+        self._slots = Slots(files.edge, _MAGIC, mode, create=writes, writes=writes)
 
     def entries(self) -> list[dict[str, Any]]:
         """Return what the slots hold, as it was kept."""

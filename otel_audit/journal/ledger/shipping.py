@@ -1,0 +1,199 @@
+"""The export of a directory's ledger: who may do it, and how far.
+
+One process does it, whoever holds the ledger's ship lock. To an exporter the ledger is a stream like any other, with a
+cursor of its own, but for two rules. It never ends: a ledger that cannot be continued is followed by another one, and
+they are exported one after the other. And no line goes out before the note over it is whole and durable: what stands
+behind that note may be cut off again, and whoever had seen it would have proof of something that never was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otel_audit.journal.cursor import Cursor, Progress, read_cursor
+from otel_audit.journal.files import sync_directory
+from otel_audit.journal.ledger.entries import SignedNote, statement
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog, id_of
+from otel_audit.journal.ledger.standing import EdgeFile, standing_of
+from otel_audit.journal.line import Line, Position
+from otel_audit.journal.locks import FileLock
+from otel_audit.journal.reader import segment_lines_backwards
+from otel_audit.journal.shipment import Shipment
+
+__all__ = ["DurableEnd", "LedgerShipment", "LedgerShipping"]
+
+
+class DurableEnd:
+    """Says how far a ledger may be shown to others: up to its last whole note that is known to be durable. Any thread.
+
+    `ledger.edge` is written once a turn is durable. Where it does not name the last note, the turn was killed before
+    that, or the file is lost: then the note is made durable here, while nobody can take a turn.
+    """
+
+    def __init__(self, log: LedgerLog, *, file_mode: int = 0o600) -> None:
+        self._log = log
+        self._files = LedgerFiles(log.directory)
+        self._file_mode = file_mode
+        self._last = log.numbers[0]
+        self._seen: tuple[int, ...] = ()
+        self._end = Position(self._last)
+
+    def __call__(self) -> Position:
+        """Return the position behind that note; the beginning while there is none.
+
+        Raises:
+            OSError: the ledger cannot be read, or not be made durable.
+        """
+        while self._is_own(self._last + 1):
+            self._last += 1
+        try:
+            status = os.stat(self._files.segment(self._last))
+        except FileNotFoundError:
+            return self._end
+        seen = (self._last, status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen != self._seen:
+            note = self._last_note()
+            if note is not None and note.line.seq != self._end.seq:
+                if not self._is_durable(note):
+                    return self._end
+                self._end = note.line.end
+            self._seen = seen
+        return self._end
+
+    def _is_own(self, number: int) -> bool:
+        path = self._files.segment(number)
+        return path.exists() and id_of(path) in (self._log.directory_id, "")
+
+    def _last_note(self) -> SignedNote | None:
+        for number in range(self._last, max(self._log.numbers[0], self._end.segment) - 1, -1):
+            with suppress(FileNotFoundError):
+                for each in segment_lines_backwards(self._log, number):
+                    if isinstance(each, Line) and isinstance(note := statement(each), SignedNote):
+                        return note
+        return None
+
+    def _is_durable(self, note: SignedNote) -> bool:
+        size = note.checkpoint.size
+        kept = self._kept()
+        if kept is not None and int(kept["size"]) >= size:
+            return int(kept["size"]) > size or not kept["sealed"]
+        lock = FileLock.acquire(self._files.lock, mode=self._file_mode)
+        if lock is None:
+            return False  # the turn that wrote it is not over
+        with lock:
+            numbers = tuple(each for each in (note.line.segment - 1, note.line.segment) if each in self._log.segments())
+            standing = standing_of(LedgerLog(self._log.directory, self._log.directory_id, numbers), kept)
+            if standing is None or standing.edge is None or standing.note.line.seq != note.line.seq:
+                return False  # a turn that power tore
+            _sync(self._files.segment(note.line.segment))
+            return True
+
+    def _kept(self) -> dict[str, Any] | None:
+        try:
+            edge = EdgeFile(self._files, self._file_mode, writes=False)
+        except FileNotFoundError:
+            return None
+        try:
+            return edge.largest(self._log.directory_id)
+        finally:
+            edge.close()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+    sync_directory(path.parent)
+
+
+@dataclass(slots=True)
+class LedgerShipment(Shipment):
+    """The right to export a ledger. `exporters`: the names of those that it goes to."""
+
+    exporters: Collection[str] = ()
+
+    @property
+    def ended(self) -> bool:
+        """False: the lock of its writers is free between two turns, and must stay."""
+        return False
+
+    def is_for(self, exporter: str) -> bool:
+        """See `Shipment`."""
+        return exporter in self.exporters
+
+    def is_followed(self) -> bool:
+        """Return True if all of it is delivered, and another ledger has taken its place.
+
+        Raises:
+            OSError: the ledgers cannot be read.
+        """
+        if LedgerFiles(self.files.directory).directory_id() == self.stream_id:
+            return False
+        end = self.durable()
+        return end is None or all(self.cursor.progress(each).position.seq >= end.seq for each in self.exporters)
+
+
+class LedgerShipping:
+    """Takes the right to export the ledger of a directory, to the `exporters` of these names."""
+
+    def __init__(self, directory: Path, exporters: Collection[str], *, file_mode: int = 0o600) -> None:
+        self._files = LedgerFiles(directory)
+        self._exporters = tuple(exporters)
+        self._file_mode = file_mode
+
+    def take(self) -> LedgerShipment | None:
+        """Take it: of several ledgers the oldest that is not delivered. None while another process has it.
+
+        Raises:
+            OSError: the ledger cannot be read, or its cursor not be made.
+        """
+        if not self._exporters or not self._files.segments():
+            return None
+        lock = FileLock.acquire(self._files.ship_lock, mode=self._file_mode)
+        if lock is None:
+            return None
+        try:
+            log = self._next()
+            if log is None:
+                lock.release()
+                return None
+            end = DurableEnd(log, file_mode=self._file_mode)
+            cursor = Cursor(log.cursor, mode=self._file_mode)
+        except BaseException:
+            lock.release()
+            raise
+        return LedgerShipment(log, cursor, lock, None, end, file_mode=self._file_mode, exporters=self._exporters)
+
+    def restart(self, exporter: str) -> bool:
+        """Have every ledger sent again to this exporter, from its first line. False: another process exports it.
+
+        Raises:
+            OSError: a cursor cannot be written.
+        """
+        lock = FileLock.acquire(self._files.ship_lock, mode=self._file_mode)
+        if lock is None:
+            return False
+        with lock:
+            for log in self._files.logs():
+                cursor = Cursor(log.cursor, mode=self._file_mode)
+                cursor.restart(exporter)
+                cursor.close()
+        return True
+
+    def _next(self) -> LedgerLog | None:
+        logs = self._files.logs()
+        behind = (log for log in logs[:-1] if self._is_behind(log))
+        return next(behind, logs[-1] if logs else None)
+
+    def _is_behind(self, log: LedgerLog) -> bool:
+        """Return True for a ledger that was not continued, and of which an exporter lacks something."""
+        progress, _ = read_cursor(log.cursor, listed=False)
+        end = DurableEnd(log, file_mode=self._file_mode)()
+        return any(progress.get(name, Progress()).position.seq < end.seq for name in self._exporters)
