@@ -18,10 +18,10 @@ from otel_audit import configuration, ids
 from otel_audit.journal import line, writer
 from otel_audit.logger import AuditLogger
 
-__all__ = ["START_NS", "NumberedIds", "TickingClock", "trail_for_test"]
+__all__ = ["NOW_NS", "NumberedIds", "trail_for_test"]
 
-START_NS: Final = 1_767_225_600_000_000_000
-"""2026-01-01T00:00:00Z. The first event of a test is recorded a second later."""
+NOW_NS: Final = 1_767_225_600_000_000_000
+"""When every event of a test is recorded: 2026-01-01T00:00:00Z, in nanoseconds since 1970."""
 
 # What may not be left to the machine that the tests run on. All else is what the application sets.
 _ENVIRONMENT: Final = {
@@ -30,17 +30,6 @@ _ENVIRONMENT: Final = {
     "OTEL_AUDIT_LEDGER": "false",
 }
 _VARIANT: Final = 0b10 << 62  # RFC 9562, section 4.1
-
-
-class TickingClock:
-    """Gives nanoseconds since 1970, a second more at each call."""
-
-    def __init__(self) -> None:
-        self._seconds = count(1)
-
-    def __call__(self) -> int:
-        """Return the next second."""
-        return START_NS + next(self._seconds) * 10**9
 
 
 class NumberedIds:
@@ -54,8 +43,8 @@ class NumberedIds:
         self._numbers = {7: count(1), 4: count(1)}
 
     def event_id(self) -> uuid_utils.UUID:
-        """Return the next UUIDv7. Its time is that of the start of every test."""
-        return self._next(7, START_NS // 10**6 << 80) if os.getpid() == self._pid else uuid_utils.uuid7()
+        """Return the next UUIDv7. Its time is that of the clock."""
+        return self._next(7, NOW_NS // 10**6 << 80) if os.getpid() == self._pid else uuid_utils.uuid7()
 
     def request_id(self) -> uuid_utils.UUID:
         """Return the next UUIDv4."""
@@ -82,7 +71,7 @@ def trail_for_test(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[Audit
     numbered = NumberedIds()
     patch.setattr(ids, "new_id", numbered.event_id)
     patch.setattr(ids, "new_random_id", numbered.request_id)
-    patch.setattr(configuration, "AuditLogger", partial(AuditLogger, clock=TickingClock()))
+    patch.setattr(configuration, "AuditLogger", partial(AuditLogger, clock=lambda: NOW_NS))
     audit = configuration.configure()
     try:
         yield audit

@@ -126,7 +126,7 @@ def test_a_logger_of_the_application_writes_into_the_same_trail(
     otel_audit.configure().log_authn(outcome="success")
     audit_trail.log_authn(outcome="failure")
 
-    assert [event.timestamp for event in audit_events] == ["2026-01-01T00:00:01.000Z", "2026-01-01T00:00:02.000Z"]
+    assert [event.timestamp for event in audit_events] == ["2026-01-01T00:00:00.000Z", "2026-01-01T00:00:00.000Z"]
     assert audit_trail.settings is not None
     assert len(read_streams(audit_trail.settings.directory)) == 1
 
@@ -138,8 +138,8 @@ def test_times_and_ids_are_the_same_in_each_run(run: int, audit_trail: AuditLogg
         """Nothing is done."""
 
     assert [(event.timestamp, event.request_id) for event in audit_events] == [
-        ("2026-01-01T00:00:01.000Z", "00000000-0000-4000-8000-000000000001"),
-        ("2026-01-01T00:00:02.000Z", "00000000-0000-4000-8000-000000000002"),
+        ("2026-01-01T00:00:00.000Z", "00000000-0000-4000-8000-000000000001"),
+        ("2026-01-01T00:00:00.000Z", "00000000-0000-4000-8000-000000000002"),
     ]
     assert [event.event_id for event in audit_events] == [
         "019b76da-a800-7000-8000-000000000001",
