@@ -19,7 +19,7 @@ from tests.delivery.audited_server import AuditedServer
 from tests.journal.disks import Unmountable, ext4
 from tests.marking import pytest_itemcollected, pytest_runtest_protocol
 from tests.no_skip import pytest_make_collect_report, pytest_runtest_makereport
-from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs
+from tests.servers import AGENT_CONFIG, OWN_VARIABLES, Collector, StartCollector, VictoriaLogs, VictoriaMetrics
 from tests.servers.otlp_server import OtlpServer
 
 __all__ = [
@@ -143,6 +143,13 @@ def server() -> Iterator[AuditedServer]:
 def victorialogs(tmp_path: Path) -> Iterator[VictoriaLogs]:
     """A running store."""
     with VictoriaLogs(tmp_path / "victorialogs") as store:
+        yield store
+
+
+@pytest.fixture
+def victoriametrics(tmp_path: Path) -> Iterator[VictoriaMetrics]:
+    """A running store of metrics."""
+    with VictoriaMetrics(tmp_path / "victoriametrics") as store:
         yield store
 
 

@@ -22,7 +22,7 @@ __all__ = [
     "bind_mounts",
     "collector_builder",
     "compose_config",
-    "dashboard",
+    "dashboards",
     "data_sources",
     "load_yaml",
     "loki",
@@ -151,19 +151,19 @@ def data_sources() -> dict[str, dict[str, Any]]:
 
 
 @cache
-def dashboard() -> dict[str, Any]:
-    """The dashboard "Audit"."""
-    read: dict[str, Any] = json.loads((GRAFANA / "dashboards" / "audit.json").read_text(encoding="utf-8"))
-    return read
+def dashboards() -> dict[str, dict[str, Any]]:
+    """The dashboards by the name of their file: `audit`, `pipeline`, `trail`."""
+    files = sorted((GRAFANA / "dashboards").glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
 
-def panels() -> list[dict[str, Any]]:
-    """The panels of the dashboard, rows included."""
-    found: list[dict[str, Any]] = dashboard()["panels"]
-    return found
+def panels(name: str) -> list[dict[str, Any]]:
+    """The panels of a dashboard, rows and what is folded into them included."""
+    top: list[dict[str, Any]] = dashboards()[name]["panels"]
+    return [panel for outer in top for panel in (outer, *outer.get("panels", []))]
 
 
 def queries(kind: str) -> list[dict[str, Any]]:
-    """The panels' queries of one kind of data source, `loki` or `prometheus`."""
-    targets = [target for panel in panels() for target in panel.get("targets", [])]
+    """The queries of all panels that go to one kind of data source, `loki` or `prometheus`."""
+    targets = [target for name in dashboards() for panel in panels(name) for target in panel.get("targets", [])]
     return [target for target in targets if target["datasource"]["type"] == kind]

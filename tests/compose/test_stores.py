@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.compose.stack import (
+    dashboards,
     data_sources,
     loki,
     port_of,
@@ -163,11 +164,22 @@ def test_every_data_source_is_a_service_of_the_stack() -> None:
 
 
 def test_an_event_links_to_its_trace() -> None:
-    [link] = data_sources()["loki"]["jsonData"]["derivedFields"]
+    [link] = [field for field in data_sources()["loki"]["jsonData"]["derivedFields"] if field["name"] == "Trace"]
 
     assert (link["matcherType"], link["matcherRegex"]) == ("label", "trace_id")
     assert link["datasourceUid"] in data_sources()
     assert link["url"] == "$${__value.raw}"  # a single $ would be replaced by an environment variable: by nothing
+
+
+def test_an_event_links_to_everything_of_its_actor_target_and_request() -> None:
+    fields = {field["name"]: field for field in data_sources()["loki"]["jsonData"]["derivedFields"]}
+    variables = {variable["name"] for variable in dashboards()["trail"]["templating"]["list"]}
+
+    for name in ("Actor", "Target", "Request"):
+        url = fields[name]["url"]
+        assert url == f"/d/{dashboards()['trail']['uid']}?var-{name.lower()}=$${{__value.raw}}"
+        assert name.lower() in variables
+        assert fields[name]["matcherRegex"] == f"audit_{name.lower()}_id"
 
 
 @pytest.mark.processes

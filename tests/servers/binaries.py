@@ -13,7 +13,15 @@ import pytest
 
 from tests.no_skip import NO_SKIP
 
-__all__ = ["COLLECTOR", "OWN_VARIABLES", "VERIFY_PROOF", "VICTORIALOGS", "Binary"]
+__all__ = [
+    "COLLECTOR",
+    "OWN_VARIABLES",
+    "VERIFY_PROOF",
+    "VICTORIALOGS",
+    "VICTORIAMETRICS",
+    "VMALERT_TOOL",
+    "Binary",
+]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,7 +64,12 @@ class Binary:
 
 COLLECTOR = Binary("otelcol-audit", "OTEL_AUDIT_OTELCOL", ("collector-config/build-collector.sh",))
 VICTORIALOGS = Binary("victoria-logs", "OTEL_AUDIT_VICTORIALOGS", ("tests/servers/install.sh", "victoria-logs"))
+VICTORIAMETRICS = Binary(
+    "victoria-metrics", "OTEL_AUDIT_VICTORIAMETRICS", ("tests/servers/install.sh", "victoria-metrics")
+)
+VMALERT_TOOL = Binary("vmalert-tool", "OTEL_AUDIT_VMALERT_TOOL", ("tests/servers/install.sh", "vmalert-tool"))
 VERIFY_PROOF = Binary("verify-proof", "OTEL_AUDIT_VERIFY_PROOF", ("verifiers/go/build.sh",))
 
 # What only the tests know. The package refuses to start with an OTEL_AUDIT_ name that is none of its settings.
-OWN_VARIABLES = (COLLECTOR.variable, VICTORIALOGS.variable, VERIFY_PROOF.variable, NO_SKIP)
+_BINARIES = (COLLECTOR, VICTORIALOGS, VICTORIAMETRICS, VMALERT_TOOL, VERIFY_PROOF)
+OWN_VARIABLES = (*(binary.variable for binary in _BINARIES), NO_SKIP)

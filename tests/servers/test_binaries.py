@@ -8,11 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.binaries import COLLECTOR, OWN_VARIABLES, VERIFY_PROOF, VICTORIALOGS, Binary
+from tests.servers.binaries import (
+    COLLECTOR,
+    OWN_VARIABLES,
+    VERIFY_PROOF,
+    VICTORIALOGS,
+    VICTORIAMETRICS,
+    VMALERT_TOOL,
+    Binary,
+)
 
 pytestmark = pytest.mark.processes
 
-BINARIES = pytest.mark.parametrize("binary", [COLLECTOR, VERIFY_PROOF, VICTORIALOGS], ids=lambda binary: binary.name)
+BINARIES = pytest.mark.parametrize(
+    "binary", [COLLECTOR, VERIFY_PROOF, VICTORIALOGS, VICTORIAMETRICS, VMALERT_TOOL], ids=lambda binary: binary.name
+)
 
 
 def executable(path: Path) -> Path:
