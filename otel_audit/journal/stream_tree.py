@@ -26,8 +26,10 @@ __all__ = ["StreamTree", "TreeBroken", "TreeHead"]
 
 _READ_LINES: Final = 2048
 _READ_BYTES: Final = 1 << 20
-# Whoever logs meanwhile waits for the interpreter no longer than these leaves take, not for its switch interval.
-_LEAVES_AT_ONCE: Final = 64
+# Whoever logs meanwhile waits for the interpreter no longer than these take, not for its switch interval. To give way
+# costs as much as thirty leaves do.
+_LEAVES_AT_ONCE: Final = 256
+_LINES_AT_ONCE: Final = 64  # which are parsed and hashed as well
 _GIVE_WAY_S: Final = 0.0001
 
 
@@ -128,16 +130,29 @@ class StreamTree:
 
     def _add_all(self, seq: int) -> None:
         """Add the line whose turn it is, and those that follow it without a hole, up to this number."""
-        append, leaves, head, last = self._edge.append, self._leaves, self._next, self._last
-        while head is not None and head[0] == last[0] + 1 and last[0] < seq:
-            if head[2] <= last[2]:  # its end is no further in the file: it is the first line of the next one
+        while run := self._run(seq):
+            if run[0][2] <= self._last[2]:
                 self._pass_border(self._segment + 1)
-            append(sha256(b"\0" + unhexlify(head[1])).digest())
-            self._last = last = head
-            if not head[0] % _LEAVES_AT_ONCE:
+            self._edge.extend([sha256(b"\0" + unhexlify(head[1])).digest() for head in run])
+            self._last = run[-1]
+            if len(run) == _LEAVES_AT_ONCE:
                 real_sleep(_GIVE_WAY_S)
+
+    def _run(self, seq: int) -> list[Head]:
+        """Take the next lines of one segment out of the list. What follows them stays in `_next`.
+
+        A line whose end is no further in the file than that of the line before is the first one of the next segment.
+        """
+        leaves, head, last = self._leaves, self._next, self._last
+        run: list[Head] = []
+        while head is not None and head[0] == last[0] + 1 and last[0] < seq and len(run) < _LEAVES_AT_ONCE:
+            if run and head[2] <= last[2]:
+                break
+            run.append(head)
+            last = head
             head = leaves.popleft() if leaves else None
         self._next = head
+        return run
 
     def _pass_border(self, segment: int) -> None:
         """What follows stands in this segment."""
@@ -178,7 +193,7 @@ class StreamTree:
                 raise _missing(self._edge.size + 1)
             line_hash = line.hash.encode()
             self._edge.append(leaf_hash(unhexlify(line_hash)))
-            if not line.seq % _LEAVES_AT_ONCE:
+            if not line.seq % _LINES_AT_ONCE:
                 real_sleep(_GIVE_WAY_S)
         self._last = Head(self._edge.size, line_hash, line.end.offset, 0)
 

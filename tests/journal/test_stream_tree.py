@@ -79,6 +79,26 @@ def test_a_burst_that_is_longer_than_the_list_is_read_back(tmp_path: Path) -> No
     journal.close()
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_many_leaves_at_once_give_the_tree_of_the_file_and_of_each_segment(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    journal = a_journal(tmp_path, limits=Limits(segment_bytes=chance.randrange(3000, 400_000)))
+    append(journal, "first")
+    stream = the_writer(journal)
+    behind, beside = StreamTree(stream.files, stream.leaves), StreamTree(stream.files)
+    for name in range(3000):
+        append(journal, name)
+        if chance.random() < 0.002:
+            behind.grow(chance.randrange(1, stream.head.seq + 1))
+
+    head = behind.reach(stream.head)
+    beside.read()
+
+    assert head.root == root_over(lines_in(tmp_path))
+    assert (head, behind.place, list(behind.borders)) == (beside.head(), beside.place, list(beside.borders))
+    journal.close()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_leaves_that_an_asynchronous_exception_left_out_are_read_back(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)

@@ -164,6 +164,17 @@ def test_a_tree_is_continued_at_its_edge(size: int, more: int) -> None:
     assert continued.root() == edge_of(size + more).root()
 
 
+@given(size=st.integers(0, 300), counts=st.lists(st.integers(0, 70), max_size=5))
+def test_leaves_that_are_added_together_give_the_edge_of_those_that_are_added_one_by_one(
+    size: int, counts: list[int]
+) -> None:
+    edge = edge_of(size)
+    for count in counts:
+        edge.extend([leaf(index) for index in range(edge.size, edge.size + count)])
+
+    assert (edge.size, edge.nodes) == (size + sum(counts), edge_of(size + sum(counts)).nodes)
+
+
 @given(st.data(), sizes)
 def test_a_path_needs_no_more_of_the_leaves_before_it_than_their_edge(data: st.DataObject, size: int) -> None:
     index = data.draw(st.integers(0, size - 1))
