@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"journal"},
     {"delivery"},
     {"stores", "trail", "sinks", "policy", "diagnosis"},
-    {"loss", "verification", "replaying"},
+    {"loss", "query", "verification", "replaying"},
     {"recorder"},
     {"operation"},
     {"logger"},

@@ -138,15 +138,19 @@ class DirectoryStore:
 
     def streams(self) -> Sequence[str]:
         """See `Store`."""
-        return sorted(self._files())
+        return sorted(self.files())
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
         """See `Store`. What stands behind the last newline of a segment is torn, or its writer is still at it."""
-        files = self._files().get(stream_id)
-        if files is None:
-            return
-        for number in files.segments():
-            with contextlib.suppress(FileNotFoundError):  # removed since the directory was listed
+        files = self.files().get(stream_id)
+        for number in files.segments() if files is not None else ():
+            yield from self.segment(stream_id, number, after)
+
+    def segment(self, stream_id: str, number: int, after: int = 0) -> Iterator[Content]:
+        """Yield what stands in one segment of a stream; nothing if it was removed since the directory was listed."""
+        files = self.files().get(stream_id)
+        if files is not None:
+            with contextlib.suppress(FileNotFoundError):
                 yield from self._segment(files, number, after)
 
     def others(self) -> Iterator[ForeignRecord | DamagedBytes]:
@@ -155,7 +159,7 @@ class DirectoryStore:
 
     def place_of(self, line: Line) -> str:
         """See `Store`."""
-        files = self._files().get(stream_id := line.tail.stream_id, StreamFiles(self._directory, stream_id))
+        files = self.files().get(stream_id := line.tail.stream_id, StreamFiles(self._directory, stream_id))
         return f"{files.segment(line.segment).name}, byte {line.offset}"
 
     def close(self) -> None:
@@ -169,7 +173,8 @@ class DirectoryStore:
     ) -> None:
         self.close()
 
-    def _files(self) -> Mapping[str, StreamFiles]:
+    def files(self) -> Mapping[str, StreamFiles]:
+        """Return the files of each stream, and of each ledger, by its id."""
         logs = [*streams_in(self._directory), *LedgerFiles(self._directory).logs()]
         return {files.stream_id: files for files in logs}
 

@@ -1,0 +1,269 @@
+"""`otel-audit query`: find events in a trail, or ask about it in SQL."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+from rich.cells import cell_len
+
+from otel_audit.cli.options import GivenPath, existing_directory, say_if_empty, unreadable
+from otel_audit.delivery.console import Terminal
+from otel_audit.errors import AuditError
+from otel_audit.notices import escaped, escaped_json
+from otel_audit.query.database import Found, QueryUnanswered, TrailDatabase
+from otel_audit.query.filters import WORDS, Filters, Place
+from otel_audit.stores.directory import DirectoryStore
+from otel_audit.stores.location import NothingStored, is_url, open_store
+from otel_audit.stores.store import Store, StoreUnreadable
+
+__all__ = ["opened_source", "query"]
+
+_SHOWN: Final = 100  # where people read; programs get all
+_AT_ONCE: Final = 500
+_CELL_MAX: Final = 80
+_AGO: Final = re.compile(r"(\d+)([smhdw])\Z")
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Moment(click.ParamType[int]):
+    """A moment: so long ago, a day by its name, or a time in ISO 8601. UTC. In nanoseconds since 1970."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `click.ParamType`."""
+        if isinstance(value, int):
+            return value
+        given = str(value)
+        if (ago := _AGO.match(given)) is not None:
+            return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
+        try:
+            if given in _DAYS_AGO:
+                today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+                moment = today - timedelta(days=_DAYS_AGO[given])
+            else:
+                moment = datetime.fromisoformat(given)
+        except ValueError:
+            self.fail(
+                f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {escaped(given)!r}",
+                param,
+                ctx,
+            )
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+        return since // timedelta(microseconds=1) * 1000
+
+
+class _Page(click.ParamType[Place]):
+    """The place behind which an answer goes on."""
+
+    name = "page"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Place:
+        """See `click.ParamType`."""
+        if isinstance(value, Place):
+            return value
+        try:
+            return Place.parse(str(value))
+        except AuditError as error:
+            self.fail(escaped(str(error)), param, ctx)
+
+
+_WORD_HELP: Final = {
+    "actor": "Who did it: the id or the name.",
+    "on_behalf_of": "For whom it was done.",
+    "tool": "The MCP tool.",
+    "path": "The path of the request.",
+    "target": "What it was done to: NAME or TYPE/NAME.",
+    "outcome": "How it ended, as it was logged, or: success, failure, denied, error, cancelled, unknown.",
+    "type": "The event type, such as http.request.",
+    "trace": "The trace id.",
+    "request": "The request id.",
+}
+
+
+def _word_options(command: F) -> F:
+    for name in reversed(list(WORDS)):
+        command = click.option(f"--{name.replace('_', '-')}", name, multiple=True, help=_WORD_HELP[name])(command)
+    return command
+
+
+@click.command()
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
+@_word_options
+@click.option("--since", "since_ns", type=_Moment(), help="From this time on: 2d, 3h, yesterday, 2026-11-29T08:00Z.")
+@click.option("--until", "until_ns", type=_Moment(), help="Before this time.")
+@click.option("--text", default="", help="A text anywhere in the line, in upper or lower case.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many at most.  [default: 100 in a table, else all]")
+@click.option("--page", type=_Page(), help="Go on behind a page: what the page before said.")
+@click.option("--sql", help="A SELECT over the view `events`; docs/query.md has its columns.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line: journal lines, or the rows of --sql.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header; every column but `line`.")
+@click.option("--out", metavar="FILE.parquet", type=GivenPath(), help="Write all columns to a Parquet file.")
+@click.pass_context
+def query(
+    ctx: click.Context,
+    /,
+    sources: Sequence[str],
+    since_ns: int | None,
+    until_ns: int | None,
+    text: str,
+    limit: int | None,
+    page: Place | None,
+    sql: str | None,
+    as_json: bool,
+    as_csv: bool,
+    out: Path | None,
+    **words: Sequence[str],
+) -> None:
+    """Find events in a trail, the newest first, or ask about it in SQL.
+
+    SOURCE is the directory of a journal, an archive, packed files, a log of events, or the URL of a log store; by
+    default the directory of the settings. With several, an event that is in more than one of them is found once.
+
+    All filters must find an event. One that is given more than once finds an event by any of its words, and a * in a
+    word stands for any text.
+    """
+    filters = Filters(words, since_ns, until_ns, text, page)
+    if sum((as_json, as_csv, out is not None)) > 1:
+        raise click.UsageError("expected one of --json, --csv and --out, got several", ctx)
+    if sql is not None and filters != Filters(dict.fromkeys(WORDS, ())):
+        raise click.UsageError("--sql goes with no filter: write it into the WHERE of the question", ctx)
+    if limit is None and not (as_json or as_csv or out is not None):
+        limit = _SHOWN
+    try:
+        with ExitStack() as stack:
+            stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
+            database = stack.enter_context(TrailDatabase(stores, out=out))
+            _Answer(database, filters, sql, limit).give(as_json=as_json, as_csv=as_csv, out=out)
+            _say_unread(database)
+    except (NothingStored, QueryUnanswered) as error:
+        raise click.UsageError(escaped(str(error)), ctx) from error
+    except StoreUnreadable as error:
+        raise click.ClickException(escaped(str(error))) from error
+
+
+def opened_source(ctx: click.Context, source: str | None) -> Store:
+    """Open a source that was given, or that of the settings. An empty directory is a journal that has not begun.
+
+    Raises:
+        UsageError: it does not exist, or cannot be read.
+        NothingStored: no trail lies there.
+        StoreUnreadable: the URL cannot be understood.
+    """
+    if source is not None and is_url(source):
+        return open_store(source)
+    given = source or os.environ.get("OTEL_AUDIT_DIR")
+    path = Path(given) if given else None
+    if path is None or not path.is_file():
+        path = existing_directory(ctx, path)
+    try:
+        if path.is_dir() and not any(path.iterdir()):
+            say_if_empty(path)
+            return DirectoryStore(path)
+        return open_store(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+class _Answer:
+    """One question, and how its answer is given."""
+
+    def __init__(self, database: TrailDatabase, filters: Filters, sql: str | None, limit: int | None) -> None:
+        self._database = database
+        self._filters = filters
+        self._sql = sql
+        self._limit = limit
+
+    def give(self, *, as_json: bool, as_csv: bool, out: Path | None) -> None:
+        if out is not None:
+            count = self._database.write_parquet(*self._question())
+            click.echo(f"{count} rows written to {escaped(str(out))}", err=True)
+        elif as_csv:
+            self._give_csv()
+        elif self._sql is None:
+            self._give_events(as_json=as_json)
+        elif as_json:
+            for row in self._database.objects(*self._question()):
+                click.echo(escaped_json(row))
+        else:
+            self._give_table()
+
+    def _question(self) -> tuple[str, Sequence[object]]:
+        if self._sql is None:
+            return self._database.select(self._filters, self._limit)
+        return (self._sql if self._limit is None else self._database.limited(self._sql, self._limit)), ()
+
+    def _give_events(self, *, as_json: bool) -> None:
+        found = self._database.find(self._filters, None if self._limit is None else self._limit + 1)
+        terminal = Terminal(sys.stdout, dated=True)
+        count, last = 0, None
+        while portion := list(islice(found, _AT_ONCE if self._limit is None else min(_AT_ONCE, self._limit - count))):
+            if as_json:
+                sys.stdout.buffer.write(b"".join(map(_shown_json, portion)))
+                sys.stdout.buffer.flush()
+            else:
+                terminal.write(lambda view, portion=portion: (view.show(each.line) for each in portion))  # type: ignore[misc]  # a default for the loop
+            count, last = count + len(portion), portion[-1].place
+        if last is not None and next(found, None) is not None:
+            click.echo(f"{count} events shown; for older ones: --page {last}", err=True)
+        elif not count:
+            click.echo("no event found", err=True)
+
+    def _give_csv(self) -> None:
+        question, values = self._question()
+        names, rows = self._database.rows(question, values)
+        kept = [index for index, name in enumerate(names) if name != "line" or self._sql is not None]
+        shown = escaped if sys.stdout.isatty() else str
+        writer = csv.writer(sys.stdout)
+        writer.writerow([names[index] for index in kept])
+        writer.writerows(["" if row[index] is None else shown(str(row[index])) for index in kept] for row in rows)
+
+    def _give_table(self) -> None:
+        question, values = self._question()
+        names, rows = self._database.rows(question, values)
+        shown = [[_cell(value) for value in row] for row in rows]
+        _print_columns([[escaped(name) for name in names], *shown])
+        if len(shown) == self._limit:
+            click.echo(f"the first {len(shown)} rows; for more: --limit", err=True)
+
+
+def _shown_json(found: Found) -> bytes:
+    return escaped_json(found.line.decode("utf-8", "backslashreplace")).encode() + b"\n"
+
+
+def _cell(value: str | None) -> str:
+    text = "-" if value is None else escaped(value)
+    return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded: Iterable[str] = (text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def _say_unread(database: TrailDatabase) -> None:
+    """Say on stderr what of the sources is no event, and so in no answer."""
+    gathered = database.gathered
+    if gathered.damaged:
+        click.echo(
+            f"{gathered.damaged} damaged pieces were passed over, which may hold events: see `otel-audit verify`",
+            err=True,
+        )
+    if gathered.others:
+        click.echo(f"{gathered.others} records of other programs were passed over", err=True)

@@ -1,0 +1,149 @@
+"""`otel-audit query`: its forms of output, its messages, and the questions of the issue."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from otel_audit import AuditPrincipal, AuditResource
+from otel_audit.cli import main
+from otel_audit.query.columns import COLUMNS
+from tests.recording import recorder
+
+AGENT = AuditPrincipal(username="agent-7", on_behalf_of="bob")
+
+
+def run(*arguments: str | Path, directory: str | Path = "") -> Result:
+    return CliRunner().invoke(main, ["query", *map(str, arguments)], env={"OTEL_AUDIT_DIR": str(directory)})
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    directory = tmp_path / "journal"
+    salaries = AuditResource(type="table", name="salaries")
+    with recorder(directory) as audit:
+        audit.log_http_request(
+            method="GET", path="/orders/7", status_code=200, principal=AuditPrincipal(username="alice")
+        )
+        audit.log_authz(outcome="deny", principal=AuditPrincipal(username="alice"), resource=salaries)
+        audit.log_mcp_call(tool_name="read", principal=AGENT, outcome="denied")
+        audit.log_mcp_call(tool_name="read", principal=AGENT, outcome="success", resource=salaries)
+    return directory
+
+
+def events(result: Result) -> list[tuple[str, str]]:
+    assert result.exit_code == 0, result.output
+    lines = map(json.loads, result.stdout.splitlines())
+    return [(line["event_type"], line["outcome"]) for line in lines]
+
+
+def test_the_questions_of_an_auditor_have_answers(journal: Path) -> None:
+    alice = run("--actor", "alice", "--since", "today", "--json", directory=journal)
+    salaries = run("--target", "salaries", "--json", directory=journal)
+    denied = run("--actor", "agent-7", "--on-behalf-of", "bob", "--outcome", "denied", "--json", directory=journal)
+
+    assert events(alice) == [("authz.decision", "deny"), ("http.request", "success")]
+    assert events(salaries) == [("mcp.tools.call", "success"), ("authz.decision", "deny")]
+    assert events(denied) == [("mcp.tools.call", "denied")]
+
+
+def test_a_table_shows_events_as_tail_does(journal: Path) -> None:
+    tail = CliRunner().invoke(main, ["tail", str(journal)])
+
+    assert run(journal).stdout.splitlines() == tail.stdout.splitlines()[::-1]
+
+
+def test_a_page_says_how_to_get_the_next_one(journal: Path) -> None:
+    first = run(journal, "--limit", "3")
+    page = first.stderr.split("3 events shown; for older ones: ")[1].split()
+    last = run(journal, "--limit", "3", *page)
+
+    assert (first.stdout + last.stdout) == run(journal).stdout
+    assert last.stderr == ""
+
+
+def test_csv_has_a_header_and_all_columns_but_the_line(journal: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(run(journal, "--csv", "--path", "/orders/*").stdout)))
+
+    assert list(rows[0]) == [column.name for column in COLUMNS if column.name != "line"]
+    assert [(row["method"], row["status_code"], row["actor_name"]) for row in rows] == [("GET", "200", "alice")]
+
+
+def test_a_parquet_file_holds_the_rows(journal: Path, tmp_path: Path) -> None:
+    import duckdb
+
+    out = tmp_path / "it's.parquet"
+    said = run(journal, "--out", out, "--actor", "alice").stderr
+
+    answer = duckdb.connect().execute("SELECT event_type, line FROM read_parquet(?)", [str(out)]).fetchall()
+    assert said == f"2 rows written to {out}\n"
+    assert [json.loads(line)["event_type"] for _, line in answer] == [kind for kind, _ in answer]
+
+
+def test_sql_answers_as_a_table_as_json_and_as_csv(journal: Path) -> None:
+    question = "SELECT actor_name, count(*) AS events FROM events WHERE system IS NULL GROUP BY ALL ORDER BY ALL"
+
+    table, as_json, as_csv = (run(journal, "--sql", question, *form) for form in ([], ["--json"], ["--csv"]))
+
+    assert table.stdout == "actor_name  events\nagent-7     2\nalice       2\n"
+    assert [json.loads(row) for row in as_json.stdout.splitlines()] == [
+        {"actor_name": "agent-7", "events": 2},
+        {"actor_name": "alice", "events": 2},
+    ]
+    assert as_csv.stdout.splitlines() == ["actor_name,events", "agent-7,2", "alice,2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--since", "soon"], "expected a time such as 2d, 3h, yesterday"),
+        (["--page", "2"], "expected a place as `otel-audit query` prints it"),
+        (["--json", "--csv"], "expected one of --json, --csv and --out, got several"),
+        (["--sql", "SELECT 1", "--actor", "alice"], "--sql goes with no filter"),
+        (["--sql", "DROP VIEW events"], "expected one SELECT, got DROP"),
+        (["--sql", "SELECT actr FROM events"], "the question cannot be answered"),
+        (["nowhere"], "which does not exist"),
+    ],
+)
+def test_wrong_usage_says_what_was_expected(journal: Path, arguments: list[str], says: str) -> None:
+    result = run(*arguments, directory=journal)
+
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
+
+
+def test_a_directory_without_events_says_so(tmp_path: Path) -> None:
+    result = run(tmp_path)
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no stream is in this directory" in result.stderr
+    assert "no event found" in result.stderr
+
+
+def test_terminal_controls_are_shown_as_escapes(tmp_path: Path) -> None:
+    with recorder(tmp_path / "journal") as audit:
+        audit.log_mcp_call(tool_name="\x1b[31mred\u202e")
+
+    for form in ([], ["--json"], ["--sql", "SELECT tool FROM events"], ["--sql", "SELECT tool FROM events", "--json"]):
+        shown = run(tmp_path / "journal", *form).stdout
+        assert "red" in shown
+        assert not set("\x1b\u202e") & set(shown)
+
+
+@pytest.mark.processes
+def test_without_duckdb_it_says_how_to_get_it(journal: Path) -> None:
+    program = "import sys; sys.modules['duckdb'] = None; from otel_audit.cli import main; main()"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, "query", str(journal)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert "pip install 'otel-audit[query]'" in done.stderr
