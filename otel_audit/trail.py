@@ -299,9 +299,18 @@ class Trail(AuditSink):
         return self._numbers.stats()
 
     def numbers(self) -> CountsByExporter:
-        """The numbers of this process now, for each exporter."""
+        """The numbers of this process now, for each exporter, and how old the ledger's last note is."""
         self.journal.leave_to_parent()
-        return self._numbers.numbers()
+        return replace(self._numbers.numbers(), notes=self._notes())
+
+    def _notes(self) -> Mapping[str, tuple[int, int]]:
+        if self._registrar is None or self.is_closed:
+            return {}
+        try:
+            note = last_note(LedgerFiles(self.settings.directory))
+        except OSError:  # whoever takes the next turn says why
+            return {}
+        return {} if note is None else {note.checkpoint.origin: (note.checkpoint.size, note.line.tail.time_ns)}
 
     @property
     def is_closed(self) -> bool:

@@ -15,6 +15,7 @@ from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.diagnosis.configuration import destination_findings, identity_findings, instrument_findings
 from otel_audit.diagnosis.directory import directory_findings
 from otel_audit.diagnosis.findings import Finding
+from otel_audit.diagnosis.ledger import ledger_findings
 from otel_audit.diagnosis.probe import probe_finding
 from otel_audit.errors import ConfigError
 from otel_audit.notices import escaped, shown_json
@@ -74,6 +75,7 @@ def _exporter(settings: Settings) -> OtlpExporter | None:
 def _findings(settings: Settings, exporter: OtlpExporter | None) -> Iterator[Finding]:
     yield from identity_findings(settings)
     yield from directory_findings(settings)
+    yield from ledger_findings(settings)
     yield from destination_findings(settings)
     yield from instrument_findings(settings, os.environ)
     if exporter is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +28,7 @@ _FINDING: Final = 1
 _STREAMS_SHOWN: Final = 20
 _PIPE_COLUMNS: Final = 200
 _MEASURED_COLUMNS: Final = 10_000
+_OF_LEDGER: Final = ("origin", "vkey", "size", "note_time_ns", "begun_anew")
 _STATES: Final = {True: "live", False: "ended", None: "unknown"}
 
 
@@ -54,7 +54,8 @@ def status(directory: Path, as_json: bool) -> None:
         click.echo(shown_json(_as_json(counted, space, ledger)))
     else:
         _print(counted, space, ledger)
-    sys.exit(_FINDING if counted.is_stuck or space.is_low else 0)
+    is_stuck = counted.is_stuck or (ledger is not None and ledger.is_stuck)
+    sys.exit(_FINDING if is_stuck or space.is_low else 0)
 
 
 def _as_json(counted: Census, space: Space, ledger: LedgerState | None) -> Mapping[str, Any]:
@@ -64,9 +65,14 @@ def _as_json(counted: Census, space: Space, ledger: LedgerState | None) -> Mappi
         **counted.totals.by_name(),
         "removed": counted.removed.by_name(),
         "space": {"free_bytes": space.free_bytes, "floor_bytes": space.floor_bytes, "low": space.is_low},
-        "ledger": None if ledger is None else asdict(ledger),
+        "ledger": None if ledger is None else _ledger_json(ledger),
         "streams": [_stream_json(stream) for stream in counted.streams],
     }
+
+
+def _ledger_json(ledger: LedgerState) -> Mapping[str, Any]:
+    delivered = {name: _progress_json(progress) for name, progress in ledger.exporters.items()}
+    return {**{name: getattr(ledger, name) for name in _OF_LEDGER}, "exporters": delivered}
 
 
 def _stream_json(stream: StreamCensus) -> Mapping[str, Any]:
@@ -140,10 +146,24 @@ def _print_ledger(console: Console, counted: Census, ledger: LedgerState | None)
             console.print(f"no signed ledger, so nothing here can be proven: {why}", soft_wrap=True)
         return
     age = f"{ledger.age_s(counted.time_ns):.0f} s old"
-    console.print(f"ledger {escaped(ledger.origin)}: {ledger.size} lines signed, the note is {age}", soft_wrap=True)
+    said = f"ledger {escaped(ledger.origin)}: {ledger.size} lines signed, the note is {age}, {_delivered(ledger)}"
+    console.print(said, soft_wrap=True)
+    for name, progress in ledger.exporters.items():
+        _print_troubles(console, "ledger", name, progress)
     if ledger.begun_anew:
         text = f"the ledger was begun anew, its former one could not be continued: {escaped(ledger.begun_anew)}"
         console.print(Text(text, "bold red"), soft_wrap=True)
+
+
+def _delivered(ledger: LedgerState) -> str:
+    """Return where the ledger is beside this host."""
+    if not ledger.exporters:
+        return "it is on this host only"
+    parts = []
+    for name in ledger.exporters:
+        waiting = ledger.waiting(name)
+        parts.append(f"{waiting} lines wait for {escaped(name)}" if waiting else f"{escaped(name)} has all of it")
+    return ", ".join(parts)
 
 
 def _print_unattended(console: Console, counted: Census) -> None:

@@ -33,6 +33,7 @@ SCOPE_NAME = "otel_audit"
 _EXPORTER = "audit.exporter"
 _REASON = "audit.drop.reason"
 _OUTCOME = "audit.export.outcome"
+_LEDGER = "audit.ledger.origin"
 
 # There from the beginning: an alert on the increase of a counter does not see the step with which it appears.
 _FIRST_REASON = "disk full"
@@ -124,6 +125,18 @@ class AuditMetrics:
             unit="1",
             description="1 while the disk has so little free space that not every event is written",
         )
+        meter.create_observable_gauge(
+            "audit.ledger.note.age",
+            [self._by_ledger("age", lambda size, time_ns: max(0.0, (time.time_ns() - time_ns) / 1e9))],
+            unit="s",
+            description="How old the last signed note of the directory's ledger is",
+        )
+        meter.create_observable_gauge(
+            "audit.ledger.size",
+            [self._by_ledger("size", lambda size, time_ns: size)],
+            unit="{line}",
+            description="How many lines of the directory's ledger are under its last signed note",
+        )
         meter.create_observable_counter(
             "audit.export.warnings",
             [self._by_exporter("warnings", lambda sums, name: sums.warnings.get(name, 0))],
@@ -165,6 +178,11 @@ class AuditMetrics:
         return self._observer(
             name,
             lambda sums: [Observation(number(sums, exporter), {_EXPORTER: exporter}) for exporter in sums.exporters],
+        )
+
+    def _by_ledger(self, name: str, number: Callable[[int, int], float]) -> _Callback:
+        return self._observer(
+            name, lambda sums: [Observation(number(*note), {_LEDGER: origin}) for origin, note in sums.notes.items()]
         )
 
     def _observer(self, name: str, observed: Callable[[CountsByExporter], list[Observation]]) -> _Callback:

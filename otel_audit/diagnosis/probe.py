@@ -75,6 +75,7 @@ def _recorded(settings: Settings) -> Batch:
             retention_days=0,
             retention_bytes=0,
             free_bytes=0,
+            ledger=False,
         )
         trail = Trail(here, exporters=[])
         _record(trail)

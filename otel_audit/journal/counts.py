@@ -105,6 +105,7 @@ class CountsByExporter:
 
     `dropped` is by reason, and the same for all. `warnings`: by exporter, exports accepted with a remark. `blocked`:
     the exporters with which nothing moves. `is_low`: the disk has so little free space that not every event is written.
+    `notes`: by the origin of a ledger, how many lines its last note is over, and when that was signed.
     """
 
     emitted: int = 0
@@ -113,21 +114,23 @@ class CountsByExporter:
     warnings: Mapping[str, int] = field(default_factory=dict)
     blocked: Collection[str] = ()
     is_low: bool = False
+    notes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def sum(cls, parts: Iterable[CountsByExporter]) -> Self:
         """Of several trails together."""
         emitted, dropped, warnings, blocked, is_low = 0, Counter[str](), Counter[str](), set[str](), False
-        exporters = dict[str, Counts]()
+        exporters, notes = dict[str, Counts](), dict[str, tuple[int, int]]()
         for part in parts:
             emitted += part.emitted
             dropped.update(part.dropped)
             warnings.update(part.warnings)
             blocked.update(part.blocked)
             is_low = is_low or part.is_low
+            notes.update({origin: max(note, notes.get(origin, note)) for origin, note in part.notes.items()})
             for name, each in part.exporters.items():
                 exporters[name] = exporters.get(name, Counts()) + each
-        return cls(emitted, dropped, exporters, warnings, blocked, is_low)
+        return cls(emitted, dropped, exporters, warnings, blocked, is_low, notes)
 
     def after(self, earlier: CountsByExporter) -> CountsByExporter:
         """These numbers, seen later than the earlier ones: what only grows is not less than it was.
@@ -148,7 +151,7 @@ class CountsByExporter:
 
     def at_rest(self) -> CountsByExporter:
         """As they stay when the trail is gone: nothing of it is blocked or refused any more."""
-        return replace(self, blocked=(), is_low=False)
+        return replace(self, blocked=(), is_low=False, notes={})
 
 
 def _grown(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import otel_audit
 from otel_audit.cli import main
 from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor
@@ -443,46 +442,3 @@ def test_of_a_service_in_memory_the_directory_is_the_one_that_it_chooses() -> No
     result = CliRunner().invoke(main, ["status"], env={"OTEL_AUDIT_DIR": None, **environ})
 
     assert f"/otel-audit-{os.geteuid()}/never_started-" in result.stderr
-
-
-# The signed ledger.
-
-
-def test_the_ledger_of_a_service_is_shown(tmp_path: Path) -> None:
-    audit = otel_audit.configure(
-        directory=tmp_path,
-        export="none",
-        service_name="shop",
-        ledger=True,
-        log_name="example.com/shop",
-        close_timeout_s=60,
-    )
-    audit.log_authn(outcome="success")
-    audit.close()
-
-    status, _ = status_of(tmp_path)
-    said = run(tmp_path).stdout
-
-    ledger = status["ledger"]
-    assert ledger["origin"].startswith("example.com/shop/")
-    assert ledger["vkey"].startswith(ledger["origin"])
-    assert ledger["size"] > 0
-    assert f"ledger {ledger['origin']}: {ledger['size']} lines signed, the note is " in said
-
-
-@pytest.mark.parametrize(
-    ("durability", "says"),
-    [
-        ("memory", "no signed ledger, so nothing here can be proven: memory mode keeps none\n"),
-        ("os", "no signed ledger, so nothing here can be proven: OTEL_AUDIT_LEDGER=true keeps one\n"),
-    ],
-)
-def test_where_nothing_is_signed_it_is_said_why(tmp_path: Path, durability: str, says: str) -> None:
-    journal = a_journal(tmp_path, durability=durability)
-    record(journal, "a")
-
-    status, code = status_of(tmp_path)
-
-    assert (status["ledger"], code) == (None, 0)
-    assert says in run(tmp_path).stdout
-    journal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
 
 from otel_audit.errors import AuditUnavailable, JournalFull
 from otel_audit.event import AuditEvent
+from otel_audit.journal.ledger.state import LedgerState
 from otel_audit.journal.room import Space
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
@@ -28,11 +30,29 @@ def test_the_instruments_are_those_of_the_documents(reader: Reader, tmp_path: Pa
     row = re.compile(r"^\| `(audit\.[a-z.]+)` \| ([a-z -]+) \| `([^`]+)` \|", re.MULTILINE)
     documented = set(row.findall((ROOT / "docs" / "delivery.md").read_text()))
 
-    trail = a_trail(tmp_path, reader, server)
+    trail = a_trail(tmp_path, reader, server, ledger=True, close_timeout_s=60)
     emit(trail, "one")
+    trail.flush(timeout_s=60)
+    collected = poll(reader.collect, until=lambda found: "audit.ledger.size" in found, what="the ledger's first note")
     trail.close()
 
-    assert {(name, kind_of(metric), metric.unit) for name, metric in reader.collect().items()} == documented
+    assert {(name, kind_of(metric), metric.unit) for name, metric in collected.items()} == documented
+
+
+def test_the_last_note_of_a_ledger_is_told_while_its_trail_is_open(
+    reader: Reader, tmp_path: Path, server: AuditedServer
+) -> None:
+    trail = a_trail(tmp_path, reader, server, ledger=True, close_timeout_s=60)
+    emit(trail, "one")
+    seen = poll(reader.values, until=lambda found: "audit.ledger.size" in found, what="the ledger's first note")
+    state = LedgerState.of(tmp_path)
+
+    assert state is not None
+    assert list(seen["audit.ledger.size"]) == list(seen["audit.ledger.note.age"]) == [state.origin]
+    assert 0 < seen["audit.ledger.size"][state.origin] <= state.size
+    assert 0 <= seen["audit.ledger.note.age"][state.origin] <= state.age_s(time.time_ns()) + 120
+    trail.close()
+    assert "audit.ledger.size" not in reader.values()
 
 
 def kind_of(metric: Metric) -> str:

@@ -5,11 +5,13 @@ For whoever looks on, as `status` and `doctor` do: no lock is taken, and of the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from otel_audit.errors import NoteMalformed
+from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, last_note, statements
 from otel_audit.journal.ledger.epochs import EpochRecord
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
@@ -23,7 +25,8 @@ class LedgerState:
     """What the last note of the ledger in force says, and when it was written, in nanoseconds since 1970.
 
     `vkey` is that of the key of the epoch which signed it; empty where the archive of the keys does not have it.
-    `begun_anew`: why the ledger before this one could not be continued; empty if there was none.
+    `begun_anew`: why the ledger before this one could not be continued; empty if there was none. `exporters`: by name,
+    how far the ledger was delivered; nowhere if there is none.
     """
 
     origin: str
@@ -31,6 +34,7 @@ class LedgerState:
     size: int
     note_time_ns: int
     begun_anew: str = ""
+    exporters: Mapping[str, Progress] = field(default_factory=dict)
 
     @classmethod
     def of(cls, directory: Path) -> LedgerState | None:
@@ -44,7 +48,17 @@ class LedgerState:
         if log is None or note is None:
             return None
         origin, size = note.checkpoint.origin, note.checkpoint.size
-        return cls(origin, _vkey_of(files, note), size, note.line.tail.time_ns, _reason_of(log))
+        exporters, _ = read_cursor(log.cursor)
+        return cls(origin, _vkey_of(files, note), size, note.line.tail.time_ns, _reason_of(log), exporters)
+
+    def waiting(self, exporter: str) -> int:
+        """Return how many lines an exporter lacks of those up to the last note, which is a line too."""
+        return max(0, self.size + 1 - self.exporters[exporter].position.seq)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Return True if an exporter cannot deliver it, or its destination refused a line."""
+        return any(each.blocked or each.quarantine for each in self.exporters.values())
 
     def age_s(self, now_ns: int) -> float:
         """Return how old the last note is, in seconds; 0 where the clock was set back."""
