@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "status": "Count what became of the events",
     "verify": "Check that a trail is whole, and say what shows it and what nothing shows",
     "ship": "Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write",
+    "export": "Write the events of a trail in another format, one JSON object a line",
     "replay": "Send the events in PATH to the OTLP endpoint of the settings, with their times, ids and span",
     "doctor": "Check that events can be recorded and delivered: each line is ok, or says what to do",
     "config": "Print each setting in force and where it came from",

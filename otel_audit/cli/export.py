@@ -1,0 +1,118 @@
+"""`otel-audit export`: write the events of a trail in the format of another system."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from otel_audit.cli.options import existing_directory, unreadable
+from otel_audit.journal.line import Line, is_system
+from otel_audit.notices import escaped
+from otel_audit.records.encoding import UnreadableLine
+from otel_audit.records.ocsf import ocsf_event
+from otel_audit.stores.location import NothingStored, is_url, open_store
+from otel_audit.stores.store import ForeignRecord, Store, StoreUnreadable
+
+__all__ = ["export"]
+
+_FINDING: Final = 1
+_SEGMENT_PREFIX: Final = b'{"system":"segment"'
+_GAP_PREFIX: Final = b'{"system":"gap"'
+
+
+@dataclass(slots=True)
+class _Left:
+    """How much was not written, and why."""
+
+    damaged: int = 0
+    foreign: int = 0
+
+
+@click.command()
+@click.argument("source", metavar="[SOURCE]", required=False, envvar="OTEL_AUDIT_DIR")
+@click.option(
+    "--format",
+    "to",
+    type=click.Choice(["ocsf"]),
+    required=True,
+    help="ocsf: events of the Open Cybersecurity Schema Framework 1.8.0, as docs/ocsf.md maps them.",
+)
+@click.pass_context
+def export(ctx: click.Context, source: str | None, to: str) -> None:
+    """Write the events of a trail in another format, one JSON object a line.
+
+    SOURCE is the directory of a journal, the archive of a collector, a log of events, or the URL of a log store:
+    loki+https://HOST, victorialogs+https://HOST. Without SOURCE it is the journal of the settings. The events of one
+    stream come in their order, those of another stream behind them; copies are written once.
+
+    Exit code 1 when something in SOURCE is damaged: stderr says how much. All else was written.
+    """
+    where = _place(ctx, source)
+    left = _Left()
+    try:
+        with open_store(where) as store:
+            for event in _events(store, left):
+                sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
+    except NothingStored as error:
+        raise click.UsageError(escaped(str(error)), ctx) from error
+    except StoreUnreadable as error:
+        raise click.ClickException(escaped(str(error))) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unreadable(Path(where), error) from error
+    sys.stdout.flush()
+    if left.foreign:
+        click.echo(f"otel-audit export: records of others left out: {left.foreign}", err=True)
+    if left.damaged:
+        said = f"damaged lines left out: {left.damaged}; `otel-audit verify` says where"
+        click.echo(f"otel-audit export: {said}", err=True)
+        sys.exit(_FINDING)
+
+
+def _place(ctx: click.Context, source: str | None) -> Path | str:
+    if source is None:
+        return existing_directory(ctx, None)
+    if not source:
+        raise click.UsageError("expected a path or a URL as SOURCE, got an empty one", ctx)
+    if is_url(source):
+        return source
+    return Path(source) if Path(source).is_file() else existing_directory(ctx, Path(source))
+
+
+def _events(store: Store, left: _Left) -> Iterator[dict[str, Any]]:
+    """Yield every event, also the gaps of the journal, but not its segment headers and its ledger."""
+    for stream_id in store.streams():
+        service = ""
+        for content in store.lines_of(stream_id):
+            if not isinstance(content, Line):
+                left.damaged += 1
+                continue
+            line = content.content
+            if line.startswith(_SEGMENT_PREFIX):
+                service = _service_in(line) or service
+            elif line.startswith(_GAP_PREFIX) or not is_system(line):
+                try:
+                    yield ocsf_event(line, service)
+                except UnreadableLine:
+                    left.damaged += 1
+    for other in store.others():
+        if isinstance(other, ForeignRecord):
+            left.foreign += 1
+        else:
+            left.damaged += 1
+
+
+def _service_in(header: bytes) -> str:
+    """Return the name of the service in a segment header, which stands before the lines that it wrote."""
+    try:
+        name = json.loads(header)["segment"]["resource"]["service.name"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return name if isinstance(name, str) else ""
