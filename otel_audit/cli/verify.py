@@ -125,7 +125,7 @@ class _Time(click.ParamType[int]):
     "anchored_within_s",
     metavar="AGE",
     type=_Age(),
-    help="How old the newest note may be that --key or --known vouches for: 15m, 24h, 7d.",
+    help="How old the newest note may be that --key, --known or a store vouches for: 15m, 24h, 7d.",
 )
 @click.option("--from", "from_ns", metavar="TIME", type=_Time(), help="Begin with the lines of this time.")
 @click.option(
@@ -157,8 +157,9 @@ def verify(
     """Check that a trail is whole, and say what shows it and what nothing shows.
 
     The verdict is one of three. BROKEN: something was changed, removed, inserted or cut, and the report names stream
-    and line. PROVEN: nothing was, up to the last signed line, and what you brought along (--key, --known) vouches for
-    it. CONSISTENT: nothing contradicts anything, but nobody outside of this directory vouches for it.
+    and line. PROVEN: nothing was, up to the last signed line, and what you brought along (--key, --known, or a store
+    beside DIR) vouches for it. CONSISTENT: nothing contradicts anything, but nobody outside of this directory vouches
+    for it.
 
     Exit code 1 when the trail is broken, and when it is not proven although you gave something to prove it by.
     """
@@ -170,11 +171,14 @@ def verify(
     if proof is not None:
         verify_proof(ctx, proof, pins, as_json=as_json)
         return
-    if anchored_within_s is not None and not pins.words():
-        raise click.UsageError("--anchored-within goes with --key or --known: nothing else vouches for a note", ctx)
     is_given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE
     second = _second_side(ctx, archive, loki, victorialogs)
     where = second if second is not None and not is_given else None
+    if anchored_within_s is not None and not pins.words() and (second is None or where is second):
+        raise click.UsageError(
+            "--anchored-within goes with --key or --known, or with a store beside DIR: nothing else vouches for a note",
+            ctx,
+        )
     where = where or (
         directory if directory is not None and directory.is_file() else existing_directory(ctx, directory)
     )

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.ledger.entries import SignedNote, statement
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.line import Line
 from otel_audit.journal.locks import boot_id
+from otel_audit.signing.note import Checkpoint
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Remains, Store
 from otel_audit.verification.archive import directory_in
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Class, Finding, Findings
+from otel_audit.verification.ledger import LedgerCheck
 
 __all__ = ["CrossCheck"]
 
@@ -57,6 +60,9 @@ _MISSING: Final = _Fact(Class.FINDING, "journal_only", "were delivered, and are 
 class CrossCheck:
     """Compares a directory with a store, which it reads at once. Then the journal is to be verified, then `compare`.
 
+    `notes`: by ledger of the directory, the newest note that the store has of it. Whoever takes over the host cannot
+    take that one back.
+
     Raises:
         OSError: one of them cannot be read.
     """
@@ -67,6 +73,8 @@ class CrossCheck:
         self._due_ns = time.time_ns() - int(settle_s * 1e9)
         self._progress = _progress_in(directory)
         self._there = frozenset(store.streams())
+        ledgers = [log.stream_id for log in LedgerFiles(directory).logs() if log.stream_id in self._there]
+        self.notes = {each: note for each in ledgers if (note := _newest_note(store, each)) is not None}
 
     def compare(self, claims: Claims) -> list[Finding]:
         """Return what the comparison says. `claims`: what the directory's ledgers say by now.
@@ -119,6 +127,12 @@ class CrossCheck:
             return _UNSETTLED
         return _FOREIGN if _is_foreign(line) else _MISSING
 
+    def judge_notes(self, checks: Sequence[LedgerCheck], findings: Findings) -> None:
+        """Say so if the store vouches for no note of the directory: it says nothing then of what was signed."""
+        if checks and not any(check.is_stored for check in checks):
+            what = f"no note of this ledger is in {self._store.where}, which vouches for none therefore"
+            findings.unproven("store_notes", None, what)
+
     def _judge_stranger(self, stream_id: str, here: frozenset[str], ledgers: set[str]) -> list[Finding]:
         """Judge a stream of the store that this directory does not know: of another one, or removed from this one."""
         findings = Findings(stream_id)
@@ -145,6 +159,14 @@ class CrossCheck:
         if is_ledger and not named:
             findings.notice("foreign_ledger", None, f"another directory's ledger is in {self._store.where}")
         return findings.all
+
+
+def _newest_note(store: Store, ledger_id: str) -> Checkpoint | None:
+    newest: Checkpoint | None = None
+    for each in store.lines_of(ledger_id):
+        if isinstance(each, Line) and isinstance(note := statement(each), SignedNote):
+            newest = note.checkpoint
+    return newest
 
 
 def _progress_in(directory: Path) -> Mapping[str, Mapping[str, Progress]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from otel_audit.errors import NoteMalformed, ProofInvalid, SignatureInvalid
@@ -40,11 +40,15 @@ class KnownNote:
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What the verifier brought along: a key that outsiders know, and an earlier note or an earlier epoch's key."""
+    """What the verifier brought along: a key that outsiders know, and an earlier note or an earlier epoch's key.
+
+    `stored`: by ledger, the newest note that a store has of it.
+    """
 
     identity: VerifierKey | None = None
     known_note: KnownNote | None = None
     known_key: VerifierKey | None = None
+    stored: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     def words(self) -> tuple[str, ...]:
         """Return the names of the options that gave them."""
@@ -104,6 +108,7 @@ class LedgerCheck:
         self._known = "unseen" if pins.known_note is not None or pins.known_key is not None else ""
         self._checked_place = 0
         self._known_ns = 0
+        self._stored_ns = 0
         self._is_keyless = False  # it begins later, and nothing shows with which key
         self.epoch_keys: list[VerifierKey] = []
 
@@ -315,6 +320,9 @@ class LedgerCheck:
         known = self._pins.known_note
         if known is not None and known.checkpoint.origin == seen.checkpoint.origin:
             self._compare_known(known.checkpoint, seen.checkpoint, seen.time_ns)
+        if seen.checkpoint == self._pins.stored.get(self.ledger_id):
+            self._stored_ns = seen.time_ns
+            self.claims.vouched()
         pinned = self._pinned_identity(seen.checkpoint.origin)
         if pinned is None or all((each.name, each.key_id) != (pinned.name, pinned.key_id) for each in signatures):
             return
@@ -362,7 +370,12 @@ class LedgerCheck:
     @property
     def vouched_ns(self) -> int:
         """When the newest note was written that a pin vouches for; 0 if there is none."""
-        return max(self._known_ns, self._vouched.time_ns if self._vouched is not None else 0)
+        return max(self._known_ns, self._stored_ns, self._vouched.time_ns if self._vouched is not None else 0)
+
+    @property
+    def is_stored(self) -> bool:
+        """True if a store vouches for a note of this ledger."""
+        return bool(self._stored_ns)
 
     @property
     def is_known(self) -> bool:

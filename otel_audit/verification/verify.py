@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +56,10 @@ def verify_directory(
         OSError: a file cannot be read.
     """
     check = CrossCheck(directory, beside, settle_s) if beside is not None else None
-    return _Directory(directory, pins or Pins(), from_ns, passed).verify(anchored_within_s, check)
+    pins = pins or Pins()
+    if check is not None:
+        pins = replace(pins, stored=check.notes)
+    return _Directory(directory, pins, from_ns, passed).verify(anchored_within_s, check)
 
 
 class _Directory:
@@ -94,6 +98,8 @@ class _Directory:
         if check is not None:
             report.pins = (*report.pins, "--archive")
         judge_ledgers(self._ledgers.checks, self._pins, report, self._findings, anchored_within_s)
+        if check is not None:
+            check.judge_notes(self._ledgers.checks, self._findings)
         if lines := self._ledgers.unfinished:
             first, last = lines[0].seq, lines[-1].seq
             what = f"ledger lines {first} to {last} have no note yet, and count for nothing"

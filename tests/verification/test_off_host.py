@@ -63,10 +63,21 @@ def test_the_collectors_archive_holds_the_anchor(tmp_path: Path, start_collector
 
     both = verify("--archive", archive, journal)
     assert both["verdict"] == "proven", both
+    assert {each["anchored_to"] for each in both["streams"]} == {21}
+    assert verify("--archive", archive, "--anchored-within", "1h", journal)["verdict"] == "proven"
 
     # Ledger and streams rolled back together look whole to whoever has nothing else.
     assert verify(tmp_path / "before")["verdict"] == "consistent"
     assert verify("--archive", archive, tmp_path / "before")["verdict"] == "broken"
+
+    # So does a trail that was written anew, of which the archive has nothing.
+    shutil.rmtree(journal)
+    logged(journal, "http://127.0.0.1:9", 40)
+    assert verify(journal)["verdict"] == "consistent"
+    report = verify("--archive", archive, journal)
+    assert report["verdict"] == "consistent"
+    assert "store_notes" in {each["kind"] for each in report["findings"]}
+    assert verify("--archive", archive, "--anchored-within", "1h", journal)["verdict"] == "broken"
 
 
 def test_a_store_holds_the_anchor(tmp_path: Path) -> None:
