@@ -25,7 +25,9 @@ _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 class AuditEvents:
     """The events of a trail, in the order in which they were recorded. The trail is read anew at each look.
 
-    `lines` gives the lines of the trail so far. What the journal records of itself is left out.
+    Events of several streams, as of processes, that have the same time come stream by stream.
+
+    `lines` gives the lines of the trail so far. Events that the journal records about itself are left out.
 
     `one`, `none` and `matching` take fields of `AuditEvent`. A mapping stands for some fields of a part, a text for its
     main field: `principal={"username": "ann"}` and `principal="ann"` mean the same, and `attributes={"days": 3}` says

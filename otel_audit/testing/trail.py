@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import uuid_utils
@@ -71,11 +70,15 @@ def trail_for_test(directory: Path, patch: pytest.MonkeyPatch) -> Iterator[Audit
     numbered = NumberedIds()
     patch.setattr(ids, "new_id", numbered.event_id)
     patch.setattr(ids, "new_random_id", numbered.request_id)
-    patch.setattr(configuration, "AuditLogger", partial(AuditLogger, clock=lambda: NOW_NS))
-    audit = configuration.configure()
+    made: list[AuditLogger] = []
+
+    def logger(*arguments: Any, **options: Any) -> AuditLogger:
+        made.append(AuditLogger(*arguments, clock=lambda: NOW_NS, **options))
+        return made[-1]
+
+    patch.setattr(configuration, "AuditLogger", logger)
     try:
-        yield audit
+        yield configuration.configure()
     finally:
-        audit.close()
-        if audit._trail is not None:  # a logger of the application may hold it, and the next test has its own
-            audit._trail.close()
+        for audit in made:  # an application rarely closes its own, and the last one closes the trail
+            audit.close()

@@ -10,6 +10,7 @@ import pytest
 import otel_audit
 from otel_audit import AuditLogger, AuditPrincipal, AuditResource, Outcome, StdoutAuditSink
 from otel_audit.testing.events import AuditEvents
+from otel_audit.testing.trail import trail_for_test
 from tests.chain_check import application_events, read_streams
 
 ANN = AuditPrincipal(username="ann", roles=["writer"])
@@ -129,6 +130,23 @@ def test_a_logger_of_the_application_writes_into_the_same_trail(
     assert [event.timestamp for event in audit_events] == ["2026-01-01T00:00:00.000Z", "2026-01-01T00:00:00.000Z"]
     assert audit_trail.settings is not None
     assert len(read_streams(audit_trail.settings.directory)) == 1
+
+
+def test_a_logger_of_the_application_with_settings_of_its_own_is_seen_and_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with trail_for_test(tmp_path, monkeypatch) as audit:
+        shop = otel_audit.configure(service_name="shop")
+        audit.log_authn(outcome="success")
+        shop.log_authn(outcome="failure")
+
+        assert [event.event_id for event in AuditEvents.of(audit)] == [
+            "019b76da-a800-7000-8000-000000000001",
+            "019b76da-a800-7000-8000-000000000002",
+        ]
+
+    assert {segment.read_bytes().count(b"authn.") for segment in tmp_path.glob("*.jsonl")} == {1}
+    assert list(tmp_path.glob("*.lock")) == []
 
 
 @pytest.mark.parametrize("run", range(3))
