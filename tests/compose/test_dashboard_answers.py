@@ -29,6 +29,7 @@ pytestmark = pytest.mark.processes
 
 COUNTED = [("http.request", "success")] * 5 + [("http.request", "denied")] * 3 + [("http.request", "error")] * 2
 COUNTED += [("authn.failure", "failure")] * 4 + [("audit.gap", "unknown")]
+COUNTED += [("audit.ledger", "success"), ("audit.note", "success")]  # which are no events of the application
 
 
 def as_prometheus_does(expression: str) -> str:
@@ -72,6 +73,7 @@ def a_service(directory: Path, agent: Collector) -> Iterator[None]:
         {
             "OTEL_SERVICE_NAME": "shop",
             "OTEL_AUDIT_DIR": str(directory),
+            "OTEL_AUDIT_LEDGER": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": agent.http_endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         }
