@@ -14,7 +14,10 @@ import otel_audit
 from otel_audit.cli import main
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.line import is_system
+from tests.servers import VictoriaLogs
+from tests.servers.loki import LokiDouble
 from tests.stores.archives import archived, headers_of, journal_lines, some_streams
+from tests.stores.test_log_stores import put
 
 
 def run(*arguments: str | Path, directory: str | Path = "") -> Result:
@@ -56,6 +59,23 @@ def test_an_archive_gives_the_events_of_the_journal_and_copies_once(journal: Pat
     (tmp_path / "archive.jsonl").write_bytes(b"\n".join([*requests, requests[0], b""]))
 
     assert exported(tmp_path / "archive.jsonl") == exported(journal)
+
+
+def test_a_loki_gives_the_events_of_the_journal(journal: Path) -> None:
+    headers = headers_of(journal)
+    with LokiDouble() as loki:
+        for stream_id, lines in journal_lines(journal).items():
+            put(loki, lines, headers[stream_id])
+
+        assert exported(f"loki+{loki.base_url}") == exported(journal)
+
+
+def test_a_victorialogs_gives_the_events_of_the_journal(journal: Path, victorialogs: VictoriaLogs) -> None:
+    headers = headers_of(journal)
+    for stream_id, lines in journal_lines(journal).items():
+        put(victorialogs, lines, headers[stream_id])
+
+    assert exported(f"victorialogs+{victorialogs.base_url}") == exported(journal)
 
 
 def test_a_log_of_feast_is_written_too(tmp_path: Path) -> None:
