@@ -75,7 +75,7 @@ LEDGER: Setting[bool] = Setting(
         "Keep a signed ledger in the directory, so that verify and prove can show a stranger that nothing was changed, "
         "removed or cut. One that was begun goes on, also when this is off. There is none where durability is memory."
     ),
-    reason="it is new: it costs CPU for each event, grows, and is not exported yet; it will be on by default",
+    reason="it is new, costs CPU for each event, and only grows; it will be on by default",
 )
 LOG_NAME: Setting[str | None] = Setting(
     name="log_name",
