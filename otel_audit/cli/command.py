@@ -67,10 +67,15 @@ def _what_failed(error: OSError) -> str:
     return f"expected to read or write {where}, got {error.strerror or error}; correct that and run it again"
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="otel-audit")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Look at the audit events of Python services, and at what became of them.
+
+    Without a command it says what is in the journal here, and what to run next.
 
     Exit codes: 0 all is well, 1 there is something to look into, 2 wrong usage.
     """
+    if ctx.invoked_subcommand is None:
+        import_module("otel_audit.cli.overview").show_overview()
