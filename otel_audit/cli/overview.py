@@ -18,7 +18,7 @@ __all__ = ["show_overview"]
 
 
 def show_overview() -> None:
-    """Print where the journal of this environment is, how many events it has, and how far they are delivered and signed.
+    """Print where the journal is, how many events it has, and how far they are delivered and signed.
 
     Nothing is made, and nothing here is an error: each line that cannot be filled says why.
     """
