@@ -80,7 +80,8 @@ class _Life:
     told_s: float
     told_size: int = 0
     origin: str = ""  # of the ledger that knows of it
-    is_ending: bool = False
+    is_ending: bool = False  # said by whoever closes the stream, at any moment of a look
+    is_whole: bool = False  # the tree has all lines of a stream that has ended, or cannot be built
     is_over: bool = False
     broken: str = ""
     synced: set[int] = field(default_factory=set)  # segments that are left and whose lines are on the disk
@@ -92,10 +93,10 @@ class _Life:
 
     def grow(self) -> int:
         """Build the tree as far as lines may be vouched for, and return by how many lines it grew."""
-        before = self.tree.size
+        before, is_ending = self.tree.size, self.is_ending
         if not self.broken:
             try:
-                if self.is_ending:
+                if is_ending:
                     self.tree.reach(self.stream.head)
                 else:
                     durable = self.stream.durable
@@ -104,6 +105,7 @@ class _Life:
                     self.tree.grow(newest if durable is None else min(newest, durable.seq))
             except TreeBroken as error:
                 self.broken = str(error)
+        self.is_whole = is_ending
         return self.tree.size - before
 
     def sync(self) -> None:
@@ -132,12 +134,12 @@ class _Life:
         """Return what is to be told now."""
         said: list[Telling] = []
         if not self.origin:
-            if not self.is_ending and now_s - self.begun_s < open_after_s:
+            if not self.is_whole and now_s - self.begun_s < open_after_s:
                 return []
             said.append((Kind.OPEN, self.opening))
         stream_id = self.files.stream_id
         said += [(Kind.HEAD, head_content(stream_id, border, edge=True)) for border in self.tree.borders]
-        if self.is_ending:
+        if self.is_whole:
             said.append((Kind.END, self._end()))
         elif not self.broken and self._is_head_due(now_s, limits):
             said.append((Kind.HEAD, head_content(stream_id, self.tree.head())))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -66,6 +69,32 @@ def kinds(directory: Path) -> list[str]:
 
 def lines_of(files: StreamFiles) -> list[bytes]:
     return [line for number in files.segments() for line in files.segment(number).read_bytes().split(b"\n")[:-1]]
+
+
+def test_an_end_that_comes_while_the_tree_is_built_has_all_lines(tmp_path: Path) -> None:
+    registrar = Registrar(a_ledger(tmp_path), describe=lambda: {"service": "shop"}, end_wait_s=PATIENCE_S)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
+    closing = threading.Thread(target=journal.close)
+
+    def close_behind_the_tree(frame: FrameType, event: str, arg: Any) -> None:
+        """When the ledger's thread has built the tree: log one more, and close."""
+        if event != "return" or frame.f_code.co_name != "grow" or "before" not in frame.f_locals:
+            return
+        threading.setprofile(None)
+        sys.setprofile(None)
+        append(journal, "order")
+        closing.start()
+        life = frame.f_locals["self"]
+        until(lambda: life.is_ending)
+
+    threading.setprofile(close_behind_the_tree)
+    append(journal, "order")
+    until(lambda: closing.ident is not None)
+    closing.join(PATIENCE_S)
+    registrar.close()
+
+    assert kinds(tmp_path) == ["open", "end"]
+    assert entries(tmp_path)[-1]["size"] == len(lines_of(the_stream(tmp_path))) == 3
 
 
 def assert_is_head(entry: dict[str, Any], files: StreamFiles) -> None:
