@@ -147,6 +147,7 @@ def _new_trail(given: _Configuration) -> Trail:
         exporters=_made(given.exporters, settings),
         notices=notices,
         policy_hash=given.policy_hash,
+        is_foreign=not given.of_loggers,
     )
     for name in settings.ignored:
         notices.say(name, f"{name} is set and has no effect on audit events: {IGNORED_VARIABLES[name]}")

@@ -96,7 +96,8 @@ class Trail(AuditSink):
 
     `resource` is the OTel Resource of the writer; without it, the one that the SDK finds: `OTEL_RESOURCE_ATTRIBUTES`,
     `OTEL_SERVICE_NAME`, resource detectors. `exporters` replaces those of the settings, `metrics` those of the process.
-    `policy_hash` (hex SHA-256) says in the segment headers which policy chose the events.
+    `policy_hash` (hex SHA-256) says in the segment headers which policy chose the events. `is_foreign`: they say that
+    the lines are records of the plain logs API, which a store keeps without their lines and numbers.
 
     Raises:
         JournalUnwritable: the directory cannot be written.
@@ -112,6 +113,7 @@ class Trail(AuditSink):
         notices: Notices | None = None,
         metrics: AuditMetrics | None = None,
         policy_hash: str | None = None,
+        is_foreign: bool = False,
     ) -> None:
         self.settings = settings
         self.notices = notices or Notices()
@@ -119,6 +121,7 @@ class Trail(AuditSink):
         self._resource = resource or Resource.create({SERVICE_NAME: settings.service_name})
         self._instance_id = self._resource.attributes.get(SERVICE_INSTANCE_ID) or str(uuid.uuid4())
         self._policy_hash = policy_hash
+        self._is_foreign = is_foreign
         self._pid = os.getpid()
         self._streams: dict[str, StreamWriter] = {}
         self._full_seq = 0  # the line with which the next batch is full
@@ -350,6 +353,7 @@ class Trail(AuditSink):
             "scope": {"name": SCOPE_NAME, "version": __version__},
             "export": self._exporter_names or [str(name) for name in self.settings.export],
             **({"policy_hash": self._policy_hash} if self._policy_hash is not None else {}),
+            **({"foreign": True} if self._is_foreign else {}),
             "host_id": host_id(),
             "boot_id": boot_id(),
             "pid": os.getpid(),

@@ -169,6 +169,10 @@ class AnchorWalk:
             anchor.size,
         )
 
+    def reach(self, due: int | None = None) -> int:
+        """Return the largest size that is signed, and due; 0 without one."""
+        return max((each.size for each in self._anchors if due is None or each.size <= due), default=0)
+
     def end(self, last_seq: int, due: int | None = None) -> None:
         """Say which anchors the stream does not reach: the first line behind its end is `last_seq` + 1.
 

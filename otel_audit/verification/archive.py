@@ -112,7 +112,7 @@ class _Store:
         anchors = [claims.last] if claims is not None and claims.last is not None else []
         walk = AnchorWalk(anchors, claims.bridges if claims is not None else (), findings)
         is_opened = claims is not None and claims.opened
-        chain = Chain(stream_id, walk, findings, has_window=not is_opened)
+        chain = Chain(stream_id, walk, findings, has_window=not is_opened, has_foreign=True)
         for portion in self._portions(stream_id, chain):
             chain.feed(portion, 1, 0 if portion.startswith(_HEADER) else 1)
             self._passed(len(portion))

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from otel_audit.journal.line import TAIL, TAIL_BYTES, last_line_in
+from otel_audit.journal.line import TAIL, TAIL_BYTES, is_system, last_line_in
 from otel_audit.signing.tree import leaf_hash
 from otel_audit.verification.anchors import AnchorWalk
 from otel_audit.verification.findings import Findings
@@ -52,9 +52,19 @@ class Chain:
 
     `seq` and `hash` are those of the last line so far. `chain_to` is the last line up to which nothing is wrong.
     `has_window`: the source lets go of what is old, so that the first lines may lack without a reason.
+    `has_foreign`: the source keeps records of the plain logs API as they are, without their lines. A stream of such
+    records, whose headers say `foreign`, has only system lines there: a hole beside any other line has another reason.
     """
 
-    def __init__(self, stream_id: str, walk: AnchorWalk, findings: Findings, *, has_window: bool = False) -> None:
+    def __init__(
+        self,
+        stream_id: str,
+        walk: AnchorWalk,
+        findings: Findings,
+        *,
+        has_window: bool = False,
+        has_foreign: bool = False,
+    ) -> None:
         self.stream_id = stream_id
         self.walk = walk
         self.first_seq = 0
@@ -75,6 +85,9 @@ class Chain:
         self._out_of_place: dict[int, None] = {}
         self._is_tombstone = False
         self._has_window = has_window
+        self._has_foreign = has_foreign
+        self._is_foreign = False  # by the last header
+        self._foreign: list[tuple[int, int]] = []  # first and last of lines that lack as records of the plain API
         self._last = b""
         self._remains: dict[int, None] = {}
 
@@ -167,7 +180,7 @@ class Chain:
             if ahead is not None and ahead.seq == self.seq + 1:
                 self._stray(tail.seq)
                 return
-            self._leap(tail)
+            self._leap(tail, is_system=is_system(content))
         self._become(tail, digest, content)
 
     def _become(self, tail: _Tail, digest: bytes, content: bytes) -> None:
@@ -229,12 +242,17 @@ class Chain:
             self._out_of_place[seq] = None
         self._broken(seq, "inserted", f"a line with the number {seq} stands behind line {self.seq}, out of its place")
 
-    def _leap(self, tail: _Tail) -> None:
+    def _leap(self, tail: _Tail, *, is_system: bool) -> None:
         """Go on at a line behind some that are not there."""
         self._confirm_last(self._digest)
-        self._over_gap(self.seq + 1, tail)
+        self._over_gap(self.seq + 1, tail, is_foreign=is_system and self._lacks_foreign)
 
-    def _over_gap(self, first: int, tail: _Tail) -> None:
+    @property
+    def _lacks_foreign(self) -> bool:
+        """True if records of the plain logs API may lack behind the last line."""
+        return self._has_foreign and self._is_foreign and is_system(self._last)
+
+    def _over_gap(self, first: int, tail: _Tail, *, is_foreign: bool = False) -> None:
         last = tail.seq - 1
         claimed = bytes.fromhex(tail.prev.decode()) if tail.prev is not None else None
         bridge = self.walk.bridge_over(first, last)
@@ -246,6 +264,8 @@ class Chain:
             pass  # which is said
         elif bridge is None and first == 1 and self._has_window:
             self._findings.unproven("window", 1, f"lines 1 to {last} are not there any more, or never were", last)
+        elif bridge is None and is_foreign:
+            self._foreign.append((first, last))
         elif bridge is None:
             moved = [seq for seq in self._out_of_place if first <= seq <= last]
             kind = "moved" if moved else "missing"
@@ -290,7 +310,26 @@ class Chain:
             self._confirm_last(self._digest)
         if self._is_tombstone:
             self._broken(self.seq, "tombstone", f"line {self.seq} was overwritten as erased, and no entry says so")
-        self.walk.end(self.seq, due)
+        if self._lacks_foreign:
+            if (signed := self.walk.reach(due)) > self.seq:
+                self._foreign.append((self.seq + 1, signed))
+        else:
+            self.walk.end(self.seq, due)
+        self._tell_foreign()
+
+    def _tell_foreign(self) -> None:
+        """Say once how many lines lack as records of the plain logs API: each segment may have a hole."""
+        if not self._foreign:
+            return
+        first, last = self._foreign[0][0], self._foreign[-1][1]
+        count = sum(end - begin + 1 for begin, end in self._foreign)
+        self._findings.unproven(
+            "foreign",
+            first,
+            f"{count} of the lines {first} to {last} are records of the plain logs API, which are kept here without "
+            "their lines: only the journal shows whether they are whole",
+            last,
+        )
 
     def _broken(self, seq: int, kind: str, message: str, last_seq: int | None = None) -> None:
         self.broken_at = seq if self.broken_at is None else min(self.broken_at, seq)
@@ -321,6 +360,7 @@ class Chain:
         tail = self._tail_of(content)
         if tail is None or not isinstance(header, dict):
             return
+        self._is_foreign = header.get("foreign") is True
         if not self.time_ns and (match := TAIL.search(content, max(0, len(content) - TAIL_BYTES))):
             self.time_ns = int(match[2])
         anchor = header.get("ledger")

@@ -53,7 +53,7 @@ _REMOVED: Final = _Fact(Class.FINDING, "store_only", "are in {store} and not in 
 _PENDING: Final = _Fact(Class.NOTICE, "pending", "are not delivered yet")
 _QUARANTINED: Final = _Fact(Class.NOTICE, "quarantined", "were refused, and are in quarantine")
 _UNSETTLED: Final = _Fact(Class.NOTICE, "not_yet", "are young, and not in {store} yet")
-_FOREIGN: Final = _Fact(Class.NOTICE, "foreign", "are records of the plain logs API, which {store} keeps as they are")
+_FOREIGN: Final = _Fact(Class.NOTICE, "foreign", "are records of the plain logs API, of which {store} keeps no lines")
 _MISSING: Final = _Fact(Class.FINDING, "journal_only", "were delivered, and are not in {store}")
 
 
