@@ -1,0 +1,97 @@
+"""The alerts: each one fires and is silent in its own unit test, and has a section that says what to do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.compose.stack import ROOT, bind_mounts, load_yaml, prometheus
+from tests.compose.toolchain import parse_queries
+from tests.servers import VMALERT_TOOL
+
+pytestmark = pytest.mark.processes
+
+RULES = ROOT / "collector-config" / "alerts" / "audit.yaml"
+UNIT_TESTS = Path(__file__).parent / "alerts" / "audit.yaml"
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in load_yaml(RULES)["groups"] for rule in group["rules"]]
+
+
+def unit_tests() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = load_yaml(UNIT_TESTS)["tests"]
+    return found
+
+
+def cases(alert: str) -> list[dict[str, Any]]:
+    return [case for test in unit_tests() for case in test["alert_rule_test"] if case["alertname"] == alert]
+
+
+@pytest.mark.parametrize("increase", ["increase", "increase_prometheus"])
+def test_every_alert_fires_and_is_silent_as_its_unit_test_says(tmp_path: Path, increase: str) -> None:
+    """Also with an `increase` as Prometheus has it, which begins with the first value of a counter and not with 0."""
+    tree = load_yaml(RULES)
+    for rule in tree["groups"][0]["rules"]:
+        rule["expr"] = re.sub(r"\bincrease\(", f"{increase}(", rule["expr"])
+        del rule["annotations"]  # the tool would want the text of each in each case
+    (tmp_path / RULES.name).write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (tmp_path / "unit-tests.yaml").write_bytes(UNIT_TESTS.read_bytes())
+
+    done = subprocess.run(
+        [VMALERT_TOOL.path(), "unittest", "--disableAlertgroupLabel", "--files=unit-tests.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout + done.stderr
+
+
+def test_every_alert_is_seen_to_fire_and_to_be_silent() -> None:
+    names = [rule["alert"] for rule in rules()]
+
+    assert len(set(names)) == len(names) >= 10
+    for name in names:
+        assert any(case["exp_alerts"] for case in cases(name)), f"{name} never fires"
+        assert any(not case["exp_alerts"] for case in cases(name)) or name == "AuditCollectorDown", name
+
+
+def test_every_counter_of_a_unit_test_is_not_there_at_first() -> None:
+    """Many counters appear with their first event: an alert that needs the 0 before it never fires."""
+    for test in unit_tests():
+        if not test["name"].endswith(("that was there", "that never was")):
+            assert [series["series"] for series in test["input_series"] if not series["values"].startswith("_")] == []
+
+
+def test_every_expression_is_promql_and_keeps_the_labels_that_its_texts_show() -> None:
+    for rule, parsed in zip(rules(), parse_queries("promql", [rule["expr"] for rule in rules()]), strict=True):
+        kept = set(re.findall(r"\w+", " ".join(parsed.nodes.get("GroupingLabels", []))))
+        shown = set(re.findall(r"\$labels\.(\w+)", "".join(rule["annotations"].values())))
+        assert parsed.errors == (), rule["alert"]
+        assert shown <= kept, rule["alert"]
+
+
+def test_every_alert_has_a_section_that_says_what_to_do() -> None:
+    headings = re.findall(r"^#### (\w+)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert headings == [rule["alert"] for rule in rules()]
+    for rule in rules():
+        assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_prometheus_loads_the_alerts() -> None:
+    [pattern] = prometheus()["rule_files"]
+
+    assert bind_mounts("prometheus")[str(Path(pattern).parent)] == RULES.parent
+    assert [path.name for path in RULES.parent.glob(Path(pattern).name)] == [RULES.name]
