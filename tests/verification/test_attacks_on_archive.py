@@ -1,0 +1,174 @@
+"""The attacks of docs/integrity.md against an archive alone: stream and number are named there as they are in a journal.
+
+The archive holds the ledger's lines, and whoever changes it can chain anew and sign with today's keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from otel_audit.signing.keys import SigningKey
+from tests.verification.forge import DAY_NS, Forge, relinked
+from tests.verification.test_archive import all_lines, alone, delivered, write_archive
+from tests.verification.test_attacks import REWRITES, broken_at, hide
+from tests.verification.test_classes import known, seen
+
+
+@pytest.fixture
+def identity() -> SigningKey:
+    return SigningKey.generate()
+
+
+@pytest.fixture
+def forge(tmp_path: Path, identity: SigningKey) -> Forge:
+    """Two epochs, with a stream of two segments in each."""
+    forge = Forge(tmp_path / "journal", identity=identity)
+    forge.honest_stream(segments=2)
+    forge.ledger.next_epoch()
+    forge.honest_stream(segments=2)
+    forge.write()
+    delivered(forge)
+    return forge
+
+
+@pytest.mark.parametrize("name", REWRITES)
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_change_that_is_chained_anew_is_found(forge: Forge, tmp_path: Path, name: str, number: int) -> None:
+    stream = forge.streams[number]
+    stream.lines = relinked(REWRITES[name](list(stream.lines)), stream.stream_id)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report)[0][:3] == (stream.stream_id, "altered", 1)
+
+
+def test_lines_of_another_stream_that_are_spliced_in_are_found(forge: Forge, tmp_path: Path) -> None:
+    one, other = forge.streams
+    one.lines = relinked([*one.lines[:9], *other.lines[9:]], one.stream_id)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report)[0][:3] == (one.stream_id, "altered", 1)
+
+
+def test_a_deleted_segment_is_found(forge: Forge, tmp_path: Path) -> None:
+    stream = forge.streams[1]
+    last = stream.segments[1] - 1
+    del stream.lines[:last]
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report) == [(stream.stream_id, "missing", 1, last)]
+
+
+def test_a_line_that_is_overwritten_as_erased_is_found(forge: Forge, tmp_path: Path) -> None:
+    stream = forge.streams[0]
+    stream.lines[7] = stream.tombstone(8)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert (stream.stream_id, "tombstone", 8) in {each[:3] for each in broken_at(report)}
+
+
+def test_a_ledger_that_was_rewritten_before_the_epoch_is_found(
+    forge: Forge, tmp_path: Path, identity: SigningKey
+) -> None:
+    lines = list(forge.ledger.lines)
+    place = next(seq for seq, line in enumerate(lines, 1) if b'"kind":"key"' in line) + 1
+    hide(forge.streams[0], forge.ledger, [forge.ledger.epoch_key, identity])
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert (forge.ledger.ledger_id, "signature", place, None) in broken_at(report)
+
+
+def test_a_ledger_that_was_cut_in_an_earlier_epoch_and_continued_is_found(forge: Forge, tmp_path: Path) -> None:
+    ledger = forge.ledger
+    place = next(seq for seq, line in enumerate(ledger.lines, 1) if b'"kind":"key"' in line)
+    del ledger.lines[place - 3 :]
+    ledger.turn(("end", forge.streams[0].head()))
+    forge.streams.pop()
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert (ledger.ledger_id, "signature", len(ledger.lines), None) in broken_at(report)
+
+
+def test_an_archive_that_was_rolled_back_is_found_by_what_was_kept_and_not_alone(forge: Forge, tmp_path: Path) -> None:
+    before = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
+    forge.honest_stream()
+
+    assert broken_at(alone(before)) == []
+    assert [(each[0], each[1]) for each in broken_at(alone(before, known(forge.ledger.notes[-1])))] == [
+        (forge.ledger.ledger_id, "known")
+    ]
+
+
+def test_lines_behind_the_end_are_found(forge: Forge, tmp_path: Path) -> None:
+    stream = forge.streams[1]
+    last = len(stream.lines)
+    stream.log(2)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report) == [(stream.stream_id, "behind_end", last + 1, last + 2)]
+
+
+def test_lines_behind_an_adoption_are_found(tmp_path: Path) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream(ended=False)
+    forge.ledger.turn(("adopt", stream.head(torn_bytes=0, adopter={"pid": 1})))
+    last = len(stream.lines)
+    stream.log(2)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report) == [(stream.stream_id, "behind_adopt", last + 1, last + 2)]
+
+
+def test_a_stream_that_names_the_ledger_and_was_not_opened_is_found(forge: Forge, tmp_path: Path) -> None:
+    stream = forge.stream()
+    stream.header["ledger"] = {"directory_id": forge.ledger.ledger_id, "size": 0}
+    stream.log(5)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report) == [(stream.stream_id, "unopened", 1, None)]
+
+
+@pytest.mark.parametrize(("days", "after_days", "kind"), [(30, 29, "retained_young"), (None, 4000, "retained_young")])
+def test_a_removal_that_was_not_declared_is_found(tmp_path: Path, days: int | None, after_days: int, kind: str) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.stream().log(9)
+    forge.ledger.turn(("open", stream.opening(retention_days=days)), ("end", stream.head()))
+    forge.ledger.turn(("retain", stream.removal(1, whole=True)), after_ns=after_days * DAY_NS)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert ("finding", kind, stream.stream_id, 1) in seen(report)
+
+
+def test_a_removal_of_unsigned_lines_is_found(tmp_path: Path) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.stream().log(9)
+    forge.ledger.turn(("open", stream.opening()), ("head", stream.head(5)))
+    forge.ledger.turn(("retain", stream.removal(1, whole=True)), after_ns=31 * DAY_NS)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert ("finding", "retained_unsigned", stream.stream_id, 6) in seen(report)
+
+
+def test_a_gap_and_lines_behind_the_last_head_are_said_and_no_finding(tmp_path: Path) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.stream().log(3)
+    stream.gap()
+    forge.ledger.turn(("open", stream.opening()), ("head", stream.head()))
+    stream.log(3)
+
+    report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
+
+    assert broken_at(report) == []
+    assert {("notice", "gap", stream.stream_id, 5), ("unproven", "unsigned", stream.stream_id, 6)} <= set(seen(report))
