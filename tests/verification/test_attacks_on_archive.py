@@ -1,4 +1,4 @@
-"""The attacks of docs/integrity.md against an archive alone: stream and number are named there as they are in a journal.
+"""The attacks of docs/integrity.md against an archive alone: stream and number are named as in a journal.
 
 The archive holds the ledger's lines, and whoever changes it can chain anew and sign with today's keys.
 """
@@ -41,7 +41,9 @@ def test_a_change_that_is_chained_anew_is_found(forge: Forge, tmp_path: Path, na
 
     report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
 
-    assert broken_at(report)[0][:3] == (stream.stream_id, "altered", 1)
+    # Only the last head is held against an archive: a stream that got shorter seems to lack its last line.
+    kind, first = ("cut", len(stream.lines) + 1) if name == "delete" else ("altered", 1)
+    assert broken_at(report)[0][:3] == (stream.stream_id, kind, first)
 
 
 def test_lines_of_another_stream_that_are_spliced_in_are_found(forge: Forge, tmp_path: Path) -> None:
@@ -138,8 +140,8 @@ def test_a_stream_that_names_the_ledger_and_was_not_opened_is_found(forge: Forge
     assert broken_at(report) == [(stream.stream_id, "unopened", 1, None)]
 
 
-@pytest.mark.parametrize(("days", "after_days", "kind"), [(30, 29, "retained_young"), (None, 4000, "retained_young")])
-def test_a_removal_that_was_not_declared_is_found(tmp_path: Path, days: int | None, after_days: int, kind: str) -> None:
+@pytest.mark.parametrize(("days", "after_days"), [(30, 29), (None, 4000)])
+def test_a_removal_that_was_not_declared_is_found(tmp_path: Path, days: int | None, after_days: int) -> None:
     forge = Forge(tmp_path / "journal")
     stream = forge.stream().log(9)
     forge.ledger.turn(("open", stream.opening(retention_days=days)), ("end", stream.head()))
@@ -147,7 +149,7 @@ def test_a_removal_that_was_not_declared_is_found(tmp_path: Path, days: int | No
 
     report = alone(write_archive(tmp_path / "archive.jsonl", all_lines(forge)))
 
-    assert ("finding", kind, stream.stream_id, 1) in seen(report)
+    assert ("finding", "retained_young", stream.stream_id, 1) in seen(report)
 
 
 def test_a_removal_of_unsigned_lines_is_found(tmp_path: Path) -> None:
