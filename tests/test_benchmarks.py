@@ -108,3 +108,15 @@ def test_the_speed_of_verify_is_measured_beside_a_plain_hash() -> None:
     )
 
     assert "verify, with the tree" in done.stdout
+
+
+def test_the_cost_of_the_ledger_is_measured_beside_a_process_without_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ledger", "--events", "100", "--rounds", "1", "--processes", "2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert [line.partition("  ")[0] for line in done.stdout.splitlines()] == ["without the ledger", "with it"]
