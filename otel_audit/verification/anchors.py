@@ -18,7 +18,7 @@ from typing import Final
 from otel_audit.signing.tree import Edge, leaf_hash
 from otel_audit.verification.findings import Findings
 
-__all__ = ["Anchor", "AnchorWalk", "Bridge"]
+__all__ = ["Anchor", "AnchorWalk", "Bridge", "rising"]
 
 _NEVER: Final = 2**63
 
@@ -190,3 +190,12 @@ class AnchorWalk:
                 f"{longest.kind} (ledger line {longest.place}) is signed for {longest.size}",
                 longest.size,
             )
+
+
+def rising(anchors: Sequence[Anchor]) -> list[Anchor]:
+    """Return the heads without those that contradict an earlier one, which is said by the ledger's check."""
+    found: list[Anchor] = []
+    for anchor in anchors:
+        if not found or anchor.size >= found[-1].size:
+            found.append(anchor)
+    return found

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from otel_audit.journal.ledger.entries import SignedNote, statement
 from otel_audit.journal.line import Line
 from otel_audit.stores.store import DamagedBytes, Remains, Store
-from otel_audit.verification.anchors import AnchorWalk
+from otel_audit.verification.anchors import Anchor, AnchorWalk, rising
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims, StreamClaims
-from otel_audit.verification.findings import Findings, Report, StreamReport
+from otel_audit.verification.findings import Class, Findings, Report, StreamReport
 from otel_audit.verification.judging import describe, judge_ledgers
 from otel_audit.verification.ledger import LedgerCheck, Pins
 
@@ -107,9 +107,32 @@ class _Store:
         self._checks.append(check)
 
     def _read_stream(self, stream_id: str) -> StreamReport:
+        """Check a stream by its last head; one that fails by all, which say between which it was changed."""
+        claims = self._claims.streams.get(stream_id)
+        report = self._read_by(stream_id, [claims.last] if claims is not None and claims.last is not None else [])
+        if claims is None or not any(each.kind in ("altered", "cut") for each in report.findings):
+            return report
+        explained = self._read_by(stream_id, rising(self._heads_of(stream_id)))
+        return explained if any(each.weight is Class.FINDING for each in explained.findings) else report
+
+    def _heads_of(self, stream_id: str) -> list[Anchor]:
+        anchors: list[Anchor] = []
+        claims = Claims(watched={stream_id: anchors.append})
+        for check in self._checks:
+            again, turn = LedgerCheck(check.ledger_id, claims, Pins()), list[Line]()
+            for each in self._store.lines_of(check.ledger_id):
+                if not isinstance(each, Line):
+                    continue
+                turn.append(each)
+                if isinstance(statement(each), SignedNote):
+                    for line in turn:
+                        again.take(line)
+                    turn = []
+        return anchors
+
+    def _read_by(self, stream_id: str, anchors: Sequence[Anchor]) -> StreamReport:
         claims = self._claims.streams.get(stream_id)
         findings = Findings(stream_id)
-        anchors = [claims.last] if claims is not None and claims.last is not None else []
         walk = AnchorWalk(anchors, claims.bridges if claims is not None else (), findings)
         is_opened = claims is not None and claims.opened
         chain = Chain(stream_id, walk, findings, has_window=not is_opened, has_foreign=True)

@@ -16,7 +16,7 @@ from typing import Final
 
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.stores.store import Store
-from otel_audit.verification.anchors import Anchor, Bridge
+from otel_audit.verification.anchors import Anchor, Bridge, rising
 from otel_audit.verification.archive import SETTLE_S
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.crosscheck import CrossCheck
@@ -153,7 +153,7 @@ class _Directory:
         for stream_id, anchors in heads.items():
             if segments_in(self._directory).get(stream_id):
                 former = self._readings[stream_id]
-                self._read(stream_id, _rising(anchors))
+                self._read(stream_id, rising(anchors))
                 if not self._readings[stream_id].findings.has_broken:
                     self._readings[stream_id] = former  # all heads say no less than the last one
 
@@ -269,12 +269,3 @@ class _Directory:
                 f"{words} were never signed: the writer is gone, and nobody took over",
                 last,
             )
-
-
-def _rising(anchors: Sequence[Anchor]) -> list[Anchor]:
-    """Return the heads without those that contradict an earlier one, which is said by the ledger's check."""
-    found: list[Anchor] = []
-    for anchor in anchors:
-        if not found or anchor.size >= found[-1].size:
-            found.append(anchor)
-    return found
