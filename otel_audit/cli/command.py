@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "demo": "Run a small service with real requests and spans, and show its audit events as they happen",
     "tail": "Show the last events, and follow new ones",
     "query": "Find events in a trail, the newest first, or ask about it in SQL",
+    "pack": "Pack a trail into Parquet files: a folder for each service, and files for each day",
     "prove": "Write the proof that the event EVENT_ID stands in the trail as it was written",
     "status": "Count what became of the events",
     "verify": "Check that a trail is whole, and say what shows it and what nothing shows",

@@ -17,11 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
-from otel_audit.query.columns import events_sql
+from otel_audit.query.columns import COLUMNS, events_sql
 from otel_audit.query.filters import Filters, Place
 from otel_audit.query.gathering import Gathered, Segment, Spool, closed_segments
+from otel_audit.stores.columns import ColumnStore
 from otel_audit.stores.directory import DirectoryStore
-from otel_audit.stores.store import Store
+from otel_audit.stores.store import Store, StoreUnreadable
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,7 +51,7 @@ class Found(NamedTuple):
 class TrailDatabase:
     """The events of some stores. One thread; to be closed, since a copy of some lines may be in a temporary file.
 
-    `out` is the one file that may be written. `gathered` says what of the stores is no event.
+    `out` is the one file, or the one directory, that may be written. `gathered` says what of the stores is no event.
 
     Raises:
         QueryUnanswered: DuckDB is not installed.
@@ -78,7 +79,7 @@ class TrailDatabase:
         """
         condition, values = filters.where()
         rows = self._rows(
-            f"SELECT time_ns, stream_id, seq, line FROM events WHERE {condition} {_ORDER}{_limit(limit)}",
+            f"SELECT time_ns, stream_id, seq, line FROM sought WHERE {condition} {_ORDER}{_limit(limit)}",
             values,
         )
         for time_ns, stream_id, seq, line in rows:
@@ -88,7 +89,7 @@ class TrailDatabase:
         """Return the question of `find` with all columns, and the values of its parameters."""
         condition, values = filters.where()
         # The columns of the lines that were found: to sort all columns of all lines takes many times as long.
-        return events_sql(f"SELECT line, service FROM events WHERE {condition} {_ORDER}{_limit(limit)}"), values
+        return events_sql(f"SELECT line, service FROM sought WHERE {condition} {_ORDER}{_limit(limit)}"), values
 
     def limited(self, question: str, limit: int) -> str:
         """Return a question for the first rows of its answer.
@@ -127,9 +128,32 @@ class TrailDatabase:
             QueryUnanswered: it is not one SELECT, or DuckDB refuses it; the file may be there in part.
         """
         sql = self._single_select(question)
+        return self._copy(sql, values, self._out)
+
+    def _copy(self, sql: str, values: Sequence[object], target: Path | None) -> int:
         how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP}, USE_TMP_FILE false"
-        written = self._execute(f"COPY (\n{sql}\n) TO {_quoted(str(self._out))} ({how})", values).fetchall()
+        written = self._execute(f"COPY (\n{sql}\n) TO {_quoted(str(target))} ({how})", values).fetchall()
         return int(written[0][0])
+
+    def days(self) -> Sequence[tuple[str, str, int, int]]:
+        """Return service, day, lines and their bytes for each service and day, the oldest day first."""
+        return self._execute(
+            f"SELECT coalesce(service, '') AS its, {_DAY} AS day, count(*), sum(strlen(line)) FROM events "
+            "GROUP BY ALL ORDER BY day, its"
+        ).fetchall()
+
+    def write_day(self, service: str, day: str, packed: Sequence[Path], target: Path) -> int:
+        """Write the events of a service on a day, sorted by time, but for those in packed files; return their number.
+
+        Raises:
+            QueryUnanswered: a packed file cannot be read, or there is no memory.
+        """
+        known = f" ANTI JOIN ({_packed_in(packed)}) AS packed USING (stream_id, seq)" if packed else ""
+        lines = (
+            f"SELECT line, service FROM (SELECT * FROM sought WHERE coalesce(service, '') = ? AND {_DAY} = ?) AS asked"
+            f"{known} ORDER BY time_ns, stream_id, seq"
+        )
+        return self._copy(events_sql(lines), (service, day), target)
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -153,7 +177,6 @@ class TrailDatabase:
                 "python_enable_replacements": "false",  # or SQL could name a variable of this process
                 "temp_directory": self._temporary.name,
                 "memory_limit": _MEMORY,
-                "preserve_insertion_order": "false",
             },
         )
         return connection
@@ -164,9 +187,12 @@ class TrailDatabase:
         with open(path, "wb", buffering=1 << 20) as file:
             spool = Spool(file, self.gathered)
             closed: list[Segment] = []
+            packed: list[Path] = []
             for store in stores:
                 if isinstance(store, DirectoryStore):
                     closed += closed_segments(store, spool)
+                elif isinstance(store, ColumnStore):
+                    packed += store.files
                 else:
                     spool.add_store(store)
             scans = self._scans([each.path for each in closed])
@@ -191,8 +217,10 @@ class TrailDatabase:
             service = "getvariable('services')[stream + 1]"
             parts.append(f"SELECT line, {service} AS service FROM ({valid}) WHERE line IS NOT NULL")
             runs += spooled
-        self._make_view(parts, has_copies=_have_copies(runs))
-        self._lock([*(each.path for each in whole), path])
+        if packed:
+            runs += self._packed_runs(packed)
+        self._make_views(parts, packed, has_copies=_have_copies(runs))
+        self._lock([*(each.path for each in whole), *packed, path])
 
     def _scans(self, paths: Sequence[Path], *, is_spool: bool = False) -> Mapping[str, Sequence[_Run]]:
         """Return what DuckDB finds in each file, by stream."""
@@ -211,16 +239,39 @@ class TrailDatabase:
                 found[filename].append(_Run(*run))
         return found
 
-    def _make_view(self, parts: Sequence[str], *, has_copies: bool) -> None:
+    def _packed_runs(self, paths: Sequence[Path]) -> Sequence[_Run]:
+        columns = ", ".join(column.name for column in COLUMNS if column.name not in ("stream_id", "seq"))
+        try:
+            self._execute(f"SELECT {columns} FROM ({_packed_in(paths)}) LIMIT 0")
+            rows = self._execute(
+                "SELECT stream_id, count(*), 0, min(seq), max(seq), count(DISTINCT seq) "
+                f"FROM ({_packed_in(paths)}) GROUP BY stream_id, filename"
+            ).fetchall()
+        except QueryUnanswered as error:
+            raise StoreUnreadable(
+                f"{paths[0].parent}: expected Parquet files of `otel-audit pack`, got others or a damaged one; {error}"
+            ) from error
+        return [_Run(*row) for row in rows]
+
+    def _make_views(self, parts: Sequence[str], packed: Sequence[Path], *, has_copies: bool) -> None:
+        """Make `events`, and `sought`, which is the same and faster where few columns are looked at."""
         lines = " UNION ALL ".join(parts) or "SELECT '' AS line, '' AS service WHERE false"
-        if has_copies:
-            key = "json_extract_string(line, ['$.stream_id', '$.seq'])"
-            lines = f"SELECT * FROM ({lines}) QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY line) = 1"
-        self._execute(f"CREATE VIEW events AS {events_sql(lines)}")
+        columns = ", ".join(column.name for column in COLUMNS)
+        for name, few in (("events", False), ("sought", True)):
+            events = events_sql(lines, few=few)
+            if packed:
+                events += f" UNION ALL SELECT {columns} FROM ({_packed_in(packed)})"
+            if has_copies:
+                copies = "row_number() OVER (PARTITION BY stream_id, seq ORDER BY line)"
+                events = f"SELECT {columns} FROM ({events}) QUALIFY {copies} = 1"
+            self._execute(f"CREATE VIEW {name} AS {events}")
 
     def _lock(self, paths: Sequence[Path]) -> None:
-        allowed = [*paths, *([self._out] if self._out is not None else [])]
-        self._execute(f"SET allowed_paths = [{', '.join(_quoted(str(path)) for path in allowed)}]")
+        if self._out is not None and self._out.is_dir():
+            self._execute(f"SET allowed_directories = [{_quoted(str(self._out.absolute()))}]")
+        elif self._out is not None:
+            paths = [*paths, self._out]
+        self._execute(f"SET allowed_paths = [{', '.join(_quoted(str(path)) for path in paths)}]")
         self._execute("SET enable_external_access = false")
         self._execute("SET lock_configuration = true")
 
@@ -266,6 +317,7 @@ class _Run(NamedTuple):
     numbers: int
 
 
+_DAY: Final = "strftime(time, '%Y-%m-%d')"
 _VALID: Final = "CASE WHEN json_valid(line) THEN line END"
 
 
@@ -278,6 +330,11 @@ def _lines_of(paths: Sequence[Path], *, is_spool: bool = False) -> str:
         "header = false, delim = chr(1), quote = '', escape = '', new_line = '\\n', strict_mode = false, "
         f"ignore_errors = true, filename = true, max_line_size = {_LINE_MAX_BYTES}, buffer_size = {_BUFFER_BYTES})"
     )
+
+
+def _packed_in(paths: Sequence[Path]) -> str:
+    names = ", ".join(_quoted(str(path)) for path in paths)
+    return f"SELECT * FROM read_parquet([{names}], filename = true, hive_partitioning = false, union_by_name = true)"
 
 
 def _is_whole(segment: Segment, runs: Sequence[_Run]) -> bool:

@@ -21,7 +21,7 @@ from otel_audit.stores.archive import read_archive_line, records_in
 from otel_audit.stores.compression import compression_of
 from otel_audit.stores.event_log import EventLog
 from otel_audit.stores.lines import LONGER_THAN_HELD, Mark, NumberedLine, first_line, is_marked, numbered_lines
-from otel_audit.stores.location import files_in, kind_of
+from otel_audit.stores.location import NothingStored, files_in, kind_of
 from otel_audit.stores.store import Kind
 
 __all__ = [
@@ -138,6 +138,11 @@ class ReplaySource:
         self.path = path
         self._header = header
         self.kind = kind_of(path)
+        if self.kind is Kind.PACKED:
+            raise NothingStored(
+                f"{path}: expected a journal, a collector archive or a log of events, got packed files; "
+                "send what they were packed from"
+            )
         self._files = _files_of(path, self.kind)
 
     @property

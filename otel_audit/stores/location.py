@@ -14,6 +14,7 @@ from otel_audit.errors import AuditError
 from otel_audit.journal.files import segments_in
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.stores.archive import ArchiveStore, is_archive_line
+from otel_audit.stores.columns import ColumnStore, is_packed, packed_in
 from otel_audit.stores.compression import Compression, can_unpack, compression_of
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.endpoint import EndpointUrl
@@ -54,12 +55,14 @@ def open_store(where: Path | str) -> Store:
             return DirectoryStore(path)
         case Kind.ARCHIVE:
             return ArchiveStore(files_in(path), path)
+        case Kind.PACKED:
+            return ColumnStore(packed_in(path), path)
         case _:
             return EventLogStore(path)
 
 
 def kind_of(path: Path) -> Kind:
-    """Return what lies at a path: journal, archive or event log.
+    """Return what lies at a path: journal, archive, packed trail or event log.
 
     Raises:
         NothingStored: none of these does.
@@ -70,10 +73,14 @@ def kind_of(path: Path) -> Kind:
             return Kind.JOURNAL
         if files_in(path):
             return Kind.ARCHIVE
+        if packed_in(path):
+            return Kind.PACKED
         raise NothingStored(
             f"{path}: expected a directory with a journal or a collector archive, got neither; "
             "a log of events is given as a file"
         )
+    if path.is_file() and is_packed(path):
+        return Kind.PACKED
     kind = _kind_of_file(path) if path.is_file() else None
     if kind is None:
         raise NothingStored(

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     JOURNAL = "journal"
     ARCHIVE = "collector archive"
     EVENT_LOG = "event log"
+    PACKED = "packed trail"
     LOKI = "Loki"
     VICTORIALOGS = "VictoriaLogs"
 

@@ -1,0 +1,91 @@
+"""`otel-audit pack`: a trail as Parquet files, which any engine reads and `verify` and `query` read too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from otel_audit.cli.options import GivenPath
+from otel_audit.cli.query import opened_source
+from otel_audit.journal.files import make_directory
+from otel_audit.journal.locks import FileLock
+from otel_audit.notices import escaped, shown_json
+from otel_audit.query.database import QueryUnanswered, TrailDatabase
+from otel_audit.query.packing import Packing
+from otel_audit.stores.location import NothingStored
+from otel_audit.stores.store import StoreUnreadable
+
+__all__ = ["pack"]
+
+_FINDING: Final = 1
+
+
+@click.command()
+@click.argument("source")
+@click.argument("directory", type=GivenPath(file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Say at the end what was packed as one JSON object.")
+@click.pass_context
+def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> None:
+    """Pack a trail into Parquet files: a folder for each service, and files for each day.
+
+    SOURCE is what `otel-audit query` takes. Each file is sorted by time and holds the journal lines byte for byte, so
+    `otel-audit verify DIRECTORY` and `otel-audit query DIRECTORY` read it.
+
+    A run adds what is new since the last one, and goes on where one was killed. Nothing is removed. Exit code 1 when
+    there were damaged bytes, which are not packed.
+    """
+    try:
+        make_directory(directory)
+        lock = FileLock.acquire(directory / "pack.lock")
+        if lock is None:
+            raise click.ClickException(
+                f"expected to be the only one that packs into {escaped(str(directory))}, got another process at it; "
+                "wait for its end"
+            )
+        try:
+            with opened_source(ctx, source) as store, TrailDatabase([store], out=directory) as database:
+                events, size_bytes, files = _packed(Packing(database, directory))
+                damaged = database.gathered.damaged
+        finally:
+            lock.release(remove=True)
+    except (NothingStored, QueryUnanswered) as error:
+        raise click.UsageError(escaped(str(error)), ctx) from error
+    except StoreUnreadable as error:
+        raise click.ClickException(escaped(str(error))) from error
+    if as_json:
+        said = {"directory": str(directory), "lines": events, "files": files, "bytes": size_bytes, "damaged": damaged}
+        click.echo(shown_json(said))
+    else:
+        each = f", {size_bytes / events:.0f} bytes a line" if events else ""
+        click.echo(f"{events} lines packed into {files} files in {escaped(str(directory))}{each}")
+    if damaged:
+        click.echo(f"{damaged} damaged pieces are not packed: see `otel-audit verify`", err=True)
+        sys.exit(_FINDING)
+
+
+def _packed(packing: Packing) -> tuple[int, int, int]:
+    lines = size_bytes = files = 0
+    days = packing.days()
+    with _bar(sum(day.size_bytes for day in days)) as passed:
+        for day in days:
+            added, written = packing.pack(day)
+            lines, size_bytes, files = lines + added, size_bytes + written, files + bool(added)
+            passed(day.size_bytes)
+    return lines, size_bytes, files
+
+
+@contextmanager
+def _bar(size_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr, on a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("packing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=size_bytes)
+        yield lambda done: bar.advance(task, done)

@@ -1,0 +1,73 @@
+"""Pack a trail into Parquet: a folder for each service, and in it files for each day, sorted by time.
+
+    DIRECTORY/shop/2026-11-29.0001.parquet
+
+A run adds what is not there yet, in files of its own, and changes and removes none: not of the trail, and not of an
+earlier run. So it may be run again at any time, and a run that was killed is gone on with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from otel_audit.journal.files import sync_directory
+from otel_audit.query.database import TrailDatabase
+
+__all__ = ["Day", "Packing"]
+
+_NO_SERVICE: Final = "-"
+_UNFINISHED: Final = ".unfinished"
+
+
+class Day(NamedTuple):
+    """The lines of one service on one day, UTC."""
+
+    service: str
+    day: str
+    lines: int
+    size_bytes: int
+
+
+class Packing:
+    """Writes the events of a trail to a directory. One run at a time; the database may write to the directory."""
+
+    def __init__(self, database: TrailDatabase, directory: Path) -> None:
+        self._database = database
+        self._directory = directory
+
+    def days(self) -> Sequence[Day]:
+        """Return what there is to pack, the oldest day first; also what was packed before."""
+        return [Day(*row) for row in self._database.days()]
+
+    def pack(self, day: Day) -> tuple[int, int]:
+        """Write the lines of a day that are not packed yet; return how many they are, and the bytes of their file.
+
+        Raises:
+            QueryUnanswered: a packed file cannot be read, or there is no memory.
+            OSError: the file cannot be written. No file of that name is left.
+        """
+        folder = self._directory / (quote(day.service, safe=" ") or _NO_SERVICE)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        packed = sorted(folder.glob(f"{day.day}.*.parquet"))
+        target = folder / f"{day.day}.{_number_behind(packed):04d}.parquet"
+        unfinished = target.with_name(target.name + _UNFINISHED)
+        count = self._database.write_day(day.service, day.day, packed, unfinished)
+        if not count:
+            unfinished.unlink()
+            return 0, 0
+        descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(unfinished, target)
+        sync_directory(folder)
+        return count, target.stat().st_size
+
+
+def _number_behind(packed: Sequence[Path]) -> int:
+    return max((int(path.name.split(".")[1]) for path in packed), default=0) + 1

@@ -1,0 +1,98 @@
+"""A packed trail: Parquet files, as `otel-audit pack` writes them. The column `line` holds the journal line, exactly.
+
+What is verified is that column. The others say the same in a form that any engine reads; nothing vouches for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from otel_audit.journal.line import Line
+from otel_audit.stores.sorting import SortingStore
+from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
+
+__all__ = ["ColumnStore", "is_packed", "packed_in"]
+
+_MAGIC: Final = b"PAR1"  # Source: Apache Parquet, file format
+_ROWS: Final = 1000  # fetched at a time
+_MEMORY: Final = "256MB"
+
+
+def is_packed(path: Path) -> bool:
+    """Return True if a file is of Parquet.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
+def packed_in(path: Path) -> Sequence[Path]:
+    """Return the Parquet files at or below a path, in the order of their names.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    if not path.is_dir():
+        return [path] if is_packed(path) else []
+    return [each for each in sorted(path.rglob("*.parquet")) if each.is_file() and is_packed(each)]
+
+
+class ColumnStore(SortingStore):
+    """The trail in Parquet files. See `Store`.
+
+    A `Line` has the number of its file, from 1, as its segment, and its row as its offset.
+    """
+
+    kind = Kind.PACKED
+
+    def __init__(self, files: Sequence[Path], where: Path) -> None:
+        super().__init__()
+        self.where = str(where)
+        self.files = files
+
+    def contents(self) -> Iterator[Stored]:
+        """See `Store`."""
+        duckdb = _installed(self.where)
+        for number, path in enumerate(self.files, 1):
+            connection = duckdb.connect(config={"memory_limit": _MEMORY, "threads": "1"})
+            try:
+                answer = connection.execute("SELECT line FROM read_parquet([?])", [str(path)])
+                row = 0
+                while rows := answer.fetchmany(_ROWS):
+                    for (line,) in rows:
+                        yield self._stored(line, number, row)
+                        row += 1
+            except duckdb.Error as error:
+                said = str(error).strip().splitlines()[0]
+                raise StoreUnreadable(
+                    f"{path}: expected a Parquet file of `otel-audit pack`, with a column `line`, got {said!r}"
+                ) from error
+            finally:
+                connection.close()
+
+    def place_of(self, line: Line) -> str:
+        """See `Store`."""
+        return self._place(line.segment, line.offset)
+
+    def _place(self, number: int, row: int) -> str:
+        return f"{self.files[number - 1].name}, row {row}"
+
+    def _stored(self, line: object, number: int, row: int) -> Stored:
+        body = line.encode() if isinstance(line, str) else None
+        place = self._place(number, row)
+        return stored_record(body, dict, event_name="", time_ns=0, place=place, segment=number, offset=row)
+
+
+def _installed(where: str) -> Any:
+    try:
+        import duckdb
+    except ImportError as error:
+        raise StoreUnreadable(
+            f"{where}: expected DuckDB, which reads Parquet files, got an installation without it; "
+            "pip install 'otel-audit[query]'"
+        ) from error
+    return duckdb
