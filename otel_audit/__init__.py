@@ -1,13 +1,14 @@
 """Audit logging for Python services on OpenTelemetry. The public names, nothing else.
 
-A name loads the module that defines it when it is first used: `import otel_audit` alone costs a service, a test or
+The first use of a name loads the module that defines it, so `import otel_audit` alone costs a service, a test or
 `otel-audit --help` next to nothing.
 
 To follow an event, read `logger`, `recorder` and `fast_line` (the caller's values become one line), `policy` and
-`redaction` (what is kept of it), `trail` and `journal` (the line is on disk), `delivery` and `records` (it goes out).
+`redaction` (which parts of it are kept), `trail` and `journal` (the line reaches the disk), `delivery` and `records`
+(it is sent).
 
-PYTEST_DONT_REWRITE: `testing` is a plugin of pytest, which would warn of a package that was imported before it, as by
-`opentelemetry-instrument pytest`, that its assertions cannot be rewritten. There are none.
+PYTEST_DONT_REWRITE: `testing` is a pytest plugin. Without this marker, pytest warns that it cannot rewrite the
+assertions of a package imported before it, as under `opentelemetry-instrument pytest`. The package has no assertions.
 """
 
 import typing as _typing
@@ -86,7 +87,7 @@ __all__ = [
     "read_policy",
 ]
 
-# The module below the package that each name is loaded from; a test holds that it says the same as the imports above.
+# The module that defines each name. A test checks that this table agrees with the imports above.
 _HOME = {
     "AuditAction": "event",
     "AuditConsoleLogExporter": "integrations.otel_logs",
@@ -125,7 +126,7 @@ _HOME = {
     "read_policy": "policy",
 }
 
-if not _typing.TYPE_CHECKING:  # a type checker would take `__getattr__` as a promise of any name
+if not _typing.TYPE_CHECKING:  # seeing `__getattr__`, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         home = _HOME.get(name)

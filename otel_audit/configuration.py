@@ -1,4 +1,4 @@
-"""Build a logger that works from settings: `configure`, and the factory that Feast has."""
+"""Build a working logger from settings: `configure`, and Feast's factory function."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ _logger = logging.getLogger(__name__)
 def configure(
     *, resource: Resource | None = None, exporters: Sequence[MadeOrMaker] = (), **overrides: Any
 ) -> AuditLogger:
-    """Return a logger with a journal and its delivery. `overrides` are settings by name; the environment has the rest.
+    """Return a logger that writes to a journal and delivers from it.
 
-    It is closed at the normal end of the process. `resource` replaces what the OTel SDK finds about this process.
-    `exporters` are log record exporters of the SDK that take the place of the environment's; a class or function that
-    makes one works after a fork too. A second call with the same configuration, as of a cell of a notebook that is run
-    again, gives a logger with the journal and the delivery of the former one, as long as that is open.
+    `overrides` are settings by name; all others come from the environment. `resource` replaces the one that the OTel
+    SDK detects. `exporters` are the SDK's log record exporters, used instead of those that the environment names. Pass
+    a class or function that makes one if the process forks: an instance is of no use in the child.
+
+    The logger closes when the process ends normally. If a second call has the same configuration, as when a notebook
+    cell runs again, its logger shares the journal and the delivery of the first one while that is open.
 
     Raises:
         ConfigError: a setting or the policy is wrong. Nothing was started.
@@ -49,7 +51,7 @@ def configure(
 
 
 def open_trail(exporters: Sequence[MadeOrMaker], resource: Resource | None, overrides: Mapping[str, Any]) -> Trail:
-    """Return a journal and its delivery as `configure` makes them. They are closed at the end of the process.
+    """Return a journal and its delivery, made as in `configure`. Both close when the process ends.
 
     Raises:
         ConfigError: a setting is wrong. Nothing was started.
@@ -65,7 +67,7 @@ def open_trail(exporters: Sequence[MadeOrMaker], resource: Resource | None, over
 
 
 def create_audit_logger_from_config(audit_cfg: Any) -> AuditLogger | None:
-    """Return a logger from Feast's `AuditLoggingConfig`, or from `Settings`; None if there is none, or it is disabled.
+    """Return a logger for Feast's `AuditLoggingConfig` or for `Settings`, or None if `audit_cfg` is None or disabled.
 
     Source: Feast 0.67 `audit_logger.create_audit_logger_from_config`.
     """
@@ -102,10 +104,10 @@ def _read(exporters: Sequence[MadeOrMaker], overrides: Mapping[str, Any]) -> Set
 
 @dataclass(frozen=True, slots=True)
 class _Configuration:
-    """What makes a trail what it is: two that are equal may be one.
+    """Everything that distinguishes one trail from another. Callers with equal configurations share a trail.
 
-    `exporters` are those of the SDK that take the place of the settings'. `of_loggers`: audit loggers share it, which
-    have a policy; else those who hand over log records of the OTel API.
+    `exporters` are SDK exporters, used instead of those in the settings. `of_loggers` is True for the trail of audit
+    loggers, which have a policy, and False for a trail of log records from the OTel API.
     """
 
     settings: Settings
@@ -113,16 +115,16 @@ class _Configuration:
     resource: Resource | None
     of_loggers: bool
     policy_hash: str | None = None
-    directory: str = ""  # where the settings' one is: the process may have changed its own
-    found_by: tuple[str | None, ...] = ()  # what the SDK makes the resource from
+    directory: str = ""  # absolute: the process may change its working directory between two calls
+    found_by: tuple[str | None, ...] = ()  # the variables that the SDK builds the resource from
 
     def here(self) -> _Configuration:
-        """Return the same configuration, with what it depends on in this process now."""
+        """Return the same configuration with the process's current directory and environment filled in."""
         found_by = tuple(map(os.environ.get, (OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPERIMENTAL_RESOURCE_DETECTORS)))
         return replace(self, directory=os.path.abspath(self.settings.directory), found_by=found_by)
 
 
-# Kept until they are closed, or a program that configures in a function would start threads at each call of it.
+# Open trails are kept here. Otherwise a program that configures inside a function would start threads on every call.
 _open: list[tuple[_Configuration, Trail]] = []
 
 
@@ -167,8 +169,9 @@ def _made(exporters: Sequence[MadeOrMaker], settings: Settings) -> Sequence[Expo
 
 
 def _audit_logger(settings: Settings, exporters: Sequence[MadeOrMaker], resource: Resource | None) -> AuditLogger:
-    policy = read_policy(settings.policy) if settings.policy is not None else None  # a wrong one starts nothing
-    rules = Rules.of(settings)  # nor does a wrong key
+    # Both before the trail: with an invalid policy or key, nothing is started.
+    policy = read_policy(settings.policy) if settings.policy is not None else None
+    rules = Rules.of(settings)
     policy_hash = policy.sha256 if policy is not None else None
     trail = _trail(_Configuration(settings, tuple(exporters), resource, of_loggers=True, policy_hash=policy_hash))
     caps = Caps(text_chars=settings.text_chars, attributes=settings.attribute_count, line_bytes=settings.line_bytes)

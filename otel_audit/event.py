@@ -1,7 +1,8 @@
-"""What an audit event is.
+"""The audit event and its parts.
 
-The first thirteen fields of `AuditEvent` are those of Feast's audit logger, in its order and with its defaults, so
-that its code and its log files work unchanged. All others are optional and left out of the line when unset.
+The first thirteen fields of `AuditEvent` are those of Feast's audit logger, in the same order and with the same
+defaults, so that Feast's code and log files work unchanged. All other fields are optional and are left out of the line
+when unset.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Scalar = str | bool | int | float
 
 
 class PrincipalKind(StrEnum):
-    """What acted. Source: OTel audit draft (OTEP 0267), `audit.actor.type`."""
+    """The kind of actor. Source: OTel audit draft (OTEP 0267), `audit.actor.type`."""
 
     USER = "user"
     SERVICE = "service"
@@ -33,7 +34,7 @@ class PrincipalKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How it ended: derived from the stored word, for severity and attributes. The stored word is never changed."""
+    """The result of an event, from which severity and attributes follow. The word in the event itself never changes."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -44,7 +45,7 @@ class Outcome(StrEnum):
 
     @classmethod
     def of(cls, word: object) -> Outcome:
-        """The outcome that a stored word stands for; `UNKNOWN` for an empty or unknown one."""
+        """Return the outcome that a stored word stands for, `UNKNOWN` if the word is empty or unknown."""
         return _OUTCOME_BY_WORD.get(word, cls.UNKNOWN) if isinstance(word, str) else cls.UNKNOWN
 
 
@@ -61,15 +62,15 @@ _ITEMS: Final = 1024
 
 
 class _Lenient(BaseModel):
-    """A model that takes any value: an audit event must not fail the application that it is about.
+    """A model that accepts any value, since recording an event must not break the application it describes.
 
-    A value of the wrong type becomes its text where a text is wanted, and is left to its default elsewhere. What is no
-    mapping stands for the main field: `principal="ann"`.
+    A value of the wrong type becomes text if the field holds text; otherwise the field keeps its default. A value that
+    is not a mapping sets the main field: `principal="ann"`.
     """
 
     _main_field: ClassVar[str] = ""
 
-    if not TYPE_CHECKING:  # for which the parameters are the fields
+    if not TYPE_CHECKING:  # a type checker takes the parameters from the fields
 
         def __init__(self, /, **given: Any) -> None:
             build = self.__pydantic_validator__.validate_python  # what `super().__init__` calls, without its frame
@@ -78,7 +79,7 @@ class _Lenient(BaseModel):
                 return
             except ValidationError as error:
                 fields = self._mended(given, error)
-            except Exception:  # of a value's own methods; as one of JSON it has none that may fail
+            except Exception:  # raised by a value's own methods; a JSON value has none that can fail
                 fields = {name: _plain(value) for name, value in given.items()}
             try:
                 build(fields, self_instance=self)
@@ -87,7 +88,7 @@ class _Lenient(BaseModel):
 
     @classmethod
     def _mended(cls, given: dict[str, Any], error: ValidationError) -> dict[str, Any]:
-        """Return the fields as the model takes them, or raise the error if one is missing."""
+        """Return the fields with every invalid value replaced, or raise the error if a field is missing."""
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         if any(problem["type"] == "missing" for problem in problems):
             raise error
@@ -102,7 +103,7 @@ class _Lenient(BaseModel):
 
     @classmethod
     def _fitting(cls, name: str, value: Any, problem: ErrorDetails) -> Any:
-        """Return a value of the wrong type as one that fits, or None where only the default does."""
+        """Return a value of the right type for the field, or None if only the default will do."""
         kind = problem["type"]
         if name == "attributes":
             return _flat(value)
@@ -119,7 +120,7 @@ class _Lenient(BaseModel):
 
     @classmethod
     def _of(cls, value: Any) -> Self:
-        """Return the part that a mapping, a model of another library or a text stands for."""
+        """Return this part, built from a mapping, from another library's model or from a text for the main field."""
         with suppress(Exception):  # the object is the caller's, and may fail in any way
             return cls(**(value if isinstance(value, Mapping) else value.model_dump()))
         return cls(**{cls._main_field: _text(value)})
@@ -155,7 +156,7 @@ def _json(value: Any) -> str:
 
 
 class AuditPrincipal(_Lenient):
-    """Who acted. Only `id` and `issuer` identify: a user may be free to choose the name that `username` shows.
+    """The actor. Only `id` and `issuer` identify it, since users may be free to choose their own `username`.
 
     The fields from `id` on are ours. Source: OpenID Connect Core 1.0, section 5.7: `sub` and `iss`.
     """
@@ -172,7 +173,7 @@ class AuditPrincipal(_Lenient):
 
 
 class AuditSource(_Lenient):
-    """Where the request came from. `user_agent` is ours."""
+    """The origin of a request. `user_agent` is ours."""
 
     _main_field = "ip"
 
@@ -182,7 +183,7 @@ class AuditSource(_Lenient):
 
 
 class AuditAction(_Lenient):
-    """What was asked for. `verb` (READ, CREATE, ...), `method` and `arguments_digest` (hex SHA-256) are ours."""
+    """The requested action. `verb` (READ, CREATE, ...), `method` and `arguments_digest` (hex SHA-256) are ours."""
 
     _main_field = "path"
 
@@ -194,7 +195,7 @@ class AuditAction(_Lenient):
 
 
 class AuditResource(_Lenient):
-    """What it was done to."""
+    """The object of the action."""
 
     _main_field = "name"
 
@@ -206,7 +207,8 @@ class AuditResource(_Lenient):
 class AuditEvent(_Lenient):
     """One audit event: who did what, when, and how it ended.
 
-    Mutable, and unknown fields are ignored, as in Feast. `event_type` and `outcome` are free words, stored as given.
+    As in Feast, the model is mutable and ignores unknown fields. `event_type` and `outcome` are free text, stored as
+    given.
 
     Source: Feast 0.67 `audit_logger.AuditEvent`; the fields from `event_id` on are ours, after OTEP 0267.
     """
@@ -238,5 +240,8 @@ class AuditEvent(_Lenient):
     truncated: list[str] | None = Field(default=None, description="Paths whose value was cut to its cap.")
 
     def to_jsonl(self) -> str:
-        """The event as one compact JSON object, unset fields left out. With Feast's fields only: Feast's bytes."""
+        """Return the event as one compact JSON object without its unset fields.
+
+        An event that sets only Feast's fields gives the same bytes as in Feast.
+        """
         return self.model_dump_json(exclude_none=True)

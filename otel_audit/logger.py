@@ -1,4 +1,4 @@
-"""The audit logger: how an application records events, whatever becomes of them."""
+"""The audit logger: the methods with which an application records events, whatever sink is behind it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _SINK_TIMEOUT_S = 5.0
 
 
 class AuditLogger:
-    """Records audit events. Any thread; fork-safe; never raises into the application unless the loss rule is `closed`.
+    """Record audit events, from any thread and after a fork. Only with the loss rule `closed` can a failure raise.
 
-    As a context manager it is closed at the end.
+    As a context manager, the logger closes at the end of the block.
 
-    `policy` says which events are recorded, how much of each, and what happens if that fails; where it says nothing,
-    events are recorded whole and `on_loss` counts. `log_successful_reads=False` leaves out successful reads, by Feast's
-    rule, whatever the policy says. `clock` gives nanoseconds since 1970.
+    `policy` decides which events are recorded, how much of each, and what happens if recording fails. Events that no
+    rule covers are recorded in full, under `on_loss`. With `log_successful_reads=False`, successful reads as Feast
+    defines them are left out, whatever the policy says. `clock` returns nanoseconds since 1970.
     """
 
     def __init__(
@@ -79,26 +79,26 @@ class AuditLogger:
 
     @property
     def recorder(self) -> Recorder:
-        """What records its events, for those that add a source of events."""
+        """The recorder behind this logger, for code that adds another source of events."""
         return self._recorder
 
     @property
     def settings(self) -> Settings | None:
-        """The settings of its trail; None with a sink that is no trail."""
+        """The settings of the trail, or None if the sink is not a trail."""
         return self._trail.settings if self._trail is not None else None
 
     @staticmethod
     def new_request_id() -> str:
-        """A random UUID."""
+        """Return a random UUID."""
         return str(ids.new_random_id())
 
     def log(self, event: ModelLike, *, context: Context | None = None) -> Receipt | None:
-        """Record an event; None if it is filtered. The caller's event is not changed.
+        """Record an event and return its receipt, or None if the policy filters it. The caller's event is not changed.
 
-        The span comes from `context`, else from the one that is active; a `trace_id` that is set already is kept.
+        The event belongs to the span of `context`, or to the active one, unless it already has a `trace_id`.
 
         Raises:
-            AuditUnavailable: only where the loss rule is `closed`: the event is not known to be durable.
+            AuditUnavailable: only if the loss rule is `closed`: the event may not be durable.
         """
         return self._recorder.log(event, context)
 
@@ -117,7 +117,7 @@ class AuditLogger:
         jsonrpc_id: str | None = None,
         context: Context | None = None,
     ) -> Receipt | None:
-        """Record the call of an MCP tool: an event `mcp.tools.call`. Duration in milliseconds. See `log`."""
+        """Record the call of an MCP tool as an event `mcp.tools.call`. Return and raise as `log` does."""
         return self._log_call(
             "mcp.tools.call",
             request_id=request_id,
@@ -148,7 +148,7 @@ class AuditLogger:
         status_code: int = 200,
         context: Context | None = None,
     ) -> Receipt | None:
-        """Record an HTTP request: an event `http.request`. Duration in milliseconds. See `log`."""
+        """Record an HTTP request as an event `http.request`. Return and raise as `log` does."""
         return self._log_call(
             "http.request",
             request_id=request_id,
@@ -173,7 +173,7 @@ class AuditLogger:
         detail: str = "",
         context: Context | None = None,
     ) -> Receipt | None:
-        """Record an authentication: `authn.success` if the outcome is `success`, else `authn.failure`. See `log`."""
+        """Record an authentication: `authn.success` if `outcome` is `success`, otherwise `authn.failure`. See `log`."""
         word = draft.word_of(outcome)
         return self._log_call(
             "authn.success" if isinstance(word, str) and word == "success" else "authn.failure",
@@ -195,7 +195,7 @@ class AuditLogger:
         detail: str = "",
         context: Context | None = None,
     ) -> Receipt | None:
-        """Record an authorization decision: an event `authz.decision`. See `log`."""
+        """Record an authorization decision as an event `authz.decision`. Return and raise as `log` does."""
         return self._log_call(
             "authz.decision",
             request_id=request_id,
@@ -219,7 +219,7 @@ class AuditLogger:
         attributes: dict[str, Any] | None = None,
         exception_message: bool = False,
     ) -> Operation:
-        """A context manager, plain or async, that records the operation inside it when it ends: see `Operation`."""
+        """Return a context manager, plain or async, that records an event when its block ends: see `Operation`."""
         return operation(
             self._recorder,
             event_type,
@@ -246,9 +246,10 @@ class AuditLogger:
         attributes: dict[str, Any] | None = None,
         exception_message: bool = False,
     ) -> Operation:
-        """An `operation` that does not take place without being recorded, whatever the policy says: see `Operation`.
+        """Return an `operation` whose block runs only once its beginning is recorded, whatever the policy says.
 
-        It begins with a durable event and ends with another one that names the first as its `parent_id`.
+        It begins with a durable event and ends with another one that names the first as its `parent_id`. See
+        `Operation`.
 
         Raises:
             AuditUnavailable: on entering: the block has not run.
@@ -270,17 +271,17 @@ class AuditLogger:
     def audited(
         self, event_type: str, *, required: bool = False, **fields: Any
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """A decorator for functions, plain or async: each call is an `operation` with these fields.
+        """Return a decorator for functions, plain or async, that runs each call as an `operation` with these fields.
 
-        `required`: each call is a `require`.
+        If `required`, each call runs as a `require`.
         """
         begin = self.require if required else self.operation
         return audited(lambda: begin(event_type, **fields))
 
     async def alog(self, event: ModelLike, *, context: Context | None = None) -> Receipt | None:
-        """`log`, without holding up the event loop while the disk is slow. Cancelling does not withdraw the event.
+        """Do what `log` does, without blocking the event loop on a slow disk. Cancelling does not withdraw the event.
 
-        It is written in a thread of its own; with `fsync` that one does not wait while the line is synced.
+        A separate thread writes the event. With `fsync`, that thread is free again while the line is synced.
 
         Raises:
             AuditUnavailable: as `log`.
@@ -288,41 +289,44 @@ class AuditLogger:
         return await self._recorder.alog(event, context)
 
     def start(self) -> None:
-        """Begin to deliver in this process, also what dead processes left; the first event or `flush` does so too.
+        """Start delivery in this process, including the events that dead processes left behind.
 
-        For a server at its start-up, behind its last fork. The integrations call it. A second call changes nothing.
+        The first event and `flush` do the same. A server should call this at start-up, after its last fork; the
+        integrations do so. A second call has no effect.
         """
         if self._trail is not None:
             self._trail.start()
 
     def flush(self, timeout_s: float = 5.0) -> FlushReport:
-        """Wait until what was logged before this call is delivered, or until the time in seconds is over.
+        """Wait until everything logged before this call is delivered, for at most `timeout_s` seconds.
 
-        The report says what was really accepted. A sink other than a trail delivers at once.
+        The report says what the destinations really accepted. A sink other than a trail delivers at once.
         """
         return self._trail.flush(timeout_s) if self._trail is not None else FlushReport(True, 0, {})
 
     def stats(self) -> Stats:
-        """The numbers of this process now."""
+        """Return the current numbers of this process."""
         if self._trail is not None:
             return replace(self._trail.stats(), filtered=self._recorder.filtered)
         emitted, dropped = self._handover.emitted, self._handover.dropped
         return Stats(exported=emitted - dropped, dropped=dropped, filtered=self._recorder.filtered)
 
     def reopen(self) -> None:
-        """Go on after a snapshot of this process was restored, as by Lambda SnapStart: see docs/delivery.md.
+        """Continue after this process was restored from a snapshot, as by Lambda SnapStart: see docs/delivery.md.
 
-        Two processes with the same memory would write the same numbers into the same stream. From here on this one has
-        a stream, ids and connections of its own. Nobody may log meanwhile. It may take the setting `close_timeout_s`.
+        Two processes restored from one memory image would write the same line numbers to the same stream. After this
+        call, the process has its own stream, ids and connections. No other thread may log during the call, which can
+        take up to the setting `close_timeout_s`.
         """
         if self._trail is not None:
             self._trail.hold(self)
             self._trail.reopen()
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Deliver within the time in seconds, and let go of everything. What is left is in the journal.
+        """Deliver for at most `timeout_s` seconds (by default `close_timeout_s`), then release all resources.
 
-        Where another logger of the same configuration is open its journal stays open too, and so does the delivery.
+        Undelivered events stay in the journal. If another logger with the same configuration is open, the journal and
+        its delivery stay open for it.
         """
         if self._trail is None:
             self._recorder.finish(_SINK_TIMEOUT_S)

@@ -33,11 +33,11 @@ EXCEPTION_MESSAGE: Final = "exception.message"  # Source: OTel semantic conventi
 class Operation:
     """A plain or async context manager around one operation. It cannot be entered twice at the same time.
 
-    You may fill in `event` while the block runs: the event at the end is made from it. An `outcome` set inside is kept.
-    Otherwise it is `success` after a normal end, `cancelled` after a time-out or cancellation, `denied` after a
-    `PermissionError`, and else `error`. Only the class of an exception is recorded, since its message may hold
-    anything. With `exception_message`, the message is recorded as the attribute `exception.message`, redacted and cut
-    like any other. The span is that of `context`, or the active one.
+    The block may fill in `event`, from which the final event is made. If the block sets no `outcome`, it is `success`
+    after a normal end, `cancelled` after a time-out or cancellation, `denied` after a `PermissionError`, and `error`
+    after any other exception. Only the class of an exception is recorded, since its message may hold anything. With
+    `exception_message`, the message is recorded as the attribute `exception.message`, redacted and cut like any other.
+    The span comes from `context`, or is the active one.
 
     If the operation is required, or its loss rule is `closed`, an event with the outcome `unknown` is recorded before
     the block runs (`begun` is its receipt), and the event at the end has its id as `parent_id`. If the first event
@@ -45,8 +45,8 @@ class Operation:
     gets the result of the block. In an `async with`, neither event blocks the event loop.
 
     Raises:
-        AuditUnavailable: at the begin: the block has not run. At the end: the event is lost. That happens only if there
-            was no first event, what was filled in since made the rule `closed`, and the block raised nothing.
+        AuditUnavailable: on entering: the block has not run. On leaving: the event is lost. The latter happens only if
+            there was no first event, values set inside the block made the rule `closed`, and the block did not raise.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Operation:
         self._is_required = is_required
         self._with_message = exception_message
         self._started_ns = 0
-        self._of_begin: dict[str, str | None] = {}  # what the event at the end takes from the one before the block
+        self._of_begin: dict[str, str | None] = {}  # fields that the final event takes over from the first one
 
     def __enter__(self) -> Operation:
         decision = self._decision_before()
@@ -97,7 +97,7 @@ class Operation:
         self.receipt = await self._recorder.alog(ended, self._context, self._decision_at_end(ended, kind))
 
     def _decision_before(self) -> Decision | None:
-        """Return how the begin is recorded, or None if it is not."""
+        """Return how to record the first event, or None if there is none."""
         self.begun, self._of_begin = None, {}
         decision = self._recorder.decision_before(self.event)
         if self._is_required:
@@ -136,7 +136,7 @@ class Operation:
         decision = self._recorder.decision_on(ended)
         if self.begun is None and kind is None:
             return decision
-        # What has begun gets an end in the trail, and the loss of that must not replace the result of the block.
+        # A recorded beginning needs a recorded end, and losing that end must not replace the result of the block.
         decision = decision if self.begun is None else decision.kept()
         return decision._replace(on_loss=OnLoss.OPEN, is_vital=self.begun is not None)
 
@@ -151,7 +151,7 @@ def operation(
     **fields: Any,
 ) -> Operation:
     """Return an operation whose event starts with these fields of `AuditEvent`. None means unset."""
-    # Read from plain values, so that filling in the event does not change the caller's own objects.
+    # The event is built from plain values, so that filling it in does not change the caller's own objects.
     given = {"event_type": event_type, **{name: value for name, value in fields.items() if value is not None}}
     return Operation(
         recorder, as_event(given), is_required=is_required, exception_message=exception_message, context=context
@@ -164,8 +164,8 @@ def audited(begin: Callable[[], Operation]) -> Callable[[Callable[P, R]], Callab
     If a plain function returns a coroutine, as another decorator's may, the operation ends with the coroutine.
 
     Raises:
-        TypeError: the function is a generator function, whose call ends before its body runs: use an operation inside
-            it. Or it cannot be called, such as the object that `@classmethod` makes: put this decorator below that.
+        TypeError: `function` is a generator function, whose call returns before its body runs (use an operation inside
+            it), or it is not callable, like the object that `@classmethod` makes (put this decorator below that one).
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

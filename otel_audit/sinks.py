@@ -1,6 +1,6 @@
-"""Where a logger hands its events: the sink interface of Feast's audit logger, and the three sinks that it has.
+"""Sinks, which receive a logger's events: the interface of Feast's audit logger and its three implementations.
 
-Source: Feast 0.67 `audit_logger`. The journal with its delivery is a sink too: `otel_audit.trail.Trail`.
+Source: Feast 0.67 `audit_logger`. `otel_audit.trail.Trail`, a journal with its delivery, is a sink too.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["OWN_LINE", "AuditSink", "FileAuditSink", "JsonlEvent", "LoggerAuditS
 
 
 OWN_LINE: Final = "_otel_audit_line"
-"""An attribute of the log records that `LoggerAuditSink` makes, by which our own handler tells that they are events."""
+"""An attribute that marks the log records of `LoggerAuditSink`, so that our own handler does not record them again."""
 
 
 class JsonlEvent(Protocol):
-    """An event that can be written as a JSON line: ours, and Feast's own."""
+    """An event that can be written as a JSON line, whether ours or Feast's."""
 
     def to_jsonl(self) -> str:
-        """One compact JSON object without a newline."""
+        """Return one compact JSON object without a newline."""
 
 
 class AuditSink(abc.ABC):
@@ -31,20 +31,20 @@ class AuditSink(abc.ABC):
 
     @abc.abstractmethod
     def emit(self, event: JsonlEvent) -> None:
-        """Take one event. What is raised here is counted by the logger as a loss."""
+        """Take one event. If this raises, the logger counts the event as lost."""
 
-    def close(self) -> None:  # noqa: B027 - to close nothing is right for most sinks, and Feast's contract
-        """Let go of what the sink holds."""
+    def close(self) -> None:  # noqa: B027 - Feast's contract: most sinks have nothing to close
+        """Release whatever the sink holds open."""
 
 
 class StdoutAuditSink(AuditSink):
-    """JSON lines on stdout. Not for an MCP server over stdio: its stdout carries the protocol.
+    """Write JSON lines to stdout. Do not use it in an MCP server over stdio, where stdout carries the protocol.
 
-    Characters that the encoding of stdout does not have are written as JSON's escapes.
+    Characters that stdout cannot encode are written as JSON escapes.
     """
 
     def emit(self, event: JsonlEvent) -> None:
-        """See `AuditSink`."""
+        """Write the event as one line and flush it."""
         line = event.to_jsonl()
         try:
             sys.stdout.write(line + "\n")
@@ -54,7 +54,7 @@ class StdoutAuditSink(AuditSink):
 
 
 class FileAuditSink(AuditSink):
-    """JSON lines at the end of a file, each in the file when `emit` returns. UTF-8 whatever the locale.
+    """Append JSON lines to a file, in UTF-8 whatever the locale.
 
     Raises:
         OSError: the file cannot be opened.
@@ -64,20 +64,20 @@ class FileAuditSink(AuditSink):
         self._file = open(file_path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 - open until `close`
 
     def emit(self, event: JsonlEvent) -> None:
-        """See `AuditSink`."""
+        """Append the event. Its line has reached the operating system when this returns."""
         self._file.write(event.to_jsonl() + "\n")
 
     def close(self) -> None:
-        """The file is closed."""
+        """Close the file."""
         self._file.close()
 
 
 class LoggerAuditSink(AuditSink):
-    """JSON lines through `logging`, at INFO. `AuditHandler` leaves them alone: they have been recorded."""
+    """Write JSON lines through `logging`, at level INFO. `AuditHandler` passes over them, as they are audit events."""
 
     def __init__(self, logger_name: str = "feast.audit") -> None:
         self._logger = logging.getLogger(logger_name)
 
     def emit(self, event: JsonlEvent) -> None:
-        """See `AuditSink`."""
+        """Log the event as one message."""
         self._logger.info(event.to_jsonl(), extra={OWN_LINE: True})

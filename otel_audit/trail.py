@@ -1,8 +1,8 @@
-"""The trail: one journal and its delivery. It is a sink, and what `configure()` puts behind a logger.
+"""The trail: one journal and its delivery, the sink that `configure()` puts behind a logger.
 
-`exporters_of` makes the exporters that the settings name. At the normal end of a process every open trail is closed,
-so that it delivers what it has. A process that `multiprocessing` forks, from its fork server too, runs finalizers of
-its own and no exit handlers: both are used.
+`exporters_of` makes the exporters that the settings name. When a process ends normally, every open trail is closed, so
+that it can deliver its last events. This takes an exit handler and, for the processes that `multiprocessing` forks
+itself or through its fork server, a finalizer of `multiprocessing`, since those run no exit handlers.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ __all__ = ["Stats", "Trail", "close_at_end", "exporters_of", "is_vital"]
 
 
 def exporters_of(settings: Settings) -> list[Exporter]:
-    """One for each destination; none where the journal is the destination, or another process delivers.
+    """Return one exporter per destination; none if the journal is the destination or another process delivers.
 
     Raises:
-        ConfigError: one cannot be made.
+        ConfigError: an exporter cannot be made.
     """
     return [exporter for name in settings.export if (exporter := _exporter(name, settings)) is not None]
 
@@ -73,7 +73,7 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
 
             return OtlpExporter(settings.otlp, delay_s=settings.batch_delay_s, batch_bytes=settings.batch_bytes)
         case ExporterName.CONSOLE:
-            # Not at the top: `rich` takes a while to load, and most services show nothing.
+            # Not at the top: `rich` is slow to load, and most services have no console exporter.
             from otel_audit.delivery.console import ConsoleExporter
 
             return ConsoleExporter()
@@ -85,19 +85,20 @@ def _exporter(name: ExporterName, settings: Settings) -> Exporter | None:
 
 SCOPE_NAME = "otel_audit"
 _POLL_S = 0.05
-_SEGMENTS_IN_MEMORY = 32  # a header takes 1 to 2 KB of the smallest, 32 KiB
-_LEAVES_AT_ONCE = 2048  # half of what waits for the tree: what does not fit is read back, at several times the cost
+_SEGMENTS_IN_MEMORY = 32  # the smallest queue gives segments of 32 KiB, of which a header takes 1 to 2 KB
+_LEAVES_AT_ONCE = 2048  # half of the leaves kept for the tree: any more are read back, at several times the cost
 _ON_THIS_HOST = frozenset({ExporterName.CONSOLE, ExporterName.JSONL})
-_CLOSED = OnLoss.CLOSED  # a member of an enum is slow to look up
+_CLOSED = OnLoss.CLOSED  # looking up a member of an enum is slow
 
 
 class Trail(AuditSink):
-    """A journal in a directory, delivered by the exporters of the settings. Any thread; fork-safe.
+    """A journal in a directory and the exporters that deliver it. Safe in any thread and after a fork.
 
-    `resource` is the OTel Resource of the writer; without it, the one that the SDK finds: `OTEL_RESOURCE_ATTRIBUTES`,
-    `OTEL_SERVICE_NAME`, resource detectors. `exporters` replaces those of the settings, `metrics` those of the process.
-    `policy_hash` (hex SHA-256) says in the segment headers which policy chose the events. `is_foreign`: they say that
-    the lines are records of the plain logs API, which a store keeps without their lines and numbers.
+    `resource` is the OTel Resource of the writer. By default it is the one that the SDK detects from
+    `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME` and resource detectors. `exporters` replaces those of the settings,
+    `metrics` those of the process. The segment headers carry `policy_hash` (hex SHA-256), which identifies the policy
+    that chose the events. `is_foreign` makes them say that the lines are records of the plain logs API, which a store
+    keeps without the journal's line and number.
 
     Raises:
         JournalUnwritable: the directory cannot be written.
@@ -124,7 +125,7 @@ class Trail(AuditSink):
         self._is_foreign = is_foreign
         self._pid = os.getpid()
         self._streams: dict[str, StreamWriter] = {}
-        self._full_seq = 0  # the line with which the next batch is full
+        self._full_seq = 0  # the line that completes the next batch
         self._holders: weakref.WeakSet[object] = weakref.WeakSet()
         exporters = exporters_of(settings) if exporters is None else exporters
         service = self._resource.attributes.get(SERVICE_NAME)
@@ -181,9 +182,9 @@ class Trail(AuditSink):
         return journal
 
     def _new_registrar(self) -> Registrar | None:
-        """Tells the ledger of the streams of this process; None where none is kept.
+        """Return the registrar, which enters this process's streams in the ledger, or None if there is no ledger.
 
-        One that was begun goes on whatever the setting says now, or its streams would look as if they were cut.
+        An existing ledger is continued whatever the setting says now, or its streams would look as if they were cut.
         """
         settings = self.settings
         if not settings.ledger and not LedgerFiles(settings.directory).segments():
@@ -208,7 +209,7 @@ class Trail(AuditSink):
         )
 
     def _ledger_shipping(self) -> LedgerShipping:
-        """Deliver the ledger to whatever keeps it off this host: a copy beside the journal is no anchor for it."""
+        """Deliver the ledger to the exporters that leave this host. A copy beside the journal cannot anchor it."""
         names = [name for name in self._exporter_names if name not in _ON_THIS_HOST]
         return LedgerShipping(self.settings.directory, names, file_mode=self.settings.file_mode)
 
@@ -217,14 +218,14 @@ class Trail(AuditSink):
 
     @property
     def _is_shipped(self) -> bool:
-        """Another process delivers."""
+        """True if another process delivers."""
         return ExporterName.SHIP in self.settings.export and not self._exporter_names
 
     def emit(self, event: JsonlEvent) -> None:
-        """Put an event into the journal as it is: what redacts and fills in is `AuditLogger`.
+        """Write an event to the journal as it is. Completing and redacting it is the task of `AuditLogger`.
 
         Raises:
-            AuditUnavailable: it is not known to be durable; the loss is counted.
+            AuditUnavailable: the event may not be durable; the loss is counted.
         """
         now_ns = time.time_ns()
         fields = pydantic_core.from_json(event.to_jsonl())
@@ -233,12 +234,12 @@ class Trail(AuditSink):
         self.journal.append(event_id, line, now_ns, now_ns, is_vital(fields.get("outcome"), self.settings.on_loss))
 
     def start(self) -> None:
-        """Deliver in this process from now on, also what dead processes left, as with the first event or `flush`."""
+        """Start delivery in this process, including events that dead processes left. See `AuditLogger.start`."""
         self.journal.leave_to_parent()
         self._processor.start()
 
     def flush(self, timeout_s: float = 5.0) -> FlushReport:
-        """Wait until every exporter has what was logged before this call, or until the time in seconds is over."""
+        """Wait until every exporter has all events logged before this call, for at most `timeout_s` seconds."""
         deadline = time.monotonic() + timeout_s
         self.start()
         self.journal.tend()
@@ -251,9 +252,9 @@ class Trail(AuditSink):
         return replace(report, complete=False, pending=report.pending + waiting) if waiting else report
 
     def _seqs(self, deadline: float) -> dict[str, int]:
-        """The number of the last line in each stream of this process.
+        """Return the number of the last line in each stream of this process.
 
-        One that another thread has just opened is waited for: its lines are acknowledged before anybody delivers it.
+        Wait for a stream that another thread has just opened: its lines are acknowledged before delivery knows of it.
         """
         while (stream := self.journal.stream) is not None and stream.files.stream_id not in self._streams:
             if (left_s := deadline - time.monotonic()) <= 0:
@@ -266,9 +267,9 @@ class Trail(AuditSink):
         return streams if newest is None else {**streams, newest.files.stream_id: newest}
 
     def _not_written(self) -> int:
-        """The events that have no line yet: of a signal handler inside `log()`, where the disk refuses them now.
+        """Return how many events have no line yet: a signal handler logged them inside `log()`, and the disk fails.
 
-        Nobody waits while other threads write: whoever writes a line writes what waits before it.
+        While other threads write, the answer is 0, since every write also writes the events that wait.
         """
         before, accepted, after = self._events(), self.journal.counts.pending, self._events()
         return max(0, accepted - before) if before == after else 0
@@ -278,11 +279,11 @@ class Trail(AuditSink):
         return sum(head.seq - head.system for head in heads)
 
     def reopen(self) -> None:
-        """Go on as a process of its own, after the memory of this one was copied, as by a snapshot that is restored.
+        """Continue as a separate process after this one's memory was copied, as when a snapshot is restored.
 
-        Nothing is written to the stream that was open, nor unlocked: the next line goes into a new one, with a new
-        `service.instance.id`, fresh ids and fresh connections. What was not delivered is, as what a dead process left.
-        After `close` this opens the trail again. Nobody may log meanwhile.
+        The open stream is neither written to nor unlocked. The next line goes into a new stream, with a new
+        `service.instance.id`, fresh ids and fresh connections. Events that were not delivered are treated as those of a
+        dead process. After `close`, this opens the trail again. No other thread may log during the call.
         """
         begin_anew()
         ids.renew()
@@ -297,12 +298,12 @@ class Trail(AuditSink):
             self._processor.start()
 
     def stats(self) -> Stats:
-        """The numbers of this process now."""
+        """Return the current numbers of this process."""
         self.journal.leave_to_parent()
         return self._numbers.stats()
 
     def numbers(self) -> CountsByExporter:
-        """The numbers of this process now, for each exporter, and how old the ledger's last note is."""
+        """Return the current numbers of this process by exporter, and the size and time of the ledger's last note."""
         self.journal.leave_to_parent()
         return replace(self._numbers.numbers(), notes=self._notes())
 
@@ -311,21 +312,21 @@ class Trail(AuditSink):
             return {}
         try:
             note = last_note(LedgerFiles(self.settings.directory))
-        except OSError:  # whoever takes the next turn says why
+        except OSError:  # the next turn at the ledger reports why
             return {}
         return {} if note is None else {note.checkpoint.origin: (note.checkpoint.size, note.line.tail.time_ns)}
 
     @property
     def is_closed(self) -> bool:
-        """True from `close` on: what is logged later is left to the next owner."""
+        """True once `close` was called. The next owner of the directory delivers events that are logged later."""
         return self._processor.is_closed
 
     def hold(self, holder: object) -> None:
-        """Share this trail, until `give_back` or for as long as the holder lives."""
+        """Share this trail until `give_back`, or for as long as the holder lives."""
         self._holders.add(holder)
 
     def give_back(self, holder: object, timeout_s: float | None = None) -> None:
-        """Close the trail if nobody else holds it; else deliver within the same time, and leave it open."""
+        """Close the trail if nobody else holds it. Otherwise deliver within the same time, and leave it open."""
         self._holders.discard(holder)
         if not self._holders:
             self.close(timeout_s)
@@ -333,9 +334,9 @@ class Trail(AuditSink):
             self.flush(self.settings.close_timeout_s if timeout_s is None else timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Deliver within the time in seconds (setting `close_timeout_s`), end the stream and release it.
+        """Deliver for at most `timeout_s` seconds (by default `close_timeout_s`), then end the stream and release it.
 
-        What is left is in the journal, and goes out with the next owner. A later event opens a new stream.
+        Undelivered events stay in the journal, and its next owner delivers them. A later event opens a new stream.
         """
         self.journal.close()
         self._processor.close(timeout_s=self.settings.close_timeout_s if timeout_s is None else timeout_s)
@@ -345,7 +346,7 @@ class Trail(AuditSink):
 
     def _description(self) -> dict[str, Any]:
         attributes = {**self._resource.attributes, SERVICE_INSTANCE_ID: self._instance_id}
-        if os.getpid() != self._pid:  # what was made in the parent names the parent
+        if os.getpid() != self._pid:  # the resource was made in the parent, and names it
             attributes |= {name: own for name, own in _process_ids().items() if name in attributes}
         return {
             "resource": attributes,
@@ -360,12 +361,12 @@ class Trail(AuditSink):
         }
 
     def _stream_description(self) -> dict[str, Any]:
-        """Return it with the ledger's last note as it was when this process began; later segments name later ones."""
+        """Return `_description` and the ledger's last note when this process began. Later segments name later notes."""
         anchor = {} if self._registrar is None else {"ledger": self._anchor}
         return {**self._description(), **anchor}
 
     def _opening(self) -> dict[str, Any]:
-        """Return what the ledger says of this process when one of its streams is opened."""
+        """Return the facts about this process that the ledger records when it opens a stream."""
         settings = self.settings
         return {
             "service": self._resource.attributes.get(SERVICE_NAME),
@@ -392,7 +393,7 @@ class Trail(AuditSink):
             self._registrar.follow(stream)
 
     def _finished(self, stream: StreamWriter) -> bool:
-        """The stream has ended, and its writer lock is still held. Return True if the ledger knows."""
+        """Tell the ledger that the stream has ended, and return True if it took note. The writer lock is still held."""
         return self._registrar is None or self._registrar.end(stream)
 
     def _forked(self) -> None:
@@ -414,7 +415,7 @@ class Trail(AuditSink):
 
 
 def _limits(settings: Settings) -> Limits:
-    """The limits of the journal. In memory mode the queue is the directory, in segments that can go piece by piece."""
+    """Return the journal's limits. In memory mode the directory is the queue, freed one small segment at a time."""
     segment_bytes, directory_bytes = settings.segment_bytes, settings.directory_bytes
     if settings.durability is Durability.MEMORY:
         segment_bytes = min(segment_bytes, settings.queue_bytes // _SEGMENTS_IN_MEMORY)
@@ -423,25 +424,25 @@ def _limits(settings: Settings) -> Limits:
 
 
 def is_vital(outcome: object, on_loss: OnLoss) -> bool:
-    """Return True if an event is written on a disk that is nearly full too. See `otel_audit.journal.room`."""
+    """Return True if an event is written even on a nearly full disk. See `otel_audit.journal.room`."""
     return outcome != "success" or on_loss is _CLOSED
 
 
 def _process_ids() -> dict[str, int]:
-    """What the detector `process` says of this one and no other process."""
+    """Return the attributes of the resource detector `process` that differ from one process to the next."""
     return {PROCESS_PID: os.getpid(), PROCESS_PARENT_PID: os.getppid()}
 
 
 # After the finalizers of `multiprocessing` itself, which wait for the children of the process.
 _LATE = -100
 
-# In a forked child too: to close a trail there that nothing was logged to does no more than to forget it.
+# A forked child keeps this set: closing a trail that the child never logged to only forgets it.
 _open: weakref.WeakSet[Trail] = weakref.WeakSet()
 _is_watched = False
 
 
 def close_at_end(trail: Trail) -> None:
-    """The trail is closed at the normal end of this process, and of each that is forked from it."""
+    """Close the trail at the normal end of this process and of every process forked from it."""
     _open.add(trail)
     _watch_multiprocessing()
 
@@ -455,17 +456,17 @@ def _close_all() -> None:
 
 
 def _watch_multiprocessing() -> None:
-    """Every process that `multiprocessing` starts from here on finalizes its trails, and so does this one.
+    """Register a finalizer that closes all trails, for this process and every one that `multiprocessing` will start.
 
-    Nothing happens where it was not imported: then it has started no process, and did not start this one.
+    If `multiprocessing` was not imported, it neither started this process nor any other, and there is nothing to do.
     """
     global _is_watched
-    # Not by an import, which could wait for ever in a forked child for the lock of a thread that is not there.
+    # No import statement: in a forked child it could wait for ever for a lock of a thread that only the parent has.
     register_after_fork = getattr(sys.modules.get("multiprocessing.util"), "register_after_fork", None)
     if _is_watched or register_after_fork is None:
         return
     _is_watched = True
-    # Called when the process has forgotten the finalizers of its parent, and those made while its module was imported.
+    # `multiprocessing` calls this after a new process has dropped the finalizers that it inherited or made on import.
     register_after_fork(_open, _finalize)
     _finalize()
 
