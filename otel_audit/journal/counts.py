@@ -1,11 +1,11 @@
-"""What the numbers mean that say what became of events: one value for a stream, a directory and a process.
+"""Counts of events by what became of them, in one form for a stream, a directory and a process.
 
-`emitted = exported + pending + quarantined + dropped` holds for each. Application events only; lines that the journal
-makes itself are counted apart, as `system`.
+`emitted = exported + pending + quarantined + dropped` holds for each of these. Only the application's events count; the
+lines that the journal writes itself are counted separately, as `system`.
 
-`Progress` is what one exporter has done with one stream, as its cursor keeps it, and `shared_by_all` what all exporters
-of a stream have done together. `otel_audit.journal.census` counts a directory with them, and
-`otel_audit.delivery.counts` a process.
+`Progress` is the work of one exporter on one stream, as the cursor keeps it. `shared_by_all` combines the work of all
+exporters of a stream. `otel_audit.journal.census` uses them to count a directory, `otel_audit.delivery.counts` to count
+a process.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ __all__ = [
 class Counts:
     """Application events by what became of them, and the journal's own lines.
 
-    * `exported`: every exporter has them; where the journal is the destination, they are in it.
-    * `pending`: one of the exporters has not come to them, or waits for its destination.
-    * `quarantined`: the destination of one of the exporters refused them one by one.
-    * `dropped`: they were not written, as a gap tells, or somebody took them away before an exporter had them.
-    * `system`: lines of the journal itself; 0 where they are not counted, as for a process.
+    * `exported`: every exporter has them, or the journal itself is the destination.
+    * `pending`: at least one exporter has not reached them yet, or is waiting for its destination.
+    * `quarantined`: an exporter's destination refused each of them alone.
+    * `dropped`: they were never written, as a gap line reports, or were removed before every exporter had them.
+    * `system`: lines of the journal itself; 0 where these are not counted, as for a process.
     """
 
     exported: int = 0
@@ -50,7 +50,7 @@ class Counts:
 
     @property
     def emitted(self) -> int:
-        """All events that the application recorded."""
+        """The number of all events that the application recorded."""
         return self.exported + self.pending + self.quarantined + self.dropped
 
     def __add__(self, other: Counts) -> Counts:
@@ -63,33 +63,34 @@ class Counts:
         return f"{type(self).__name__}({', '.join(f'{name}={count!r}' for name, count in self.by_name().items())})"
 
     def when_exported(self) -> Counts:
-        """Return these after a delivery: what was pending is exported."""
+        """Return the counts after a delivery: pending events become exported."""
         return replace(self, exported=self.exported + self.pending, pending=0)
 
     def when_refused(self) -> Counts:
-        """Return these after each event was refused alone: what was pending is quarantined."""
+        """Return the counts after each event was refused alone: pending events become quarantined."""
         return replace(self, quarantined=self.quarantined + self.pending, pending=0)
 
     def by_name(self) -> dict[str, int]:
-        """Return every number under its name, their sum `emitted` first."""
+        """Return each number under its name, with the sum `emitted` first."""
         return {"emitted": self.emitted, **{name: getattr(self, name) for name in Counts.__slots__}}
 
     @classmethod
     def of(cls, stored: object) -> Counts:
-        """Return what a JSON object says, such as an entry of the ledger; what is not there is 0."""
+        """Read counts from a JSON object, such as an entry of the ledger. Missing numbers are 0."""
         known = stored if isinstance(stored, dict) else {}
         return cls(*(int(known.get(name, 0)) for name in Counts.__slots__))
 
     def stored(self) -> dict[str, int]:
-        """Return the JSON form that `of` reads; what is 0 is left out."""
+        """Return the JSON form that `of` reads, without the numbers that are 0."""
         return {name: count for name in Counts.__slots__ if (count := getattr(self, name))}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Stats(Counts):
-    """The events of this process at one moment. `exported` with no exporter: the journal is the destination.
+    """The events of this process at one moment. Without an exporter, the events in the journal count as `exported`.
 
-    `filtered` events were not wanted, and are in no other number. `blocked` says by exporter why nothing moves.
+    `filtered` counts events that the policy left out; no other number includes them. `blocked` gives, by exporter, the
+    reason why delivery has stalled.
     """
 
     filtered: int = 0
@@ -101,11 +102,11 @@ class Stats(Counts):
 
 @dataclass(frozen=True, slots=True)
 class CountsByExporter:
-    """The events of the application in a process. For each of `exporters` they add up to `emitted`.
+    """The application's events in a process, by exporter. For each exporter they add up to `emitted`.
 
-    `dropped` is by reason, and the same for all. `warnings`: by exporter, exports accepted with a remark. `blocked`:
-    the exporters with which nothing moves. `is_low`: the disk has so little free space that not every event is written.
-    `notes`: by the origin of a ledger, how many lines its last note is over, and when that was signed.
+    `dropped` is by reason, and equal for all exporters. `warnings` counts, by exporter, the exports that were accepted
+    with a remark. `blocked` holds the exporters that have stalled. If `is_low`, the disk has so little free space that
+    some events are not written. `notes` gives, by the origin of a ledger, the size and the time of its last note.
     """
 
     emitted: int = 0
@@ -118,7 +119,7 @@ class CountsByExporter:
 
     @classmethod
     def sum(cls, parts: Iterable[CountsByExporter]) -> Self:
-        """Of several trails together."""
+        """Return the sum over several trails."""
         emitted, dropped, warnings, blocked, is_low = 0, Counter[str](), Counter[str](), set[str](), False
         exporters, notes = dict[str, Counts](), dict[str, tuple[int, int]]()
         for part in parts:
@@ -133,9 +134,9 @@ class CountsByExporter:
         return cls(emitted, dropped, exporters, warnings, blocked, is_low, notes)
 
     def after(self, earlier: CountsByExporter) -> CountsByExporter:
-        """These numbers, seen later than the earlier ones: what only grows is not less than it was.
+        """Return these numbers, with no counter lower than in `earlier`.
 
-        It would be, when a stream is sent once more from its beginning.
+        Counters must never go down, but they would when a stream is sent again from its beginning.
         """
         exporters = {}
         for name, each in {**earlier.exporters, **self.exporters}.items():
@@ -150,17 +151,17 @@ class CountsByExporter:
         )
 
     def at_rest(self) -> CountsByExporter:
-        """As they stay when the trail is gone: nothing of it is blocked or refused any more."""
+        """Return the numbers that remain when the trail is gone: it is no longer blocked or low on space."""
         return replace(self, blocked=(), is_low=False, notes={})
 
 
 def _grown(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
-    """Also what is 0: an alert needs to see a counter before its first step."""
+    """Return the larger values. Zeros are kept: an alert must see a counter before it first rises."""
     return {name: max(earlier.get(name, 0), later.get(name, 0)) for name in {**earlier, **later}}
 
 
 def counts_in(lines: Iterable[Line]) -> Counts:
-    """Return what lines tell that nobody has delivered: their events are pending, those that a gap tells dropped."""
+    """Count undelivered lines: their events are pending, and the losses that gap lines report are dropped."""
     pending = dropped = system = 0
     for line in lines:
         if line.system:
@@ -173,10 +174,10 @@ def counts_in(lines: Iterable[Line]) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What one exporter has done with a stream: everything before the position is in its `counts`, none is pending.
+    """How far one exporter has come in a stream. `counts` covers every line before the position; none is pending.
 
-    `damaged` pieces of the files were passed over. `quarantine`: every line that is in it, for onlookers; for whoever
-    ships, those that are not kept yet. `blocked` says why nothing moves now.
+    `damaged` is the number of damaged pieces that were skipped. For onlookers, `quarantine` lists every quarantined
+    line; for the shipper, only the lines that are not in the file yet. `blocked` says why delivery has stalled.
     """
 
     position: Position = field(default_factory=Position)
@@ -187,34 +188,34 @@ class Progress:
 
     @property
     def missing(self) -> int:
-        """How many lines before the position were gone before they could be read: nothing else counts them."""
+        """The number of lines before the position that vanished before they were read. No other number counts them."""
         counts = self.counts
         return max(0, self.position.seq - counts.exported - counts.system - counts.quarantined)
 
     @property
     def unlisted(self) -> int:
-        """How many events are in quarantine of which nothing says where: the list was removed, or lost with power."""
+        """The number of quarantined events that no list names, since it was removed or lost in a power failure."""
         return max(0, self.counts.quarantined - sum(each.last_seq - each.first_seq + 1 for each in self.quarantine))
 
     @property
     def rank(self) -> tuple[int, int]:
-        """What orders the exporters of one stream: the number of the last line, then how many of the events it has."""
+        """A sort key for the exporters of one stream: the number of the last line, then the events delivered."""
         return self.position.seq, self.counts.exported + self.counts.quarantined
 
     def lacked_by(self, others: Iterable[Progress]) -> int:
-        """How many of its lines one of the others is known to lack, which have come further."""
+        """Return how many of its lines another exporter, which has come further, is known to lack."""
         ahead = (one for one in others if one.position.seq > self.position.seq)
         known = (one.missing - (one.position.seq - self.position.seq) for one in ahead)
         return max(0, max(known, default=0) - self.missing)
 
     def passed(self, end: Position, counts: Counts) -> Progress:
-        """Return the progress behind further lines, which end there and were dealt with as `counts` say."""
-        # By the number of the line: in a file that somebody cut, a later line has a lower offset.
+        """Return the progress after further lines, which end at `end` and came out as in `counts`."""
+        # Compare line numbers, not offsets: in a file that somebody cut, a later line has a lower offset.
         position = self.position if self.position.seq >= end.seq else end
         return replace(self, position=position, counts=self.counts + counts, blocked="")
 
     def with_quarantined(self, seq: int, reason: str) -> Progress:
-        """Return it with one more line in quarantine; neighbours with the same reason become one range."""
+        """Return the progress with one more line in quarantine. Neighbours with the same reason form one range."""
         last = self.quarantine[-1] if self.quarantine else None
         if last is not None and last.last_seq + 1 == seq and last.reason == reason:
             ranges = (*self.quarantine[:-1], last._replace(last_seq=seq))
@@ -223,7 +224,7 @@ class Progress:
         return replace(self, quarantine=ranges)
 
     def listing(self, held: Held) -> Progress:
-        """Return it with the quarantine that is held up to the position: released lines count as exported."""
+        """Return the progress with the quarantine of the file, up to the position. Released lines count as exported."""
         held = held.up_to(self.position.seq)
         freed = held.freed_events
         counts = self.counts + Counts(exported=freed, quarantined=-freed)
@@ -231,10 +232,10 @@ class Progress:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Progress:
-        """Return what the JSON form in the cursor file says.
+        """Read progress from its JSON form in the cursor file.
 
         Raises:
-            TypeError: it has other fields, as that of another version may.
+            TypeError: the fields are unknown, as another version may have written them.
         """
         rest = {name: value for name, value in stored.items() if name not in _COUNTED}
         counts = Counts(**{name: stored[name] for name in _COUNTED if name in stored})
@@ -260,22 +261,22 @@ _COUNTED = ("exported", "system", "quarantined", "dropped")
 
 
 def furthest_behind(exporters: Iterable[Progress]) -> Progress:
-    """Return the progress of the exporter of a stream that has the least of it; of none, that of a beginner."""
+    """Return the progress of the exporter that has the least of a stream. Without exporters, return empty progress."""
     return min(exporters, key=lambda each: each.rank, default=Progress())
 
 
 def shared_by_all(exporters: Collection[Progress], quarantined: int | None = None) -> Counts:
-    """Return what the exporters of a stream have done together, as far as the one that is furthest behind has come.
+    """Return the combined counts of a stream's exporters, up to the position of the one that is furthest behind.
 
-    An event is exported when every one of them has it, and quarantined when one of them set it aside. `dropped` are
-    those that this exporter has, and another one is known to lack. `quarantined`: how many one of them set aside, where
-    the caller has counted them.
+    An event is exported once every exporter has it, and quarantined if at least one set it aside. It is dropped if the
+    exporter furthest behind has it and another one is known to lack it. Pass `quarantined` if the caller has already
+    counted the events that at least one exporter set aside.
     """
     slowest = furthest_behind(exporters)
     counts = slowest.counts
     if quarantined is None:
         by_others = _lines_in(refused_by_any(exporters)) - _lines_in(refused_by_any([slowest]))
-        # The list does not say which of its lines are the journal's own.
+        # The list also has lines of the journal's own and does not mark them.
         quarantined = counts.quarantined + min(by_others, sum(each.counts.quarantined for each in exporters))
     lacked = slowest.lacked_by(exporters)
     exported = counts.exported + counts.quarantined - quarantined - lacked
@@ -283,9 +284,9 @@ def shared_by_all(exporters: Collection[Progress], quarantined: int | None = Non
 
 
 def refused_by_any(exporters: Collection[Progress]) -> list[tuple[int, int]]:
-    """Return the ranges of lines that one of the exporters set aside, ascending, each line once.
+    """Return the ranges of lines that at least one exporter set aside, ascending, each line once.
 
-    Only as far as the one that is furthest behind has come.
+    Lines behind the exporter that is furthest behind are left out.
     """
     last_seq = furthest_behind(exporters).position.seq
     union: list[tuple[int, int]] = []

@@ -1,8 +1,8 @@
-"""How far each exporter has come in a stream.
+"""The cursor: how far each exporter has come in a stream.
 
-Two slots in a small preallocated file, written in place and in turn, each with a generation and a CRC: it can be
-stored on a full disk, and a torn write leaves the other slot. Written only by the holder of the ship lock. Lines that
-were refused are counted here and listed in the quarantine file beside it, which is written first.
+A cursor is a small preallocated file with two slots, each with a generation and a CRC. The slots are written in place
+and in turn. This works on a full disk, and a torn write leaves the other slot intact. Only the holder of the ship lock
+writes the file. Refused lines are counted here and listed in the quarantine file beside it, which is written first.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ __all__ = ["Cursor", "Position", "Progress", "is_over", "read_cursor"]
 _MAGIC = b"otaudcur"
 _HEAD = struct.Struct("<8sQII")  # magic, generation, length, CRC-32 of generation and payload
 _SLOT_BYTES = 8192
-# The cursor of a stream that ended is longer than its two slots by this: to open and read those of thousands of old
-# streams takes seconds. It is a hole, for which a full disk has room too, and no slot is looked for there.
+# The cursor of an ended stream is longer than its two slots by this much, so that the size alone tells. Opening and
+# reading the cursors of thousands of old streams would take seconds. The extra bytes are a hole, which fits on a full
+# disk, and hold no slot.
 _OVER_BYTES = 1
-# Versions that kept the quarantine in the cursor read one range with this reason, from the first to the last line that
-# was ever refused: they go on from the position, and their retention keeps the lines. Without it the file is void.
+# For older versions, which kept the quarantine in the cursor: they find one range with this reason, from the first to
+# the last line ever refused. They continue from the position, and their retention keeps the lines. Without the range
+# they would discard the whole file.
 _LISTED = "in the .quarantine file beside the cursor, which a newer otel-audit reads"
-# A reason that nothing moves may be a page of HTML. The slot has to hold it for each exporter.
+# The reason for a stalled delivery may be a page of HTML, and the slot has to hold one for each exporter.
 _BLOCKED_CHARS: Final = (1000, 100, 0)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(slots=True)
 class _State:
-    """`listed`: the first and the last line that an exporter ever had in the quarantine file, if it had any."""
+    """The content of a slot. `listed` holds the first and last line that each exporter ever put into the quarantine."""
 
     generation: int = 0
     ended: bool = False
@@ -51,10 +53,10 @@ class _State:
 
 
 def read_cursor(path: Path, *, listed: bool = True) -> tuple[dict[str, Progress], bool]:
-    """The progress of each exporter, and whether the stream has ended and been read to its end. For onlookers.
+    """Return the progress of each exporter, and True if the stream has ended and is fully delivered. For onlookers.
 
-    Lines that were released from quarantine count as exported. `listed=False` leaves the quarantine unread, which may
-    be long: for who asks for positions.
+    Lines that were released from quarantine count as exported. With `listed=False` the quarantine, which may be long,
+    is not read; this is enough for a caller that needs only positions.
     """
     try:
         state = _read(path.read_bytes()) or _State()
@@ -66,7 +68,7 @@ def read_cursor(path: Path, *, listed: bool = True) -> tuple[dict[str, Progress]
 
 
 def _has_quarantine(state: _State) -> bool:
-    """False for most streams, of which no other file is opened then."""
+    """Return False for most streams, so that no other file of theirs has to be opened."""
     return bool(state.listed) or any(progress.quarantine for progress in state.exporters.values())
 
 
@@ -76,8 +78,8 @@ def _seen(state: _State, quarantine: QuarantineFile) -> dict[str, Progress]:
 
 
 def _held(state: _State, quarantine: QuarantineFile) -> dict[str, Held]:
-    """The quarantine of each exporter, wherever it stands: in the file, or in the slot of an older version."""
-    former = quarantine.formerly_released()  # first: whoever takes it into the file removes it then
+    """Return the quarantine of each exporter, from the file or from the slot of an older version."""
+    former = quarantine.formerly_released()  # read first: another process may move it into the file and remove it
     file = quarantine.held()
     return {
         name: _held_by(name, progress.quarantine, file.get(name) if name in state.listed else None, quarantine, former)
@@ -103,9 +105,9 @@ def _held_by(
 
 
 def is_over(path: Path) -> bool:
-    """Return True if the size of a cursor file says that its stream ended and is delivered. Nothing is opened.
+    """Return True if the size of a cursor file marks its stream as ended and delivered. No file is opened.
 
-    False may also mean that it could not be noted there.
+    An ended stream can give False as well, if the mark could not be written.
     """
     try:
         size = path.stat().st_size
@@ -117,12 +119,12 @@ def is_over(path: Path) -> bool:
 class Cursor:
     """The cursor file of a stream, for the holder of its ship lock. Any thread of that process.
 
-    `note` says what was wrong with the file when it was opened, if anything: both slots unreadable means that the
-    stream is sent again from its oldest line. `origin` is the progress of who begins: with the counts of what retention
-    removed of the stream, so that the numbers go on adding up.
+    `note` describes a problem found when the file was opened, if there was one. If neither slot can be read, the stream
+    is sent again from its oldest line. `origin` is the progress of an exporter that is new to the stream. It counts the
+    lines that retention has removed, so that the numbers still add up.
 
     Raises:
-        OSError: the file can be neither opened nor made.
+        OSError: the file can be neither opened nor created.
     """
 
     def __init__(self, path: Path, *, mode: int = 0o600, origin: Progress | None = None) -> None:
@@ -132,31 +134,31 @@ class Cursor:
         self._lock = new_lock()
         self._quarantine = QuarantineFile(path, mode=mode)
         self._formerly_released: list[Released] = []
-        self._owed: list[Record] = []  # what the quarantine file has to say before the next slot is written
+        self._owed: list[Record] = []  # records that the quarantine file must have before the next slot is written
         self._descriptor = open_with_mode(path, os.O_RDWR, mode)
         try:
             self._begin()
         except BaseException:
-            self.abandon()  # or each try on a full disk would cost a descriptor
+            self.abandon()  # otherwise each attempt on a full disk would leak a descriptor
             raise
 
     def _begin(self) -> None:
         content = os.pread(self._descriptor, 1 << 26, 0)
         state = _read(content)
-        written = content.strip(b"\0")  # nothing is stored before the first progress
+        written = content.strip(b"\0")  # a new file is all zeros until the first progress
         is_lost = written and not state
         self.note = f"{self._path}: no readable slot, sending again from the oldest line" if is_lost else None
         self._state = state or _State()
-        self._slot_bytes = max(_SLOT_BYTES, len(content) // 2)  # older versions made it grow with the quarantine
+        self._slot_bytes = max(_SLOT_BYTES, len(content) // 2)  # in older versions it grew with the quarantine
         if len(content) < 2 * self._slot_bytes:
             os.posix_fallocate(self._descriptor, 0, 2 * self._slot_bytes)
         self._take_over()
 
     def _take_over(self) -> None:
-        """Find out what has to be appended to the quarantine file before it says what onlookers see now.
+        """Find the records that the quarantine file lacks to agree with what onlookers see now.
 
-        That is something after a death between the two writes, behind a cursor that was lost or begun again, and where
-        an older version kept the quarantine in the slot.
+        Some are missing if a process died between the two writes, if the cursor was lost or restarted, or if an older
+        version kept the quarantine in the slot.
         """
         state, held, file = self._state, _held(self._state, self._quarantine), self._quarantine.held()
         self._formerly_released = self._quarantine.formerly_released()
@@ -172,31 +174,31 @@ class Cursor:
 
     @property
     def ended(self) -> bool:
-        """The writer is gone, and every exporter has had every line."""
+        """True if the writer is gone and every exporter has dealt with every line."""
         return self._state.ended
 
     def progress(self, exporter: str) -> Progress:
-        """How far this exporter has come; nowhere yet, if it is new to the stream."""
+        """Return the progress of this exporter. One that is new to the stream starts at `origin`."""
         return self._state.exporters.get(exporter, self._origin)
 
     def seen(self, exporter: str) -> Progress:
-        """Its progress as onlookers see it: lines that somebody released from quarantine count as exported."""
+        """Return an exporter's progress as onlookers see it: lines released from quarantine count as exported."""
         state = self._state
         if exporter not in state.listed:
             return self.progress(exporter)
         seen = read_cursor(self._path)[0] if self._owed else _seen(state, self._quarantine)
-        return seen.get(exporter, self.progress(exporter))  # of a file that somebody has just removed
+        return seen.get(exporter, self.progress(exporter))  # missing if somebody has just removed the file
 
     def exporters(self) -> dict[str, Progress]:
-        """The progress of every exporter that the stream knows."""
+        """Return the progress of every exporter known to the stream."""
         return dict(self._state.exporters)
 
     def advance(self, exporter: str, progress: Progress) -> None:
-        """Append its quarantine and keep the progress of one exporter. It is in the files when this returns.
+        """Append an exporter's quarantine and keep its progress. Both are in their files when this returns.
 
         Raises:
-            OSError: it is kept in memory only; after a crash the lines are sent again. Where the quarantine could not
-                be written nothing is kept, but why.
+            OSError: the progress is kept in memory only, so after a crash the lines are sent again. If the quarantine
+                could not be written, only the reason is kept, and the exporter does not advance.
         """
         records = [SetAside(exporter, *each) for each in progress.quarantine]
         kept = replace(progress, quarantine=())
@@ -212,7 +214,7 @@ class Cursor:
             self._keep(replace(self._state, exporters={**self._state.exporters, exporter: kept}, listed=listed))
 
     def end(self) -> None:
-        """Keep that the stream has ended and is delivered, so that nobody looks at it again."""
+        """Mark the stream as ended and delivered, so that it is never examined again."""
         with self._lock:
             if not self._state.ended:
                 self._append([])
@@ -220,12 +222,12 @@ class Cursor:
             if self._descriptor >= 0:
                 if self._state.listed:
                     self._quarantine.sync()
-                # In this order: a loss of power must not leave a stream that nobody looks at and that has not ended.
+                # In this order, or a loss of power could leave a stream marked as ended whose end is not stored.
                 os.fdatasync(self._descriptor)
                 os.ftruncate(self._descriptor, 2 * self._slot_bytes + _OVER_BYTES)
 
     def restart(self, exporter: str) -> None:
-        """Keep that this exporter has none of the lines: all are pending again, and counted again as they go."""
+        """Start this exporter over: all lines are pending again, and are counted again as they are sent."""
         with self._lock:
             if self._descriptor >= 0:
                 os.ftruncate(self._descriptor, 2 * self._slot_bytes)
@@ -236,17 +238,17 @@ class Cursor:
             self._owed.append(Again(exporter, 0))
 
     def close(self) -> None:
-        """Store nothing any more; what comes later is kept in memory only."""
+        """Close the file. Later progress is kept in memory only."""
         with contextlib.suppress(OSError):
             self.restore()
         with self._lock:
             self.abandon()
 
     def restore(self) -> None:
-        """Write the file again if somebody removed it: while there is nothing to deliver nobody else would notice.
+        """Write the file again if somebody removed it. With nothing to deliver, the loss would otherwise go unnoticed.
 
         Raises:
-            OSError: it is not there.
+            OSError: the file could not be written.
         """
         with self._lock:
             if self._state.exporters and self._is_gone():
@@ -254,22 +256,22 @@ class Cursor:
                 self._store(self._state)
 
     def abandon(self) -> None:
-        """In a forked child, where the lock may be held by a thread that is gone: close the descriptor."""
+        """Close the descriptor in a forked child, without the lock, which a thread of the parent may hold."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def _append(self, records: Sequence[Record]) -> None:
-        """Before the slot that counts them: a death in between costs nothing, the lines are sent again."""
+        """Write the records before the slot that counts them. After a death in between, the lines are sent again."""
         if self._descriptor < 0 or not (self._owed or records):
             return
         self._quarantine.append([*self._owed, *records])
         self._owed = []
 
     def _blocked(self, exporter: str, error: OSError) -> OSError:
-        """Keep why nothing moves, which the slot has room for."""
+        """Store the reason why delivery has stalled. The slot always has room for it."""
         reason = "no room for the quarantine" if error.errno in _NO_ROOM else f"cannot write the quarantine: {error}"
-        if not self._owed:  # else the slot is the only place where an older version's quarantine is
+        if not self._owed:  # otherwise only the slot still holds the quarantine that an older version kept there
             blocked = replace(self.progress(exporter), blocked=reason)
             with contextlib.suppress(OSError):
                 self._keep(replace(self._state, exporters={**self._state.exporters, exporter: blocked}))
@@ -278,34 +280,35 @@ class Cursor:
     def _keep(self, state: _State) -> None:
         try:
             self._store(state)
-        finally:  # not before: what this process says is delivered is in the file, where others look for it
+        finally:  # only now: whatever this process reports as delivered must be in the file, where others look
             self._state = state
 
     def _store(self, state: _State) -> None:
         if self._descriptor < 0:
             return
-        # The generation moves when it is in the file: a slot whose write failed is written again, and not the other
-        # one, which is the last that is known to be whole.
+        # The generation advances only once the slot is written. After a failed write the same slot is written again,
+        # since the other one is the last that is known to be whole.
         generation = state.generation + 1
         slot = _slot(state, generation, self._slot_bytes)
         if not self._is_put_back(slot, generation):
             _write_at(self._descriptor, slot, generation % 2 * self._slot_bytes)
         state.generation = generation
+        # Keep the older version's file if its `replay` has added to it since it was read.
         if self._formerly_released and self._formerly_released == self._quarantine.formerly_released():
-            self._quarantine.forget_formerly_released()  # unless a replay of an older version has added to it
+            self._quarantine.forget_formerly_released()
         self._formerly_released = []
 
     def _is_gone(self) -> bool:
-        """True when somebody removed the file: what is written into it would be lost with this process."""
+        """Return True if somebody removed the file, so that anything written to it would be lost with this process."""
         return self._descriptor >= 0 and not self._path.exists()
 
     def _is_put_back(self, slot: bytes, generation: int) -> bool:
-        """True when the file had been removed, and is there again with this slot."""
+        """Return True if the file had been removed and now exists again with this slot."""
         if not self._is_gone():
             return False
         try:
             self._put_back(slot, generation)
-        except OSError:  # the directory is gone too, or full
+        except OSError:  # the directory is gone as well, or the disk is full
             return False
         return True
 
@@ -332,10 +335,10 @@ def _write_at(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _slot(state: _State, generation: int, room: int) -> bytes:
-    """The slot for this state, which never has more than `room` bytes: long reasons are cut.
+    """Return the slot for this state, at most `room` bytes long. Long reasons are cut.
 
     Raises:
-        OSError: there are too many exporters for it.
+        OSError: the slot cannot hold that many exporters.
     """
     for most in _BLOCKED_CHARS:
         exporters = {
@@ -354,14 +357,14 @@ def _in_slot(listed: tuple[int, int] | None) -> Mapping[str, Any]:
 
 
 def _read(content: bytes) -> _State | None:
-    """The newer of the two slots that can be read. The older one is parsed only if the newer one cannot be."""
-    half = max(_SLOT_BYTES, len(content) // 2)  # also of a file that was cut
+    """Return the newer of the two slots, or the older one if the newer one cannot be read."""
+    half = max(_SLOT_BYTES, len(content) // 2)  # `max` for a file that was cut
     payloads = [each for each in (_payload(content[:half]), _payload(content[half:])) if each is not None]
     return next((state for each in sorted(payloads, reverse=True) if (state := _state(*each)) is not None), None)
 
 
 def _payload(slot: bytes) -> tuple[int, bytes] | None:
-    """The generation of a slot and what it holds, if it is whole."""
+    """Return the generation and the content of a slot, or None if it is not whole."""
     if len(slot) < _HEAD.size:
         return None
     magic, generation, length, checksum = _HEAD.unpack_from(slot)
@@ -386,7 +389,7 @@ def _state(generation: int, payload: bytes) -> _State | None:
             exporters[name] = replace(exporters[name], quarantine=ranges)
         return _State(generation, stored["ended"], exporters, listed)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # whole, but of another version of this package
+        return None  # whole, but written by another version of this package
 
 
 def _checksum(generation: int, payload: bytes) -> int:

@@ -1,13 +1,13 @@
-"""The lines of a stream that a destination refused: set aside by whoever ships it, released by `replay`.
+"""The lines of a stream that a destination refused. The shipper sets them aside, and `replay` releases them.
 
-`<stream_id>.quarantine` has one JSON array a line, in the order in which things happened:
+`<stream_id>.quarantine` has one JSON array a line, in the order of events:
 
 ["aside", exporter, first_seq, last_seq, reason]      refused one by one; written before the cursor moves over them
-["released", exporter, first_seq, last_seq, system]   sent again by somebody, and accepted
-["again", exporter, after_seq]                        the exporter goes on behind this line: what came later is void
+["released", exporter, first_seq, last_seq, system]   sent again by `replay`, and accepted
+["again", exporter, after_seq]                        all lines after this one are sent again: their records are void
 
-The file only grows, by what is new, so a refused line costs the same however many were refused before it. A line may
-stand there many times and counts once. A record that is torn, or of another version, is passed over.
+Records are only ever appended, so a refused line costs the same however many were refused before it. A line may be
+named many times and counts once. Torn records, and those of another version, are skipped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
 
 
 class Quarantined(NamedTuple):
-    """Lines that the destination refused one by one: a range of sequence numbers, both ends included."""
+    """A range of lines that the destination refused one by one: sequence numbers, both ends included."""
 
     first_seq: int
     last_seq: int
@@ -56,7 +56,7 @@ class SetAside(NamedTuple):
 
 
 class Released(NamedTuple):
-    """A range of lines, both ends included, that an exporter's destination has. `system`: the journal's own lines."""
+    """A range of lines, both ends included, that a destination accepted later. `system` counts the journal's own."""
 
     exporter: str
     first_seq: int
@@ -65,7 +65,7 @@ class Released(NamedTuple):
 
 
 class Again(NamedTuple):
-    """An exporter sends all lines behind this one again: nothing is known of them any more."""
+    """An exporter sends all lines behind this one again, so earlier records about those lines are void."""
 
     exporter: str
     after_seq: int
@@ -79,35 +79,35 @@ _Range = TypeVar("_Range", Quarantined, Released)
 
 @dataclass(slots=True)
 class Held:
-    """What the records so far say of one exporter. Both lists are ascending, and no line is in two ranges of them."""
+    """The state of one exporter's quarantine after the records so far. Both lists are ascending, without overlaps."""
 
     aside: list[Quarantined] = field(default_factory=list)
     freed: list[Released] = field(default_factory=list)  # of what was aside
 
     @property
     def last_seq(self) -> int:
-        """The highest line of which something is known; 0 when there is none."""
+        """The highest line that a record names, or 0."""
         return max([each[-1].last_seq for each in (self.aside, self.freed) if each], default=0)
 
     @property
     def freed_events(self) -> int:
-        """How many events of the application were released."""
+        """The number of the application's events that were released."""
         return sum(each.last_seq - each.first_seq + 1 for each in self.freed if not each.system)
 
     def copy(self) -> Held:
-        """Return one that may be changed."""
+        """Return a copy that the caller may change."""
         return Held(list(self.aside), list(self.freed))
 
     def up_to(self, seq: int) -> Held:
-        """Return what is known of the lines up to this one."""
+        """Return the part that concerns lines up to this one."""
         if self.last_seq <= seq:
             return self
         known = [Quarantined(1, seq, "")]
         return Held(_split(self.aside, known)[0], _split(self.freed, known)[0])
 
     def apply(self, records: Iterable[Record]) -> None:
-        """Take in further records of this exporter."""
-        for kind, group in groupby(records, key=type):  # whole groups, since each looks at all that is known
+        """Apply further records of this exporter."""
+        for kind, group in groupby(records, key=type):  # in groups, since each step goes through the whole state
             if kind is SetAside:
                 self._set_aside([Quarantined(*each[1:]) for each in group if isinstance(each, SetAside)])
             elif kind is Released:
@@ -117,7 +117,7 @@ class Held:
                 self.aside, self.freed = cut.aside, cut.freed
 
     def records(self, exporter: str) -> list[Record]:
-        """Return the records that say all of this, whatever stands before them."""
+        """Return the records that produce this state, whatever records come before them."""
         freed = [SetAside(exporter, each.first_seq, each.last_seq, "") for each in self.freed]
         aside = [SetAside(exporter, *each) for each in self.aside]
         return [Again(exporter, 0), *freed, *self.freed, *aside]
@@ -148,7 +148,7 @@ class _Seen(NamedTuple):
 
 
 class QuarantineFile:
-    """The quarantine file beside a cursor. Any thread; nobody waits for who only reads."""
+    """The quarantine file beside a cursor. Safe in any thread; readers take no lock."""
 
     def __init__(self, cursor: Path, *, mode: int = 0o600) -> None:
         self._cursor = cursor
@@ -157,15 +157,15 @@ class QuarantineFile:
         self._seen = _Seen(0, 0, {})
 
     def append(self, records: Sequence[Record]) -> None:
-        """Write the records behind all others, in one write, under the lock of the file.
+        """Append the records in one write, under the lock of the file.
 
         Raises:
-            OSError: none of them counts.
+            OSError: none of the records counts.
         """
         lines = [json.dumps([_NAMES[type(each)], *each], separators=(",", ":")).encode() + b"\n" for each in records]
         descriptor = open_with_mode(self._path, os.O_RDWR | os.O_APPEND, self._mode)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # for the moment of one write: a shipper and a replay may meet here
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # for one write: a shipper and a replay may write at once
             self._give_to_owner(descriptor)
             end = os.fstat(descriptor).st_size
             torn = end and os.pread(descriptor, 1, end - 1) != b"\n"
@@ -176,14 +176,14 @@ class QuarantineFile:
                     os.ftruncate(descriptor, end)
                 raise
         finally:
-            with contextlib.suppress(OSError):  # not only closed: a child that was forked now has the descriptor too
+            with contextlib.suppress(OSError):  # closing is not enough: a child forked now has the descriptor too
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def held(self) -> Mapping[str, Held]:
-        """Return what the records say of each exporter. Reads what was appended since the last look.
+        """Return the state of each exporter's quarantine, after reading any records appended since the last call.
 
-        What one may not read is not there.
+        A file that this process may not read counts as empty.
         """
         seen = self._seen
         try:
@@ -197,34 +197,34 @@ class QuarantineFile:
                     seen = _with(seen, added[: added.rfind(b"\n") + 1])
         except (FileNotFoundError, PermissionError):
             seen = _Seen(0, 0, {})
-        self._seen = seen  # a new value: another thread may be looking at the one before
+        self._seen = seen  # a new object, since another thread may be using the old one
         return seen.held
 
     def released(self) -> list[Released]:
-        """Return every release that was ever written, also those in the file that the release before kept them in."""
+        """Return every release ever recorded, including those in the separate file of older versions."""
         return [each for each in _records(_content(self._path)) if isinstance(each, Released)]
 
     def formerly_released(self) -> list[Released]:
-        """Return what stands in the file of its own that the release before, and its `replay`, write."""
+        """Return the releases in the separate file that older versions and their `replay` write."""
         lines = _content(self._former).split(b"\n")
         return [each for line in lines if isinstance(each := _record(b'["released",' + line[1:]), Released)]
 
     def forget_formerly_released(self) -> None:
-        """Remove that file: what it says was appended to this one. Raises nothing."""
+        """Remove the file of older versions, once its releases were appended to this one. Never raises."""
         with contextlib.suppress(OSError):
             self._former.unlink()
 
     def sync(self) -> None:
-        """What was appended survives a loss of power.
+        """Make the appended records durable.
 
         Raises:
-            OSError: it may not.
+            OSError: a loss of power may still take them.
         """
         with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
             os.fdatasync(file.fileno())
 
     def _give_to_owner(self, descriptor: int) -> None:
-        """Only root can, and has to: the service that owns the cursor must be able to read and append."""
+        """Give a file made by root the owner of the cursor, so that the service can read it and append to it."""
         with contextlib.suppress(OSError):
             cursor, own = self._cursor.stat(), os.fstat(descriptor)
             if (cursor.st_uid, cursor.st_gid) != (own.st_uid, own.st_gid):
@@ -232,16 +232,16 @@ class QuarantineFile:
 
 
 def release(cursor: Path, released: Sequence[Released], *, mode: int) -> None:
-    """The lines count as exported from now on, whoever ships the stream of this cursor. `mode` is that of a new file.
+    """Count the lines as exported from now on, whoever ships the stream of this cursor. A new file gets this `mode`.
 
     Raises:
-        OSError: they do not, and may be sent again.
+        OSError: the lines do not count as exported, and may be sent again.
     """
     QuarantineFile(cursor, mode=mode).append(released)
 
 
 def files_beside(cursor: Path) -> tuple[Path, Path]:
-    """Return the paths of the quarantine of a stream: the file, and where the release before kept what was released."""
+    """Return the paths of a stream's quarantine: its file, and the file in which older versions kept the releases."""
     return cursor.with_suffix(".quarantine"), cursor.with_suffix(".released")
 
 
@@ -258,7 +258,7 @@ def _with(seen: _Seen, added: bytes) -> _Seen:
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except (FileNotFoundError, PermissionError):  # what one may not read is still told as quarantined
+    except (FileNotFoundError, PermissionError):  # the lines of an unreadable file still count as quarantined
         return b""
 
 
@@ -285,7 +285,7 @@ def _of(kind: type[Record], exporter: Any, first: Any, last: Any = 0, more: Any 
 
 
 def _disjoint(ranges: Iterable[_Range]) -> list[_Range]:
-    """The same lines in ascending order, each once: two that send the same quarantine again both write it down."""
+    """Return the same lines ascending, each once. If two replays send the same lines, both record them."""
     found: list[_Range] = []
     done = 0
     for each in sorted(ranges, key=lambda one: (one.first_seq, one.last_seq)):
@@ -299,7 +299,7 @@ def _disjoint(ranges: Iterable[_Range]) -> list[_Range]:
 def _split(
     ranges: Iterable[_Range], by: Sequence[Quarantined] | Sequence[Released]
 ) -> tuple[list[_Range], list[_Range]]:
-    """What of the ranges is inside the others, and what is outside. `by`: ascending, disjoint."""
+    """Return the parts of the ranges inside the ranges `by`, and those outside. `by` is ascending and disjoint."""
     firsts = [each.first_seq for each in by]
     inside: list[_Range] = []
     outside: list[_Range] = []

@@ -1,10 +1,10 @@
-"""The one reader of a stream: live traffic, a backlog and what a crashed process left are read the same way.
+"""The reader of a stream, used alike for live traffic, a backlog and the leftovers of a crashed process.
 
-`StreamReader` goes on from any position, as an exporter does, over the borders of segments. `segment_lines` reads one
-segment from its beginning or its end, as an onlooker does. Both give every whole line of the stream as a `Line`, and
-say where the bytes stand that are none as `Damage`. Memory stays flat, whatever a file holds.
+`StreamReader` continues from any position, across segments, as an exporter does. `segment_lines` reads one segment from
+its beginning or its end, as an onlooker does. Both return every whole line of the stream as a `Line`, and report all
+other bytes as `Damage`. Memory stays flat, whatever a file holds.
 
-Nothing that a writer or exporter locks is opened, so nobody is kept out and nothing is set free by reading.
+Reading opens no lock file, so it neither keeps a writer or exporter out nor releases one of their locks.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ __all__ = [
 
 _HEADER_BYTES: Final = 4096  # most headers
 _HEADER_MAX_BYTES: Final = 1 << 20
-_LINE_BYTES: Final = 1024  # what a line is taken for before one was read
+_LINE_BYTES: Final = 1024  # the assumed length of a line before any was read
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one read gave: whole lines of one segment, and what stands between them that is no line of the stream.
+    """The result of one read: whole lines of one segment, and the damage between them.
 
-    `end` is the position behind all of it; it may have moved although there are no lines. `more`: a limit ended the
-    read, or another segment follows, so there is probably more behind it.
+    `end` is the position after all of it, and may advance even if there are no lines. If `more` is true, a limit ended
+    the read or another segment follows, so there is probably more to read.
     """
 
     header: Mapping[str, Any]
@@ -74,11 +74,11 @@ class Chunk:
 
     @property
     def damaged(self) -> int:
-        """How many pieces between newlines are no lines of the stream."""
+        """The number of pieces between newlines that are not lines of the stream."""
         return len(self.damage)
 
     def up_to(self, seq: int, begin: Position) -> Chunk:
-        """Return the part that ends with the line of this number; `begin` is where the whole began."""
+        """Return the part that ends with line `seq`. `begin` is the position where this chunk began."""
         if not self.lines or self.lines[-1].seq <= seq:
             return self
         lines = tuple(line for line in self.lines if line.seq <= seq)
@@ -86,7 +86,7 @@ class Chunk:
 
 
 class StreamReader:
-    """Reads whole lines of one stream from any position on. For one thread at a time; writers are not disturbed."""
+    """Read whole lines of one stream from any position. For one thread at a time; writers are not disturbed."""
 
     def __init__(self, files: StreamFiles) -> None:
         self.files = files
@@ -94,18 +94,18 @@ class StreamReader:
         self._descriptor = -1
         self._header: Mapping[str, Any] = {}
         self._line_bytes = _LINE_BYTES
-        self._found: tuple[Position | None, int] = (None, 0)  # where to go on in a file that was cut, at this size
-        self._searched = (0, 0)  # behind this offset there is no newline up to the other one
+        self._found: tuple[Position | None, int] = (None, 0)  # where to continue in a cut file, and its size then
+        self._searched = (0, 0)  # there is no newline between these two offsets
 
     def read(self, position: Position, *, max_lines: int, max_bytes: int, until: Position | None = None) -> Chunk:
-        """Return the next lines; none when there is nothing more to read now, or nothing before `until`.
+        """Return the next lines; none if there is nothing more to read now, or nothing before `until`.
 
-        At least one line is read if there is one, however long. Damage is passed over. A last piece without a newline
-        is left alone: its writer may still be at it.
+        If there is a line, at least one is returned, however long it is. Damage is skipped. A last piece without a
+        newline is left alone, since its writer may not have finished it.
 
         Raises:
             OSError: the file cannot be read.
-            JournalUnreadable: its format is not known.
+            JournalUnreadable: the format of the file is unknown.
         """
         number = self._open(position.segment)
         if number is None:
@@ -118,7 +118,7 @@ class StreamReader:
         is_cut = place is not None or not position.offset
         position = place or position
         stop = until.offset if until is not None and until.segment == number else None
-        # No more than these lines will take: what is read beyond them would be read again the next time.
+        # Read no more than these lines should take: any bytes beyond them would be read again the next time.
         wanted = min(max_bytes, max_lines * self._line_bytes)
         block = self._block(position.offset, wanted, stop)
         if block.end == position.offset:
@@ -127,33 +127,33 @@ class StreamReader:
                 return self.read(place_of(self.files, position), max_lines=max_lines, max_bytes=max_bytes, until=until)
             closed = None if stop is not None else self.files.segment_from(number + 1)
             if closed is not None:
-                # Read again now that a later segment is known: only what is read after that is all there is.
+                # A later segment exists, so this one no longer grows. Read it again to be sure to have all of it.
                 block = self._block(position.offset, wanted, None)
                 if block.end == position.offset:
                     return self._left_behind(position, closed)
         chunk = self._parse(block, position, max_lines, stop, is_cut=is_cut)
         if stop is not None and until is not None and os.fstat(self._descriptor).st_size < until.offset:
-            # In a file that was cut the writer's offset says nothing of what is durable, but the number does.
+            # In a file that was cut, the writer's offset does not tell which lines are durable. The line number does.
             return chunk.up_to(until.seq, position)
         return chunk
 
     def sync(self) -> None:
-        """Make durable what was read of the open segment.
+        """Make the lines that were read from the open segment durable.
 
         Raises:
-            OSError: it may not be.
+            OSError: they may not be durable.
         """
         if self._descriptor >= 0:
             os.fdatasync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of the file; a later read opens it again."""
+        """Close the file. A later read opens it again."""
         descriptor, self._descriptor, self._number = self._descriptor, -1, 0
         if descriptor >= 0:
             os.close(descriptor)
 
     def _open(self, wanted: int) -> int | None:
-        """Have the segment open, or the next one that exists; its number."""
+        """Open this segment, or the next one that exists, and return its number. Return None if there is none."""
         if self._number == wanted and self._descriptor >= 0:
             return wanted
         while (number := self.files.segment_from(wanted)) is not None:
@@ -163,29 +163,29 @@ class StreamReader:
             try:
                 self._descriptor = os.open(self.files.segment(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             except FileNotFoundError:
-                continue  # retention removed it in this moment
+                continue  # retention has just removed it
             self._number = number
             self._header = {}
             self._searched = (0, 0)
         return number
 
     def _is_replaced(self) -> bool:
-        """True when another file stands where the open one stood: its writer put back what somebody had removed."""
+        """Return True if the path now holds another file: somebody removed the open one and its writer restored it."""
         path = self.files.segment(self._number)
         return path.exists() and not is_at(path, self._descriptor)
 
     def _place_of(self, position: Position) -> Position | None:
-        """Where to go on in a file that somebody has cut since the position was reached; None if nobody has."""
+        """Return where to continue if somebody has cut the file since the position was reached, else None."""
         size = os.fstat(self._descriptor).st_size
         is_known = not position.offset or _ends_line(self._descriptor, self.files.stream_id, position)
         if is_known or (not position.seq and position.offset <= size):
             return None
-        if (position, size) != self._found:  # else the file would be read again at every look
+        if (position, size) != self._found:  # otherwise every call would read the file again
             self._found = (place_of(self.files, position), size)
         return self._found[0]
 
     def _block(self, offset: int, max_bytes: int, stop: int | None) -> Block:
-        """Read from the offset on. What has no newline yet, and may be long, is searched for one only once."""
+        """Read from the offset on. A long piece without a newline is searched for one only once."""
         searched_from, searched = self._searched
         size = os.fstat(self._descriptor).st_size
         known = searched if searched_from == offset and searched <= size else 0
@@ -195,7 +195,7 @@ class StreamReader:
         return block
 
     def _left_behind(self, position: Position, closed: int) -> Chunk:
-        """Go on with the next segment; what stands behind the last newline of this one will never be a line."""
+        """Continue with the next segment. Anything after the last newline of this one will never become a line."""
         torn = os.fstat(self._descriptor).st_size - position.offset
         damage = (Damage(position.segment, position.offset, torn),) if torn > 0 else ()
         return Chunk(self._header, (), Position(closed, 0, position.seq), damage)
@@ -207,7 +207,7 @@ class StreamReader:
         if lines:
             self._line_bytes = 1 + (end.offset - begin.offset) * 5 // (4 * len(found))
             self._header = self._header or self._known(self._read_header())
-        # A reader that took the end of a segment for the end of the stream would rest once for each of a backlog.
+        # Otherwise a reader would take the end of each segment for the end of the stream, and pause there.
         more = bool(found) and (
             end.offset < (os.fstat(self._descriptor).st_size if stop is None else stop)
             or self.files.segment(begin.segment + 1).exists()
@@ -215,7 +215,7 @@ class StreamReader:
         return Chunk(self._header, lines, end, damage, more)
 
     def _known(self, header: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The header, if its format is known: what another version means by a line could be sent or counted wrong."""
+        """Return the header if its format is known. Lines of an unknown format could be sent or counted wrongly."""
         written = header.get("format", FORMAT_VERSION)
         if written != FORMAT_VERSION:
             raise JournalUnreadable(
@@ -225,12 +225,15 @@ class StreamReader:
         return header
 
     def _read_header(self) -> Mapping[str, Any]:
-        """The header of the open segment; another one of the stream when that is damaged: they name one writer."""
+        """Return the header of the open segment, or another header of the stream if that one is damaged.
+
+        All headers of a stream describe the same writer.
+        """
         return header_of(os.pread(self._descriptor, _HEADER_MAX_BYTES, 0)) or stream_header(self.files)
 
 
 def segment_lines(files: StreamFiles, number: int, after: Position | None = None) -> Iterator[Line | Damage]:
-    """Yield what stands in a segment, in its order: from its beginning on, or behind a position in it.
+    """Yield the lines and the damage of a segment in order, from its beginning or from a position in it.
 
     Raises:
         OSError: it cannot be read.
@@ -245,7 +248,7 @@ def segment_lines(files: StreamFiles, number: int, after: Position | None = None
 
 
 def segment_lines_backwards(files: StreamFiles, number: int, end: int | None = None) -> Iterator[Line | Damage]:
-    """Yield what stands in a segment from its last line to its first; before the offset `end`, if it is given.
+    """Yield the lines and the damage of a segment backwards, from its end or from the offset `end`.
 
     Raises:
         OSError: it cannot be read.
@@ -261,9 +264,9 @@ def segment_lines_backwards(files: StreamFiles, number: int, end: int | None = N
 def _lines_in(
     block: Block, begin: Position, stream_id: str, max_pieces: int = -1, *, is_cut: bool = False
 ) -> tuple[list[Line | Damage], Position]:
-    """Return what stands between the newlines of a block, and the position behind it.
+    """Return the lines and the damage of a block, and the position after it.
 
-    `is_cut`: the first line may stand behind the remains of another one, whatever its number is.
+    If `is_cut`, the first line may follow the remains of another one, whatever its number is.
     """
     segment, offset, seq = begin
     if not block.data:
@@ -272,7 +275,7 @@ def _lines_in(
     found: list[Line | Damage] = []
     search, own = TAIL.search, stream_id.encode()
     pieces = block.data.split(b"\n", max_pieces)
-    del pieces[-1]  # what is behind the last newline that counts
+    del pieces[-1]  # the piece after the last newline that counts
     for content in pieces:
         length = len(content)
         match = search(content, max(0, length - TAIL_BYTES))
@@ -289,7 +292,7 @@ def _lines_in(
 
 
 def place_of(files: StreamFiles, position: Position) -> Position:
-    """Return where the lines behind a position begin: there, or elsewhere in a segment that somebody cut.
+    """Return where the lines after a position begin: right there, or elsewhere if somebody cut the segment.
 
     Raises:
         OSError: the segment cannot be read.
@@ -311,14 +314,14 @@ def place_of(files: StreamFiles, position: Position) -> Position:
 
 
 def _ends_line(descriptor: int, stream_id: str, position: Position) -> bool:
-    """True if the line of this number still ends here."""
+    """Return True if the line with the number of this position still ends there."""
     start = max(0, position.offset - TAIL_BYTES)
     before = os.pread(descriptor, position.offset - start, start)
     return start + len(before) == position.offset and names_line(before, stream_id, position.seq)
 
 
 def has_lines_after(files: StreamFiles, position: Position) -> bool:
-    """Return True when a whole line of the stream stands behind this position.
+    """Return True if a whole line of the stream follows this position.
 
     Raises:
         OSError: its files cannot be read.
@@ -334,7 +337,7 @@ def has_lines_after(files: StreamFiles, position: Position) -> bool:
 
 
 def lines_behind(files: StreamFiles, position: Position) -> Iterator[Line]:
-    """Yield the lines that stand behind a position in its segment; none if it is gone.
+    """Yield the lines after a position in its segment. Yield none if the segment is gone.
 
     Raises:
         OSError: it cannot be read.
@@ -346,7 +349,7 @@ def lines_behind(files: StreamFiles, position: Position) -> Iterator[Line]:
 
 
 def lines_before(files: StreamFiles, number: int, end: int | None = None) -> Iterator[Line]:
-    """Yield the lines of a segment, the last one first; none if it is gone. Those before `end`, if it is given.
+    """Yield the lines of a segment backwards, from its end or from the offset `end`. Yield none if it is gone.
 
     Raises:
         OSError: it cannot be read.
@@ -358,11 +361,11 @@ def lines_before(files: StreamFiles, number: int, end: int | None = None) -> Ite
 
 
 def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> Mapping[str, Any]:
-    """Return the oldest segment header of a stream that can be read; empty when none can.
+    """Return the oldest readable segment header of a stream, or an empty mapping if none can be read.
 
-    `numbers` are those of its segments, if they are known.
+    `numbers` are the numbers of its segments, if the caller knows them.
     """
-    if numbers is None:  # the first one is nearly always there: to list thousands of files takes milliseconds
+    if numbers is None:  # the first segment nearly always exists, and listing thousands of files takes milliseconds
         return stream_header(files, [1]) or stream_header(files, files.segments())
     for number in numbers:
         with contextlib.suppress(OSError), opened(files.segment(number)) as descriptor:
@@ -375,7 +378,7 @@ def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> M
 
 
 def header_of(data: bytes) -> Mapping[str, Any]:
-    """Return the `segment` object of these bytes' first line; empty if it is no header."""
+    """Return the `segment` object of the first line of these bytes, or an empty mapping if it is not a header."""
     try:
         header = json.loads(data.partition(b"\n")[0])["segment"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,13 +1,13 @@
-"""Remove what is delivered and old, or more than the directory may hold, and nothing else.
+"""Retention: remove delivered segments that are old or exceed the directory's limit, and nothing else.
 
 A segment is *ready* when every exporter of its stream has all of it, none of its lines is in quarantine, and its writer
-has gone on to a later one or is gone. With `none` the journal is the destination, so its lines count as delivered. A
-ready segment is removed when it has been ready for some days, or when the directory holds more bytes than it may, the
-oldest first. With the last segment of a stream that ended go its cursor and its lock files.
+has moved on to a later one or is gone. With the exporter `none`, the journal is the destination, so its lines count as
+delivered. A ready segment is removed, oldest first, when it has been ready for some days or when the directory holds
+more bytes than it may. The last segment of an ended stream takes its cursor and its lock files with it.
 
-Only the holder of the right to export a stream removes its segments: a stream whose ship lock another process holds is
-left to that one. The ledger tells of each removal first: see `otel_audit.journal.removal`. Where a directory keeps a
-signed ledger, only lines go that an entry of it covers. How old a segment is, `otel_audit.journal.ages` says.
+Only the holder of a stream's ship lock removes its segments; a stream locked by another process is left to that one.
+The ledger records each removal beforehand: see `otel_audit.journal.removal`. If the directory has a signed ledger, only
+lines that an entry covers are removed. `otel_audit.journal.ages` keeps the age of each segment.
 """
 
 from __future__ import annotations
@@ -47,42 +47,43 @@ __all__ = ["Removed", "Retention", "RetentionLimits"]
 
 
 _LOOK_EVERY_S: Final = 60.0
-_LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a minute a busy service could write gigabytes
-_IDLE_TIMES: Final = 100  # as long as a look that found nothing took is waited for the next one
+_LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a whole minute a busy service could write gigabytes
+_IDLE_TIMES: Final = 100  # the wait after a look that found nothing, as a multiple of its own duration
 _MOST_A_LOOK: Final = 256
-_MOST_A_TURN: Final = 32  # of as many streams, whose locks are held meanwhile
-_FIRST_LOOK_S: Final = 5.0  # the signed ledger is read once for it, which a process of a second need not pay for
+_MOST_A_TURN: Final = 32  # each from a different stream, whose locks are held meanwhile
+_FIRST_LOOK_S: Final = 5.0  # the first look reads the signed ledger, and a process that ends sooner is spared that
 _STATE_EVERY_NS: Final = 3600 * 10**9
 _DAY_NS: Final = 86_400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionLimits:
-    """Days for which a segment is kept after it was delivered, and bytes that all segments may have. 0: no limit."""
+    """The days to keep a segment after its delivery, and the bytes that all segments may take. 0 means no limit."""
 
     days: int = 0
     bytes: int = 0
 
     def is_old(self, age_ns: int) -> bool:
-        """Whether a segment of this age in nanoseconds may go."""
+        """Return True if a segment of this age in nanoseconds may be removed."""
         return self.days > 0 and age_ns >= self.days * _DAY_NS
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What one look removed."""
+    """The segments and bytes that one look removed."""
 
     segments: int = 0
     bytes: int = 0
 
 
 class Retention:
-    """Keeps a directory within its limits. For one thread at a time; any number of processes may share the directory.
+    """Keep a directory within its limits. For one thread at a time; any number of processes may share the directory.
 
-    `wanted` says by the header which streams are the caller's. `exporters` are those that the caller runs: what is not
-    yet theirs stays. `foreign`: also streams whose writer may live on another host. `failed` is told of
-    a stream that cannot be looked at or removed; the others are. `ledger` is the signed one of the directory; without
-    it the unsigned one is told, and a directory that has a signed one is left alone. `begins`: it is kept, or will be.
+    `wanted` takes a segment header and returns True if the stream is the caller's. `exporters` are those that the
+    caller runs; lines that they do not have yet stay. `foreign` includes streams whose writer may live on another host.
+    If a stream cannot be examined or removed, `failed` is called, and the others go ahead. `ledger` is the signed
+    ledger of the directory. Without it, removals are recorded in the unsigned one, and a directory that has a signed
+    ledger is left alone. `begins` says that the signed ledger exists or will.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Retention:
         self._file_mode = file_mode
         self._clock = clock
         self._failed = failed
-        self._unwanted: set[str] = set()  # streams that are left alone, by their headers, which never change
+        self._unwanted: set[str] = set()  # streams to leave alone; kept, since their headers never change
         self._begin()
 
     def _begin(self) -> None:
@@ -119,7 +120,7 @@ class Retention:
         self._look_at = 0.0 if self._ledger is None else time.monotonic() + _FIRST_LOOK_S
 
     def forked(self) -> None:
-        """In a forked child: what the parent holds is left to the parent."""
+        """Leave everything that the parent holds to the parent, in a forked child."""
         for lock in self._locks:
             lock.abandon()
         self._begin()
@@ -132,10 +133,10 @@ class Retention:
         *,
         at_once: bool = False,
     ) -> Removed:
-        """Do `look`, unless the last one was a short while ago and it need not be `at_once`.
+        """Do `look`, unless the last one was a short while ago. With `at_once`, do it in any case.
 
-        Beside tens of thousands of files a look that removes nothing takes some hundred milliseconds. It comes so
-        seldom that it takes one percent of a core, but once a minute.
+        With tens of thousands of files, a look that removes nothing takes some hundred milliseconds. Such looks are
+        spaced out to take one percent of a core, but happen at least once a minute.
         """
         if self._limits == RetentionLimits() or (time.monotonic() < self._look_at and not at_once):
             return Removed()
@@ -154,13 +155,13 @@ class Retention:
         guard: AbstractContextManager[object] | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Removed:
-        """Remove what may go now, some hundred segments at most.
+        """Remove segments that may go now, a few hundred at most.
 
-        `held` are the streams that the caller exports, by id; none of them is released while `guard` is entered.
-        `stopped` is asked before each removal, or each turn of the signed ledger.
+        `held` are the streams that the caller exports, by id. None of them is released while `guard` is entered.
+        `stopped` is called before each removal, or before each turn of the signed ledger, and ends the look.
 
         Raises:
-            OSError: the directory, its ledger or its state cannot be used; what was not removed is as it was.
+            OSError: the directory, its ledger or its state cannot be used; the remaining segments are unchanged.
         """
         held = held or {}
         guard = guard or contextlib.nullcontext()
@@ -181,7 +182,7 @@ class Retention:
         return removed
 
     def _aged(self, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment]) -> Ages:
-        """How old what is ready is now. Kept when something is new."""
+        """Return the current ages of the ready segments, and store them if there is anything new."""
         ages = Ages.read(self._directory / STATE_NAME)
         known, before_ns = ages.boots, ages.lived_ns
         stale = [(stream, number) for _, stream, number in ages.by_age() if number not in segments.get(stream, ())]
@@ -204,9 +205,10 @@ class Retention:
     def _fresh(
         self, ages: Ages, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment]
     ) -> Iterator[tuple[str, int]]:
-        """What is ready and was not so at an earlier look.
+        """Yield the segments that have become ready since the last look.
 
-        But for what somebody has put back: the ledger says that it was removed, and whoever restored it wants it.
+        Segments that somebody restored are left out: the ledger lists them as removed, and whoever restored them wants
+        them.
         """
         retained = Retained(self._directory, self._removals)
         for stream_id, numbers in segments.items():
@@ -223,7 +225,7 @@ class Retention:
             yield from ((stream_id, number) for number in ready if number not in restored)
 
     def _keep(self, change: Callable[[Ages], None]) -> None:
-        """Change the state in the file. Left for the next look when somebody else is at it, or the disk is full."""
+        """Update the state in the file. If another process is at it, or the disk is full, the next look tries again."""
         with self._unsigned() as ledger:
             if ledger is None:
                 return
@@ -231,12 +233,12 @@ class Retention:
             state = Ages.read(self._directory / STATE_NAME)
             state.advance(self._clock())
             change(state)
-            # On a full disk segments still go by bytes, and those that are in the file by age.
+            # On a full disk, removal by bytes still works, and removal by age for the segments already in the file.
             with contextlib.suppress(OSError):
                 state.store(self._directory / STATE_NAME, mode=self._file_mode)
 
     def _due(self, ages: Ages, segments: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int]]:
-        """What should go now, oldest first, and why: asked for one by one, each is counted as gone."""
+        """Yield the segments to remove now, oldest first, and why. Each one yielded is counted as removed."""
         sizes = self._sizes(segments) if self._limits.bytes else {}
         total = sum(sizes.values())
         for age_ns, stream_id, number in ages.by_age():
@@ -261,7 +263,7 @@ class Retention:
             return []
         header = stream_header(files, numbers)
         if not self._wanted(header) or not (self._foreign or not may_live_elsewhere(self._directory, header)):
-            if header:  # of one that could not be read nothing is known
+            if header:  # an unreadable one may be readable the next time
                 self._unwanted.add(files.stream_id)
             return []
         ready = ready_segments(files, numbers, header, exporters=self._exporters, is_held=is_held, among=among)
@@ -280,9 +282,9 @@ class Retention:
         held: Mapping[str, Shipment],
         guard: AbstractContextManager[object],
     ) -> Iterator[tuple[tuple[str, int], int]]:
-        """Remove segments of as many streams in one turn, and yield those that are gone, with their bytes.
+        """Remove segments of different streams in one turn, and yield those that are gone, with their bytes.
 
-        Also those that may not go, with 0 bytes; what has to wait for another time is not among them.
+        Segments that may not go are yielded with 0 bytes. Those that have to wait for another look are left out.
         """
         doomed: list[_Doomed] = []
         self._removals.refresh()
@@ -312,11 +314,12 @@ class Retention:
         guard: AbstractContextManager[object],
         locks: contextlib.ExitStack,
     ) -> _Doomed | int | None:
-        """Take the locks of a stream, and return what the ledger will say of its segment.
+        """Take the locks of a stream, and return the entry that the ledger needs before its segment is removed.
 
-        Its bytes if it needs no word and is gone; 0 if it may not go; None: another time.
+        If the segment needs no entry and is already gone, return its bytes. Return 0 if it may not go, and None if it
+        has to wait for another look.
         """
-        if shipment is not None:  # the last one goes when the stream is let go
+        if shipment is not None:  # the last segment goes when the stream is released
             numbers = files.segments()
             if number not in self._ready(files, numbers, is_held=True, among=[number]):
                 return None if [number] == numbers[-1:] else 0
@@ -331,8 +334,8 @@ class Retention:
         locks.enter_context(self._while_held(ship_lock, remove=not was_there))
         numbers = files.segments()
         if not numbers:
-            # Another process has removed the whole stream since, and its lock file, which this one made again: the
-            # file seen above was that of the other, and nobody would come by once more to remove this one.
+            # Another process has meanwhile removed the whole stream with its lock file, which this one then made again.
+            # The lock file seen above was the other's, and nobody would ever come back to remove this one.
             ship_lock.release(remove=True)
             return 0
         if number not in self._ready(files, numbers, is_held=False, among=[number]):
@@ -349,7 +352,7 @@ class Retention:
 
     def _described(self, doomed: _Doomed, number: int, reason: str) -> _Doomed | None:
         files, whole = doomed.files, doomed.ship_lock is not None
-        # What was written without a word goes with one, if it goes as a whole: of its cursor nobody else would tell.
+        # In memory mode a segment needs no entry, but a whole stream does: nothing else records what its cursor counted.
         if self._is_signed and not _is_in_memory(files, files.segments()):
             content = signed_obituary(files, number, reason, self._removals, whole=whole)
         else:
@@ -393,7 +396,7 @@ class Retention:
 
     @contextlib.contextmanager
     def _unsigned(self) -> Iterator[former.Ledger | None]:
-        """The right to write the unsigned ledger, and the state, if nobody has it for long."""
+        """Yield the lock on the unsigned ledger and the state, or None if another process holds it for long."""
         ledger = former.Ledger.locked(self._directory, mode=self._file_mode)
         if ledger is None:
             yield None
@@ -403,18 +406,18 @@ class Retention:
 
     @contextlib.contextmanager
     def _while_held(self, lock: FileLock | former.Ledger, *, remove: bool = True) -> Iterator[None]:
-        """Release it at the end, with its file; known meanwhile, so that a fork can let go of it."""
+        """Release the lock at the end, with its file. Until then it is listed, so that a forked child can drop it."""
         self._locks.append(lock)
         try:
             yield
         finally:
             lock.release(remove=remove)
-            if lock in self._locks:  # not in a child that was forked from here
+            if lock in self._locks:  # False in a child that was forked inside this block
                 self._locks.remove(lock)
 
 
 class _Doomed(NamedTuple):
-    """A segment that goes, and what the ledger says of it. `ship_lock`: of a stream that goes as a whole."""
+    """A segment to remove, and its ledger entry. `ship_lock` is set if the whole stream goes."""
 
     files: StreamFiles
     content: Mapping[str, Any]
@@ -423,12 +426,12 @@ class _Doomed(NamedTuple):
 
     @property
     def is_free(self) -> bool:
-        """False if the caller has let go of the stream meanwhile."""
+        """True unless the caller has released the stream in the meantime."""
         return self.shipment is None or not self.shipment.released
 
 
 def _batches(due: Iterable[tuple[str, str, int]], most: int) -> Iterator[Sequence[tuple[str, str, int]]]:
-    """Yield what goes in one turn: no stream twice, since what is left of it is counted with the last one."""
+    """Yield the segments of each turn. No stream occurs twice, since its last segment counts what is left of it."""
     batch: list[tuple[str, str, int]] = []
     for each in due:
         if len(batch) == most or any(stream_id == each[1] for _, stream_id, _ in batch):

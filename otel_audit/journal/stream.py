@@ -1,8 +1,8 @@
-"""One stream while it is written: the head of its chain, the segment it is in, and the lock that makes it one writer's.
+"""A stream while it is written: the head of its chain, its open segment, and the lock that keeps other writers out.
 
-`otel_audit.journal.segment` says what is done when a write or the file fails, and what is known to be durable.
+`otel_audit.journal.segment` deals with failed writes and damaged files, and knows which lines are durable.
 
-Not safe for threads by itself: `Journal` holds its lock around every call.
+This code is not thread-safe by itself. `Journal` holds its lock around every call.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from otel_audit.settings import Durability
 
 __all__ = ["Limits", "StreamWriter", "SyncFailed"]
 
-_LEAVES_MAX: Final = 4096  # a burst that is longer is read back from the file
+_LEAVES_MAX: Final = 4096  # in a longer burst, the oldest are read back from the file
 
 
-_new_tuple = tuple.__new__  # a NamedTuple is made in half the time without its own `__new__`
+_new_tuple = tuple.__new__  # builds a NamedTuple in half the time that its own `__new__` takes
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a segment is full, who may read it, and how much the directory may hold before events are refused.
+    """The limits of a segment, its file mode, and the size at which the directory refuses events.
 
-    `free_bytes`: the floor of free space, see `otel_audit.journal.room.Space`.
+    `free_bytes` is the floor of free space: see `otel_audit.journal.room.Space`.
     """
 
     segment_bytes: int = 64 * 1024 * 1024
@@ -49,18 +49,18 @@ class Limits:
 
 
 class SyncFailed(OSError):
-    """The line is in the chain and may be exported; whether it survives a loss of power is not known."""
+    """The line is in the chain and may be exported, but a loss of power could still take it."""
 
 
 class StreamWriter:
-    """The open end of a stream: it alone appends, for as long as its process lives.
+    """The only writer of a stream, for as long as its process lives.
 
-    `description` is what every segment header says of the writer: resource, scope, exporters. With `fsync` a line is
-    durable once `begin_sync`, the sync and `end_sync` have covered it; a segment that is left, and the header of the
-    next one, are synced by their writer. `retire` gets each segment that is left, to be synced and closed.
+    `description` goes into every segment header and describes the writer: resource, scope, exporters. With `fsync`, a
+    line is durable once `begin_sync`, the sync and `end_sync` have covered it. When the writer moves to a new segment,
+    it syncs the old one and the new header itself. `retire` receives each old segment, to sync and close it.
 
-    `leaves` has the end of the chain behind each of the newest lines, for whoever builds the tree: one thread takes
-    them from the left. Some may be missing: the lines are in the file.
+    `leaves` holds the head of the chain after each of the newest lines. The thread that builds the tree takes them from
+    the left. Some may be missing, and can be read from the file.
 
     Raises:
         OSError: the first segment could not be made; no lock is held, no file is left.
@@ -86,9 +86,9 @@ class StreamWriter:
         self._head = Head(0, b"", 0, 0)
         self._dirty = False
         self._own: list[int] = []  # the numbers of the journal's own lines in the open segment
-        self._owed: list[Mapping[str, Any]] = []  # gap lines to be written
-        self.anchor: Mapping[str, Any] | None = None  # what the next header says of the ledger; any thread
-        self.gone = 0  # events that nobody can read any more, of those that no exporter had; any thread
+        self._owed: list[Mapping[str, Any]] = []  # gap lines still to be written
+        self.anchor: Mapping[str, Any] | None = None  # the ledger's note for the next header; set by any thread
+        self.gone = 0  # events that no exporter had and that can no longer be read; any thread
         self.leaves: deque[Head] = deque(maxlen=0 if durability is Durability.MEMORY else _LEAVES_MAX)
         self._durable = Durable()
         lock = FileLock.acquire(files.writer_lock, mode=limits.file_mode)
@@ -99,7 +99,7 @@ class StreamWriter:
         try:
             segment, head = self._next_segment(1, None, now_ns)
         except BaseException:
-            # Of an asynchronous exception too: an empty file, or a stream with a header and no end, would stay.
+            # After an asynchronous exception too: otherwise an empty file, or a stream without an end, would stay.
             with contextlib.suppress(OSError):
                 files.segment(1).unlink()
             lock.release(remove=True)
@@ -111,37 +111,37 @@ class StreamWriter:
 
     @property
     def head(self) -> Head:
-        """The end of the chain, as it was at some moment of this call. Any thread."""
+        """The end of the chain at some moment during this call. Any thread."""
         return self._head
 
     @property
     def durable(self) -> Position | None:
-        """With `fsync`: everything before this place is durable, but for what `sync_error` says. Else None.
+        """With `fsync`, the position before which all lines are durable, unless `sync_error` gives an error. Else None.
 
-        Nothing behind it may be exported. Any thread.
+        Lines after it must not be exported. Any thread.
         """
         return self._durable.position if self._fsync else None
 
     def is_settled(self, seq: int) -> bool:
-        """True when it is known whether a line is durable. Any thread."""
+        """Return True once it is known whether a line is durable. Any thread."""
         return self._durable.is_settled(seq)
 
     def sync_error(self, seq: int) -> OSError | None:
-        """Why it will never be known whether a line is durable. Any thread."""
+        """Return the error because of which it will never be known whether a line is durable. Any thread."""
         return self._durable.error(seq)
 
     @property
     def segment(self) -> OpenSegment:
-        """The segment that is written now."""
+        """The segment that is being written."""
         return self._segment
 
     def write(self, event: bytes, time_ns: int, observed_ns: int, *, system: bool = False) -> int:
-        """Append one line and return its number in the stream. `system`: it is one of the journal's own.
+        """Append one line and return its number in the stream. `system` marks one of the journal's own lines.
 
         `event` is a JSON object.
 
         Raises:
-            OSError: nothing of the line is left in the chain.
+            OSError: no part of the line is left in the chain.
         """
         if self._dirty:
             self._settle()
@@ -160,8 +160,8 @@ class StreamWriter:
             seq,
             prev_hash,
         )
-        # The new head is made first, so that as little as can be stands between the write and the move: an
-        # asynchronous exception in between leaves `_dirty` set, and the next call finds the head in the file.
+        # The new head is made first, to keep the time between the write and the update of the state short. After an
+        # asynchronous exception in between, `_dirty` stays set, and the next call rebuilds the head from the file.
         line_hash = sha256(memoryview(line)[:-1]).hexdigest().encode()
         head = _new_tuple(Head, (seq, line_hash, offset + len(line), own + system))
         self._dirty = True
@@ -175,23 +175,23 @@ class StreamWriter:
             raise
         self._head = head
         self._dirty = False
-        self.leaves.append(head)  # last: what interrupts this leaves a line out, but never one in that is not there
+        self.leaves.append(head)  # last: an interruption may omit a leaf, but never adds one that has no line
         return seq
 
     def write_system(self, kind: str, content: Mapping[str, Any], observed_ns: int) -> None:
         """Append one event of the journal itself, such as a gap.
 
         Raises:
-            OSError: nothing of the line is left in the chain.
+            OSError: no part of the line is left in the chain.
         """
         event = system_event(kind, content, observed_ns)
         self._own.append(self.write(event, observed_ns, observed_ns, system=True))
 
     def begin_sync(self) -> SegmentSync | None:
-        """A sync of what is written now, to be run without the journal's lock; None when there is nothing to sync.
+        """Return a sync of all lines so far, to be run without the journal's lock, or None if there is nothing to sync.
 
         Raises:
-            OSError: the file was taken away, and could not be put back.
+            OSError: the file was removed and could not be restored.
         """
         segment = self._segment
         if segment.descriptor < 0 or segment.is_broken or self._durable.position.seq >= self._head.seq:
@@ -201,14 +201,14 @@ class StreamWriter:
         return self._durable.begin(self._segment, self._end())
 
     def end_sync(self, sync: SegmentSync) -> None:
-        """What came of a sync is known: its lines are durable, or the segment is left."""
+        """Take note of the result of a sync: its lines are durable, or the segment is closed and a new one begins."""
         self._durable.end(sync, self._segment, self._end())
 
     def sync_at_once(self) -> None:
-        """Every line of the open segment is durable, or known not to be; for a caller that has no thread for it.
+        """Sync the open segment in the calling thread. Afterwards it is known whether each line is durable.
 
         Raises:
-            OSError: the file was taken away, and could not be put back.
+            OSError: the file was removed and could not be restored.
         """
         if not self._segment.is_linked():
             self._restore(time.time_ns())
@@ -221,10 +221,10 @@ class StreamWriter:
         return Position(self._segment.number, self._head.offset, self._head.seq)
 
     def tend(self, observed_ns: int) -> None:
-        """What is looked at once a second: is the file still ours and whole, and is it time for a new segment.
+        """Check, once a second, that the file is still ours and whole, and start a new segment if one is due.
 
         Raises:
-            OSError: what was found could not be repaired; it is tried again with the next look.
+            OSError: a fault could not be repaired. The next check tries again.
         """
         if self._dirty:
             self._settle()
@@ -234,19 +234,19 @@ class StreamWriter:
         if segment.is_distrusted and not segment.is_over:
             segment.seal("write-back failed", self._head.offset)
         if segment.is_broken or segment.is_touched(self._head.offset):
-            self._start_segment(observed_ns)  # what is not known to be durable is exported behind its header
+            self._start_segment(observed_ns)  # its header must precede the export of lines of unknown durability
         if self._is_old(observed_ns):
-            self._segment.is_over = True  # no line may follow here, even if the next segment cannot be made now
+            self._segment.is_over = True  # no line may follow here, even if the next segment cannot be made yet
             self._start_segment(observed_ns)
         self._tell_owed(observed_ns)
 
     def keeps_its_lock(self) -> bool:
-        """False when another process has taken the stream over, since somebody removed the lock file.
+        """Return False if somebody removed the lock file and another process has taken over the stream.
 
-        A lock file that is only missing is made again.
+        If the lock file is missing but nobody has taken over, it is made again.
 
         Raises:
-            OSError: it could not be made again.
+            OSError: the lock file could not be made again.
         """
         if self._lock.is_in_place():
             return True
@@ -258,33 +258,33 @@ class StreamWriter:
         return True
 
     def finish(self) -> None:
-        """The last line is written and synced. Its writer lock is still held, until `let_go`. May be called again."""
+        """End the stream: write and sync its last line. `let_go` releases the writer lock. May be called again."""
         if self._segment.descriptor >= 0:
             with contextlib.suppress(OSError):
                 self._finish()
             self._retire(self._segment)
 
     def let_go(self, *, remove: bool = True) -> None:
-        """The stream has ended: nobody holds its writer lock. May be called again.
+        """Release the writer lock of a finished stream, and remove its file if `remove`. May be called again.
 
-        `remove`: the lock file is gone too. One that is there and free says that somebody has to tell of the end.
+        A lock file that exists and is free tells other processes that the ledger still lacks the end of the stream.
         """
         self._lock.release(remove=remove)
 
     def _finish(self) -> None:
         with contextlib.suppress(OSError):
-            if self._dirty:  # the last write was interrupted: no piece of a line stays behind
+            if self._dirty:  # the last write was interrupted: leave no piece of a line behind
                 self._settle()
-            # A directory that was removed as a whole is not made again behind the back of who removed it.
+            # Somebody who removed the whole directory does not expect it to come back.
             if self.files.directory.exists() and not self._segment.is_linked():
                 self._restore(time.time_ns())
         if self._fsync:
             self._sync_open()
 
     def leave(self) -> None:
-        """Let go of the stream where it is, and write nothing: another process with the same memory may go on with it.
+        """Abandon the stream without writing, since another process with the same memory may continue it.
 
-        With `fsync` what was written is synced first, for those who wait for it.
+        With `fsync`, sync the open segment first, for the callers that wait for it.
         """
         with contextlib.suppress(OSError):
             if self._fsync:
@@ -302,22 +302,22 @@ class StreamWriter:
         self._dirty = False
 
     def _is_old(self, observed_ns: int) -> bool:
-        # Either way from its start: a wall clock that was set back must not keep a segment open for years.
+        # `abs`: a wall clock that was set back must not keep a segment open for years.
         age_ns = abs(observed_ns - self._started_ns)
         return age_ns >= self._limits.segment_age_s * 1e9 and self._head.seq > self._first_seq
 
     def _start_segment(self, observed_ns: int) -> None:
         former = self._segment
         was_removed = not former.is_linked()
-        if was_removed:  # since the last look, and nobody will look again
+        if was_removed:  # since the last check, and there will be no other
             self._put_back(observed_ns)
         if self._fsync:
-            self._sync_open()  # or a loss of power could leave a header whose chain begins in lines that are gone
+            self._sync_open()  # or a loss of power could leave a header that chains to lines that are gone
         former.seal_if_touched(self._head.offset)
         lost = self._lost_in(former) if former.is_cut else 0
         gaps = [*([_removed(former)] if was_removed else []), *self._touched(former, lost)]
         segment, head = self._next_segment(former.number + 1, former, observed_ns)
-        # No call from here on, so that an asynchronous exception finds all of it moved, or nothing.
+        # No calls in this group, so that an asynchronous exception finds either all of the state moved or none of it.
         self._segment = segment
         self._head = head
         self._first_seq = head.seq
@@ -325,14 +325,14 @@ class StreamWriter:
         self._own = [head.seq]
         self._owed += gaps
         self.gone += lost
-        # What is not come to any more does no harm: the next sync covers the header, and the former file is closed.
+        # An exception may skip these calls without harm: the next sync covers the header, and the old file gets closed.
         self._durable.reached(self._end())
         self.leaves.append(head)
         self._retire(former)
         self._tell_owed(observed_ns)
 
     def _touched(self, segment: OpenSegment, lost: int) -> list[Mapping[str, Any]]:
-        """The gap line that says what somebody else did to a segment that is left, if it was touched."""
+        """Return a gap line that reports how somebody changed the old segment, or none if nobody did."""
         if segment.is_cut:
             missing_bytes = max(0, self._head.offset - segment.size)
             return [{"reason": TRUNCATED, "segment": segment.number, "lines": lost, "missing_bytes": missing_bytes}]
@@ -341,8 +341,8 @@ class StreamWriter:
         return []
 
     def _lost_in(self, segment: OpenSegment) -> int:
-        """How many events of a segment that was cut can be read no more, of those that no exporter had."""
-        # Reads what is left behind the furthest exporter under the journal's lock: a second's lines, or a backlog.
+        """Return how many events that no exporter had can no longer be read from a segment that was cut."""
+        # This reads all lines after the furthest exporter under the journal's lock: those of a second, or a backlog.
         furthest = Position(segment.number, 0, self._first_seq - 1)
         with contextlib.suppress(OSError):
             reached = (progress.position for progress in read_cursor(self.files.cursor, listed=False)[0].values())
@@ -353,7 +353,7 @@ class StreamWriter:
 
     def _tell_owed(self, observed_ns: int) -> None:
         while self._owed:
-            gap = self._owed.pop(0)  # before it is written, which may start another segment and come here again
+            gap = self._owed.pop(0)  # before writing it, which may start another segment and come here again
             try:
                 self.write_system(GAP, gap, observed_ns)
             except OSError:
@@ -361,10 +361,10 @@ class StreamWriter:
                 raise
 
     def _next_segment(self, number: int, former: OpenSegment | None, observed_ns: int) -> tuple[OpenSegment, Head]:
-        """A segment that begins behind the head, and the head behind its header.
+        """Return a segment that continues the chain from the head, and the head after its header.
 
         Raises:
-            OSError: it could not be made; no file is left.
+            OSError: the segment could not be made; no file is left.
         """
         segment = OpenSegment(self.files.segment(number), number, self._limits.file_mode)
         try:
@@ -395,7 +395,7 @@ class StreamWriter:
         return b"%b%b%d%b}\n" % (system_body(SEGMENT, content, observed_ns), self._tag, self._head.seq + 1, chained)
 
     def _restore(self, observed_ns: int) -> None:
-        """The segment was removed, renamed or replaced while it was written: put it back from the open descriptor."""
+        """Restore, from the open descriptor, a segment that was removed, renamed or replaced while it was written."""
         self._put_back(observed_ns)
         self._owed.append(_removed(self._segment))
         self._tell_owed(observed_ns)
