@@ -352,7 +352,7 @@ class Retention:
 
     def _described(self, doomed: _Doomed, number: int, reason: str) -> _Doomed | None:
         files, whole = doomed.files, doomed.ship_lock is not None
-        # In memory mode a segment needs no entry, but a whole stream does: nothing else records what its cursor counted.
+        # In memory mode a segment needs no entry, but a whole stream does: nothing else records its cursor's counts.
         if self._is_signed and not _is_in_memory(files, files.segments()):
             content = signed_obituary(files, number, reason, self._removals, whole=whole)
         else:
