@@ -1,7 +1,7 @@
-"""Read a trail wherever it lies: a journal directory, a collector's archive, a log of events, a log store.
+"""Read a trail from a journal directory, a collector's archive, Parquet files, a log of events or a log store.
 
-`location` tells what lies at a path or behind a URL and opens it as a `Store`, which `store` describes. `directory`,
-`archive`, `event_log`, `columns` (Parquet), `loki` and `victorialogs` are the stores. Files are read by `lines`,
-through `compression`, on the journal's own reader; log stores through `endpoint`. What arrived in no order is sorted by
-`sorting`.
+`location` finds out what a path or a URL holds and opens it as a `Store`, the interface in `store`. The stores are
+`directory`, `archive`, `event_log`, `columns` (Parquet), `loki` and `victorialogs`. `lines` reads files, through
+`compression` and the journal's own reader, and `endpoint` queries log stores. `sorting` sorts records that arrive in no
+order.
 """

@@ -1,10 +1,10 @@
-"""A collector's file archive: OTLP requests in JSON, one a line, as its file exporter writes them.
+"""A collector's file archive: OTLP requests in JSON, one per line, as its file exporter writes them.
 
-The exporter writes the newline by a second call. A kill can leave half a request, or a whole one without its newline,
-and the next request follows on the same line.
+The exporter writes each newline with a second call. If it is killed, it can leave half a request, or a whole one
+without its newline, and then the next request follows on the same line.
 
-`read_archive_line` gives the requests as official messages, to be sent again. `ArchiveStore` gives the journal lines
-that are the bodies of their records, to be verified or searched; it reads no more of a record than that takes.
+`read_archive_line` returns the requests as official messages, for sending them again. `ArchiveStore` returns the
+journal lines in the bodies of their records, for verifying or searching, and reads only the fields that this takes.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["ArchiveLine", "ArchiveStore", "halves_of", "is_archive_line", "read_
 
 _T = TypeVar("_T")
 
-# Every request begins like this. Inside a JSON string its quotes would be escaped, so the bytes occur nowhere else.
+# Every request begins with these bytes. They occur nowhere else, since quotes inside a JSON string are escaped.
 _START: Final = b'{"resourceLogs":'
 _raw_decode: Final = json.JSONDecoder().raw_decode
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLine:
-    """The requests that one line holds, and for each other piece of it why it is none."""
+    """The requests in one line, and for every other piece of the line the reason why it is not a request."""
 
     requests: Sequence[ExportLogsServiceRequest]
     unreadable: Sequence[str]
@@ -79,7 +79,7 @@ def _requests_in(line: bytes, read: Callable[[bytes], _T]) -> tuple[list[_T], li
 
 
 def _request_before(piece: bytes, read: Callable[[bytes], _T]) -> tuple[list[_T], list[_Torn]]:
-    """Return the request that a piece begins with, if it is whole, and what else there is."""
+    """Return the request at the beginning of a piece, if it is whole, and the remaining bytes."""
     text = piece.decode("utf-8", "surrogateescape")  # a torn request may end inside a character
     try:
         _, end = _raw_decode(text)
@@ -102,12 +102,12 @@ def _reason(text: str, error: Exception) -> str:
 
 
 def records_in(request: ExportLogsServiceRequest) -> int:
-    """Return how many records a request holds."""
+    """Return the number of records in a request."""
     return sum(len(scope.log_records) for logs in request.resource_logs for scope in logs.scope_logs)
 
 
 def halves_of(request: ExportLogsServiceRequest) -> tuple[ExportLogsServiceRequest, ExportLogsServiceRequest]:
-    """Return the records of a request in two, each with its resource and scope."""
+    """Split a request in two. Each record keeps its resource and scope."""
     count = records_in(request)
     return _slice(request, 0, count // 2), _slice(request, count // 2, count)
 
@@ -125,7 +125,7 @@ def _slice(request: ExportLogsServiceRequest, first: int, last: int) -> ExportLo
 
 
 class _Value(msgspec.Struct, frozen=True, gc=False):
-    """An AnyValue. Source: OTLP specification, JSON Protobuf encoding: an integer may be a text."""
+    """An AnyValue. Source: OTLP specification, JSON Protobuf encoding: an integer may be a string."""
 
     stringValue: str | None = None
     intValue: str | int | None = None
@@ -162,7 +162,8 @@ _decode_attributes: Final = msgspec.json.Decoder(list[_Attribute]).decode
 class ArchiveStore(SortingStore):
     """The trail in the files of a collector's archive. See `Store`.
 
-    A `Line` has the number of its file, from 1, as its segment, and the offset of the line that its request is in.
+    The segment of a `Line` is the number of its file, from 1, and its offset is that of the file's line with its
+    request.
     """
 
     kind = Kind.ARCHIVE
@@ -173,7 +174,7 @@ class ArchiveStore(SortingStore):
         self._files = files
 
     def contents(self) -> Iterator[Stored]:
-        """See `Store`."""
+        """Yield the records of all files, in the order of the files."""
         for number, path in enumerate(self._files, 1):
             offset = 0
             for line in numbered_lines(path):

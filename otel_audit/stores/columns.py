@@ -1,6 +1,6 @@
-"""A packed trail: Parquet files, as `otel-audit pack` writes them. The column `line` holds the journal line, exactly.
+"""A packed trail: the Parquet files that `otel-audit pack` writes. The column `line` holds the exact journal line.
 
-What is verified is that column. The others say the same in a form that any engine reads; nothing vouches for them.
+Only that column is verified. The others repeat its content in a form that any query engine reads, without proof.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
 __all__ = ["ColumnStore", "is_packed", "packed_in"]
 
 _MAGIC: Final = b"PAR1"  # Source: Apache Parquet, file format
-_ROWS: Final = 1000  # fetched at a time
+_ROWS: Final = 1000  # rows fetched at a time
 _MEMORY: Final = "256MB"
 
 
 def is_packed(path: Path) -> bool:
-    """Return True if a file is of Parquet.
+    """Return True if a file is in the Parquet format.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
 def packed_in(path: Path) -> Sequence[Path]:
-    """Return the Parquet files at or below a path, in the order of their names.
+    """Return the Parquet files at or below a path, sorted by name.
 
     Raises:
         OSError: one of them cannot be read.
@@ -44,7 +44,7 @@ def packed_in(path: Path) -> Sequence[Path]:
 class ColumnStore(SortingStore):
     """The trail in Parquet files. See `Store`.
 
-    A `Line` has the number of its file, from 1, as its segment, and its row as its offset.
+    The segment of a `Line` is the number of its file, from 1, and its offset is its row.
     """
 
     kind = Kind.PACKED

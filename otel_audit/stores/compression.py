@@ -1,12 +1,12 @@
-"""Files that were compressed after they were written, by gzip or zstd, or frame by frame as a collector writes them.
+"""Compressed files: by gzip or zstd after they were written, or frame by frame as a collector writes them.
 
-The first bytes tell them, whatever their name is. However much a small file unpacks to, no more of it is in memory than
-its longest line, besides the window of its compression: 128 MiB at most. A file that is cut off, or changed in the
-middle, is read up to there. A frame of a collector that is damaged costs no other frame: its bytes are given as they
-are, as a line that is none.
+Such a file is recognised by its first bytes, whatever its name. However much a small file unpacks to, memory holds only
+its longest line and the window of its compression, 128 MiB at most. A file that was cut off or changed is read up to
+the damage. A damaged frame of a collector does not affect other frames: its bytes are returned as they are, as a line
+that holds no record.
 
-Source: RFC 1952 for gzip, RFC 8878 for zstd; a file may hold several streams, one behind the other. The collector's
-file exporter with `compression: zstd`: each request has a frame of its own, behind its length in four bytes.
+Source: RFC 1952 for gzip and RFC 8878 for zstd. A file may hold several streams, one after the other. With
+`compression: zstd`, the collector's file exporter writes each request as a frame, preceded by its length in four bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _READ_BYTES: Final = 64 << 10
 
 
 class Compression(StrEnum):
-    """How a file is compressed."""
+    """The compression of a file."""
 
     GZIP = "gzip"
     ZSTD = "zstd"
@@ -48,12 +48,12 @@ _MAGIC: Final = {
 }
 _LENGTH_BYTES: Final = 4
 _HEAD_BYTES: Final = _LENGTH_BYTES + len(_ZSTD_MAGIC)  # of a frame, and no other magic is longer
-# The largest request that a collector takes by default is 20 MiB. A frame may be somewhat larger than what it holds.
+# By default a collector accepts requests of up to 20 MiB. A frame may be slightly larger than its content.
 _FRAME_MAX_BYTES: Final = 64 << 20
 
 
 def compression_of(path: Path) -> Compression | None:
-    """Return how a file is compressed; None if it is not.
+    """Return the compression of a file, or None if it is not compressed.
 
     Raises:
         OSError: the file cannot be read.
@@ -66,7 +66,7 @@ def compression_of(path: Path) -> Compression | None:
 
 
 def can_unpack(compression: Compression) -> bool:
-    """Return True if such files are read here."""
+    """Return True if this installation can read such files."""
     match compression:
         case Compression.GZIP:
             return True
@@ -78,7 +78,7 @@ def can_unpack(compression: Compression) -> bool:
 
 @contextmanager
 def reading(path: Path, *, window_bytes: int) -> Iterator[int | Unpacked]:
-    """Have a file open: its descriptor, or what it holds if it is compressed. One that cannot be unpacked is as it is.
+    """Open a file for the block. Yield its descriptor, or its content if it is compressed and can be unpacked here.
 
     Raises:
         OSError: the file cannot be read.
@@ -94,8 +94,8 @@ def reading(path: Path, *, window_bytes: int) -> Iterator[int | Unpacked]:
 class Unpacked:
     """The bytes that a compressed file holds, as a `Source` of `line_file`.
 
-    The last `window_bytes` that were unpacked are kept. The way further back leads over the start of the file. Once the
-    end was reached, `damage` says why it does not hold all that it should; empty if nothing is missing.
+    The last `window_bytes` of the content are kept. Going back further unpacks the file from its start again. Once the
+    end was reached, `damage` says why content is missing; it is empty if the file is whole.
     """
 
     def __init__(self, descriptor: int, compression: Compression, window_bytes: int) -> None:
@@ -111,7 +111,7 @@ class Unpacked:
         self._chunks = self._frames() if self._compression is Compression.FRAMED_ZSTD else self._streams()
 
     def read_at(self, size_bytes: int, offset: int) -> bytes:
-        """Return so many bytes from the offset on; fewer at the end, and from where the file is damaged on.
+        """Return `size_bytes` bytes from the offset on, or fewer at the end of the file or before damage.
 
         Raises:
             OSError: the file cannot be read.
@@ -132,12 +132,12 @@ class Unpacked:
         return b"".join(parts)
 
     def forget(self, offset: int) -> None:
-        """Drop what lies before the offset: nobody will go back."""
+        """Drop the content before the offset, which the caller will not read again."""
         while self._window and self._offset + len(self._window[0]) <= offset:
             self._offset += len(self._window.popleft())
 
     def _streams(self) -> Iterator[bytes]:
-        """Yield what the streams hold that stand one behind the other in the file."""
+        """Yield the content of the streams in the file, one after the other."""
         place, packed = 0, b""
         try:
             while packed := packed or os.pread(self._descriptor, _READ_BYTES, place):
@@ -164,7 +164,7 @@ class Unpacked:
             self.damage = f"expected {self._compression}, got what is damaged: {error}"
 
     def _frames(self) -> Iterator[bytes]:
-        """Yield what each frame holds, with a newline behind it."""
+        """Yield the content of each frame, followed by a newline."""
         place, size = 0, os.fstat(self._descriptor).st_size
         while place < size:
             length = _frame_bytes(os.pread(self._descriptor, _HEAD_BYTES, place))
@@ -185,19 +185,19 @@ class Unpacked:
                 self.damage = "expected a whole frame, got one that is cut off, damaged, or not yet whole"
 
     def _frame(self, place: int, length: int) -> bytes | None:
-        """Return what a frame holds; None if it is damaged, or holds more than any line."""
+        """Return the content of a frame, or None if it is damaged or longer than any line may be."""
         packed = os.pread(self._descriptor, length, place)
         decoder = _decoder_of(Compression.ZSTD)
         try:
             content = decoder.decompress(packed, _FRAME_MAX_BYTES)
         except (OSError, MemoryError):
             raise
-        except Exception:  # of ZstdError, which is in one of two packages
+        except Exception:  # ZstdError, which comes from one of two packages
             return None
         return content if decoder.eof and not decoder.unused_data else None
 
     def _frame_from(self, place: int, size: int) -> int:
-        """Return where the next frame begins; the end of the file if there is none."""
+        """Return the offset at which the next frame begins, or the end of the file."""
         while len(block := os.pread(self._descriptor, _READ_BYTES + _HEAD_BYTES, place)) >= _HEAD_BYTES:
             found = block.find(_ZSTD_MAGIC, _LENGTH_BYTES)
             while found >= 0:
@@ -210,18 +210,18 @@ class Unpacked:
         return size
 
     def _is_followed(self, place: int, size: int) -> bool:
-        """Return True if a frame can end here: the bytes of a magic may also stand inside of another frame."""
+        """Return True if a frame can end here. The magic bytes of a frame may also occur inside another one."""
         return place >= size or bool(_frame_bytes(os.pread(self._descriptor, _HEAD_BYTES, place)))
 
 
 def _frame_bytes(head: bytes) -> int:
-    """Return the length that stands in front of a frame; 0 if these bytes are not the beginning of one."""
+    """Return the length written before a frame, or 0 if these bytes do not begin a frame."""
     length = int.from_bytes(head[:_LENGTH_BYTES], "big")
     return length if head[_LENGTH_BYTES:] == _ZSTD_MAGIC and length <= _FRAME_MAX_BYTES else 0
 
 
 class _Decoder(Protocol):
-    """Unpacks one stream."""
+    """A decoder of one compressed stream."""
 
     @property
     def eof(self) -> bool: ...
@@ -233,7 +233,7 @@ class _Decoder(Protocol):
 
 
 class _GzipDecoder:
-    """Unpacks one member of a gzip file and verifies its checksum."""
+    """A decoder of one member of a gzip file. It verifies the checksum."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)
@@ -262,7 +262,7 @@ def _decoder_of(compression: Compression) -> _Decoder:
 
 
 def _zstd_decoder() -> _Decoder | None:
-    """Return None where it is missing: before Python 3.14 it is a package, which the extra `zstd` brings."""
+    """Return a zstd decoder, or None if there is none. Before Python 3.14 it takes a package from the extra `zstd`."""
     try:
         if sys.version_info >= (3, 14):
             from compression.zstd import ZstdDecompressor

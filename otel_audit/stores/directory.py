@@ -1,6 +1,6 @@
-"""A journal directory: all that stands in its streams, or the last events and those that come.
+"""A journal directory as a store: everything in its streams, or the last events followed by new ones.
 
-No lock is taken and no lock file opened, so nobody is kept out and nothing is set free by looking.
+Reading takes no lock and opens no lock file, so it neither keeps a writer or exporter out nor releases a lock.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from otel_audit.stores.store import Content, DamagedBytes, ForeignRecord, Kind, 
 
 __all__ = ["DirectoryStore", "Latest", "Seen"]
 
-_HEADER_PREFIX: Final = b'{"system":"segment"'  # says nothing of what was done
+_HEADER_PREFIX: Final = b'{"system":"segment"'  # a segment header reports no event
 _MOST_AT_ONCE: Final = 5000
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Seen:
-    """A line and its place among those of all streams: by the time at which it was recorded."""
+    """A line and its place among the lines of all streams, by the time at which it was recorded."""
 
     observed_ns: int
     stream_id: str
@@ -38,7 +38,7 @@ class Seen:
 
 
 class Latest:
-    """Reads the streams of a directory from their ends. For one thread.
+    """Read the streams of a directory from their ends. For one thread.
 
     Raises, in every method:
         OSError: a file cannot be read.
@@ -47,10 +47,10 @@ class Latest:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._places: dict[str, Position] = {}
-        self._looked_at: dict[str, tuple[int, int]] = {}  # the segment that was read last, and its size before that
+        self._looked_at: dict[str, tuple[int, int]] = {}  # the segment read last, and its size before that read
 
     def last(self, count: int) -> list[Seen]:
-        """Return the last lines of all streams by time, without the segment headers. `new` goes on behind them."""
+        """Return the last lines of all streams by time, without segment headers. `new` continues after them."""
         chosen: list[Seen] = []
         for stream_id, numbers in segments_in(self._directory).items():
             files = StreamFiles(self._directory, stream_id)
@@ -64,7 +64,7 @@ class Latest:
         return sorted(chosen)
 
     def new(self) -> list[Seen]:
-        """Return the lines that were written since, by time, some thousand at most. New segments and streams too."""
+        """Return lines written since the last call, by time, a few thousand at most. New streams are included."""
         found: list[Seen] = []
         for stream_id, numbers in segments_in(self._directory).items():
             files = StreamFiles(self._directory, stream_id)
@@ -73,7 +73,7 @@ class Latest:
         return sorted(found)
 
     def _forwards(self, files: StreamFiles, numbers: Sequence[int]) -> Iterator[Line]:
-        """The lines behind the place of a stream, which moves along."""
+        """Yield the lines after the place reached in a stream, and advance it."""
         place = self._places.setdefault(files.stream_id, Position(numbers[0]))
         for number in numbers:
             if number < place.segment:
@@ -82,7 +82,7 @@ class Latest:
                 place = Position(number, 0, place.seq)
             size = _size(files, number)
             if self._looked_at.get(files.stream_id) == (number, size):
-                continue  # behind the place there may be damage, which would be read again and again
+                continue  # unchanged: any damage after the place would be read again and again
             for line in lines_behind(files, place):
                 self._places[files.stream_id] = place = line.end
                 yield line
@@ -90,7 +90,7 @@ class Latest:
 
 
 def _ends(files: StreamFiles, numbers: Sequence[int]) -> Mapping[int, int]:
-    """Where the whole lines of each segment end, oldest first."""
+    """Return the offset at which the whole lines of each segment end, oldest segment first."""
     ends: dict[int, int] = {}
     for number in numbers:
         with contextlib.suppress(FileNotFoundError):  # removed since the directory was listed
@@ -120,8 +120,8 @@ def _seen(line: Line, stream_id: str) -> list[Seen]:
 class DirectoryStore:
     """The trail in a journal directory, its ledgers included. See `Store`.
 
-    The directory may live: what a segment has when its end is reached is read, and one that retention removes meanwhile
-    is left out.
+    The directory may be in use. Each segment is read up to the end that it has when it is reached, and segments that
+    retention removes in the meantime are left out.
     """
 
     kind = Kind.JOURNAL
@@ -131,7 +131,7 @@ class DirectoryStore:
         self._directory = directory
 
     def contents(self) -> Iterator[Stored]:
-        """See `Store`: stream by stream."""
+        """Yield everything, stream by stream."""
         for stream_id in self.streams():
             for each in self.lines_of(stream_id):
                 yield (stream_id, each) if isinstance(each, Line) else each
@@ -141,20 +141,20 @@ class DirectoryStore:
         return sorted(self.files())
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
-        """See `Store`. What stands behind the last newline of a segment is torn, or its writer is still at it."""
+        """Yield the lines of one stream. Bytes after the last newline of a segment are torn, or still being written."""
         files = self.files().get(stream_id)
         for number in files.segments() if files is not None else ():
             yield from self.segment(stream_id, number, after)
 
     def segment(self, stream_id: str, number: int, after: int = 0) -> Iterator[Content]:
-        """Yield what stands in one segment of a stream; nothing if it was removed since the directory was listed."""
+        """Yield the lines of one segment; none if it was removed since the directory was listed."""
         files = self.files().get(stream_id)
         if files is not None:
             with contextlib.suppress(FileNotFoundError):
                 yield from self._segment(files, number, after)
 
     def others(self) -> Iterator[ForeignRecord | DamagedBytes]:
-        """See `Store`: there is nothing."""
+        """Yield nothing, since everything in a journal belongs to a stream."""
         return iter(())
 
     def place_of(self, line: Line) -> str:
@@ -174,7 +174,7 @@ class DirectoryStore:
         self.close()
 
     def files(self) -> Mapping[str, StreamFiles]:
-        """Return the files of each stream, and of each ledger, by its id."""
+        """Return the files of each stream and ledger, by its id."""
         logs = [*streams_in(self._directory), *LedgerFiles(self._directory).logs()]
         return {files.stream_id: files for files in logs}
 

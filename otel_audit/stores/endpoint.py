@@ -1,10 +1,10 @@
-"""A log store behind HTTP: its URL, who asks, and one answer at a time.
+"""A log store behind HTTP: its URL, the credentials, and one response at a time.
 
     loki+https://ann:secret@logs.example.com/prefix?tenant=audit&ca_file=/etc/ca.pem
 
-Whoever asks is named in the URL: `user:password@` for basic authentication, `bearer_file` for a file with a token,
-`tenant` for a store of many tenants. A token itself does not stand in a URL, since every user of a machine can read the
-arguments of a process. Nothing else is taken from the environment but proxies: no `.netrc` replaces what was given.
+The URL holds the credentials: `user:password@` for basic authentication, `bearer_file` for a file with a token, and
+`tenant` for a store with several tenants. A URL cannot hold a token, since every user of a machine can read the
+arguments of a process. The environment contributes only proxies: no `.netrc` overrides the URL.
 
 Source: RFC 9110 for HTTP, RFC 6750 for bearer tokens, RFC 7617 for basic authentication.
 """
@@ -38,7 +38,7 @@ _SAID_CHARS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class EndpointUrl:
-    """What a URL says. `start_ns` and `end_ns` bound the times that are read; None: no bound was given."""
+    """The parts of a store's URL. `start_ns` and `end_ns` bound the times to read; None means no bound."""
 
     kind: str
     base: str  # without user, password and options
@@ -55,10 +55,10 @@ class EndpointUrl:
 
     @classmethod
     def parse(cls, url: str) -> EndpointUrl:
-        """Return what a URL says.
+        """Parse the URL of a log store.
 
         Raises:
-            StoreUnreadable: it is none of a log store, or has an option that nobody knows.
+            StoreUnreadable: the URL is not that of a log store, or it has an unknown option.
         """
         parts = urlsplit(url)
         kind, _, scheme = parts.scheme.partition("+")
@@ -83,7 +83,7 @@ class EndpointUrl:
 
     @property
     def shown(self) -> str:
-        """The URL without whoever asks."""
+        """The URL without credentials."""
         return f"{self.kind}+{self.base}"
 
 
@@ -95,12 +95,12 @@ def _time_of(name: str, text: str) -> int:
 
 
 class LogEndpoint:
-    """Asks a log store. One thread."""
+    """A client of a log store. For one thread."""
 
     def __init__(
         self, url: EndpointUrl, headers: Mapping[str, str], *, pause: Callable[[float], object] = time.sleep
     ) -> None:
-        import requests  # takes 0.1 s, which commands that read files need not spend
+        import requests  # takes 0.1 s, which commands that only read files should not spend
 
         self._url = url
         self._pause = pause
@@ -115,19 +115,19 @@ class LogEndpoint:
         self._session.close()
 
     def get(self, path: str, parameters: Mapping[str, str]) -> bytes:
-        """Return a whole answer.
+        """Return a whole response body.
 
         Raises:
-            StoreUnreadable: there is none, or it is an error.
+            StoreUnreadable: there was no response, or it was an error.
         """
         with self._answer(path, parameters) as answer, self._said(path):
             return answer.content
 
     def lines(self, path: str, parameters: Mapping[str, str]) -> Iterator[bytes]:
-        """Yield the lines of an answer as they come, without their newlines. No more than one line is held.
+        """Yield the lines of a response as they arrive, without their newlines. Only one line is held in memory.
 
         Raises:
-            StoreUnreadable: there is no answer, it is an error, or it breaks off.
+            StoreUnreadable: there was no response, it was an error, or it broke off.
         """
         held = b""
         with self._answer(path, parameters) as answer, self._said(path):
@@ -157,7 +157,7 @@ class LogEndpoint:
             answer.close()
 
     def _asked(self, path: str, parameters: Mapping[str, str]) -> requests.Response:
-        """Ask, and once more after a pause where the store is busy or away."""
+        """Send a request, and once more after a pause if the store is busy or cannot be reached."""
         from requests import RequestException
 
         pause_s = _FIRST_PAUSE_S
@@ -168,8 +168,8 @@ class LogEndpoint:
                     params=dict(parameters),
                     timeout=_TIMEOUT_S,
                     stream=True,
-                    verify=self._url.ca_file or None,  # that of a session would give way to REQUESTS_CA_BUNDLE
-                    allow_redirects=False,  # a login page is no answer, and no other host is told a password
+                    verify=self._url.ca_file or None,  # REQUESTS_CA_BUNDLE would override the session's own setting
+                    allow_redirects=False,  # a login page is not data, and no other host may see the password
                 )
             except RequestException as error:
                 if not left:
@@ -192,12 +192,12 @@ class LogEndpoint:
             raise self._unreadable(path, error) from error
 
     def _unreadable(self, path: str, error: Exception) -> StoreUnreadable:
-        # The error's own text may hold the URL with its parameters, but never whoever asks: that is in headers.
+        # The text of the error may hold the URL with its parameters, but no credentials: those are in headers.
         return StoreUnreadable(f"{self._url.shown}{path}: expected an answer, got {type(error).__name__}: {error}")
 
 
 def _authorisation(url: EndpointUrl) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
-    """Return what says in each request who asks. Without one `requests` would look for one in `.netrc`."""
+    """Return a function that adds the credentials to a request. Without one, `requests` would look in `.netrc`."""
     from requests.auth import HTTPBasicAuth
 
     if url.bearer_file:

@@ -1,13 +1,12 @@
-"""A log of events, one JSON object a line: Feast's audit log, or our own JSONL export. Its lines as journal lines.
+"""A log of events, one JSON object per line: Feast's audit log, or our own JSONL export, read as journal lines.
 
-What a record needs and the line lacks is derived from the log itself, so that whoever reads it, and however often,
-makes the same ids:
+Fields that a record needs and the line lacks are derived from the log itself, so every reading gives the same ids:
 
-* `stream_id`, from the first line: a copy or a renamed file is the same stream;
-* `seq`, the number of the line;
-* `event_id`, from stream, number and bytes of the line;
-* `time_ns`, from `timestamp`; 0, which says unknown, where that is none. `observed_ns` is the same: when the event was
-  first observed is not known, and the time of reading it would differ from reading to reading.
+* `stream_id` comes from the first line, so a copy or a renamed file is the same stream.
+* `seq` is the number of the line.
+* `event_id` comes from the stream, the number and the bytes of the line.
+* `time_ns` comes from `timestamp`, and is 0, for unknown, if that is not a time. `observed_ns` is the same: nobody
+  knows when the event was first observed, and the time of reading would differ each time.
 
 Source: RFC 9562, section 5.8 and appendix B.2: UUIDv8, name-based with SHA-256.
 """
@@ -37,16 +36,16 @@ _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class EventLog:
-    """Makes journal lines of the lines of one log, which `first_line` stands for."""
+    """A converter from the lines of one log, identified by its `first_line`, to journal lines."""
 
     def __init__(self, first_line: bytes) -> None:
         self.stream_id = _uuid(b"otel-audit-log-v1", first_line)
 
     def line(self, content: bytes, number: int) -> bytes:
-        """The journal line for line `number`, counted from 1. A line that is one already is returned as it is.
+        """Return the journal line for line `number`, from 1. A line that already is a journal line stays as it is.
 
         Raises:
-            UnreadableLine: it is no event.
+            UnreadableLine: the line is not an event.
         """
         content = content.strip()
         event = _event(content)
@@ -69,7 +68,7 @@ class EventLog:
 
 
 class EventLogStore(SortingStore):
-    """The lines of one log as journal lines. See `Store`. Nothing can be proven of those that were made here."""
+    """The lines of one log as journal lines. See `Store`. Lines that were converted here prove nothing."""
 
     kind = Kind.EVENT_LOG
 
@@ -132,7 +131,7 @@ def _has_id(event: Mapping[str, Any]) -> bool:
 
 
 def _without(content: bytes, keys: frozenset[str]) -> bytes:
-    """The object without these keys and its closing brace, the bytes of every other value as they are."""
+    """Return the object without these keys and its closing brace. The bytes of all other values are unchanged."""
     fields = (b"%b:%b" % (msgspec.json.encode(k), v) for k, v in _decode_raw(content).items() if k not in keys)
     return b"{%b" % b",".join(fields)
 

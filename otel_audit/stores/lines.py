@@ -1,7 +1,7 @@
-"""The lines of a file with their numbers, from any place on, in constant memory; also of one that was compressed.
+"""Numbered lines of a file, compressed or not, from any place on and in constant memory.
 
-They are read by `journal.line_file`, as the segments of a journal are. Offsets and numbers count what a compressed file
-holds: a mark that was made in a file is good in its compressed form.
+`journal.line_file` reads them, as it reads the segments of a journal. Offsets and numbers refer to the unpacked
+content, so a mark made in a file is still valid after the file was compressed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "numbered_lines",
 ]
 
-# The largest request that a collector takes by default is 20 MiB, and JSON makes two to three times as much of it.
+# By default a collector accepts requests of up to 20 MiB, and in JSON they take two to three times as much.
 _LINE_MAX_BYTES: Final = 64 << 20
 LONGER_THAN_HELD: Final = "expected a line of up to 64 MiB, got a longer one"
 _FIRST_LINE_BYTES: Final = 64 << 10
@@ -36,9 +36,9 @@ _BEFORE_BYTES: Final = 256
 
 
 class Mark(NamedTuple):
-    """A place between two lines of a file: its offset, the number of the line before it, and what is before it.
+    """A place between two lines of a file: its offset, the number of the line before it, and a digest.
 
-    `before` is a digest of the last bytes in front of the place, which tells the file from another one; empty: unknown.
+    `before` is the digest of the last bytes before the place, which identifies the file. Empty means unknown.
     """
 
     offset: int = 0
@@ -47,10 +47,10 @@ class Mark(NamedTuple):
 
 
 class NumberedLine(NamedTuple):
-    """One line without its newline, and the place behind it.
+    """One line without its newline, and the place after it.
 
-    `content` is None for a line that is too long to be held. `ended`: there is a newline; without one somebody may
-    still be writing it. `damage` says why nothing can be unpacked behind this line, which is then the last one.
+    `content` is None if the line is too long to hold in memory. `ended` is False if there is no newline, and the line
+    may still be being written. `damage` says why nothing after this line, then the last one, can be unpacked.
     """
 
     content: bytes | None
@@ -63,12 +63,12 @@ _START: Final = Mark()
 
 
 def _reading(path: Path) -> AbstractContextManager[int | Unpacked]:
-    """Open a file; of one that is compressed as much is kept as the longest line takes, and what is read beyond it."""
+    """Open a file. If it is compressed, keep enough of its content for the longest line and the read beyond it."""
     return reading(path, window_bytes=_LINE_MAX_BYTES + BLOCK_BYTES)
 
 
 def numbered_lines(path: Path, mark: Mark = _START) -> Iterator[NumberedLine]:
-    """Yield the lines from the mark to where the file ends now; what is appended meanwhile is left.
+    """Yield the lines from the mark to the current end of the file. Lines appended in the meantime are not read.
 
     Raises:
         OSError: the file cannot be read.
@@ -99,7 +99,7 @@ def numbered_lines(path: Path, mark: Mark = _START) -> Iterator[NumberedLine]:
 
 
 def hash_of(path: Path, offset: int, length: int) -> str:
-    """Return the SHA-256 in hex of so many bytes of what a file holds, from the offset on.
+    """Return the hex SHA-256 of `length` bytes of a file's content, from the offset on.
 
     Raises:
         OSError: the file cannot be read.
@@ -109,7 +109,7 @@ def hash_of(path: Path, offset: int, length: int) -> str:
 
 
 def first_line(path: Path) -> bytes:
-    """Return the first line without its newline, or the first 64 KiB of it: what tells one log from another.
+    """Return the first line without its newline, at most 64 KiB of it. It identifies a log.
 
     Raises:
         OSError: the file cannot be read.
@@ -118,7 +118,7 @@ def first_line(path: Path) -> bytes:
 
 
 def beginning(path: Path, size_bytes: int) -> tuple[bytes, str]:
-    """Return the first bytes that a file holds, and why they are not as many as there should be.
+    """Return the first bytes of a file's content, and the reason if there are fewer than expected.
 
     Raises:
         OSError: the file cannot be read.
@@ -128,7 +128,7 @@ def beginning(path: Path, size_bytes: int) -> tuple[bytes, str]:
 
 
 def is_marked(path: Path, mark: Mark) -> bool:
-    """Return True if the mark was made in this file, and not in another one, which may even begin alike.
+    """Return True if the mark was made in this file, and not in another one that may begin alike.
 
     Raises:
         OSError: the file cannot be read.
@@ -138,7 +138,7 @@ def is_marked(path: Path, mark: Mark) -> bool:
 
 
 def _size_of(source: int | Unpacked) -> int:
-    """Return the size now. Nobody knows that of a compressed file before its end: it is beyond all others."""
+    """Return the current size. For a compressed file it is unknown before the end, and a huge number is returned."""
     return os.fstat(source).st_size if isinstance(source, int) else sys.maxsize
 
 
@@ -149,11 +149,11 @@ def _end_of(source: int | Unpacked, offset: int, size: int) -> int:
 
 
 def _start(source: int | Unpacked, mark: Mark, size: int) -> tuple[Mark, bytes]:
-    """Return where to begin, and the bytes in front of it."""
+    """Return the mark at which to begin, and the bytes before it."""
     before = _before(source, mark, size)
     if not before:
         return Mark(), b""
-    # The last line had no newline when it was read, and has got one since: that is no line of its own.
+    # The last line got its newline only after it was read. The newline alone is not another line.
     after = read_at(source, 1, mark.offset)
     if not before.endswith(b"\n") and after == b"\n":
         return Mark(mark.offset + 1, mark.line), (before + after)[-_BEFORE_BYTES:]
@@ -161,7 +161,7 @@ def _start(source: int | Unpacked, mark: Mark, size: int) -> tuple[Mark, bytes]:
 
 
 def _before(source: int | Unpacked, mark: Mark, size: int) -> bytes | None:
-    """Return the last bytes in front of the mark; None if they are not those that it was made behind."""
+    """Return the last bytes before the mark, or None if they differ from those at the time it was made."""
     if mark.offset > size:
         return None
     start = max(0, mark.offset - _BEFORE_BYTES)

@@ -1,6 +1,6 @@
-"""Tell what lies at a path or behind a URL, and open it as a store.
+"""Find out which kind of trail a path or a URL holds, and open it as a store.
 
-What a file holds is told by its first megabyte, whatever its name is and however it is compressed.
+The first megabyte of a file decides, whatever its name or compression.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _LOOKED_AT_BYTES: Final = 1 << 20
 
 
 class NothingStored(AuditError):
-    """A path holds none of the kinds of record that are known here."""
+    """A path holds no known kind of record."""
 
 
 def is_url(where: str) -> bool:
-    """Return True if this names a log store and no path."""
+    """Return True if this is the URL of a log store rather than a path."""
     return where.startswith(("loki+", "victorialogs+"))
 
 
 def open_store(where: Path | str) -> Store:
-    """Open what lies at a path or behind a URL such as `loki+https://HOST`. Close it when it is no longer needed.
+    """Open the trail at a path or a URL such as `loki+https://HOST`. The caller closes it.
 
     Raises:
-        NothingStored: no trail lies at the path.
+        NothingStored: the path holds no trail.
         StoreUnreadable: the URL cannot be understood.
         OSError: the path cannot be read.
     """
@@ -62,11 +62,11 @@ def open_store(where: Path | str) -> Store:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return what lies at a path: journal, archive, packed trail or event log.
+    """Return the kind of trail at a path: journal, archive, packed trail or event log.
 
     Raises:
-        NothingStored: none of these does.
-        OSError: it cannot be read.
+        NothingStored: the path holds none of these.
+        OSError: the path cannot be read.
     """
     if path.is_dir():
         if segments_in(path) or LedgerFiles(path).segments():
@@ -91,7 +91,7 @@ def kind_of(path: Path) -> Kind:
 
 
 def files_in(path: Path) -> Sequence[Path]:
-    """Return the files of an archive: the path itself, or those in it that are an archive's, the oldest first.
+    """Return the files of an archive, oldest first: the path itself, or the archive files in that directory.
 
     Raises:
         NothingStored: one of them cannot be unpacked.
@@ -99,15 +99,15 @@ def files_in(path: Path) -> Sequence[Path]:
     """
     if not path.is_dir():
         return [path]
-    # By name, files that were rotated come before the one that is written: archive-<time>.jsonl, archive.jsonl.
+    # Sorted by name, rotated files come before the current one: archive-<time>.jsonl, archive.jsonl.
     return [each for each in sorted(path.iterdir()) if each.is_file() and _kind_of_file(each) is Kind.ARCHIVE]
 
 
 def _kind_of_file(path: Path) -> Kind | None:
-    """Return what a file holds. Look at more than its first line, which may be torn.
+    """Return the kind of trail in a file, or None. More than its first line is examined, since that may be torn.
 
     Raises:
-        NothingStored: it cannot be unpacked here. Left out in silence it would look as if it had been read.
+        NothingStored: the file cannot be unpacked here. Skipping it silently would look as if it had been read.
     """
     compression = compression_of(path)
     if compression is not None and not can_unpack(compression):

@@ -1,11 +1,11 @@
 """A trail in Loki. The body of a record is its log line; its attributes are structured metadata, with `_` for `.`.
 
-A query gives so many lines at most, the first ones of all streams by time. The next page begins with the last time of
-the one before, whose lines are all read again: those that share this time may have been cut off. Where one time has
-more lines than a page takes, they are told apart by their number.
+The result of a query is limited to a page: the first lines of all streams by time. Each page begins at the last time of
+the one before and reads the lines of that time again, since some of them may have been cut off. If one time has more
+lines than fit on a page, they are fetched in ranges of their sequence numbers.
 
 Source: the HTTP API of Loki, `query_range`, and LogQL, whose label filters compare numbers. `start` is inclusive, `end`
-is not.
+is exclusive.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
 __all__ = ["LokiStore"]
 
 _PATH: Final = "/loki/api/v1/query_range"
-_PAGE_LINES: Final = 1000  # no store allows fewer by default, and a page is held in memory
+_PAGE_LINES: Final = 1000  # allowed by every store's defaults, and small enough to hold a page in memory
 _DAY_NS: Final = 86_400 * 10**9
-# A Loki answers queries over 30 days at most, if its `max_query_length` was not changed.
+# By default (`max_query_length`), Loki answers queries over 30 days at most.
 _WINDOW_NS: Final = 28 * _DAY_NS
-_FIRST_NS: Final = 18_262 * _DAY_NS  # 2020: nothing of ours is older
+_FIRST_NS: Final = 18_262 * _DAY_NS  # 2020: no trail is older
 _STREAM_ID: Final = keys.SEQUENCE_STREAM_ID.replace(".", "_")
 _NUMBER: Final = keys.SEQUENCE_NUMBER.replace(".", "_")
 _SELECTOR: Final = '{service_name=~".+"}'
@@ -44,10 +44,10 @@ class _Entry(NamedTuple):
 
 
 class LokiStore(SortingStore):
-    """The records that name their stream. See `Store`. A `Line` has its time in nanoseconds as its offset.
+    """The trail in Loki, found by the records that name their stream. See `Store`.
 
-    The option `query` of the URL is a stream selector that narrows them, such as `{service_name="shop"}`; `tenant` is
-    the `X-Scope-OrgID`.
+    The offset of a `Line` is its time in nanoseconds. The URL option `query` is a stream selector that narrows the
+    search, such as `{service_name="shop"}`, and `tenant` is the `X-Scope-OrgID`.
     """
 
     kind = Kind.LOKI
@@ -70,7 +70,7 @@ class LokiStore(SortingStore):
         self._page_lines = page_lines
 
     def contents(self) -> Iterator[Stored]:
-        """See `Store`. What arrives while it is read may be left."""
+        """Yield everything, by time. Records that arrive in the meantime may be missing."""
         begin_ns = self._start_ns
         last_ns = self._now_ns() + _DAY_NS if self._end_ns is None else self._end_ns  # clocks differ
         while begin_ns < last_ns:
@@ -102,7 +102,7 @@ class LokiStore(SortingStore):
                 begin_ns = last_ns
 
     def _moment(self, time_ns: int, numbers: tuple[int, int]) -> Iterator[_Entry]:
-        """Yield the lines of one time, those with numbers from the first to before the second."""
+        """Yield the lines of one time whose sequence numbers lie in `numbers`, the end excluded."""
         first, end = numbers
         query = f"{self._query} | {_NUMBER}>={first} | {_NUMBER}<{end}"
         page = self._page(query, time_ns, time_ns + 1)

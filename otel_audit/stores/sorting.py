@@ -1,7 +1,7 @@
-"""The lines of many streams, as they arrive, sorted by stream and number on disk: memory stays flat.
+"""Sort the lines of many streams by stream and number, on disk and in constant memory.
 
-Portions of some megabytes are sorted and written one behind the other into a temporary file without a name. A stream is
-read from all portions that have some of it, side by side.
+Portions of some megabytes are sorted and written one after the other to an unnamed temporary file. To read a stream,
+all portions that contain it are merged.
 
 Source: external merge sort (Knuth, The Art of Computer Programming, volume 3, section 5.4).
 """
@@ -23,30 +23,30 @@ from otel_audit.stores.store import Content, DamagedBytes, ForeignRecord, Remain
 __all__ = ["SortedLines", "SortingStore"]
 
 _PORTION_BYTES: Final = 32 << 20
-_ENTRY_BYTES: Final = 200  # what an entry takes in memory besides its bytes
-_READ_BYTES: Final = 256 << 10  # at a time, for each portion
+_ENTRY_BYTES: Final = 200  # the memory of an entry besides its bytes
+_READ_BYTES: Final = 256 << 10  # per read and portion
 _HEAD: Final = struct.Struct("<QIQI?")
 
 
 class _Entry(NamedTuple):
-    """A line, or the remains of one. Sorted by number, then by place, which is the order in which they came."""
+    """A line, or the remains of one. Entries sort by number, then by place, in their order of arrival."""
 
     seq: int
     segment: int
     offset: int
     is_line: bool
-    content: bytes  # of remains: the place, a newline, the body
+    content: bytes  # for remains, the place, a newline and the body
 
 
 class _Run(NamedTuple):
-    """Where the entries of a stream stand in the file."""
+    """The entries of one stream in one portion of the file."""
 
     offset: int
     end: int
 
 
 class SortedLines:
-    """Lines by stream and number. Everything is added before the first is read. One thread."""
+    """Lines sorted by stream and number. Add all of them before reading the first. For one thread."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, list[_Entry]] = {}
@@ -55,10 +55,10 @@ class SortedLines:
         self._file: IO[bytes] | None = None
 
     def add(self, stored: tuple[str, Line] | Remains) -> None:
-        """Take one more.
+        """Add one line or the remains of one.
 
         Raises:
-            OSError: there is no room for it in the directory for temporary files.
+            OSError: the directory for temporary files is full.
         """
         if isinstance(stored, Remains):
             stream_id, content = stored.stream_id, b"%b\n%b" % (stored.place.encode("utf-8", "replace"), stored.body)
@@ -72,11 +72,11 @@ class SortedLines:
             self._write()
 
     def streams(self) -> Sequence[str]:
-        """Return the ids of all streams, the oldest first."""
+        """Return the ids of all streams, oldest first."""
         return sorted(self._runs.keys() | self._waiting.keys())
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Line | Remains]:
-        """Yield what is there of a stream behind the line of this number: equal copies once, all that differ."""
+        """Yield the lines of a stream after number `after`. Equal copies are yielded once, differing copies each."""
         runs = [self._entries(run) for run in self._runs.get(stream_id, ())]
         waiting = sorted(self._waiting.get(stream_id, ()))
         entries = merge(*runs, waiting) if runs else iter(waiting)
@@ -85,12 +85,12 @@ class SortedLines:
                 yield from _distinct(stream_id, copies)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which removes it."""
         if self._file is not None:
             self._file.close()
 
     def _write(self) -> None:
-        """Sort what waits, and write it behind what was written before."""
+        """Sort the entries in memory, and append them to the file."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=_READ_BYTES)  # noqa: SIM115  open until `close`
         file = self._file
@@ -104,7 +104,7 @@ class SortedLines:
         self._waiting, self._waiting_bytes = {}, 0
 
     def _entries(self, run: _Run) -> Iterator[_Entry]:
-        assert self._file is not None  # there are no runs without it
+        assert self._file is not None  # runs exist only in a file
         descriptor, (offset, end), data, place = self._file.fileno(), run, b"", 0
         while offset < end or place < len(data):
             held = len(data) - place
@@ -127,7 +127,7 @@ def _length_at(data: bytes, place: int) -> int:
 
 
 def _distinct(stream_id: str, copies: Iterable[_Entry]) -> Iterator[Line | Remains]:
-    """Yield copies of one line, those that are equal once."""
+    """Yield the copies of one line, each distinct content once."""
     first: bytes | None = None
     others: set[bytes] = set()
     for seq, segment, offset, is_line, content in copies:
@@ -145,28 +145,28 @@ def _distinct(stream_id: str, copies: Iterable[_Entry]) -> Iterator[Line | Remai
 
 
 class SortingStore:
-    """A store whose records lie in no order: it is read once, and its lines are sorted, when the first is asked for.
+    """A store whose records are in no order. On first use, it is read once and its lines are sorted.
 
-    See `Store`. A subclass has `kind`, `where`, `contents` and `place_of`.
+    See `Store`. A subclass provides `kind`, `where`, `contents` and `place_of`.
     """
 
     def __init__(self) -> None:
         self._sorted: SortedLines | None = None
 
     def contents(self) -> Iterator[Stored]:
-        """Yield everything once, in the order in which it lies."""
+        """Yield everything once, in the order of the store."""
         raise NotImplementedError
 
     def streams(self) -> Sequence[str]:
-        """Return the ids of its streams, the oldest first."""
+        """Return the ids of the streams, oldest first."""
         return self._lines().streams()
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
-        """Yield what is there of one stream behind the line of this number, by number."""
+        """Yield the lines of one stream after number `after`, by number."""
         return self._lines().lines_of(stream_id, after)
 
     def others(self) -> Iterator[ForeignRecord | DamagedBytes]:
-        """Yield what belongs to no stream."""
+        """Yield the records and bytes that belong to no stream."""
         return (each for each in self.contents() if isinstance(each, ForeignRecord | DamagedBytes))
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""A trail, wherever it lies: what is read of it, and how.
+"""The interface to a trail, wherever it is stored.
 
-A store gives back journal lines as `Line`, with the bytes that the journal hashed. Where it cannot, it says what it has
-instead: the remains of a line, a record of somebody else, or damaged bytes. Nothing is passed over in silence.
+A store returns journal lines as `Line`, with the bytes that the journal hashed. Everything else is reported as what it
+is: the remains of a line, a foreign record, or damaged bytes. Nothing is skipped silently.
 
-A store that is no journal has its records in the order in which they arrived: of many streams, with copies, and late
-ones behind others. `lines_of` gives those of one stream in the order of their numbers all the same.
+A store other than a journal holds records in their order of arrival: mixed from many streams, with copies, and with
+late ones after newer ones. `lines_of` still returns the lines of one stream in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INT64_MAX: Final = 2**63 - 1
 
 
 class Kind(StrEnum):
-    """What a trail lies in. The lines of an event log have no chain: nothing can be proven of them."""
+    """The kind of a store. The lines of an event log have no chain, so nothing can be proven about them."""
 
     JOURNAL = "journal"
     ARCHIVE = "collector archive"
@@ -45,11 +45,11 @@ class Kind(StrEnum):
 
 
 class StoreUnreadable(AuditError):
-    """A log store cannot be asked, or its answer is not what was asked for."""
+    """A log store cannot be queried, or its response is not what the query asked for."""
 
 
 class DamagedBytes(NamedTuple):
-    """Bytes that belong to no record: where they stand in what a file holds, and their SHA-256 in hex."""
+    """Bytes that belong to no record: their place in a file's content, and their hex SHA-256."""
 
     file: str
     offset: int
@@ -59,7 +59,7 @@ class DamagedBytes(NamedTuple):
 
 
 class Remains(NamedTuple):
-    """A record that names a line, and whose body is not that line: somebody has cut or changed it on its way."""
+    """A record that names a line but whose body is not that line, since it was cut or changed on its way."""
 
     stream_id: str
     seq: int
@@ -68,9 +68,9 @@ class Remains(NamedTuple):
 
 
 class ForeignRecord(NamedTuple):
-    """A record that neither is a line of a journal nor names one: an application sent it, maybe through a journal.
+    """A record that neither is a journal line nor names one. An application sent it, maybe through a journal.
 
-    The journal line of a record of the plain logs API is not sent, so it is missing among the numbers of its stream.
+    Records of the plain logs API are sent without their journal line, so their numbers are missing from the stream.
     """
 
     event_name: str
@@ -79,45 +79,45 @@ class ForeignRecord(NamedTuple):
 
 
 Content = Line | Remains | DamagedBytes
-"""What is read of one stream."""
+"""The content of one stream."""
 Stored = tuple[str, Line] | Remains | ForeignRecord | DamagedBytes
-"""What is read of a store in its own order; a line with the id of its stream."""
+"""The content of a store in its own order. A line comes with the id of its stream."""
 
 
 class Store(Protocol):
-    """A trail. One thread; to be closed, since what sorts it may be in a temporary file.
+    """A stored trail. For one thread. Close it, since it may sort its lines in a temporary file.
 
     Raises, in every method:
-        OSError: it cannot be read.
-        StoreUnreadable: a log store cannot be asked, or answers what cannot be understood.
+        OSError: the files cannot be read.
+        StoreUnreadable: a log store cannot be queried, or its response cannot be understood.
     """
 
     @property
     def kind(self) -> Kind:
-        """What it is."""
+        """The kind of the store."""
 
     @property
     def where(self) -> str:
-        """Where it is, to be shown: a path, or a URL without its password."""
+        """The place of the store for display: a path, or a URL without its password."""
 
     def contents(self) -> Iterator[Stored]:
-        """Yield everything once, in the order in which it lies, in constant memory."""
+        """Yield everything once, in the order of the store and in constant memory."""
 
     def streams(self) -> Sequence[str]:
-        """Return the ids of its streams, the oldest first. The ledger of a directory is one of them."""
+        """Return the ids of the streams, oldest first. The ledger of a directory is one of them."""
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
-        """Yield what is there of one stream behind the line of this number.
+        """Yield the lines of one stream after number `after`.
 
-        A journal gives it in the order of its files, the torn end of a segment as well. Other stores give it by number:
-        equal copies once, all that differ.
+        A journal yields them in the order of its files, including the torn end of a segment. Other stores yield them by
+        number: equal copies once, differing copies each.
         """
 
     def others(self) -> Iterator[ForeignRecord | DamagedBytes]:
-        """Yield what belongs to no stream."""
+        """Yield the records and bytes that belong to no stream."""
 
     def place_of(self, line: Line) -> str:
-        """Return where a line stands, to be shown."""
+        """Return the place of a line, for display."""
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -139,9 +139,9 @@ def stored_record(
     segment: int = 1,
     offset: int = 0,
 ) -> tuple[str, Line] | Remains | ForeignRecord:
-    """Return what a record of a store is. Its attributes are asked for only if its body is no line of a journal.
+    """Classify a record of a store. Its attributes are read only if its body is not a journal line.
 
-    The body is what the journal hashed, so it is believed, and not what the attributes say beside it.
+    The body is trusted over the attributes, since the body is what the journal hashed.
     """
     if body is not None and (said := stream_and_seq(body)) is not None and 0 < said[1] <= _INT64_MAX:
         return said[0], Line(body, said[1], segment, offset)
@@ -153,7 +153,7 @@ def stored_record(
 
 
 def _whole(value: object) -> int:
-    """Return a number that may be written as a text; 0 where it is none."""
+    """Return a number that may be given as a string, or 0 if it is not a number."""
     try:
         return int(value) if isinstance(value, str | int | float) else 0
     except (ValueError, OverflowError):

@@ -1,8 +1,8 @@
-"""A trail in VictoriaLogs. What is read is what its OTLP endpoint stored: the body of a record is its `_msg`.
+"""A trail in VictoriaLogs, as its OTLP endpoint stored it: the body of a record is its `_msg`.
 
-An answer comes as it is found, line by line, so neither side holds more than one line. A query is ended after some
-time, half a minute by default, so a large trail is asked for in windows of time. Lines that share a time are in one
-window: none is lost between two. The store says beforehand how many lines a window has, and as many must come.
+Results are streamed line by line, so neither side holds more than one. The store ends a query after some time, by
+default half a minute, so a large trail is read in windows of time. Lines with equal times are in one window, so none is
+lost between two. The store first counts the lines of each window, and exactly that many must arrive.
 
 Source: LogsQL, and the HTTP query API of VictoriaLogs 1.52.
 """
@@ -31,10 +31,10 @@ _WINDOW_LINES: Final = 50_000
 
 
 class VictoriaLogsStore(SortingStore):
-    """The records that name their stream. See `Store`. A `Line` has its time in nanoseconds as its offset.
+    """The trail in VictoriaLogs, found by the records that name their stream. See `Store`.
 
-    The option `query` of the URL is a filter of LogsQL that narrows them, such as `"service.name":="shop"`; `tenant` is
-    `AccountID` or `AccountID:ProjectID`.
+    The offset of a `Line` is its time in nanoseconds. The URL option `query` is a LogsQL filter that narrows the
+    search, such as `"service.name":="shop"`, and `tenant` is `AccountID` or `AccountID:ProjectID`.
     """
 
     kind = Kind.VICTORIALOGS
@@ -50,7 +50,7 @@ class VictoriaLogsStore(SortingStore):
         self._end_ns = url.end_ns
 
     def contents(self) -> Iterator[Stored]:
-        """See `Store`. What arrives meanwhile, and is later than all that was there, is left."""
+        """Yield everything, by time. Records that arrive in the meantime with later times are left out."""
         extent = self._extent()
         windows = [] if extent is None else [extent]
         while windows:
@@ -72,7 +72,7 @@ class VictoriaLogsStore(SortingStore):
         self._endpoint.close()
 
     def _extent(self) -> tuple[int, int] | None:
-        """Return the times of the first line and behind the last one; None where there is none."""
+        """Return the time of the first line and a time after the last one, or None if there are no lines."""
         [row] = self._rows(f"{self._filter} | stats min(_time) as first, max(_time) as last, count() as lines")
         if row.get("lines") == "0":
             return None
@@ -90,7 +90,7 @@ class VictoriaLogsStore(SortingStore):
         for row in self._rows(f"{_window(begin_ns, end_ns)} {self._filter} | {_FIELDS}"):
             found += 1
             yield _stored(row)
-        # Its retention may have removed some meanwhile, and then it says so when it is asked again.
+        # Its retention may have removed lines since the count. In that case a new count agrees.
         if found < count and found < (left := self._count(begin_ns, end_ns)):
             raise StoreUnreadable(
                 f"{self.where}: expected {left} lines from {_written(begin_ns)} to {_written(end_ns)}, got {found}; "
@@ -127,13 +127,13 @@ def _window(begin_ns: int, end_ns: int) -> str:
 
 
 def _written(time_ns: int) -> str:
-    """Return a time as LogsQL has it. Source: RFC 3339, with nanoseconds."""
+    """Return a time in the format of LogsQL. Source: RFC 3339, with nanoseconds."""
     seconds, rest_ns = divmod(time_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns:09d}Z"
 
 
 def _time_ns(text: object) -> int:
-    """Return the nanoseconds since 1970 of a time with up to nine digits behind the point."""
+    """Return a time with up to nine decimals in nanoseconds since 1970."""
     whole, _, rest = str(text).removesuffix("Z").partition(".")
     seconds_ns = time_ns_of(f"{whole}Z")
     if seconds_ns is None or not (rest.isdecimal() or not rest) or len(rest) > 9:
