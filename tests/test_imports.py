@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"delivery"},
     {"stores", "trail", "sinks", "policy", "diagnosis"},
     {"loss", "query", "verification", "replaying"},
+    {"reporting"},
     {"recorder"},
     {"operation"},
     {"logger"},

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "tail": "Show the last events, and follow new ones",
     "query": "Find events in a trail, the newest first, or ask about it in SQL",
     "pack": "Pack a trail into Parquet files: a folder for each service, and files for each day",
+    "report": "Report on a trail in one HTML file: what happened, what covers the time, and what a verification shows",
     "prove": "Write the proof that the event EVENT_ID stands in the trail as it was written",
     "status": "Count what became of the events",
     "verify": "Check that a trail is whole, and say what shows it and what nothing shows",

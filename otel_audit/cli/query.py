@@ -27,7 +27,7 @@ from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.location import NothingStored, is_url, open_store
 from otel_audit.stores.store import Store, StoreUnreadable
 
-__all__ = ["opened_source", "query"]
+__all__ = ["GivenMoment", "opened_source", "query"]
 
 _SHOWN: Final = 100  # where people read; programs get all
 _AT_ONCE: Final = 500
@@ -39,7 +39,7 @@ _DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Moment(click.ParamType[int]):
+class GivenMoment(click.ParamType[int]):
     """A moment: so long ago, a day by its name, or a time in ISO 8601. UTC. In nanoseconds since 1970."""
 
     name = "time"
@@ -90,6 +90,7 @@ _WORD_HELP: Final = {
     "target": "What it was done to: NAME or TYPE/NAME.",
     "outcome": "How it ended, as it was logged, or: success, failure, denied, error, cancelled, unknown.",
     "type": "The event type, such as http.request.",
+    "service": "The `service.name` of its writer.",
     "trace": "The trace id.",
     "request": "The request id.",
 }
@@ -104,8 +105,8 @@ def _word_options(command: F) -> F:
 @click.command()
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @_word_options
-@click.option("--since", "since_ns", type=_Moment(), help="From this time on: 2d, 3h, yesterday, 2026-11-29T08:00Z.")
-@click.option("--until", "until_ns", type=_Moment(), help="Before this time.")
+@click.option("--since", "since_ns", type=GivenMoment(), help="From this time on: 2d, 3h, today, 2026-11-29T08:00Z.")
+@click.option("--until", "until_ns", type=GivenMoment(), help="Before this time.")
 @click.option("--text", default="", help="A text anywhere in the line, in upper or lower case.")
 @click.option("--limit", type=click.IntRange(min=1), help="How many at most.  [default: 100 in a table, else all]")
 @click.option("--page", type=_Page(), help="Go on behind a page: what the page before said.")

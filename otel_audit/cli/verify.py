@@ -29,7 +29,7 @@ from otel_audit.verification.findings import Class, Finding, LedgerReport, Repor
 from otel_audit.verification.ledger import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 
-__all__ = ["print_report", "verdict_words", "verify"]
+__all__ = ["GivenKey", "GivenKnown", "print_report", "verdict_words", "verify"]
 
 _SHOWN: Final = 20  # of streams and of each class; `--json` has all
 _AGE: Final = re.compile(r"(\d+)(s|m|h|d)\Z")
@@ -37,7 +37,7 @@ _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NOTE_MAX_BYTES: Final = 1 << 20
 
 
-class _Key(click.ParamType[VerifierKey]):
+class GivenKey(click.ParamType[VerifierKey]):
     """A public key, as `otel-audit vkey` prints it."""
 
     name = "vkey"
@@ -50,7 +50,7 @@ class _Key(click.ParamType[VerifierKey]):
             self.fail(escaped(str(error)), param, ctx)
 
 
-class _Known(click.ParamType["KnownNote | VerifierKey"]):
+class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
     """An earlier note, in a file, or an earlier key of the ledger, in a file or as it is."""
 
     name = "file or vkey"
@@ -116,9 +116,11 @@ class _Time(click.ParamType[int]):
 )
 @click.option("--loki", metavar="URL", help="The same for a Loki: https://HOST, with options of docs/operations.md.")
 @click.option("--victorialogs", metavar="URL", help="The same for a VictoriaLogs.")
-@click.option("--key", "identity", metavar="VKEY", type=_Key(), help="The public key that must have signed the ledger.")
 @click.option(
-    "--known", metavar="FILE_OR_VKEY", type=_Known(), help="A note or a key of this ledger that was kept elsewhere."
+    "--key", "identity", metavar="VKEY", type=GivenKey(), help="The public key that must have signed the ledger."
+)
+@click.option(
+    "--known", metavar="FILE_OR_VKEY", type=GivenKnown(), help="A note or a key of this ledger that was kept elsewhere."
 )
 @click.option(
     "--anchored-within",

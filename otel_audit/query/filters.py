@@ -11,7 +11,7 @@ from otel_audit.errors import AuditError
 
 __all__ = ["WORDS", "Filters", "Place"]
 
-_HIDDEN: Final = ("segment", "ledger")  # lines of the journal itself that say nothing of what was done
+_HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that say nothing of what was done
 
 WORDS: Final[Mapping[str, Sequence[str]]] = {
     "actor": ("actor_id", "actor_name"),
@@ -21,6 +21,7 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
     "target": ("target", "target_type || '/' || target"),
     "outcome": ("outcome", "result"),
     "type": ("event_type",),
+    "service": ("service",),
     "trace": ("trace_id",),
     "request": ("request_id",),
 }

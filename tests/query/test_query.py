@@ -17,10 +17,13 @@ from otel_audit import AuditEvent, AuditPrincipal, AuditResource
 from otel_audit.event import AuditAction, Outcome
 from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import WORDS, Filters, Place
+from otel_audit.settings.service import UNKNOWN_SERVICE
 from otel_audit.stores.location import open_store
 from tests.recording import recorder
 from tests.stores.archives import archived, headers_of, journal_lines
+from tests.verification.forge import Forge
 
+SERVICE = UNKNOWN_SERVICE  # where no setting names it
 NAMES = ["alice", "bob", "CORP\\dave", 'a"b', "x+y@z", "50%", "a_b", "aXb", "Ünï\u2028", "*"]
 texts = st.sampled_from(["", *NAMES])
 events = st.builds(
@@ -32,7 +35,9 @@ events = st.builds(
     resource=st.builds(AuditResource, type=st.sampled_from(["", "table"]), name=texts),
     detail=texts,
 )
-words = st.sampled_from([*NAMES, "*", "a*", "*b", "/orders/*", "table/*", "denied", "error", "success", "http.*", "A*"])
+words = st.sampled_from(
+    [*NAMES, SERVICE, "*", "a*", "*b", "/orders/*", "table/*", "denied", "error", "success", "http.*", "A*"]
+)
 filters = st.builds(
     Filters,
     words=st.dictionaries(st.sampled_from(sorted(WORDS)), st.lists(words, min_size=1, max_size=2), max_size=2),
@@ -75,6 +80,8 @@ def values_of(event: Mapping[str, Any], name: str) -> Sequence[str | None]:
             return event["outcome"], Outcome.of(event["outcome"]).value
         case "type":
             return (event["event_type"],)
+        case "service":
+            return (SERVICE,)
         case _:
             return (event.get({"trace": "trace_id", "request": "request_id"}[name]),)
 
@@ -215,3 +222,17 @@ def test_records_of_other_programs_are_counted(tmp_path: Path) -> None:
     with database(path) as trail:
         assert list(trail.find(Filters())) == []
         assert (trail.gathered.others, trail.gathered.damaged) == (1, 0)
+
+
+def test_the_lines_of_the_ledger_are_no_events(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    forge.honest_stream()
+    forge.write()
+    journal = forge.directory
+
+    with database(journal) as trail:
+        _, rows = trail.rows("SELECT DISTINCT system FROM events WHERE system IS NOT NULL ORDER BY system")
+        assert list(rows) == [("ledger",), ("note",), ("segment",)]
+
+    assert not [line for line in found(Filters(), journal) if b'"system":' in line]
+    assert found(Filters({"type": ["audit.note"]}), journal)

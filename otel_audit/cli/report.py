@@ -1,0 +1,141 @@
+"""`otel-audit report`: one HTML file about a trail, for somebody who has to trust it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from otel_audit.cli.options import GivenPath, unreadable
+from otel_audit.cli.query import GivenMoment, opened_source
+from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
+from otel_audit.journal.files import write_whole
+from otel_audit.notices import escaped, shown_json
+from otel_audit.query.database import QueryUnanswered, TrailDatabase
+from otel_audit.query.filters import Filters
+from otel_audit.reporting.activity import activity_in
+from otel_audit.reporting.page import page_of
+from otel_audit.reporting.report import TrailReport
+from otel_audit.signing.keys import VerifierKey
+from otel_audit.stores.location import NothingStored
+from otel_audit.stores.store import Kind, Store, StoreUnreadable
+from otel_audit.verification.archive import verify_store
+from otel_audit.verification.findings import Report
+from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.verify import verify_directory
+
+__all__ = ["report"]
+
+_ROWS: Final = 100
+_ROWS_MAX: Final = 10_000
+_UNFINISHED: Final = ".unfinished"
+_MODE: Final = 0o600  # it names people, and what they did
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option("--out", metavar="FILE.html", type=GivenPath(), help="Where to write the page.")
+@click.option("--since", "since_ns", type=GivenMoment(), help="From this time on: 2d, 3h, yesterday, 2026-11-29.")
+@click.option("--until", "until_ns", type=GivenMoment(), help="Before this time.")
+@click.option("--actor", "actors", multiple=True, help="Who did it: the id or the name.")
+@click.option("--service", "services", multiple=True, help="The `service.name` of its writer.")
+@click.option("--key", "identity", metavar="VKEY", type=GivenKey(), help="As for `otel-audit verify`.")
+@click.option("--known", metavar="FILE_OR_VKEY", type=GivenKnown(), help="As for `otel-audit verify`.")
+@click.option(
+    "--rows",
+    "rows_max",
+    type=click.IntRange(1, _ROWS_MAX),
+    default=_ROWS,
+    show_default=True,
+    help="How many rows a table has at most.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@click.pass_context
+def report(
+    ctx: click.Context,
+    /,
+    source: str | None,
+    out: Path | None,
+    since_ns: int | None,
+    until_ns: int | None,
+    actors: Sequence[str],
+    services: Sequence[str],
+    identity: VerifierKey | None,
+    known: KnownNote | VerifierKey | None,
+    rows_max: int,
+    as_json: bool,
+) -> None:
+    """Report on a trail in one HTML file: what happened, what covers the time, and what a verification shows.
+
+    SOURCE is what `otel-audit query` takes. The page loads nothing and runs nothing, so it can be mailed, archived and
+    printed. It names people: only you may read the file.
+
+    Exit codes are those of `otel-audit verify`: 1 for a broken trail, and for one that --key or --known does not prove.
+    """
+    if out is None and not as_json:
+        raise click.UsageError("expected --out FILE.html, --json or both, got neither", ctx)
+    asked = Filters({"actor": actors, "service": services}, since_ns, until_ns)
+    pins = Pins(
+        identity,
+        known if isinstance(known, KnownNote) else None,
+        known if isinstance(known, VerifierKey) else None,
+    )
+    try:
+        with opened_source(ctx, source) as store:
+            made = _made(store, asked, pins, rows_max)
+    except (NothingStored, QueryUnanswered) as error:
+        raise click.UsageError(escaped(str(error)), ctx) from error
+    except StoreUnreadable as error:
+        raise click.ClickException(escaped(str(error))) from error
+    if out is not None:
+        _write(out, page_of(made, rows_max=rows_max))
+        click.echo(f"{escaped(str(out))} written; {made.conclusion}", err=True)
+    if as_json:
+        click.echo(shown_json(made.as_json()))
+    sys.exit(made.exit_code)
+
+
+def _made(store: Store, asked: Filters, pins: Pins, rows_max: int) -> TrailReport:
+    made_ns = time.time_ns()
+    with TrailDatabase([store]) as database:
+        activity = activity_in(database, asked, rows_max=rows_max)
+        gathered = database.gathered
+    verification = _verified(store, pins)
+    conclusion = (
+        verdict_words(verification).plain
+        if verification is not None
+        else f"NOT VERIFIED: {escaped(store.where)} is a log of events, which has no chain that could be verified"
+    )
+    return TrailReport(store.where, made_ns, asked, activity, gathered, conclusion, verification)
+
+
+def _verified(store: Store, pins: Pins) -> Report | None:
+    match store.kind:
+        case Kind.EVENT_LOG:
+            return None
+        case Kind.JOURNAL:
+            try:
+                return verify_directory(Path(store.where), pins)
+            except OSError as error:
+                raise unreadable(Path(store.where), error) from error
+        case _:
+            return verify_store(store, pins)
+
+
+def _write(path: Path, page: str) -> None:
+    """Write the whole page or none, in the place of an earlier one."""
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+    try:
+        write_whole(descriptor, page.encode())
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+    os.replace(unfinished, path)

@@ -1,0 +1,242 @@
+"""What happened in a period: events by type, day and actor, denials, failed logins, new actors, and what covers it.
+
+Each table is a question to DuckDB. It has a bounded number of rows, and says how many there would be.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from otel_audit.event import Outcome
+from otel_audit.journal.line import GAP
+from otel_audit.journal.room import TRUNCATED
+from otel_audit.query.database import TrailDatabase
+from otel_audit.query.filters import Filters
+
+__all__ = ["SILENCE_S", "Activity", "Table", "activity_in"]
+
+SILENCE_S: Final = 3600  # shorter times without an event are not listed
+
+# As `audit.actor.id` has it: the id identifies, and the name only where there is none.
+_ACTOR: Final = "coalesce(nullif(actor_id, ''), nullif(actor_name, ''))"
+_WHO: Final = (
+    f"{_ACTOR} AS actor, nullif(actor_issuer, '') AS issuer, max(nullif(actor_name, '')) AS name, "
+    "max(actor_kind) AS kind"
+)
+_WHAT: Final = "coalesce(nullif(tool, ''), nullif(concat_ws(' ', method, nullif(path, '')), ''), nullif(verb, ''))"
+_TARGET: Final = "nullif(concat_ws('/', nullif(target_type, ''), nullif(target, '')), '')"
+_REASON: Final = "coalesce(nullif(reason, ''), nullif(detail, ''))"
+_SPAN: Final = "count(*) AS events, min(time_ns) AS first_ns, max(time_ns) AS last_ns"
+# With it `otel-audit prove` gives the proof of the last event of a row.
+_LAST: Final = "max_by(event_id, time_ns) AS last_event_id"
+_FAILED_LOGIN: Final = (
+    "(event_type = 'authn.failure' OR starts_with(event_type, 'authn.') AND result IN ('failure', 'denied', 'error'))"
+)
+_OF_APPLICATION: Final = "system IS NULL"
+_LOST: Final = (
+    f"CASE WHEN json_extract_string(line, '$.gap.reason') = '{TRUNCATED}' THEN 0 "
+    "ELSE coalesce(TRY_CAST(json_extract_string(line, '$.gap.lines') AS BIGINT), 0) END"
+)
+_TOTAL: Final = "rows_in_all"
+_LOSSES: Final = (
+    f"count(*) FILTER (system = '{GAP}') AS gaps, "
+    f"coalesce(TRY_CAST(sum({_LOST}) FILTER (system = '{GAP}') AS BIGINT), 0) AS lost"
+)
+_BY_RESULT: Final = ", ".join(f"count(*) FILTER (result = '{each}') AS \"{each}\"" for each in Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The first rows of an answer. `total`: how many it has in all."""
+
+    rows: Sequence[Mapping[str, Any]]
+    total: int
+
+    @property
+    def more(self) -> int:
+        """How many rows are left out."""
+        return self.total - len(self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `report --json` has it."""
+        return {"rows": list(self.rows), "more": self.more}
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What the events of a period say. Times are in nanoseconds since 1970.
+
+    `begins_ns`: the first event that the trail still has, of any time; None if it has none. `new_actors` is None where
+    nothing precedes the period, so that nobody can be called new. `services`, `streams`, `gaps` and `silences` are
+    about all actors.
+    """
+
+    totals: Mapping[str, int]
+    days: Table
+    types: Table
+    actors: Table
+    denied: Table
+    failed_logins: Table
+    new_actors: Table | None
+    begins_ns: int | None
+    services: Table
+    streams: Table
+    gaps: Table
+    silences: Table
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `report --json` has it."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value.as_json() if isinstance(value, Table) else value for name, value in values.items()}
+
+
+def activity_in(database: TrailDatabase, asked: Filters, *, rows_max: int) -> Activity:
+    """Return what happened in the time, and by the actors and services, that are asked for.
+
+    Raises:
+        QueryUnanswered: DuckDB cannot answer.
+    """
+    return _Questions(database, asked, rows_max).answered()
+
+
+class _Questions:
+    """The questions of one report."""
+
+    def __init__(self, database: TrailDatabase, asked: Filters, rows_max: int) -> None:
+        self._database = database
+        self._asked = asked
+        self._rows_max = rows_max
+        # Time is covered by what anybody did: an actor who was silent tells of no hole.
+        self._of_all = replace(asked, words={name: each for name, each in asked.words.items() if name == "service"})
+
+    def answered(self) -> Activity:
+        begins_ns = self._begins_ns()
+        return Activity(
+            totals=self._totals(),
+            days=self._days(),
+            types=self._table("event_type, outcome, result, count(*) AS events", "events DESC, event_type, outcome"),
+            actors=self._table(
+                f"{_WHO}, nullif(on_behalf_of, '') AS on_behalf_of, {_SPAN}, "
+                "count(*) FILTER (result = 'denied') AS denied, "
+                "count(*) FILTER (result IN ('failure', 'error')) AS failed",
+                "events DESC, actor, issuer, on_behalf_of",
+            ),
+            denied=self._table(
+                f"{_WHO}, nullif(on_behalf_of, '') AS on_behalf_of, event_type, {_WHAT} AS what, {_TARGET} AS target, "
+                f"max_by({_REASON}, time_ns) AS reason, {_SPAN}, {_LAST}",
+                "events DESC, last_ns DESC, actor, what, target",
+                "result = 'denied'",
+            ),
+            failed_logins=self._table(
+                f"{_WHO}, nullif(client, '') AS client, {_SPAN}, {_LAST}",
+                "events DESC, last_ns DESC, actor, client",
+                _FAILED_LOGIN,
+            ),
+            new_actors=self._new_actors(begins_ns),
+            begins_ns=begins_ns,
+            services=self._coverage("service, count(DISTINCT stream_id) AS streams", "service"),
+            streams=self._coverage("service, stream_id", "last_ns DESC, stream_id"),
+            gaps=self._gaps(),
+            silences=self._silences(),
+        )
+
+    def _totals(self) -> Mapping[str, int]:
+        condition, values = self._asked.where()
+        row = self._one(
+            f"SELECT count(*) AS events, count(DISTINCT {_ACTOR}) AS actors, {_BY_RESULT}, "
+            f"count(*) FILTER ({_FAILED_LOGIN}) AS failed_logins "
+            f"FROM sought WHERE {condition} AND {_OF_APPLICATION}",
+            values,
+        )
+        condition, values = self._of_all.where()
+        return {**row, **self._one(f"SELECT {_LOSSES} FROM sought WHERE {condition} AND system = '{GAP}'", values)}
+
+    def _begins_ns(self) -> int | None:
+        condition, values = replace(self._of_all, since_ns=None, until_ns=None).where()
+        begins = self._one(f"SELECT min(time_ns) AS begins_ns FROM sought WHERE {condition}", values)
+        return begins.get("begins_ns")
+
+    def _days(self) -> Table:
+        """Return the last days with an event, in their order."""
+        days = self._table(f"strftime(time, '%Y-%m-%d') AS day, count(*) AS events, {_BY_RESULT}", "day DESC")
+        return Table(days.rows[::-1], days.total)
+
+    def _table(self, columns: str, order: str, condition: str = "true") -> Table:
+        where, values = self._asked.where()
+        return self._answer(
+            f"SELECT {columns} FROM sought WHERE {where} AND {_OF_APPLICATION} AND {condition} GROUP BY ALL",
+            values,
+            order,
+        )
+
+    def _new_actors(self, begins_ns: int | None) -> Table | None:
+        since_ns = self._asked.since_ns
+        if since_ns is None or begins_ns is None or begins_ns >= since_ns:
+            return None
+        where, values = replace(self._asked, since_ns=None).where()
+        return self._answer(
+            f"SELECT {_WHO}, {_SPAN}, min_by(nullif(client, ''), time_ns) AS client, "
+            "min_by(event_id, time_ns) AS first_event_id "
+            f"FROM sought WHERE {where} AND {_OF_APPLICATION} AND {_ACTOR} IS NOT NULL GROUP BY {_ACTOR}, issuer "
+            "HAVING min(time_ns) >= ?",
+            [*values, since_ns],
+            "first_ns, actor, issuer",
+        )
+
+    def _coverage(self, columns: str, order: str) -> Table:
+        where, values = self._of_all.where()
+        counts = f"count(*) FILTER ({_OF_APPLICATION}) AS events, min(time_ns) AS first_ns, max(time_ns) AS last_ns"
+        return self._answer(
+            f"SELECT {columns}, {counts}, {_LOSSES} FROM sought WHERE {where} GROUP BY ALL", values, order
+        )
+
+    def _gaps(self) -> Table:
+        where, values = self._of_all.where()
+        return self._answer(
+            f"SELECT time_ns, service, stream_id, seq, {_LOST} AS lost, "
+            "json_extract_string(line, '$.gap.reason') AS reason, "
+            "json_keys(CASE WHEN json_type(line, '$.gap.by_reason') = 'OBJECT' "
+            "THEN json_extract(line, '$.gap.by_reason') ELSE '{}' END) AS reasons "
+            f"FROM sought WHERE {where} AND system = '{GAP}'",
+            values,
+            "time_ns DESC, stream_id, seq DESC",
+        )
+
+    def _silences(self) -> Table:
+        """Return the longest times between two events of a service, from the beginning to the end of the period."""
+        where, values = self._of_all.where()
+        now_ns = time.time_ns()
+        ends_ns = min(now_ns, self._asked.until_ns if self._asked.until_ns is not None else now_ns)
+        moments = f"SELECT service, time_ns FROM sought WHERE {where}"
+        edges = "SELECT DISTINCT service, ?::BIGINT AS time_ns FROM moments"
+        parts, edge_values = ["SELECT * FROM moments", edges], [ends_ns]
+        if self._asked.since_ns is not None:
+            parts.append(edges)
+            edge_values.append(self._asked.since_ns)
+        return self._answer(
+            f"WITH moments AS ({moments}), pairs AS (SELECT service, time_ns AS until_ns, "
+            "lag(time_ns) OVER (PARTITION BY service ORDER BY time_ns) AS since_ns "
+            f"FROM ({' UNION ALL '.join(parts)})) "
+            "SELECT service, since_ns, until_ns, TRY_CAST(silent_ns // 1000000000 AS BIGINT) AS seconds "
+            "FROM (SELECT *, until_ns::HUGEINT - since_ns AS silent_ns FROM pairs) WHERE silent_ns >= ?",
+            [*values, *edge_values, SILENCE_S * 10**9],
+            "seconds DESC, service, since_ns",
+        )
+
+    def _answer(self, question: str, values: Sequence[object], order: str) -> Table:
+        rows = [
+            json.loads(each)
+            for each in self._database.objects(
+                f"SELECT *, count(*) OVER () AS {_TOTAL} FROM ({question}) ORDER BY {order} LIMIT {self._rows_max}",
+                values,
+            )
+        ]
+        total = rows[0][_TOTAL] if rows else 0
+        return Table([{name: value for name, value in row.items() if name != _TOTAL} for row in rows], total)
+
+    def _one(self, question: str, values: Sequence[object]) -> Mapping[str, Any]:
+        return next(map(json.loads, self._database.objects(question, values)), {})
