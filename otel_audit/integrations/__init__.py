@@ -1,1 +1,1 @@
-"""Where audit events come from besides our own API."""
+"""Sources of audit events besides our own API: web frameworks, MCP servers, Feast and log records."""

@@ -1,15 +1,14 @@
-"""The instrumentors that `opentelemetry-instrument` finds: no line of a service is changed, and it is audited.
+"""Instrumentors for `opentelemetry-instrument`, which audit a service without changing a line of it.
 
-Each works only where its framework is installed, and records to one logger of the process, made from the environment.
-`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` leaves out those named in it, by the names of the entry points.
+Each works only if its framework is installed, and all record to the one logger of the process, made from the
+environment. `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS` switches instrumentors off by the names of their entry points.
 
-Applications of Starlette and FastAPI get the middleware around them; servers of the MCP SDKs and of FastMCP record
-their calls; Feast's feature server is recorded as after `install(replace=True)`. A server that was given to
-`audit_server`, with SDK 1.x before it first runs, keeps to that: its logger counts.
+Applications of Starlette and FastAPI are wrapped in the middleware. Servers of the MCP SDKs and of FastMCP record their
+calls. Feast's feature server is recorded as after `install(replace=True)`. A server that was passed to `audit_server`
+(with SDK 1.x, before it first runs) keeps the logger that it was given there.
 
-This is the only module that cannot be imported without the package `opentelemetry-instrumentation`, and nothing but
-that imports it. Feast is not imported here: it takes seconds, and most commands of a machine that has it serve no
-features.
+This is the only module that needs the package `opentelemetry-instrumentation`, and only that package imports it. Feast
+is not imported here, since that takes seconds and most commands on a machine with Feast do not serve features.
 """
 
 from __future__ import annotations
@@ -51,11 +50,11 @@ _APPLICATION: Final = "otel_audit.application"
 
 
 def audit_applications(kind: type, instrumentation: Instrumentation) -> None:
-    """Audit applications of this class of Starlette, or of one below it, those that run already too.
+    """Audit applications of this class or its subclasses, including those that already run.
 
-    One that has `AuditMiddleware` among its own keeps to that: its logger and its options count. What is wrapped is the
-    call of the application, and not its stack of middleware: OpenTelemetry's instrumentor of FastAPI leaves alone what
-    is not the stack that it knows.
+    An application that has `AuditMiddleware` itself keeps it, with its logger and its options. We wrap the call of the
+    application and not its middleware stack, since OpenTelemetry's instrumentor of FastAPI skips a stack that it does
+    not know.
     """
     around = _Around(instrumentation)
     original: Callable[..., Awaitable[None]] = kind.__call__
@@ -69,7 +68,7 @@ def audit_applications(kind: type, instrumentation: Instrumentation) -> None:
         else:
             await around(run, scope, receive, send)
 
-    instrumentation.replace(kind, "__call__", call)  # uvicorn takes what can be called without arguments for a factory
+    instrumentation.replace(kind, "__call__", call)  # uvicorn takes a callable without parameters for a factory
 
 
 def _audits_itself(app: Any) -> bool:
@@ -82,8 +81,8 @@ def _audits_itself(app: Any) -> bool:
 class _Around:
     """The middleware around all applications of an instrumentation.
 
-    The logger is made at the first lifespan, request or connection: a program that merely builds an application needs
-    no journal.
+    The logger is made at the first lifespan, request or connection, since a program that only builds an application
+    needs no journal.
     """
 
     def __init__(self, instrumentation: Instrumentation) -> None:
@@ -91,17 +90,17 @@ class _Around:
         self._audited: AuditMiddleware | None = None
 
     async def __call__(self, run: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application inside of the middleware.
+        """Run the application inside the middleware.
 
         Raises:
-            AuditError: there is no logger, and the server has begun without a lifespan. The application is not called.
+            AuditError: no logger could be made, and the server runs no lifespan. The application was not called.
         """
         try:
             audited = self._outermost()
         except AuditError as error:
             if scope["type"] != "lifespan":
                 raise
-            # An exception here would be taken for an application without a lifespan, and the server would go on.
+            # The server would take an exception here to mean that the application has no lifespan, and go on.
             await receive()
             await send({"type": "lifespan.startup.failed", "message": f"otel-audit: {error}"})
             return
@@ -122,11 +121,12 @@ _SERVER, _MCP_SERVER = HOOKS
 
 
 def audit_feature_servers(instrumentation: Instrumentation) -> None:
-    """Record what `get_app()` makes from now on as after `install(replace=True)`, if its store asks for audit.
+    """From now on, record the applications of `get_app()` as after `install(replace=True)`, if their store asks for it.
 
-    Feast goes on recording, as after `install()`, where its configuration leaves successful reads out: only Feast
-    knows what it takes for a read. An `install()` of the caller's own stays as it is. In each case the instrumentors of
-    FastAPI, Starlette and MCP leave the application to it. `get_app()` raises what the logger of the process does.
+    If the configuration leaves out successful reads, Feast does the recording, as after `install()`, since only Feast
+    knows what it regards as a read. An `install()` by the application itself stays in force. In each case the
+    instrumentors of FastAPI, Starlette and MCP leave the application alone. `get_app()` raises the errors of making the
+    logger of the process.
     """
 
     def make(original: Callable[..., Any], store: Any, *args: Any, **kwargs: Any) -> Any:
@@ -148,7 +148,7 @@ def audit_feature_servers(instrumentation: Instrumentation) -> None:
     )
 
 
-_making = threading.RLock()  # one application at a time: what is installed counts for all threads
+_making = threading.RLock()  # one application at a time, since an installation affects all threads
 
 
 CallNext = Callable[[Any], Awaitable[Any]]
@@ -158,7 +158,7 @@ _latest: dict[type, Instrumentation] = {}
 
 
 def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
-    """Record the calls of low-level servers of this class: of those made from now on; with SDK 1.x of all."""
+    """Record the calls of low-level servers of this class that are made from now on, and with SDK 1.x of all."""
     _latest[kind] = instrumentation
 
     async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
@@ -180,7 +180,7 @@ def audit_sdk_servers(kind: type, instrumentation: Instrumentation) -> None:
 
 
 def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
-    """Record the calls of servers of this class that are made from now on."""
+    """From now on, record the calls of every new server of this class."""
     from fastmcp.server.middleware import Middleware
 
     _latest[kind] = instrumentation
@@ -193,7 +193,7 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
 
     async def run(original: Callable[..., Awaitable[None]], server: Any, *args: Any, **kwargs: Any) -> None:
         if instrumentation.is_on and not _has(server.middleware, fastmcp.CallRecorder):
-            _ = instrumentation.audit  # a wrong setting ends the server before its first call
+            _ = instrumentation.audit  # a wrong setting must end the server before its first call
         await original(server, *args, **kwargs)
 
     note_contexts(instrumentation)
@@ -203,7 +203,7 @@ def audit_fastmcp_servers(kind: type, instrumentation: Instrumentation) -> None:
 
 
 def _prepare(server: Any, instrumentation: Instrumentation) -> None:
-    """Prepare a server that is about to run, over stdio or for one more session of SDK 1.x. A wrong setting ends it."""
+    """Prepare a server that is about to run, over stdio or for another session of SDK 1.x. A wrong setting ends it."""
     if hasattr(server, "middleware"):
         if not _has(server.middleware, sdk2.CallMiddleware):
             _ = instrumentation.audit
@@ -212,7 +212,7 @@ def _prepare(server: Any, instrumentation: Instrumentation) -> None:
 
 
 class _SdkRecorder:
-    """Middleware of a server of SDK 2.x that records, unless `audit_server` has put another one beside it."""
+    """Middleware that records the calls of a server of SDK 2.x, unless `audit_server` has added its own."""
 
     def __init__(self, server: Any, kind: type) -> None:
         self._server = server
@@ -226,7 +226,7 @@ class _SdkRecorder:
 
 
 class _FastMcpRecorder:
-    """Middleware of a FastMCP server that records, unless `audit_server` or the server it is mounted on does."""
+    """Middleware that records the calls of a FastMCP server, unless `audit_server` or an outer server does so."""
 
     def __init__(self, server: Any, kind: type) -> None:
         self._server = server
@@ -247,14 +247,14 @@ def _has(middleware: list[Any], kind: type) -> bool:
 
 
 def _is_of_fastmcp(server: Any) -> bool:
-    """Return True for a server that FastMCP holds: those have an instrumentor of their own."""
+    """Return True for a server inside a FastMCP server, since those have their own instrumentor."""
     return type(server).__module__.partition(".")[0] == "fastmcp"
 
 
 class FrameworkAuditor(BaseInstrumentor):  # type: ignore[misc]  # not typed
-    """Make a framework audit what is built on it by `instrument()`, and undo that by `uninstrument()`.
+    """Audit everything built on a framework from `instrument()` to `uninstrument()`.
 
-    `instrument(audit=...)` takes a logger in place of that of the process.
+    `instrument(audit=...)` takes a logger to use instead of that of the process.
 
     Source: OpenTelemetry Python, `BaseInstrumentor`; entry point `opentelemetry_instrumentor`.
     """
@@ -262,7 +262,7 @@ class FrameworkAuditor(BaseInstrumentor):  # type: ignore[misc]  # not typed
     _instrumentation: Instrumentation | None = None  # the instance is one for the process, and made anew by nobody
 
     def _instrument(self, **kwargs: Any) -> None:
-        # The command does not ask whether the framework is there at all, and in which release.
+        # `opentelemetry-instrument` does not check whether the framework is installed, and in which release.
         conflict = self._check_dependency_conflicts()
         if conflict is not None:
             raise DependencyConflictError(conflict)

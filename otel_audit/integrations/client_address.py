@@ -1,4 +1,4 @@
-"""The address of a client behind proxies: what those say that are trusted, and nobody else."""
+"""The address of a client behind proxies, according to trusted proxies only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["TrustedProxies"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# One element of `Forwarded`, and its pairs. Source: RFC 7239, section 4. Possessive, so that spaces are gone over once.
+# One element of `Forwarded`, and its pairs. Source: RFC 7239, section 4. Possessive, so that spaces are scanned once.
 _PAIR: Final = r'([!#$%&\'*+.^_`|~0-9A-Za-z-]++)=(?:"([^"\\]*+)"|([!#$%&\'*+.^_`|~0-9A-Za-z:\[\]-]*+))'
 _ELEMENT: Final = re.compile(rf"\s*+{_PAIR}(?:\s*+;\s*+{_PAIR})*+\s*+;?\s*+")
 _PAIRS: Final = re.compile(_PAIR)
@@ -26,10 +26,10 @@ _MOST_HOPS: Final = 32
 
 
 class TrustedProxies:
-    """Proxies whose word counts, as the setting `trusted_proxies` lists them, and the header that they write.
+    """The proxies that the setting `trusted_proxies` lists, and the header that they write.
 
     Raises:
-        ConfigError: a proxy is no address, no network and not `unix`, or it is everybody.
+        ConfigError: a proxy is neither an address, nor a network, nor `unix`; or the networks include everybody.
     """
 
     def __init__(self, proxies: Iterable[str] = (), header: ForwardedHeader = ForwardedHeader.X_FORWARDED_FOR) -> None:
@@ -44,7 +44,7 @@ class TrustedProxies:
         return self._with_unix or bool(self._networks)
 
     def trusts(self, peer: str) -> bool:
-        """Return True if the peer of a connection is one of them. `peer`: empty on a Unix socket."""
+        """Return True if the peer of a connection is one of them. On a Unix socket, `peer` is empty."""
         return self._trusts_peer(peer)
 
     def said_in(self, headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -52,11 +52,11 @@ class TrustedProxies:
         return [value for name, value in headers if name == self.header]
 
     def client(self, peer: str, values: Sequence[bytes]) -> str:
-        """Return the address that a request came from. `peer`: of the connection, empty on a Unix socket.
+        """Return the address of the client. `peer` is the other end of the connection, empty on a Unix socket.
 
-        `values`: those of `header`, in the order of the request. They are read from the end, where the proxy next to
-        us wrote, and no further than to the first address that is no trusted proxy's, or to what is no address: that
-        may be anybody's invention. Where nothing more is known, the last trusted proxy is named.
+        `values` are those of `header`, in the order of the request. They are read from the end, where the nearest proxy
+        wrote, up to the first address that is not a trusted proxy. Anything before that, or before an element that is
+        not an address, could be invented by anybody. If nothing more is known, the last trusted proxy is returned.
         """
         if not values or not self._trusts_peer(peer):
             return peer
@@ -88,23 +88,23 @@ def _checked(proxies: Iterable[str]) -> tuple[str, ...]:
 
 
 def _x_forwarded_for(values: Sequence[bytes]) -> Iterator[str]:
-    """Yield what the proxies say, the nearest first."""
+    """Yield the addresses that the proxies wrote, nearest first."""
     return (word.strip() for word in _from_the_end(values))
 
 
 def _forwarded(values: Sequence[bytes]) -> Iterator[str]:
-    """Yield what the proxies say, the nearest first; empty for an element that is malformed or names nobody."""
+    """Yield the addresses that the proxies wrote, nearest first; empty for an element without a readable one."""
     for element in _from_the_end(values):
         pairs = _PAIRS.findall(element) if _ELEMENT.fullmatch(element) else ()
-        # Pair by pair: what stands in the quotes of another one, as of `host`, is the client's.
+        # Pair by pair: a quoted value of another pair, such as `host`, comes from the client and may look like a pair.
         yield next((quoted or plain for name, quoted, plain in pairs if name.lower() == "for"), "")
 
 
 def _from_the_end(values: Sequence[bytes]) -> Iterator[str]:
-    """Yield the elements of a list in a header from its end, so that a long one costs no more than what is read of it.
+    """Yield the elements of a list in a header from its end, so that a long list costs only the part that is read.
 
-    A comma inside quotes ends an element too. No address has one, and who began a quote that never ends must not
-    swallow what the proxies after him wrote.
+    A comma inside quotes ends an element too. No address contains one, and a client must not be able to hide the
+    elements that proxies added after it by opening a quote that never ends.
     """
     for value in reversed(values):
         end = len(value)
@@ -115,7 +115,7 @@ def _from_the_end(values: Sequence[bytes]) -> Iterator[str]:
 
 
 def _address(word: str) -> Address | None:
-    """Return the address in a word, without port, brackets and zone; one of IPv4 inside IPv6 becomes one of IPv4."""
+    """Return the address in a word, without port, brackets and zone. IPv4 inside IPv6 becomes IPv4."""
     if len(word) > _MOST_CHARS:
         return None
     if word.startswith("["):

@@ -1,6 +1,6 @@
-"""Dependencies for FastAPI that record who was let in and who was not, and why.
+"""FastAPI dependencies that record authentication and authorization decisions, with their reasons.
 
-Each takes a dependency of the application and gives one that FastAPI resolves just like it, parameters and all.
+Each wraps a dependency of the application. FastAPI resolves the result like the original, including its parameters.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def audited_permission(
     actions: Sequence[str] = (),
     policy_id: str = "",
 ) -> Callable[..., Awaitable[Any]]:
-    """Return a dependency that asks `check`, records its decision as `authz.decision`, and stops whoever is denied.
+    """Return a dependency that calls `check`, records its decision as `authz.decision`, and rejects denied requests.
 
     `check` may have parameters and dependencies of its own, and may be async. It denies by returning `False`, `None` or
-    a `Ruling` that does, or by raising `PermissionError` or an `HTTPException` with status 401 or 403; a denial that is
-    not such an exception becomes a 403. What it returns otherwise is the value of the dependency. Any other exception
-    is recorded as `error`, a time-out or cancellation as `cancelled`, and goes on.
+    a denying `Ruling`, or by raising `PermissionError` or an `HTTPException` with status 401 or 403. A denial without
+    an `HTTPException` becomes a 403. Any other result is the value of the dependency. Any other exception is recorded
+    as `error`, a time-out or cancellation as `cancelled`, and raised again.
 
-    `resource`: what is asked for, or a function that says it of the `Request` or `WebSocket`; `actions`: what is to be
-    done to it; `policy_id`: the rule, where a `Ruling` names none.
+    `resource` is the requested resource, or a function that returns it for the `Request` or `WebSocket`. `actions` are
+    the requested actions. `policy_id` is the rule, unless a `Ruling` names one.
 
-    A decision to allow that cannot be recorded is none where the loss rule is `closed`: the client gets 503.
+    If the loss rule is `closed`, an allowed request whose decision cannot be recorded is rejected with 503.
 
     Raises:
         TypeError: `check` is a generator.
@@ -85,13 +85,13 @@ def audited_permission(
 def audited_authentication(
     audit: AuditLogger, authenticate: Check, *, auth_type: str = ""
 ) -> Callable[..., Awaitable[Any]]:
-    """Return a dependency that asks `authenticate`, and records `authn.success` or `authn.failure`.
+    """Return a dependency that calls `authenticate`, and records `authn.success` or `authn.failure`.
 
     `authenticate` may have parameters and dependencies of its own, and may be async. It fails by returning `False`,
     `None` or a user whose `is_authenticated` is false, or by raising `PermissionError` or an `HTTPException` with
-    status 401 or 403; a failure that is not such an exception becomes a 401. Whom it returns (an `AuditPrincipal`, a
-    name, claims, an object of a user) is the value of the dependency, and the principal of the request. `auth_type`:
-    how, such as `oidc`, where the user does not say it.
+    status 401 or 403. A failure without an `HTTPException` becomes a 401. Otherwise its result (an `AuditPrincipal`, a
+    name, claims or a user object) is the value of the dependency and the principal of the request. `auth_type` is the
+    method, such as `oidc`, if the user object does not name it.
 
     Raises:
         TypeError: `authenticate` is a generator.
@@ -121,14 +121,14 @@ def audited_authentication(
 
 
 async def _connection(connection: HTTPConnection) -> HTTPConnection:
-    """Return the request or connection. This is a dependency, since a check may have a parameter for it itself."""
+    """Return the request or connection. It is a dependency, since the check may have such a parameter of its own."""
     return connection
 
 
 def _dependency(
     check: Check, decide: Callable[[HTTPConnection, dict[str, Any]], Awaitable[Any]]
 ) -> Callable[..., Awaitable[Any]]:
-    """Return a function with the parameters of `check`, which FastAPI fills in, and one for the request."""
+    """Return a function with the parameters of `check`, for FastAPI to fill in, and one more for the request."""
     if any(_yields(each) for each in (check, inspect.unwrap(check), type(check).__call__)):
         raise TypeError(
             f"expected a function or coroutine function, got the generator function {check!r}; "
@@ -154,17 +154,17 @@ def _yields(function: Any) -> bool:
 
 
 def _signature_of(check: Check) -> inspect.Signature:
-    """Return the signature with its annotations evaluated: FastAPI would read texts as names of this module.
+    """Return the signature with evaluated annotations. FastAPI would look up string annotations in this module.
 
     Raises:
-        NameError: an annotation of a parameter names what is not there.
+        NameError: the annotation of a parameter uses an undefined name.
     """
     try:
         return inspect.signature(check, eval_str=True)
     except NameError:
         from fastapi.dependencies.utils import get_typed_signature
 
-        # FastAPI does not ask what a dependency returns, which may be imported for a type checker only.
+        # FastAPI ignores the return annotation, whose names may be imported for a type checker only.
         signature = get_typed_signature(check)
         if any(isinstance(each.annotation, ForwardRef) for each in signature.parameters.values()):
             raise
@@ -175,7 +175,7 @@ async def _asked(check: Check, values: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(check) or inspect.iscoroutinefunction(type(check).__call__):
         return await check(**values)
     value = await run_in_threadpool(functools.partial(check, **values))
-    # Of a plain function around a coroutine function. A coroutine is true, whatever it would have said.
+    # A plain function may wrap a coroutine function. The coroutine itself would be true, whatever it returns.
     return await value if inspect.isawaitable(value) else value
 
 
@@ -203,7 +203,7 @@ _any_scope = Principals(None, Notices())
 
 
 def _principal(connection: HTTPConnection) -> AuditPrincipal | None:
-    """Return the principal as far as it is known by now."""
+    """Return the principal if it is known by now."""
     exchange = exchange_of(connection.scope)
     if exchange is None:
         return connection.scope.get(_PRINCIPAL) or _any_scope.of(connection.scope)
@@ -211,7 +211,7 @@ def _principal(connection: HTTPConnection) -> AuditPrincipal | None:
 
 
 def _make_known(connection: HTTPConnection, principal: AuditPrincipal) -> None:
-    """Keep the principal, but not in the state of the request, where the application may keep its own user."""
+    """Store the principal, but not in the request's state, where the application may keep its own user."""
     exchange = exchange_of(connection.scope)
     if exchange is not None:
         exchange.told = principal
@@ -220,7 +220,7 @@ def _make_known(connection: HTTPConnection, principal: AuditPrincipal) -> None:
 
 
 def _is_nobody(user: Any) -> bool:
-    """Return True if this says that nobody was found, as Starlette's `UnauthenticatedUser` does."""
+    """Return True if this value means that there is no user, as Starlette's `UnauthenticatedUser` does."""
     return user is None or user is False or getattr(user, "is_authenticated", None) is False
 
 
@@ -234,10 +234,10 @@ def _with_actions(resource: AuditResource, actions: Sequence[str]) -> AuditResou
 
 
 async def _raised(audit: AuditLogger, event: AuditEvent, error: BaseException, refusal: str) -> None:
-    """Record an exception: of a refusal the detail, which the client is told anyway; else only its class.
+    """Record an exception: the detail of a refusal, which the client gets anyway, and otherwise only the class.
 
     Raises:
-        HTTPException: as `_record`, but not in the place of a cancellation.
+        HTTPException: as `_record`, but it never replaces a cancellation.
     """
     event.error_type = type(error).__qualname__
     is_refusal = isinstance(error, PermissionError) or getattr(error, "status_code", None) in _DENIED
@@ -251,10 +251,10 @@ async def _raised(audit: AuditLogger, event: AuditEvent, error: BaseException, r
 
 
 async def _record(audit: AuditLogger, event: AuditEvent) -> None:
-    """Record the event, or let the request go no further.
+    """Record the event, or end the request.
 
     Raises:
-        HTTPException: 503, where the loss rule is `closed`.
+        HTTPException: 503, if the event cannot be recorded and the loss rule is `closed`.
     """
     waits = audit.recorder.syncs or audit.recorder.may_refuse
     try:

@@ -1,8 +1,8 @@
-"""Feast's feature server: its own audit events in the journal, or our recording in the place of its own.
+"""Feast's feature server: put its own audit events into the journal, or replace its recording by ours.
 
-`install` journals and delivers the events of Feast, whose feature server stays as it is but for where they go. With
-`replace=True` our middleware and MCP recording take the place of Feast's. `event_of_line` reads the JSON lines, of two
-schemas, that Feast writes on its logger `feast.audit`.
+`install` makes Feast's audit events go to the journal and changes nothing else. With `replace=True`, our middleware and
+MCP recording replace Feast's. `event_of_line` reads the JSON lines, in two schemas, that Feast writes to its logger
+`feast.audit`.
 
 Source: Feast 0.67: `feast.audit.audit_logger` (setting `feature_server.audit_logging`); `emit_online_audit_log` and
 `emit_offline_audit_log` of `feast.metrics` (`feature_server.metrics.audit_logging`); `feast.feature_server.get_app`;
@@ -52,7 +52,7 @@ _MAPPED: Final = frozenset({"event", "timestamp", "requestor_id", "status", "lat
 
 
 def event_of_line(text: str) -> dict[str, Any] | None:
-    """Return the fields of the event in a line, of any type (see `as_event`); None if it is of neither schema."""
+    """Return the fields of the event in a line, of any type (see `as_event`), or None if it fits neither schema."""
     if not text.startswith("{"):
         return None
     try:
@@ -66,7 +66,7 @@ def event_of_line(text: str) -> dict[str, Any] | None:
 
 
 def _of_metrics(line: Mapping[str, Any], event: str) -> dict[str, Any]:
-    """Return the fields; a value without a field of its own is an attribute under Feast's name for it."""
+    """Return the fields. A value without a matching field becomes an attribute under Feast's name."""
     requestor = line.get("requestor_id")
     return {
         "event_type": f"feast.{event}",
@@ -89,26 +89,26 @@ def _joined(names: object) -> str:
 
 
 HOOKS: Final = {
-    "feast.feature_server": "_add_mcp_support_if_enabled",  # the last thing that `get_app` does to an application
+    "feast.feature_server": "_add_mcp_support_if_enabled",  # the last step of `get_app`
     "feast.infra.mcp_servers.mcp_server": "_wrap_call_tool_handler",
 }
 """The functions of Feast that are replaced, by module."""
 
-# As Feast does: of MCP the calls are recorded, not what carries them.
+# As in Feast, MCP calls are recorded, but not the HTTP requests that carry them.
 _EXCLUDED: Final = ("/health", "/docs", "/openapi.json", "/static", "/static/*", "/mcp", "/mcp/*")
 
 
 def hooks_of_feast() -> dict[str, Any]:
-    """Return the functions as Feast has them, by module.
+    """Return Feast's original functions, by module.
 
     Raises:
-        ConfigError: this release lacks one.
+        ConfigError: this release of Feast lacks one of them.
     """
     return {module: _hook(importlib.import_module(module), name) for module, name in HOOKS.items()}
 
 
 def replace_in_feast(audit: AuditLogger, of_feast: Mapping[str, Any]) -> Callable[[], None]:
-    """Record what `get_app()` makes from now on in the place of Feast; return the function that takes it back."""
+    """From now on, record the applications of `get_app()` instead of Feast. Return a function that undoes this."""
     add_mcp, _ = of_feast.values()
 
     def add_mcp_and_record(app: Any, store: Any, audit_logger: Any = None) -> None:
@@ -140,10 +140,10 @@ def _hook(module: Any, name: str) -> Any:
 
 
 def _refuse_filter(store: Any) -> None:
-    """Refuse Feast's own filter: it knows reads by what its middleware records, and would silently do nothing.
+    """Refuse Feast's own filter. It recognises reads by its middleware's events, so it would silently do nothing.
 
     Raises:
-        ConfigError: it is on.
+        ConfigError: the filter is on.
     """
     if not store.config.feature_server.audit_logging.log_successful_reads:
         raise ConfigError(
@@ -153,10 +153,10 @@ def _refuse_filter(store: Any) -> None:
 
 
 def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
-    """Record around Starlette's own error middleware too, where Feast's answers to exceptions are made: 403, 404, 500.
+    """Record outside Starlette's error middleware, which turns Feast's exceptions into 403, 404 and 500.
 
-    The call of the application is taken over and not its stack of middleware, which OpenTelemetry's instrumentor of
-    FastAPI leaves alone unless it is the one that it knows.
+    We replace the call of the application and not its middleware stack, since OpenTelemetry's instrumentor of FastAPI
+    skips a stack that it does not know.
     """
     of_feast = importlib.import_module("feast.audit.audit_middleware").AuditLoggingMiddleware
     app.user_middleware = [each for each in app.user_middleware if each.cls is not of_feast]
@@ -174,9 +174,9 @@ def _record_outermost(app: Any, store: Any, audit: AuditLogger) -> None:
 
 
 def _user_of_feast(store: Any) -> AuditPrincipal | None:
-    """Return whom Feast's auth manager has verified for the request that runs here, and for the MCP call that made it.
+    """Return the user that Feast's auth manager has verified for the current request and the MCP call that made it.
 
-    A tool's call is verified by the request inside it and nowhere else: that one has the client's own token.
+    Only the request inside a tool call verifies the user, since that request has the client's own token.
     """
     manager = importlib.import_module("feast.permissions.security_manager").get_security_manager()
     user = manager.current_user if manager is not None else None
@@ -197,20 +197,20 @@ Factory = Callable[[Mapping[str, Any]], Any]
 
 
 def install(audit: AuditLogger | None = None, *, replace: bool = False, **settings: Any) -> AuditLogger:
-    """Make every audit logger of Feast hand its events to this one from now on; call it before `get_app()`.
+    """From now on, make every audit logger of Feast pass its events to `audit`. Call this before `get_app()`.
 
-    Whichever sink the feature store's configuration names (`stdout`, `file`, `logger`), the events go to `audit`
-    instead. Without `audit` it is made by `configure(**settings)`. Whether there are events, and whether those of
-    successful reads are among them, the configuration says as before: `feature_server.audit_logging`. It works before
-    a fork. A second call changes nothing and gives the logger of the first.
+    The events go there whichever sink the feature store's configuration names (`stdout`, `file`, `logger`). If `audit`
+    is not given, it is made by `configure(**settings)`. As before, `feature_server.audit_logging` in the configuration
+    decides whether there are events, and whether they include successful reads. It may be called before a fork. A
+    second call changes nothing and returns the logger of the first.
 
-    `replace`: requests and MCP calls are recorded by `AuditMiddleware` and `audit_server` in the place of Feast's
-    middleware and wrapper. Then `get_app()` raises `ConfigError` if the configuration leaves successful reads out.
+    With `replace`, `AuditMiddleware` and `audit_server` record requests and MCP calls instead of Feast's middleware and
+    wrapper. Then `get_app()` raises `ConfigError` if the configuration leaves out successful reads.
 
     Raises:
-        ConfigError: Feast is not installed or has no such hook, a setting is wrong, or something else than before is
-            asked for while installed. Nothing has changed.
-        JournalUnwritable: the directory cannot be written. Nothing has changed.
+        ConfigError: Feast is not installed or lacks a hook, a setting is wrong, or a second call differs from the
+            first. Nothing was changed.
+        JournalUnwritable: the directory cannot be written. Nothing was changed.
     """
     global _installed
     if audit is not None and settings:
@@ -238,7 +238,7 @@ def install(audit: AuditLogger | None = None, *, replace: bool = False, **settin
 def uninstall() -> None:
     """Let Feast make its own sinks again, and close a logger that `install` made. Without `install`, do nothing.
 
-    An application that `get_app()` has made keeps its logger: what it records later is journalled still.
+    An application that `get_app()` has already made keeps its logger, so its later events still reach the journal.
     """
     global _installed
     with _lock:
@@ -253,12 +253,12 @@ def uninstall() -> None:
 
 @contextmanager
 def install_meanwhile(audit: Callable[[], AuditLogger], *, replace: bool) -> Iterator[None]:
-    """Do what `install` does for the applications that are made in this block; the logger stays open behind it.
+    """Do what `install` does for applications made inside this block. The logger stays open afterwards.
 
-    Where something is installed already that stays, and `audit` is not called. One block at a time.
+    An existing installation stays in force, and `audit` is not called. Only one block may run at a time.
 
     Raises:
-        ConfigError, JournalUnwritable: as `install`, and what `audit` raises. Nothing has changed.
+        ConfigError, JournalUnwritable: as in `install` or raised by `audit`. Nothing was changed.
     """
     if _installed is not None:
         yield
@@ -271,10 +271,10 @@ def install_meanwhile(audit: Callable[[], AuditLogger], *, replace: bool) -> Ite
 
 
 class FeastSink:
-    """The sink that Feast's audit logger hands its events to. They are recorded as they are, secrets excepted.
+    """The sink that receives the events of Feast's audit logger. They are recorded unchanged, except for secrets.
 
-    Feast calls it under a lock, and turns what is raised here, `AuditUnavailable`, into a line of its log: what it
-    records has been done already, and cannot be refused.
+    Feast calls it under a lock, and turns `AuditUnavailable` into a line of its log. Feast records actions that have
+    already taken place, so they cannot be refused.
     """
 
     def __init__(self, audit: AuditLogger) -> None:
@@ -285,14 +285,14 @@ class FeastSink:
         """Return once the event is in the journal.
 
         Raises:
-            AuditUnavailable: only where the loss rule is `closed`: the event is not known to be durable.
+            AuditUnavailable: only if the loss rule is `closed`: the event may not be durable.
         """
-        if self._lease is None:  # not before: an application that never starts is never closed either
+        if self._lease is None:  # only now, since an application that never starts is never closed either
             self._lease = Lease(self._audit)
         self._audit.log(event)
 
     def close(self) -> None:
-        """Give the logger back at the end of the application's lifespan; its last user closes it, and it delivers."""
+        """Give the logger back when the application ends. Its last user closes it, which delivers its events."""
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.give_back_now()
@@ -300,7 +300,7 @@ class FeastSink:
 
 @dataclass(frozen=True, slots=True)
 class _Installed:
-    """What `uninstall` needs to know. `is_own`: `install` made the logger. `restore`: there if it replaces."""
+    """The state that `uninstall` needs. `is_own`: `install` made the logger. `restore` undoes a `replace`."""
 
     audit: AuditLogger
     is_own: bool
@@ -314,12 +314,12 @@ _installed: _Installed | None = None
 
 
 def _factories_of_feast() -> dict[str, Factory]:
-    """Return Feast's own table of sinks, by the names that its configuration has for them."""
+    """Return Feast's own table of sinks, by their names in its configuration."""
     try:
         factories = getattr(importlib.import_module(_MODULE), _FACTORIES, None)
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith("feast"):
-            raise  # Feast is there, and lacks something of its own: that says what to install
+            raise  # Feast itself lacks a dependency, and the error names it
         factories = None
     if not isinstance(factories, dict) or not factories:
         raise ConfigError(

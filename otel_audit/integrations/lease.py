@@ -1,8 +1,7 @@
-"""Share a logger between the servers and applications of one process: the last of them closes it.
+"""Support for instrumentors and servers that share one process.
 
-Change a framework for an instrumentor, and undo the change.
-
-Keep the instrumentors from applications and servers whose requests and calls somebody else records.
+A `Lease` shares a logger between servers and applications, the last of which closes it. An `Instrumentation` changes a
+framework and can undo the change. `keep_out` protects applications and servers that are recorded in another way.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _leases: WeakKeyDictionary[AuditLogger, int] = WeakKeyDictionary()
 
 
 class Lease:
-    """The use of a logger, from now until `give_back`. Any thread."""
+    """A share in a logger, from now until `give_back`. Any thread."""
 
     def __init__(self, audit: AuditLogger) -> None:
         self._audit = audit
@@ -37,9 +36,9 @@ class Lease:
             _leases[audit] = _leases.get(audit, 0) + 1
 
     async def give_back(self) -> None:
-        """Give the logger back; the last of its users closes it, and it delivers within its setting `close_timeout_s`.
+        """Give the logger back. The last user closes it, which delivers its events within `close_timeout_s`.
 
-        In a thread, so that the event loop is free meanwhile. A second call does nothing.
+        A thread does this, so that the event loop stays free. A second call does nothing.
         """
         if not self._is_last():
             return
@@ -51,7 +50,7 @@ class Lease:
             await asyncio.shield(closing)
 
     def give_back_now(self) -> None:
-        """Give the logger back on the caller's thread, where there is no event loop to keep free."""
+        """Give the logger back on the caller's thread, for callers without an event loop."""
         if self._is_last():
             self._audit.close()
 
@@ -69,11 +68,11 @@ _logger: AuditLogger | None = None
 
 
 def logger_of_process() -> AuditLogger:
-    """The one logger that all instrumentors of this process share, made from the environment when first asked for.
+    """Return the logger that all instrumentors of this process share, made from the environment on the first call.
 
     Raises:
         ConfigError: a setting or the policy is wrong. Nothing was started; the next call tries again.
-        JournalUnwritable: likewise, the directory cannot be written.
+        JournalUnwritable: the directory cannot be written. Nothing was started; the next call tries again.
     """
     global _logger
     with _changes:
@@ -83,9 +82,9 @@ def logger_of_process() -> AuditLogger:
 
 
 class Instrumentation:
-    """The methods of a framework that were wrapped, until `undo`.
+    """The methods of a framework that are wrapped until `undo`.
 
-    What they have put into an application by then stays there, and asks `is_on` each time.
+    Anything that they have put into an application stays there, and checks `is_on` each time.
     """
 
     def __init__(self, audit: AuditLogger | None) -> None:
@@ -95,7 +94,7 @@ class Instrumentation:
 
     @property
     def audit(self) -> AuditLogger:
-        """Return the logger that was given, else that of the process. Raises what `logger_of_process` does."""
+        """The logger that was given, or that of the process. Raises as `logger_of_process` does."""
         return self._given if self._given is not None else logger_of_process()
 
     def wrap(self, owner: type | ModuleType, name: str, wrapper: Callable[..., Any]) -> None:
@@ -103,7 +102,7 @@ class Instrumentation:
         self.replace(owner, name, _wrapped(getattr(owner, name), wrapper))
 
     def replace(self, owner: type | ModuleType, name: str, replacement: Callable[..., Any]) -> None:
-        """Put this function, with the parameters that it has, in the place of `owner.name`."""
+        """Replace `owner.name` by this function, which keeps its own parameters."""
         original = getattr(owner, name)
         inherited = name not in vars(owner)
 
@@ -119,9 +118,9 @@ class Instrumentation:
         self._undo.append(undo)
 
     def when_imported(self, module: str, change: Callable[[ModuleType], None]) -> None:
-        """Change the module once it is imported, now if it is already; never, if this was undone by then.
+        """Change the module once it is imported, or now if it already is; but not if this was undone by then.
 
-        An import here may come too early: other instrumentors put classes of their own into what it imports.
+        Importing it here could be too early, since other instrumentors still replace classes that it imports.
         """
         from wrapt import register_post_import_hook  # comes with opentelemetry-instrumentation
 
@@ -132,7 +131,7 @@ class Instrumentation:
         register_post_import_hook(change_it, module)
 
     def undo(self) -> None:
-        """Make the framework as it was; applications that are built already record nothing here any more."""
+        """Restore the framework. Applications that are already built record nothing here any more."""
         self.is_on = False
         for undo in reversed(self._undo):
             undo()
@@ -140,7 +139,7 @@ class Instrumentation:
 
 
 def _wrapped(original: Any, wrapper: Callable[..., Any]) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(original):  # so that it still is one for those who ask
+    if inspect.iscoroutinefunction(original):  # the wrapper must be one too, since callers check
 
         @functools.wraps(original)
         async def asynchronous(*args: Any, **kwargs: Any) -> Any:
@@ -161,11 +160,11 @@ _kept_out: WeakSet[object] = WeakSet()
 def keep_out(recorded: object) -> None:
     """Keep every instrumentor from recording this Starlette application, or this server of the MCP SDK 1.x.
 
-    It is without effect on one that has begun to run.
+    This has no effect once the application or server has begun to run.
     """
     _kept_out.add(recorded)
 
 
 def is_kept_out(candidate: object) -> bool:
-    """Return True if `keep_out` was called for it."""
+    """Return True if `keep_out` was called for this application or server."""
     return candidate in _kept_out

@@ -1,8 +1,8 @@
-"""What plugs into the OTel SDK's own `LoggerProvider`.
+"""Plug-ins for the `LoggerProvider` of the OTel SDK.
 
-`AuditLogRecordProcessor` and `AuditLogExporter` put the journal behind it: what the plain logs API emits is journalled,
-chained and exported unchanged. Nothing is added to it, redacted or cut. `AuditConsoleLogExporter` and
-`AuditJsonlLogExporter` have no journal: they show records, or append them to a file, as our own exporters do.
+`AuditLogRecordProcessor` and `AuditLogExporter` put the journal behind it: records of the plain logs API are
+journalled, chained and exported unchanged, with nothing added, redacted or cut. `AuditConsoleLogExporter` and
+`AuditJsonlLogExporter` work without a journal and show records, or append them to a file, as our own exporters do.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = ["AuditConsoleLogExporter", "AuditJsonlLogExporter", "AuditLogExporter
 
 
 class _Recorder:
-    """From a record of the SDK to a line, and what both plug-ins of the SDK have in common. `trail` has the numbers."""
+    """The common part of both plug-ins with a journal, which writes SDK records to `trail`."""
 
     def __init__(self, trail: Trail) -> None:
         self.trail = trail
@@ -51,13 +51,13 @@ class _Recorder:
         self._events = ForeignEvents()
 
     def _record(self, record: ReadableLogRecord | ReadWriteLogRecord) -> bool:
-        """True when the record is in the journal; a loss is counted and said.
+        """Write the record and return True if it is in the journal. A loss is counted and reported.
 
         Raises:
             AuditUnavailable: only with `on_loss=closed`.
         """
         try:
-            is_vital = self.trail.settings.on_loss is OnLoss.CLOSED  # a record says nothing of an outcome
+            is_vital = self.trail.settings.on_loss is OnLoss.CLOSED  # a record has no outcome
             self.trail.journal.append(*self._events.event(record), is_vital)
         except AuditUnavailable as error:
             if self.trail.settings.on_loss is OnLoss.CLOSED:
@@ -67,20 +67,20 @@ class _Recorder:
         return True
 
     def shutdown(self) -> None:
-        """Deliver within the setting `close_timeout_s`. A later record is journalled still, for the next owner."""
+        """Deliver within the setting `close_timeout_s`. Later records are still journalled, for the next owner."""
         self.trail.give_back(self)
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """True when every exporter has what was recorded before this call."""
+        """Wait, and return True once every exporter has all records made before this call."""
         return self.trail.flush(timeout_millis / 1000).complete
 
 
 class AuditLogRecordProcessor(_Recorder, LogRecordProcessor):
-    """Puts log records on disk before `emit` returns, and delivers them from there. Any thread; fork-safe.
+    """Write log records to disk before `emit` returns, and deliver them from there. Any thread; fork-safe.
 
-    Without arguments everything comes from the environment. `exporters`: those of the SDK that take the place of the
-    environment's; a class or function that makes one works after a fork too. `overrides` come first, by the setting's
-    name; `resource` is that of the writer in the journal, each record keeps its own.
+    Without arguments, all settings come from the environment. `exporters` are SDK exporters, used instead of those that
+    the environment names; pass a class or function that makes one if the process forks. `overrides` are settings by
+    name, which take precedence. `resource` describes the writer in the journal; each record keeps its own resource.
 
     Source: OpenTelemetry specification, "LogRecordProcessor".
 
@@ -93,25 +93,25 @@ class AuditLogRecordProcessor(_Recorder, LogRecordProcessor):
         super().__init__(open_trail(exporters, resource, overrides))
 
     def on_emit(self, log_record: ReadWriteLogRecord) -> None:
-        """Return once the record is in the journal. What an export of ours logs about itself is left out.
+        """Return once the record is in the journal. Records that our own exports log are left out.
 
         Raises:
-            AuditUnavailable: only with `on_loss=closed`: the record is not known to be durable.
+            AuditUnavailable: only with `on_loss=closed`: the record may not be durable.
         """
         if not is_exporting():
             self._record(log_record)
 
     def enabled(self, *, context: Context | None = None, **about: Any) -> bool:
-        """False for what an export of ours logs about itself."""
+        """Return False for records that our own exports log."""
         return not is_exporting()
 
 
 class AuditLogExporter(_Recorder, LogRecordExporter):
-    """Puts log records on disk and delivers them from there: `OTEL_LOGS_EXPORTER=otel_audit`, or in OTEL_CONFIG_FILE.
+    """Write log records to disk and deliver them from there: `OTEL_LOGS_EXPORTER=otel_audit`, or in OTEL_CONFIG_FILE.
 
-    What stands before it may lose records: the SDK's batch processor keeps them in memory for a second, and drops the
-    oldest of more than its queue holds. `AuditLogRecordProcessor` has nothing before it, the SDK's simple processor
-    nothing that keeps records. `overrides` come first, by the setting's name.
+    The SDK's batch processor before it may lose records: it keeps them in memory for a second, and drops the oldest if
+    its queue overflows. `AuditLogRecordProcessor` avoids that, and so does the SDK's simple processor. `overrides` are
+    settings by name, which take precedence.
 
     Source: OpenTelemetry specification, "LogRecordExporter"; entry point `opentelemetry_logs_exporter`.
 
@@ -124,7 +124,7 @@ class AuditLogExporter(_Recorder, LogRecordExporter):
         super().__init__(open_trail((), None, overrides))
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """`SUCCESS` once all records are in the journal."""
+        """Return `SUCCESS` once all records are in the journal."""
         try:
             recorded = [self._record(record) for record in batch]
         except AuditUnavailable:
@@ -133,14 +133,14 @@ class AuditLogExporter(_Recorder, LogRecordExporter):
 
 
 class AuditConsoleLogExporter(LogRecordExporter):
-    """Shows records on stderr, or on the stream given: audit events readable, any other record as its JSON.
+    """Show records on stderr or the given stream: audit events in readable form, all other records as JSON.
 
-    By name it is `OTEL_LOGS_EXPORTER=otel_audit_console`. Any thread.
+    It is also `OTEL_LOGS_EXPORTER=otel_audit_console`. Any thread.
     Source: OpenTelemetry specification, "LogRecordExporter"; entry point `opentelemetry_logs_exporter`.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        # Not at the top: `rich` takes a while to load, and the journal needs none of it.
+        # Not at the top: `rich` is slow to load, and the journal does not need it.
         from otel_audit.delivery.console import Terminal
 
         self._terminal = Terminal(stream)
@@ -148,7 +148,7 @@ class AuditConsoleLogExporter(LogRecordExporter):
         self._is_shut_down = False
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Show the records. `FAILURE` when the stream does not take them, or after `shutdown`."""
+        """Show the records. Return `FAILURE` if the stream refuses them, or after `shutdown`."""
         if self._is_shut_down:
             return LogRecordExportResult.FAILURE
         try:
@@ -159,7 +159,7 @@ class AuditConsoleLogExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """Later records are not shown."""
+        """Show no further records."""
         self._is_shut_down = True
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -168,14 +168,14 @@ class AuditConsoleLogExporter(LogRecordExporter):
 
 
 class AuditJsonlLogExporter(LogRecordExporter):
-    """Appends records to a JSONL file: audit events as their caller gave them, any other record as its JSON.
+    """Append records to a JSONL file: audit events as their caller gave them, all other records as JSON.
 
-    Lines that the journal makes itself are left out. Without `path` and `mode`, the file and the mode of a new one are
-    those of the settings `jsonl_path` and `file_mode`. By name it is `OTEL_LOGS_EXPORTER=otel_audit_jsonl`. Any thread.
+    Lines that the journal writes itself are left out. `path` and `mode`, the mode of a new file, default to the
+    settings `jsonl_path` and `file_mode`. It is also `OTEL_LOGS_EXPORTER=otel_audit_jsonl`. Any thread.
     Source: OpenTelemetry specification, "LogRecordExporter"; entry point `opentelemetry_logs_exporter`.
 
     Raises:
-        ConfigError: a setting that is asked is wrong.
+        ConfigError: one of these two settings is wrong.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, mode: int | None = None) -> None:
@@ -186,7 +186,7 @@ class AuditJsonlLogExporter(LogRecordExporter):
         self._is_shut_down = False
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
-        """Append the records. `FAILURE` when the file does not take them: then it has none; or after `shutdown`."""
+        """Append the records. Return `FAILURE` after `shutdown`, or if that fails: then the file has none of them."""
         if self._is_shut_down:
             return LogRecordExportResult.FAILURE
         lines = [line for record in batch if (line := _written(record)) is not None]
@@ -198,7 +198,7 @@ class AuditJsonlLogExporter(LogRecordExporter):
         return LogRecordExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        """The file is let go of; later records are not written."""
+        """Close the file. Later records are not written."""
         self._is_shut_down = True
         self._file.close()
 
@@ -220,7 +220,7 @@ def _written(record: ReadableLogRecord) -> bytes | None:
 
 
 def _journal_line(record: ReadableLogRecord) -> bytes | None:
-    """The body as a line of a journal; None when it is none."""
+    """Return the body if it is a journal line, else None."""
     body = record.log_record.body
     if not isinstance(body, str):
         return None
@@ -236,7 +236,7 @@ def _json(record: ReadableLogRecord) -> str:
     try:
         return record.to_json(indent=None)
     except (TypeError, ValueError, AttributeError) as error:
-        # A body that JSON cannot hold, or a record without a time, must not cost the rest of its batch.
+        # A body that JSON cannot represent, or a record without a time, must not cost the rest of its batch.
         log = record.log_record
         told = {
             "body": repr(log.body),

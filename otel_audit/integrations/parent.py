@@ -1,6 +1,6 @@
-"""The event under way where code runs: code fills it in, and other events name it as their parent.
+"""The event under way in the current task or thread. Code can fill it in, and other events name it as their parent.
 
-A `Ruling` is what a permission check of an application decides about it, whatever framework asks.
+A `Ruling` is the detailed decision of a permission check, for every framework.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ under_way: ContextVar[tuple[str | None, Callable[[], AuditEvent] | None]] = Cont
 
 
 def parent_id() -> str | None:
-    """Return the `event_id` of the innermost event under way in this task or thread; None where there is none."""
+    """Return the `event_id` of the innermost event under way in this task or thread, or None."""
     return under_way.get()[0]
 
 
 def current_event() -> AuditEvent | None:
-    """Return the event of the request, connection or MCP call that runs here, to be filled in; None outside of one.
+    """Return the event of the current request, connection or MCP call for you to fill in, or None outside of one.
 
-    For instance `event.resource`, `event.reason`, `event.attributes`, or `event.outcome = "denied"` before an error is
-    answered. It is the same in every task and thread of a request. What is filled in after the last byte of the answer
-    comes too late.
+    Set for instance `event.resource`, `event.reason`, `event.attributes`, or `event.outcome = "denied"` before you
+    answer with an error. The event is the same in every task and thread of a request. Values set after the last byte of
+    the response come too late.
     """
     event = under_way.get()[1]
     return None if event is None else event()
 
 
 class within:  # in lower case, as it is used like a function; a generator would cost four times as much
-    """Make what is recorded inside belong to this event, or to none. Threads and tasks begun inside inherit it.
+    """Make events recorded inside this block belong to this event, or to none. Threads and tasks inherit that.
 
-    `event` gives what `current_event` returns inside.
+    `event` provides the event that `current_event` returns inside.
     """
 
     __slots__ = ("_token", "_under_way")
@@ -56,17 +56,17 @@ class within:  # in lower case, as it is used like a function; a generator would
 
 
 def leave(*tokens: Token[Any]) -> None:
-    """Reset ContextVars, as far as this is the context in which they were set."""
+    """Reset the ContextVars that were set in the current context, and ignore the others."""
     for token in tokens:
         try:
             token.var.reset(token)
-        except ValueError:  # where the collector throws away a task that never ended: not set there
+        except ValueError:  # set in another context: the garbage collector is ending a task that never finished
             continue
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """The decision of a permission check that says more than yes or no. True when it allows."""
+    """The decision of a permission check with its reasons. It is true if it allows."""
 
     allowed: bool
     reason: str = ""

@@ -1,7 +1,7 @@
-"""One HTTP request or WebSocket connection: who asks, how far it has come, and what its end means.
+"""One HTTP request or WebSocket connection: its user, its progress, and the meaning of its end.
 
-An `Exchange` begins with what its scope says, sees each message of the server and of the application on its way, and
-knows its outcome in the end. `recording` makes its event.
+An `Exchange` starts from its scope, sees each message between the server and the application, and knows the outcome in
+the end. `recording` makes the event.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ _FAILED_CLOSE: Final = frozenset({1002, 1003, 1007, 1009, 1010})
 class Exchange:
     """The state of one request or connection.
 
-    Who it is by: `told` is the principal that the application named by `set_principal`; `found` the one that a
-    dependency of FastAPI returned; `claimed` a user name that the client gave with a password, and that no dependency
-    has refused. `claimed_id` is the `X-Request-Id` of a peer that is no trusted proxy.
+    User: `told` is the principal that the application named with `set_principal`. `found` is the one that a FastAPI
+    dependency returned. `claimed` is a user name that the client sent with a password and no dependency has refused.
+    `claimed_id` is the `X-Request-Id` of a peer that is not a trusted proxy.
 
-    `own_id` is the id of the event that is in the trail while it runs, if any, else of the one at its end. `event` is
-    set once somebody has asked for it, and may have filled it in. `span` is the server span as far as it is known:
-    OpenTelemetry's middleware has the last word, of several the outermost; without it, it is the span that is active
-    around the audit middleware, else the first one that is seen inside of it.
+    Event: `own_id` is the id of the event recorded before the application was called, if there is one, else of the one
+    at the end. `event` is set once the application has asked for it, perhaps to fill it in. `span` is the server span
+    as far as it is known. It is the one that OpenTelemetry's middleware began, the outermost if there are several;
+    otherwise the span around the audit middleware, or else the first one seen inside it.
 
-    How far it has come: `is_ending` means that the server is about to get the last message; `is_gone` that the client
-    left before that; `is_doubtful` that the last message is one that also ends an answer that failed, so that only an
-    exception behind it tells how it went. `is_under_way` is true until `forget`.
+    Progress: `is_ending` means that the server is about to get the last message, `is_gone` that the client left before
+    that. `is_doubtful` means that the last message may also end a failed response, so that only an exception after it
+    tells the difference. `is_under_way` is true until `forget`.
     """
 
     __slots__ = (
@@ -133,7 +133,7 @@ class Exchange:
             if name == b"user-agent":
                 user_agent = value
             elif name == b"x-request-id":
-                request_id = value if request_id is None else b""  # two are none
+                request_id = value if request_id is None else b""  # two headers count as none
             elif name == b"traceparent":
                 self._has_traceparent = True
             elif name == header:
@@ -149,7 +149,7 @@ class Exchange:
         self.request_id: str = mcp_audit_request_id.get() or believed or AuditLogger.new_request_id()
 
     def begun_event(self) -> AuditEvent:
-        """Return its event as far as it is known, always the same one, to be filled in. Any thread of the request."""
+        """Return the event as far as it is known, to be filled in. It is always the same one. Any thread."""
         self.look()
         if self.event is None:
             event = AuditEvent(
@@ -160,13 +160,13 @@ class Exchange:
                 source=AuditSource(ip=self.ip, transport=self.transport, user_agent=self.user_agent),
                 action=AuditAction(path=self.path, method=self.method),
             )
-            # Threads that ask at once all get the first one, and without a lock, which a fork could leave taken.
+            # All threads get the first event, even at the same time. There is no lock, which a fork could leave taken.
             self.event = self.scope.setdefault(_EVENT, event)
         return self.event
 
     @property
     def claims(self) -> dict[str, str]:
-        """Attributes: the ids that a client gave the request, kept apart from those that are known."""
+        """The ids that the client claimed for the request, as attributes separate from the verified ones."""
         claims = _NO_FACTS if self.claimed_id is None else {CLAIMED_REQUEST_ID: self.claimed_id}
         if not self._has_traceparent or self.span.trace_id is not UNSET:
             return claims
@@ -175,32 +175,32 @@ class Exchange:
 
     @property
     def duration_ms(self) -> float:
-        """Milliseconds from its begin to its last byte, or until now."""
+        """The milliseconds from its beginning to its last byte, or until now."""
         return ((self._ended_ns or time.perf_counter_ns()) - self._started_ns) / 1e6
 
     @property
     def takes_long(self) -> bool:
-        """True if it is worth a turn of the event loop to find out whether the client still waits."""
+        """True if the request has run long enough to spend a turn of the event loop on looking for its client."""
         return time.perf_counter_ns() - self._started_ns > _LONG_NS
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What else is known of its end, as attributes."""
+        """Further facts about its end, as attributes."""
         return _NO_FACTS
 
     def look(self) -> None:
         """Take the span that is active here, inside the application, if no server span is known yet."""
-        # Each message comes by here; in an empty context, as where nothing is traced, there is nothing to look at.
+        # This runs for each message. The context is empty if nothing is traced, and then there is no span to find.
         if self.span.trace_id is UNSET and get_current():
             self.span = span_inside()
 
     def note(self, span: SpanContext) -> None:
-        """Take the span that OpenTelemetry's middleware has begun for it, unless one outside of that did."""
+        """Take the span that OpenTelemetry's middleware has begun, unless such a middleware further out began one."""
         if not self._span_is_noted:
             self.span, self._span_is_noted = ids_of(span), True
 
     def is_last(self, message: Message) -> bool:
-        """Return True if nothing comes after this message of the application."""
+        """Return True if this is the last message of the application."""
         raise NotImplementedError
 
     def sent(self, message: Message) -> None:
@@ -212,21 +212,23 @@ class Exchange:
         raise NotImplementedError
 
     def outcome(self, error: BaseException | None) -> Outcome:
-        """Return how it ended; `error`: what the application raised. `status_code` is known from here on."""
+        """Return the outcome and set `status_code`. `error` is the exception that the application raised."""
         raise NotImplementedError
 
     def detail(self, outcome: Outcome) -> str:
-        """Return method, path and status, as Feast writes them; the outcome where there is no status.
+        """Return method, path and status as Feast writes them, with the outcome if there is no status.
 
-        A long path, which the client chose, is not written twice. Nor is its beginning: half a secret is not found.
+        A long path, chosen by the client, is left out here, since the event has it already. Its beginning is left out
+        too, since half a secret would not be recognised.
         """
         path = self.path if len(self.path) <= _LONG_PATH_CHARS else "…"
         return f"{self.method} {path} -> {self.status_code or outcome}"
 
     def forget(self) -> None:
-        """Let go of the scope, which goes on referring to this exchange: both are freed at once.
+        """Drop the reference to the scope, which still refers to this exchange, so that both are freed at once.
 
-        A call that the request carried may come later, as with MCP over SSE, and asks it for its ids and its user.
+        The exchange itself stays usable: with MCP over SSE, a call that the request carried may come later and needs
+        its ids and its user.
         """
         self.is_under_way = False
         self.scope.pop(_EVENT, None)
@@ -234,18 +236,18 @@ class Exchange:
 
 
 def exchange_of(scope: Mapping[str, Any]) -> Exchange | None:
-    """Return the exchange under way that a scope belongs to; None if no middleware records it."""
+    """Return the exchange under way that a scope belongs to, or None if no middleware records it."""
     found: Exchange | None = scope.get(_KEY)
     return found if found is not None and found.is_under_way else None
 
 
 def carrier_of(scope: Mapping[str, Any]) -> Exchange | None:
-    """Return the recorded exchange that has this scope, also once it is over; None if none is recorded."""
+    """Return the recorded exchange of this scope, even after its end, or None if it is not recorded."""
     return scope.get(_KEY)
 
 
 def note_span(span: SpanContext, scope: Scope) -> None:
-    """Note that OpenTelemetry's middleware has begun this span for a request, around ours or inside of it."""
+    """Note that OpenTelemetry's middleware, outside or inside ours, has begun this span for a request."""
     exchange = exchange_of(scope)
     if exchange is None:
         scope.setdefault(_NOTED_SPAN, span)
@@ -254,17 +256,17 @@ def note_span(span: SpanContext, scope: Scope) -> None:
 
 
 def leave_out(scope: Scope) -> None:
-    """Have this request or connection recorded by nobody: whoever is asked first decides."""
+    """Keep every middleware from recording this request or connection. The outermost one decides."""
     scope[_LEFT_OUT] = True
 
 
 def is_left_out(scope: Scope) -> bool:
-    """Return True if a middleware outside has passed it over because of its path."""
+    """Return True if an outer middleware has excluded it because of its path."""
     return _LEFT_OUT in scope
 
 
 class HttpExchange(Exchange):
-    """An HTTP request. Its answer is whole only once the server has taken the last byte."""
+    """An HTTP request. Its response is complete only once the server has taken the last byte."""
 
     __slots__ = ("_has_trailers", "_is_streamed", "_is_whole")
 
@@ -289,10 +291,11 @@ class HttpExchange(Exchange):
         return False
 
     def sent(self, message: Message) -> None:
-        """See `Exchange`.
+        """Note a message of the response, and whether its end is doubtful.
 
-        Middleware that answers 500 for an exception lets it go on behind the answer. And a stream that breaks off below
-        Starlette's `BaseHTTPMiddleware` ends as if it were whole, with an empty message, before the exception goes on.
+        Middleware that answers an exception with 500 raises it again after the response. And a stream that breaks off
+        below Starlette's `BaseHTTPMiddleware` ends as if it were complete, with an empty message, before the exception
+        is raised.
         """
         if message["type"] == "http.response.start":
             self.status_code = message["status"]
@@ -307,18 +310,18 @@ class HttpExchange(Exchange):
             )
 
     def received(self, message: Message) -> bool:
-        """See `Exchange`. A client that has gone ends nothing: the application may go on.
+        """Note a message of the client. A disconnect does not end the exchange, since the application may go on.
 
-        Servers say it after the last byte too.
+        Servers also send a disconnect after the last byte.
         """
         if message["type"] == "http.disconnect" and not self.is_ending:
             self.is_gone = True
         return False
 
     def outcome(self, error: BaseException | None) -> Outcome:
-        """See `Exchange`. An answer that nobody waited for any more is `cancelled`."""
+        """Return the outcome by the status code. If the client left before the response, it is `cancelled`."""
         if self.status_code is None and not self.is_gone and isinstance(error, Exception | None):
-            self.status_code = _SERVER_ERROR  # what servers answer then
+            self.status_code = _SERVER_ERROR  # servers answer with 500 in this case
         if self.is_gone or (error is not None and is_stop(error)):
             return Outcome.CANCELLED
         if not self._is_whole or self.status_code is None:
@@ -342,7 +345,7 @@ class SocketExchange(Exchange):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """See `Exchange`: the close code, if there is one."""
+        """The close code, if there is one."""
         return _NO_FACTS if self._close_code is None else {"websocket.close_code": self._close_code}
 
     def is_last(self, message: Message) -> bool:
@@ -378,10 +381,10 @@ class SocketExchange(Exchange):
         return True
 
     def outcome(self, error: BaseException | None) -> Outcome:
-        """See `Exchange`.
+        """Return the outcome by the close code.
 
-        `unknown` after a code of the application's own, from 4000 on, and after 1005, which servers say of a client
-        that closed without a code, and of one that was cut off.
+        It is `unknown` for codes that the application defines, from 4000 on, and for 1005, which servers report both
+        for a client that closed without a code and for one that was cut off.
         """
         if self._denies:
             return _outcome_of_status(self.status_code or _FORBIDDEN)
@@ -389,7 +392,7 @@ class SocketExchange(Exchange):
             return self._outcome_of_close(self._close_code)
         is_refused = self.status_code is None
         if is_refused and not self.is_gone and isinstance(error, Exception | None):
-            self.status_code = _SERVER_ERROR  # what servers answer a handshake that nobody took
+            self.status_code = _SERVER_ERROR  # servers answer an unhandled handshake with 500
         if self.is_gone or is_stop(error):
             return Outcome.CANCELLED
         return Outcome.SUCCESS if error is None and not is_refused else Outcome.ERROR
@@ -407,7 +410,7 @@ class SocketExchange(Exchange):
 
 
 def _outcome_of_status(status_code: int) -> Outcome:
-    """Return what a status says of a request that was answered."""
+    """Return the outcome of an answered request by its status code."""
     if status_code < 400:
         return Outcome.SUCCESS
     if status_code in (401, _FORBIDDEN):

@@ -1,7 +1,7 @@
-"""The user of a FastAPI application: what a dependency that stands on a scheme of `fastapi.security` returns.
+"""The user of a FastAPI application: the result of a dependency built on a scheme of `fastapi.security`.
 
-FastAPI solves the dependencies of a request from the scheme outwards, and puts each result into a dictionary, so that
-none is solved twice. It lets its caller pass that dictionary, so we pass one that tells the request of its results.
+FastAPI resolves the dependencies of a request from the scheme outwards, and caches each result in a dictionary, so that
+none is resolved twice. The caller may pass that dictionary, so we pass one that reports its results to the request.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __all__ = ["watch_dependencies"]
 _WATCHED: Final = "otel_audit_watched"
 _NEEDED: Final = frozenset({"request", "dependant", "dependency_cache"})
 _REMEMBERED: Final = 4096  # routes
-_NAME_CHARS: Final = 256  # a longer text is no name; a token may be
-_PART_CHARS: Final = 8  # a text that shares so many characters with a secret is part of it, or holds it
+_NAME_CHARS: Final = 256  # a longer text is not a name, but may be a token
+_PART_CHARS: Final = 8  # a text that shares this many characters with a secret is part of it, or contains it
 _NOT_THIS_RELEASE: Final = (
     "users are not found in the dependencies of this release of FastAPI: call "
     "otel_audit.integrations.asgi.set_principal(user) where one is authenticated"
@@ -37,10 +37,10 @@ _any_value = Principals(None, Notices())
 
 
 def watch_dependencies(notices: Notices) -> None:
-    """Make the user that a dependency returns the principal of its request, in every application, from now on.
+    """From now on, in every application, make the user that a dependency returns the principal of its request.
 
-    Requests that no middleware of ours records go the way they went. Where FastAPI has no such place any more, that is
-    said, and applications run as before.
+    Requests that our middleware does not record are unaffected. If a release of FastAPI no longer has this hook, a
+    notice says so, and applications run as before.
     """
     original = getattr(routing, "solve_dependencies", None)
     if hasattr(original, _WATCHED):
@@ -62,7 +62,7 @@ def watch_dependencies(notices: Notices) -> None:
         results = _Results(exchange, standing)
         solved = await original(**{**given, "dependency_cache": results})
         if results.claimed is not None and not getattr(solved, "errors", True):
-            exchange.claimed = results.claimed  # nothing has refused it so far
+            exchange.claimed = results.claimed  # no dependency has refused it so far
         return solved
 
     setattr(solve, _WATCHED, True)
@@ -77,9 +77,9 @@ def _takes_what_we_pass(function: Any) -> bool:
 
 
 class _Results(dict[Any, Any]):
-    """The results that FastAPI has found for one request. Each key begins with the function of a dependency.
+    """FastAPI's results for one request. Each key begins with the function of a dependency.
 
-    Told of each result as it comes, a dependency that raises later takes none of it away.
+    Each result is reported as soon as it is stored, so it is kept even if a later dependency raises.
     """
 
     def __init__(self, exchange: Exchange, standing: dict[int, bool]) -> None:
@@ -90,7 +90,7 @@ class _Results(dict[Any, Any]):
         self._secrets: set[str] = set()
 
     def __bool__(self) -> bool:
-        return True  # FastAPI 0.115 puts one of its own in the place of an empty one
+        return True  # FastAPI 0.115 would replace an empty dictionary by its own
 
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(key, value)
@@ -101,11 +101,11 @@ class _Results(dict[Any, Any]):
                 is_scheme = True  # under `dependency_overrides` an annotation is read again, and makes its scheme anew
             if is_scheme is not None and value is not None and self._exchange.found is None:
                 self._note(value, is_scheme=is_scheme)
-        except Exception as error:  # of the application's own objects, whose request goes on all the same
+        except Exception as error:  # raised by the application's own objects; the request must go on
             _any_value.could_not_read(error)
 
     def _note(self, value: Any, *, is_scheme: bool) -> None:
-        kinds = type(value).__mro__  # to ask a Pydantic model for its class is slow
+        kinds = type(value).__mro__  # `isinstance` is slow for a Pydantic model
         if HTTPBasicCredentials in kinds:
             self._secrets.add(value.password)
             self.claimed = AuditPrincipal(username=value.username, auth_type="basic") if value.username else None
@@ -115,7 +115,7 @@ class _Results(dict[Any, Any]):
             self._secrets.add(value)
         elif str in kinds and len(value) > _NAME_CHARS:
             return
-        elif tuple in kinds and not hasattr(value, "_fields"):  # as fastapi-users gives a user with its token
+        elif tuple in kinds and not hasattr(value, "_fields"):  # fastapi-users returns a user with its token
             for each in value:
                 if not isinstance(each, str):
                     self._take(each)
@@ -146,20 +146,20 @@ _trees: dict[int, tuple[Any, dict[int, bool]]] = {}
 
 
 def _standing_on_schemes(dependant: Any) -> dict[int, bool]:
-    """Return the functions of dependencies that stand on a scheme, by id; True for a scheme itself. Found out once."""
+    """Return the dependencies that are built on a scheme, by the id of their function; True for a scheme itself."""
     known = _trees.get(id(dependant))
     if known is not None and known[0] is dependant:
         return known[1]
     found: dict[int, bool] = {}
     _gather(dependant, found)
-    if len(_trees) >= _REMEMBERED:  # routes that are made over and over
+    if len(_trees) >= _REMEMBERED:  # the application makes routes over and over
         _trees.clear()
     _trees[id(dependant)] = (dependant, found)
     return found
 
 
 def _gather(dependant: Any, found: dict[int, bool]) -> bool:
-    """Return True if anything below is a scheme, or stands on one."""
+    """Return True if any dependency below is a scheme or is built on one."""
     stands = False
     for each in dependant.dependencies:
         is_scheme = _is_scheme(each.call)

@@ -1,6 +1,6 @@
-"""The lifespan of an ASGI application holds its audit logger, and closes it if nobody else does.
+"""The lifespan of an ASGI application, which holds its audit logger and closes it if no one else uses it.
 
-Before that it waits for the requests and connections that are still under way.
+Before closing, it waits for the requests and connections that are still under way.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["Lifespan", "UnderWay", "is_held"]
 
 
 _POLL_S: Final = 0.005
-_WAIT_S: Final = 5.0  # for the disk; what is asked to end has ended by then
+_WAIT_S: Final = 5.0  # enough for the disk; requests that were told to end have ended by then
 
 
 class UnderWay:
-    """The recordings of one application that have no end in the trail yet. Any thread."""
+    """The recordings of one application whose end is not in the trail yet. Any thread."""
 
     __slots__ = ("recordings",)
 
@@ -31,8 +31,8 @@ class UnderWay:
     async def over(self) -> None:
         """Return when all of them have ended, or after some seconds.
 
-        A server that may wait no longer cancels what is under way, and asks the application to end in the same breath:
-        a logger that closes then would miss them.
+        A server whose patience has run out cancels the requests under way and shuts the application down at the same
+        time. A logger that closed at once would miss the ends of those requests.
         """
         if asyncio._get_running_loop() is None:
             return
@@ -48,12 +48,12 @@ _LAST: Final = frozenset({"lifespan.startup.failed", "lifespan.shutdown.complete
 
 
 def is_held(scope: Scope) -> bool:
-    """Return True if a middleware outside holds a logger for this lifespan already."""
+    """Return True if an outer middleware already holds a logger for this lifespan."""
     return _KEY in scope
 
 
 class Lifespan:
-    """One run of an application, from its startup to its shutdown, or to the failure of either."""
+    """One run of an application, from its startup to its shutdown or to the failure of either."""
 
     def __init__(self, app: ASGIApp, audit: AuditLogger, under_way: UnderWay, receive: Receive, send: Send) -> None:
         self._app = app
@@ -69,9 +69,10 @@ class Lifespan:
     async def run(self, scope: Scope) -> None:
         """Run the application's lifespan, and give the logger back at its end.
 
-        An application without one, which refuses the scope or returns from it, gets one here, and one that returns when
-        it has started the rest of it: nothing else would close its logger, since servers run no exit handler after
-        SIGTERM. One that raises keeps its logger, unless it is asked to end: servers may go on to serve it.
+        An application without a lifespan, which refuses the scope or returns from it, gets one here. If it returns
+        after its startup, the rest of the lifespan is provided here. Otherwise nothing would close its logger, since
+        servers run no exit handlers after SIGTERM. If the lifespan raises before it is told to end, the logger stays
+        open, since servers may still serve the application.
         """
         scope[_KEY] = True
         try:

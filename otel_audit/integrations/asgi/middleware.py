@@ -31,17 +31,17 @@ from otel_audit.settings import ForwardedHeader
 __all__ = ["REFUSAL", "AuditMiddleware", "current_event", "set_principal"]
 
 REFUSAL: Final = b"The request could not be recorded in the audit trail, and was refused.\n"
-"""What the client is told, with status 503, where the loss rule is `closed`: nothing of the server's disk."""
+"""The body of the 503 that a client gets if the loss rule is `closed`. It reveals nothing about the server's disk."""
 
 _current: ContextVar[Recording | None] = ContextVar("otel_audit_recording", default=None)
 
 
 def set_principal(principal: object) -> None:
-    """Name the principal of the request or connection that runs here, whatever else says so; outside one, do nothing.
+    """Set the principal of the current request or connection. It overrides all other sources.
 
-    An `AuditPrincipal`, a name, claims of a verified token, or an object of a user. It counts in any task or thread of
-    the request, in a synchronous dependency too, where a ContextVar of one's own would be lost. Never raises: an object
-    that cannot be read is reported on stderr.
+    `principal` is an `AuditPrincipal`, a name, the claims of a verified token, or a user object. The call works in any
+    task or thread of the request, even in a synchronous dependency, where a ContextVar of your own would be lost.
+    Outside a request it does nothing. It never raises: an object that cannot be read is reported on stderr.
     """
     recording = _current.get()
     if recording is not None:
@@ -49,18 +49,19 @@ def set_principal(principal: object) -> None:
 
 
 class AuditMiddleware:
-    """Records one event for each HTTP request (`http.request`) and each WebSocket connection (`websocket.session`).
+    """Record one event for each HTTP request (`http.request`) and each WebSocket connection (`websocket.session`).
 
-    The event is in the trail when the application has sent the last byte, or when it ends without that. Where the loss
-    rule of a request is `closed`, its begin is in the trail before the application is called, or the client gets 503.
-    What the application raises goes on as it was. The lifespan holds the logger: the last of its users closes it.
+    The event is in the trail when the application has sent the last byte, or when it ends without that. If the loss
+    rule of a request is `closed`, an event is in the trail before the application is called; otherwise the client gets
+    503. Exceptions of the application pass through unchanged. The lifespan holds the logger, and the last of its users
+    closes it.
 
-    `principal`: where the application keeps its user, if not where `Principals` looks by itself. `exclude`: paths
-    without an event, `*` standing for anything. `audit_id_header`: the answer names its event in `X-Audit-Id`.
-    `trusted_proxies` and `forwarded_header` come before the settings of the same names.
+    `principal` says where the application keeps its user, if `Principals` does not find it by itself. `exclude` lists
+    paths without an event; `*` stands for anything. With `audit_id_header`, the response names its event in
+    `X-Audit-Id`. `trusted_proxies` and `forwarded_header` override the settings of the same names.
 
     Raises:
-        ConfigError: a proxy is no address, no network and not `unix`, or it is everybody.
+        ConfigError: a proxy is neither an address, nor a network, nor `unix`; or the networks include everybody.
         TypeError: `principal` is a coroutine function.
     """
 
@@ -98,7 +99,7 @@ class AuditMiddleware:
         if scope["type"] == "lifespan":
             await Lifespan(self.app, self._audit, self._under_way, receive, send).run(scope)
         elif scope["type"] not in ("http", "websocket") or exchange_of(scope) is not None:
-            await self.app(scope, receive, send)  # the second: one of this kind records it already, outside of this one
+            await self.app(scope, receive, send)  # also if an outer audit middleware already records it
         elif self._excludes and self._is_excluded(scope["path"]):
             leave_out(scope)
             await self.app(scope, receive, send)
@@ -112,7 +113,7 @@ class AuditMiddleware:
             await self._record(exchange, receive, send)
 
     def _say_claim(self, exchange: Exchange) -> None:
-        """Once, and not where there are trusted proxies and somebody else sends the header: he may."""
+        """Say once that a request id was not believed. With trusted proxies, any stranger may send the header."""
         said = self._proxies.said_in(exchange.scope["headers"])
         if not self._proxies:
             remedy = "if it was your proxy, name its address or network in OTEL_AUDIT_TRUSTED_PROXIES"

@@ -1,7 +1,7 @@
-"""Watch one exchange on its way, and record it: at most one event at its begin, exactly one at its end.
+"""Watch one exchange and record it: at most one event at its beginning, exactly one at its end.
 
-A `Recording` is the `receive` and the `send` that the application gets. It tells the exchange of each message, and
-records the end when the server has the last byte, or when the application ends without sending one.
+A `Recording` provides the `receive` and `send` of the application. It reports each message to the exchange, and records
+the end when the server has the last byte, or when the application ends without sending one.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _NOBODY: Final = AuditPrincipal()
 _NO_SPAN: Final = Context()  # the exchange knows its span, or knows that there is none
 _ID_HEADER: Final = b"x-audit-id"
 _BEGINNINGS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-# Messages: the body that nobody asked for, and the end. A server that repeats itself says no more.
+# Messages: the body that the application did not read, and the disconnect. Servers only repeat the latter.
 _LOOKED_AT: Final = 2
-# Turns of the event loop until an answer has come through middleware that asks in a task of its own.
+# Turns of the event loop until a message has come through middleware that receives in a task of its own.
 _TURNS_OF_AN_ANSWER: Final = 8
 # Turns of the event loop: each middleware that runs the application in a task of its own takes a few.
 _TURNS_OF_AN_END: Final = 32
@@ -44,7 +44,7 @@ _TURNS_OF_AN_END: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """What all recordings of one middleware share. `names_event`: the answer says the id of its event."""
+    """State shared by all recordings of one middleware. If `names_event`, responses carry the id of their event."""
 
     audit: AuditLogger
     recorder: Recorder
@@ -55,9 +55,10 @@ class Register:
 
 
 class Recording:
-    """The record of an exchange where no event waits for the disk and none can refuse.
+    """The recording of an exchange if events neither wait for the disk nor refuse requests.
 
-    No model is built unless the application asked for its event. `is_over`: its end is recorded, or about to be.
+    No model is built unless the application asks for the event. `is_over` means that the end is recorded, or about to
+    be.
     """
 
     __slots__ = ("_ending", "_has_all", "_kept", "_receive", "_send", "_waiting", "exchange", "is_over", "register")
@@ -73,12 +74,12 @@ class Recording:
         self._has_all = False
 
     async def begin(self) -> None:
-        """Record the begin, where an event has to be in the trail before the application is called."""
+        """Record the beginning, if an event has to be in the trail before the application is called."""
 
     def end(self, error: BaseException | None) -> Coroutine[Any, Any, None] | None:
-        """Record the end, once. Return what is left to await, if anything: here nothing waits for the disk.
+        """Record the end, once. Return a coroutine to await if there is more to do; here nothing waits for the disk.
 
-        What cannot be recorded is said and counted: there is nothing left to refuse.
+        A loss is reported and counted, since it is too late to refuse the request.
         """
         if not self.is_over:
             self.is_over = True
@@ -91,7 +92,7 @@ class Recording:
         return None
 
     async def receive(self) -> Message:
-        """Return the next message for the application. One that ends the exchange has its end recorded."""
+        """Return the next message for the application, and record the end if the message ends the exchange."""
         exchange = self.exchange
         if exchange.span.trace_id is UNSET:
             exchange.look()
@@ -107,7 +108,7 @@ class Recording:
         return message
 
     async def send(self, message: Message) -> None:
-        """Give the server a message of the application. After the last one the end is recorded."""
+        """Pass a message of the application to the server, and record the end after the last one."""
         exchange = self.exchange
         if exchange.span.trace_id is UNSET:
             exchange.look()
@@ -164,7 +165,7 @@ class Recording:
         self.register.audit.log(event, context=_NO_SPAN)
 
     def _fill(self, event: AuditEvent, error: BaseException | None) -> None:
-        """Add what is known at the end. What the application has filled in stays."""
+        """Add the facts known at the end, but keep the values that the application has filled in."""
         exchange = self.exchange
         outcome = exchange.outcome(error)
         if exchange.told is not None or event.principal == _NOBODY:
@@ -196,9 +197,10 @@ class Recording:
         return self.exchange.received(message)
 
     def _end_soon(self, turns: int) -> None:
-        """Record the end after so many turns of the event loop, if the application has not ended by then.
+        """Record the end after this many turns of the event loop, if the application has not ended by then.
 
-        By then an exception has come through that the last message was sent for. A background task may take long.
+        By then, an exception for which the last message was sent has arrived. Without this limit, a background task
+        could delay the event for long.
         """
         loop = asyncio._get_running_loop()
         if loop is None or self.is_over:
@@ -209,11 +211,11 @@ class Recording:
             self._ending = loop.create_task(rest)
 
     async def _look_for_the_end(self) -> None:
-        """Learn whether the client has gone, where the application did not ask.
+        """Find out whether the client has disconnected, if the application does not check.
 
-        A server says so to whoever receives, and takes without a word what is sent to nobody. Other messages that are
-        received here are kept for the application. Nothing is done while the application waits itself, nor before it
-        has the body.
+        Servers report a disconnect only to a caller of `receive`, and silently accept messages for a client that is
+        gone. Other messages received here are kept for the application. This does nothing while the application itself
+        is waiting, nor before it has the body.
         """
         scope = self.exchange.scope
         if scope["type"] != "http" or self._waiting or self._kept or asyncio._get_running_loop() is None:
@@ -246,7 +248,7 @@ class Recording:
 
 
 class WaitingRecording(Recording):
-    """The record of an exchange as an operation: it waits for the disk where an event has to, and may refuse."""
+    """The recording of an exchange as an operation, which can wait for the disk and refuse the request."""
 
     __slots__ = ("_operation",)
 
@@ -255,11 +257,11 @@ class WaitingRecording(Recording):
         self._operation = Operation(register.recorder, exchange.begun_event(), context=_NO_SPAN)
 
     async def begin(self) -> None:
-        """Return once the begin is in the trail, where the loss rule is `closed`.
+        """Return once the beginning is in the trail, if the loss rule is `closed`.
 
         Raises:
-            AuditUnavailable: it is not; the exchange must not take place.
-            CancelledError: it may be; a record that the exchange has not taken place is.
+            AuditUnavailable: it is not in the trail, and the exchange must not take place.
+            CancelledError: it may be in the trail. An event that says that the exchange did not take place is there.
         """
         event, exchange = self._operation.event, self.exchange
         event.attributes = {**exchange.claims} or None
@@ -269,13 +271,13 @@ class WaitingRecording(Recording):
         except asyncio.CancelledError as error:
             await self._end_before_it_began(error)
             raise
-        event.attributes = None  # from here on the application's own; of the claims, one may be known at the end
+        event.attributes = None  # now the application's own; a claimed id may turn out to be the known one by the end
         begun = self._operation.begun
         if begun is not None and begun.event_id is not None:
             exchange.own_id = begun.event_id
 
     def end(self, error: BaseException | None) -> Coroutine[Any, Any, None] | None:
-        """Record the end, as `Recording.end`, but for the wait, which is left to whoever awaits what is returned."""
+        """Record the end like `Recording.end`. The returned coroutine waits for the disk."""
         if self.is_over:
             return None
         self.is_over = True
@@ -316,7 +318,7 @@ def _set_span(event: AuditEvent, exchange: Exchange) -> None:
 
 
 def _of_exchange(error: BaseException, exchange: Exchange) -> BaseException | None:
-    """Return the error, unless a background task of Starlette or FastAPI raised it, behind the last byte."""
+    """Return the error, unless a background task of Starlette or FastAPI raised it after the last byte."""
     if not exchange.is_doubtful:
         return error
     at = error.__traceback__

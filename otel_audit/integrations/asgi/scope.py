@@ -1,4 +1,4 @@
-"""What the scope of a request says: its path, its route, what its headers claim. And the types of ASGI.
+"""Read the scope of a request: its path, its route, and the claims in its headers. Also the types of ASGI.
 
 Source: ASGI specification 3.0.
 """
@@ -29,37 +29,37 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_LONG_HEADER_BYTES: Final = 64 * 1024  # what most servers take of all headers together
-# The ids that proxies and tracers make. Anything else, and anything longer, is a client's own idea of an id.
+_LONG_HEADER_BYTES: Final = 64 * 1024  # most servers accept no more than this for all headers together
+# The forms of ids that proxies and tracers make. Anything else, or anything longer, is a client's own invention.
 _SANE_ID: Final = re.compile(rb"[0-9A-Za-z._:/+=@-]{1,128}")
-# Source: W3C Trace Context, section 3.2; of later versions too, without what they may append.
+# Source: W3C Trace Context, section 3.2. Later versions match too, without any parts that they append.
 _TRACEPARENT: Final = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def path_in(scope: Mapping[str, Any]) -> str:
     """Return the path of a request or connection as the server decoded it, with any question mark encoded again.
 
-    Never taken from the `url` of a framework, which is put together with what the client says of the host.
+    The `url` of a framework is never used, since it is built from the host that the client names.
     """
     path: str = scope["path"]
     return path.replace("?", "%3F") if "?" in path else path
 
 
 def traceparent_in(scope: Mapping[str, Any]) -> str | None:
-    """Return what the client says of its trace. Source: W3C Trace Context, section 3.2: two headers count as none."""
+    """Return the client's `traceparent`. Source: W3C Trace Context, section 3.2: two headers count as none."""
     given = [value for name, value in scope["headers"] if name == b"traceparent"]
     return given[0].decode() if len(given) == 1 and _TRACEPARENT.fullmatch(given[0]) else None
 
 
 def known_id(header: bytes) -> str | None:
-    """Return the value of an `X-Request-Id` that looks like an id, else None."""
+    """Return the value of an `X-Request-Id` if it looks like an id, else None."""
     return header.decode() if _SANE_ID.fullmatch(header) else None
 
 
 def text_of(header: bytes) -> str:
-    """Return the value of a header; of one that is longer than any real one, only its length and hash.
+    """Return the value of a header, or only its length and hash if it is longer than any real one.
 
-    Decoding, encoding and screening a megabyte takes milliseconds of the event loop; hashing it takes half of one.
+    Decoding, encoding and screening a megabyte blocks the event loop for milliseconds, hashing it for half of one.
     """
     if len(header) <= _LONG_HEADER_BYTES:
         return header.decode("utf-8", "replace")
@@ -67,14 +67,14 @@ def text_of(header: bytes) -> str:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the template of the path, mounted applications included; empty where no route was met.
+    """Return the template of the path, including mounted applications, or an empty string if no route matched.
 
-    Starlette, FastAPI and Litestar leave it in the scope when they have found it. The `root_path` that a proxy or the
-    server puts in front of all paths is not part of it.
+    Starlette, FastAPI and Litestar leave it in the scope once they have found it. The `root_path` that a proxy or the
+    server puts before all paths is not part of it.
     """
     route = scope.get("route")
     inner = scope.get("fastapi")
-    # A router that is included has its prefix only here.
+    # Only this has the prefix of an included router.
     effective = inner.get("effective_route_context") if type(inner) is dict else None
     of_litestar = scope.get("path_template", "")
     template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else of_litestar
@@ -97,15 +97,15 @@ def _template_of_mounts(scope: Scope) -> str:
 def _found(routes: Sequence[Any], path: str, mounted: str) -> str | None:
     """Return the template of the mounts that took the part `mounted` of a path.
 
-    The mounts themselves are asked: a step of the path that equals the value of a parameter need not be one, and a
-    client may choose the value.
+    The mounts themselves match the path. Comparing its steps with the values of parameters would not do, since a client
+    can choose a value that equals another step.
     """
     for route in routes:
         inner = getattr(route, "routes", None)
         if not isinstance(inner, Sequence):
-            continue  # no mount
+            continue  # not a mount
         pattern = getattr(route, "path_regex", None)
-        if pattern is None:  # by host, not by path
+        if pattern is None:  # mounted by host, not by path
             if (template := _found(inner, path, mounted)) is not None:
                 return template
             continue
@@ -117,6 +117,6 @@ def _found(routes: Sequence[Any], path: str, mounted: str) -> str | None:
         rest = mounted[len(prefix) :]
         if not rest:
             return own
-        # Behind other middleware the routes of a mounted application are out of sight.
+        # The routes of a mounted application cannot be seen through other middleware.
         return own + (_found(inner, path[len(prefix) :], rest) or rest)
     return None

@@ -1,8 +1,8 @@
-"""Find the server span of a request, wherever it lies: around the audit middleware, or somewhere inside of it.
+"""Find the server span of a request, whether it is around the audit middleware or somewhere inside it.
 
 A span inside has ended, or is out of sight, when the event is recorded. OpenTelemetry's own ASGI middleware, which its
-instrumentors put into applications, is therefore watched: it has a hook for the span that it begins. The spans of other
-tracers are found where the application sends or receives.
+instrumentors put into applications, has a hook for the span that it begins, and we use that. The spans of other tracers
+are found when the application sends or receives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Note = Callable[[SpanContext, Scope], None]
 
 
 def ids_of(span: SpanContext) -> SpanIds:
-    """Return the ids of a span of this process; those of another process, which the client named, are not believed."""
+    """Return the ids of a span of this process. A remote span, named by the client, is not believed."""
     return NO_SPAN if span[2] else span_ids(span)  # `is_remote`, without the call of its property
 
 
@@ -41,18 +41,18 @@ def span_around() -> SpanIds:
 
 
 def span_inside() -> SpanIds:
-    """Return the span that is active here, inside the application, or its parent if it is only part of the request."""
+    """Return the span active here, inside the application, or its parent if it covers only part of the request."""
     span = get_current_span()
     if span is INVALID_SPAN:
         return NO_SPAN
-    parent: SpanContext | None = getattr(span, "parent", None)  # a span that is not sampled does not tell it
+    parent: SpanContext | None = getattr(span, "parent", None)  # spans that are not sampled do not have it
     if parent is None or parent.is_remote or getattr(span, "kind", None) is SpanKind.SERVER:
         return ids_of(span.get_span_context())
-    return ids_of(parent)  # of a span such as `http receive`
+    return ids_of(parent)  # the active one is a span such as `http receive`
 
 
 class _Hook:
-    """A `server_request_hook` of OpenTelemetry's middleware: it notes the span, and calls the hook that was there."""
+    """A `server_request_hook` of OpenTelemetry's middleware that notes the span and calls the original hook."""
 
     __slots__ = ("_next", "_note")
 
@@ -70,10 +70,10 @@ _watched: type | None = None
 
 
 def watch_opentelemetry(note: Note) -> None:
-    """Have OpenTelemetry's middleware, if it is imported by now, note the span of each request from here on.
+    """From now on, note the span that OpenTelemetry's middleware begins for each request, if it is imported by now.
 
-    To be called before each request, since the import may come late. The class is changed, as an application may have
-    built its middleware long ago; each of them gets the hook at its next request.
+    Call this before each request, since the import may come late. It changes the class, since an application may have
+    built its middleware long ago. Each instance gets the hook at its next request.
     """
     global _watched
     kind = getattr(sys.modules.get(OPENTELEMETRY_ASGI), "OpenTelemetryMiddleware", None)
@@ -84,7 +84,7 @@ def watch_opentelemetry(note: Note) -> None:
 
     @functools.wraps(original)
     async def call(middleware: Any, scope: Scope, receive: Receive, send: Send) -> None:
-        # In a release without the attribute, spans are looked for as those of any other tracer are.
+        # In a release without this attribute, spans are found like those of any other tracer.
         with contextlib.suppress(AttributeError):
             if type(hook := middleware.server_request_hook) is not _Hook:
                 middleware.server_request_hook = _Hook(note, hook if callable(hook) else None)
