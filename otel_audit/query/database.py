@@ -121,6 +121,14 @@ class TrailDatabase:
         for (row,) in self._rows(f"SELECT to_json(answer)::VARCHAR FROM (\n{sql}\n) AS answer", values):
             yield row
 
+    def keep(self, question: str, values: Sequence[object] = ()) -> None:
+        """Keep an answer as the table `kept`, instead of an earlier one, for several questions about it.
+
+        Raises:
+            QueryUnanswered: it is not one SELECT, or DuckDB refuses it.
+        """
+        self._execute(f"CREATE OR REPLACE TEMP TABLE kept AS (\n{self._single_select(question)}\n)", values)
+
     def write_parquet(self, question: str, values: Sequence[object] = ()) -> int:
         """Write an answer to the file `out`; return how many rows it has.
 

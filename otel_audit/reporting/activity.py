@@ -23,29 +23,43 @@ SILENCE_S: Final = 3600  # shorter times without an event are not listed
 
 # As `audit.actor.id` has it: the id identifies, and the name only where there is none.
 _ACTOR: Final = "coalesce(nullif(actor_id, ''), nullif(actor_name, ''))"
-_WHO: Final = (
-    f"{_ACTOR} AS actor, nullif(actor_issuer, '') AS issuer, max(nullif(actor_name, '')) AS name, "
-    "max(actor_kind) AS kind"
+_ISSUER: Final = "nullif(actor_issuer, '')"
+_LOST: Final = (
+    f"CASE WHEN json_extract_string(gap, '$.reason') = '{TRUNCATED}' THEN 0 "
+    "ELSE coalesce(TRY_CAST(json_extract_string(gap, '$.lines') AS BIGINT), 0) END"
 )
-_WHAT: Final = "coalesce(nullif(tool, ''), nullif(concat_ws(' ', method, nullif(path, '')), ''), nullif(verb, ''))"
-_TARGET: Final = "nullif(concat_ws('/', nullif(target_type, ''), nullif(target, '')), '')"
-_REASON: Final = "coalesce(nullif(reason, ''), nullif(detail, ''))"
+# What the questions below need of a line, taken out of it once.
+_KEPT: Final = {
+    "time_ns": "time_ns",
+    "day": "strftime(time, '%Y-%m-%d')",
+    "service": "service",
+    "stream_id": "stream_id",
+    "seq": "seq",
+    "event_id": "event_id",
+    "event_type": "event_type",
+    "outcome": "outcome",
+    "result": "result",
+    "actor": _ACTOR,
+    "issuer": _ISSUER,
+    "actor_name": "nullif(actor_name, '')",
+    "actor_kind": "nullif(actor_kind, '')",
+    "on_behalf_of": "nullif(on_behalf_of, '')",
+    "client": "nullif(client, '')",
+    "what": "coalesce(nullif(tool, ''), nullif(concat_ws(' ', method, nullif(path, '')), ''), nullif(verb, ''))",
+    "target": "nullif(concat_ws('/', nullif(target_type, ''), nullif(target, '')), '')",
+    "reason": "left(coalesce(nullif(reason, ''), nullif(detail, '')), 1000)",
+    "is_event": "system IS NULL",
+    "is_failed_login": (
+        "event_type = 'authn.failure' OR starts_with(event_type, 'authn.') AND result IN ('failure', 'denied', 'error')"
+    ),
+    "gap": f"CASE WHEN system = '{GAP}' THEN json_extract(line, '$.gap') END",
+}
+_WHO: Final = "actor, issuer, max(actor_name) AS name, max(actor_kind) AS kind"
 _SPAN: Final = "count(*) AS events, min(time_ns) AS first_ns, max(time_ns) AS last_ns"
 # With it `otel-audit prove` gives the proof of the last event of a row.
 _LAST: Final = "max_by(event_id, time_ns) AS last_event_id"
-_FAILED_LOGIN: Final = (
-    "(event_type = 'authn.failure' OR starts_with(event_type, 'authn.') AND result IN ('failure', 'denied', 'error'))"
-)
-_OF_APPLICATION: Final = "system IS NULL"
-_LOST: Final = (
-    f"CASE WHEN json_extract_string(line, '$.gap.reason') = '{TRUNCATED}' THEN 0 "
-    "ELSE coalesce(TRY_CAST(json_extract_string(line, '$.gap.lines') AS BIGINT), 0) END"
-)
 _TOTAL: Final = "rows_in_all"
-_LOSSES: Final = (
-    f"count(*) FILTER (system = '{GAP}') AS gaps, "
-    f"coalesce(TRY_CAST(sum({_LOST}) FILTER (system = '{GAP}') AS BIGINT), 0) AS lost"
-)
+_LOSSES: Final = f"count(gap) AS gaps, coalesce(TRY_CAST(sum({_LOST}) FILTER (gap IS NOT NULL) AS BIGINT), 0) AS lost"
 _BY_RESULT: Final = ", ".join(f"count(*) FILTER (result = '{each}') AS \"{each}\"" for each in Outcome)
 
 
@@ -104,7 +118,7 @@ def activity_in(database: TrailDatabase, asked: Filters, *, rows_max: int) -> Ac
 
 
 class _Questions:
-    """The questions of one report."""
+    """The questions of one report. Those about the period are asked of a table that is made once."""
 
     def __init__(self, database: TrailDatabase, asked: Filters, rows_max: int) -> None:
         self._database = database
@@ -114,27 +128,24 @@ class _Questions:
         self._of_all = replace(asked, words={name: each for name, each in asked.words.items() if name == "service"})
 
     def answered(self) -> Activity:
+        self._keep_period()
         begins_ns = self._begins_ns()
         return Activity(
             totals=self._totals(),
             days=self._days(),
             types=self._table("event_type, outcome, result, count(*) AS events", "events DESC, event_type, outcome"),
             actors=self._table(
-                f"{_WHO}, nullif(on_behalf_of, '') AS on_behalf_of, {_SPAN}, "
-                "count(*) FILTER (result = 'denied') AS denied, "
+                f"{_WHO}, on_behalf_of, {_SPAN}, count(*) FILTER (result = 'denied') AS denied, "
                 "count(*) FILTER (result IN ('failure', 'error')) AS failed",
                 "events DESC, actor, issuer, on_behalf_of",
             ),
             denied=self._table(
-                f"{_WHO}, nullif(on_behalf_of, '') AS on_behalf_of, event_type, {_WHAT} AS what, {_TARGET} AS target, "
-                f"max_by({_REASON}, time_ns) AS reason, {_SPAN}, {_LAST}",
+                f"{_WHO}, on_behalf_of, event_type, what, target, max_by(reason, time_ns) AS reason, {_SPAN}, {_LAST}",
                 "events DESC, last_ns DESC, actor, what, target",
                 "result = 'denied'",
             ),
             failed_logins=self._table(
-                f"{_WHO}, nullif(client, '') AS client, {_SPAN}, {_LAST}",
-                "events DESC, last_ns DESC, actor, client",
-                _FAILED_LOGIN,
+                f"{_WHO}, client, {_SPAN}, {_LAST}", "events DESC, last_ns DESC, actor, client", "is_failed_login"
             ),
             new_actors=self._new_actors(begins_ns),
             begins_ns=begins_ns,
@@ -144,16 +155,20 @@ class _Questions:
             silences=self._silences(),
         )
 
-    def _totals(self) -> Mapping[str, int]:
-        condition, values = self._asked.where()
-        row = self._one(
-            f"SELECT count(*) AS events, count(DISTINCT {_ACTOR}) AS actors, {_BY_RESULT}, "
-            f"count(*) FILTER ({_FAILED_LOGIN}) AS failed_logins "
-            f"FROM sought WHERE {condition} AND {_OF_APPLICATION}",
-            values,
+    def _keep_period(self) -> None:
+        is_asked, values = replace(self._asked, since_ns=None, until_ns=None).where()
+        in_period, values_of_period = self._of_all.where()
+        columns = ", ".join(f"{sql} AS {name}" for name, sql in _KEPT.items())
+        self._database.keep(
+            f"SELECT {columns}, {is_asked} AS is_asked FROM events WHERE {in_period}", [*values, *values_of_period]
         )
-        condition, values = self._of_all.where()
-        return {**row, **self._one(f"SELECT {_LOSSES} FROM sought WHERE {condition} AND system = '{GAP}'", values)}
+
+    def _totals(self) -> Mapping[str, int]:
+        events = self._one(
+            f"SELECT count(*) AS events, count(DISTINCT actor) AS actors, {_BY_RESULT}, "
+            "count(*) FILTER (is_failed_login) AS failed_logins FROM kept WHERE is_asked AND is_event"
+        )
+        return {**events, **self._one(f"SELECT {_LOSSES} FROM kept")}
 
     def _begins_ns(self) -> int | None:
         condition, values = replace(self._of_all, since_ns=None, until_ns=None).where()
@@ -162,72 +177,59 @@ class _Questions:
 
     def _days(self) -> Table:
         """Return the last days with an event, in their order."""
-        days = self._table(f"strftime(time, '%Y-%m-%d') AS day, count(*) AS events, {_BY_RESULT}", "day DESC")
+        days = self._table(f"day, count(*) AS events, {_BY_RESULT}", "day DESC")
         return Table(days.rows[::-1], days.total)
 
     def _table(self, columns: str, order: str, condition: str = "true") -> Table:
-        where, values = self._asked.where()
-        return self._answer(
-            f"SELECT {columns} FROM sought WHERE {where} AND {_OF_APPLICATION} AND {condition} GROUP BY ALL",
-            values,
-            order,
-        )
+        question = f"SELECT {columns} FROM kept WHERE is_asked AND is_event AND {condition} GROUP BY ALL"
+        return self._answer(question, order)
 
     def _new_actors(self, begins_ns: int | None) -> Table | None:
         since_ns = self._asked.since_ns
         if since_ns is None or begins_ns is None or begins_ns >= since_ns:
             return None
-        where, values = replace(self._asked, since_ns=None).where()
+        earlier, values = replace(self._asked, since_ns=None, until_ns=since_ns).where()
         return self._answer(
-            f"SELECT {_WHO}, {_SPAN}, min_by(nullif(client, ''), time_ns) AS client, "
-            "min_by(event_id, time_ns) AS first_event_id "
-            f"FROM sought WHERE {where} AND {_OF_APPLICATION} AND {_ACTOR} IS NOT NULL GROUP BY {_ACTOR}, issuer "
-            "HAVING min(time_ns) >= ?",
-            [*values, since_ns],
+            f"SELECT {_WHO}, {_SPAN}, min_by(client, time_ns) AS client, min_by(event_id, time_ns) AS first_event_id "
+            "FROM kept WHERE is_asked AND is_event AND actor IS NOT NULL AND NOT EXISTS ("
+            f"SELECT 1 FROM (SELECT DISTINCT {_ACTOR} AS known, {_ISSUER} AS known_by FROM sought WHERE {earlier}) "
+            "WHERE known = actor AND known_by IS NOT DISTINCT FROM issuer) GROUP BY ALL",
             "first_ns, actor, issuer",
+            values,
         )
 
     def _coverage(self, columns: str, order: str) -> Table:
-        where, values = self._of_all.where()
-        counts = f"count(*) FILTER ({_OF_APPLICATION}) AS events, min(time_ns) AS first_ns, max(time_ns) AS last_ns"
-        return self._answer(
-            f"SELECT {columns}, {counts}, {_LOSSES} FROM sought WHERE {where} GROUP BY ALL", values, order
-        )
+        counts = "count(*) FILTER (is_event) AS events, min(time_ns) AS first_ns, max(time_ns) AS last_ns"
+        return self._answer(f"SELECT {columns}, {counts}, {_LOSSES} FROM kept GROUP BY ALL", order)
 
     def _gaps(self) -> Table:
-        where, values = self._of_all.where()
         return self._answer(
             f"SELECT time_ns, service, stream_id, seq, {_LOST} AS lost, "
-            "json_extract_string(line, '$.gap.reason') AS reason, "
-            "json_keys(CASE WHEN json_type(line, '$.gap.by_reason') = 'OBJECT' "
-            "THEN json_extract(line, '$.gap.by_reason') ELSE '{}' END) AS reasons "
-            f"FROM sought WHERE {where} AND system = '{GAP}'",
-            values,
+            "json_extract_string(gap, '$.reason') AS reason, "
+            "json_keys(CASE WHEN json_type(gap, '$.by_reason') = 'OBJECT' "
+            "THEN json_extract(gap, '$.by_reason') ELSE '{}' END) AS reasons FROM kept WHERE gap IS NOT NULL",
             "time_ns DESC, stream_id, seq DESC",
         )
 
     def _silences(self) -> Table:
         """Return the longest times between two events of a service, from the beginning to the end of the period."""
-        where, values = self._of_all.where()
         now_ns = time.time_ns()
-        ends_ns = min(now_ns, self._asked.until_ns if self._asked.until_ns is not None else now_ns)
-        moments = f"SELECT service, time_ns FROM sought WHERE {where}"
-        edges = "SELECT DISTINCT service, ?::BIGINT AS time_ns FROM moments"
-        parts, edge_values = ["SELECT * FROM moments", edges], [ends_ns]
-        if self._asked.since_ns is not None:
-            parts.append(edges)
-            edge_values.append(self._asked.since_ns)
+        since_ns, until_ns = self._asked.since_ns, self._asked.until_ns
+        edges_ns = [min(now_ns, until_ns) if until_ns is not None else now_ns]
+        if since_ns is not None:
+            edges_ns.append(since_ns)
+        edge = "SELECT DISTINCT service, ?::BIGINT AS time_ns FROM kept"
+        moments = " UNION ALL ".join(["SELECT service, time_ns FROM kept", *(edge for _ in edges_ns)])
+        before = "lag(time_ns) OVER (PARTITION BY service ORDER BY time_ns)"
         return self._answer(
-            f"WITH moments AS ({moments}), pairs AS (SELECT service, time_ns AS until_ns, "
-            "lag(time_ns) OVER (PARTITION BY service ORDER BY time_ns) AS since_ns "
-            f"FROM ({' UNION ALL '.join(parts)})) "
             "SELECT service, since_ns, until_ns, TRY_CAST(silent_ns // 1000000000 AS BIGINT) AS seconds "
-            "FROM (SELECT *, until_ns::HUGEINT - since_ns AS silent_ns FROM pairs) WHERE silent_ns >= ?",
-            [*values, *edge_values, SILENCE_S * 10**9],
+            "FROM (SELECT *, until_ns::HUGEINT - since_ns AS silent_ns "
+            f"FROM (SELECT service, time_ns AS until_ns, {before} AS since_ns FROM ({moments}))) WHERE silent_ns >= ?",
             "seconds DESC, service, since_ns",
+            [*edges_ns, SILENCE_S * 10**9],
         )
 
-    def _answer(self, question: str, values: Sequence[object], order: str) -> Table:
+    def _answer(self, question: str, order: str, values: Sequence[object] = ()) -> Table:
         rows = [
             json.loads(each)
             for each in self._database.objects(
@@ -238,5 +240,5 @@ class _Questions:
         total = rows[0][_TOTAL] if rows else 0
         return Table([{name: value for name, value in row.items() if name != _TOTAL} for row in rows], total)
 
-    def _one(self, question: str, values: Sequence[object]) -> Mapping[str, Any]:
+    def _one(self, question: str, values: Sequence[object] = ()) -> Mapping[str, Any]:
         return next(map(json.loads, self._database.objects(question, values)), {})
