@@ -1,4 +1,4 @@
-"""Who makes a request: whatever the application keeps its user in, read when the request ends."""
+"""The user of a request, read when the request ends from wherever the application keeps it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from otel_audit.notices import Notices
 __all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of", "principal_of_token"]
 
 PrincipalSource = Callable[[MutableMapping[str, Any]], object] | ContextVar[Any]
-"""Where an application says who its user is: a plain function of the ASGI scope, or a ContextVar."""
+"""The application's own source of its user: a plain function of the ASGI scope, or a ContextVar."""
 
 _PLACES: Final = frozenset({"user", "state", "session"})
 _STATE_KEYS: Final = ("principal", "user", "current_user")
-# What identifies: the others a user may be free to choose. Source: OpenID Connect Core 1.0, section 5.7.
+# Claims that identify. Users may be free to choose all others. Source: OpenID Connect Core 1.0, section 5.7.
 _IDS: Final = ("sub", "id", "identity")
 _ISSUERS: Final = ("iss", "issuer")
 _NAMES: Final = ("username", "preferred_username", "display_name", "name", "email")
 _ROLES: Final = ("roles", "scopes", "scp")  # the last is Entra's
-_CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. As an attribute it is something else
+_CLAIMED_ROLES: Final = (*_ROLES, "scope")  # Source: RFC 8693, section 4.2. An attribute `scope` is something else
 _CLIENTS: Final = ("client_id", "clientId", "azp")
 _TEXTS: Final = (str, int, UUID)
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie"})
@@ -42,7 +42,7 @@ _NOBODY_IS_NAMED: Final = (
     "the dependency that returns the user stand on a scheme of fastapi.security, call otel_audit.integrations.asgi."
     "set_principal(user) where a user is authenticated, or pass AuditMiddleware(..., principal=...)"
 )
-# Those of Python itself. Any other may load a field from a database when it is read.
+# Python's own descriptors. Any other may load a field from a database when it is read.
 _PLAIN_DESCRIPTORS: Final = (
     property,
     functools.cached_property,
@@ -60,12 +60,12 @@ class NotAwaited(AuditError, TypeError):
 
 
 class Principals:
-    """Finds the principal of a request.
+    """Find the principal of a request.
 
-    Looked at in this order: `source`, the user that a dependency of FastAPI returned (`found`), `scope["user"]` with
-    `scope["auth"]` as Starlette's AuthenticationMiddleware sets them, and `principal`, `user` or `current_user` in
-    `request.state` and in the session. Nothing that a client merely claims counts: no header is read, and a session is
-    what the application has signed. `clock`: seconds.
+    It is searched for in this order: `source`; the user that a FastAPI dependency returned (`found`); `scope["user"]`
+    with `scope["auth"]`, as Starlette's AuthenticationMiddleware sets them; and `principal`, `user` or `current_user`
+    in `request.state` and in the session. A client's mere claims do not count: no header is read, and the application
+    has signed the session. `clock` returns seconds.
 
     Raises:
         TypeError: `source` is a coroutine function.
@@ -86,17 +86,17 @@ class Principals:
         self.is_settled = False
 
     def of(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None = None) -> AuditPrincipal | None:
-        """Return the principal, None if nobody is named. Never raises."""
+        """Return the principal, or None if nobody is named. Never raises."""
         if self._source is None and (found is not None or scope.keys().isdisjoint(_PLACES)):
             return found
         try:
             return self._found(scope, found)
-        except Exception as error:  # of the application's own objects: the request is recorded all the same
+        except Exception as error:  # raised by the application's own objects; the request is still recorded
             self.could_not_read(error)
             return None
 
     def named(self, value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
-        """Return the principal that a value names, if any. Never raises. `unless`: see `principal_of`."""
+        """Return the principal that a value names, or None. Never raises. `unless` is as in `principal_of`."""
         try:
             return principal_of(value, unless=unless)
         except Exception as error:  # as above
@@ -104,7 +104,7 @@ class Principals:
             return None
 
     def note(self, scope: MutableMapping[str, Any], principal: AuditPrincipal | None, status_code: int | None) -> None:
-        """Note whose request it was. Say so where requests come with credentials for a minute and none has a user."""
+        """Note the user of a request. If for a minute no request with credentials has a user, say so on stderr."""
         if self.is_settled:
             return
         if principal is not None:
@@ -117,7 +117,7 @@ class Principals:
                 self._notices.say("unnamed", _NOBODY_IS_NAMED)
 
     def could_not_read(self, error: Exception) -> None:
-        """Say on stderr that an object of the application did not tell whom it names."""
+        """Say on stderr that an object of the application could not be read as a principal."""
         self._notices.say("principal", f"who makes a request could not be found out: {described(error)}")
 
     def _found(self, scope: MutableMapping[str, Any], found: AuditPrincipal | None) -> AuditPrincipal | None:
@@ -138,14 +138,14 @@ class Principals:
 
 
 def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) -> AuditPrincipal | None:
-    """Return the principal that a value names: a principal, a name, a UUID, claims of a token, or a user.
+    """Return the principal that a value names: a principal, a name, a UUID, the claims of a token, or a user object.
 
-    None where it names nobody, and for a user who is not authenticated. `unless`: says that a text must not be taken
-    for an id or a name, since it is a secret.
+    Return None if it names nobody, or a user who is not authenticated. `unless` returns True for a text that must not
+    become an id or a name, since it is a secret.
 
     Raises:
-        NotAwaited: it is a coroutine.
-        Exception: what the value's own methods raise.
+        NotAwaited: the value is a coroutine.
+        Exception: raised by the value's own methods.
     """
     if value is None or isinstance(value, AuditPrincipal):
         return value
@@ -154,7 +154,7 @@ def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) 
     if isinstance(value, UUID):
         return AuditPrincipal(username=str(value), id=str(value))
     if inspect.iscoroutine(value):
-        value.close()  # or Python warns of it wherever it is collected
+        value.close()  # otherwise Python would warn when it is garbage-collected
         raise NotAwaited(f"expected a principal, got the coroutine {value.__qualname__}; await it")
     if isinstance(value, Mapping):
         return None if value.get("is_authenticated") is False else _principal_in(value.get, _CLAIMED_ROLES, unless)
@@ -163,31 +163,31 @@ def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) 
         if stored.get("is_authenticated") is False:
             return None
         return _principal_in(stored.get, _ROLES, unless) or _principal_in(_key_of(stored).get, (), unless)
-    # To ask for what is not there is dear, of a Pydantic model above all.
+    # Looking up missing attributes is expensive, above all on a Pydantic model.
     read = _attributes_of(value) if _tells_more(type(value)) else stored.get  # type: ignore[arg-type]  # as above
     if read("is_authenticated") is False:
         return None
-    if hasattr(token := stored.get("access_token"), "client_id"):  # as the MCP SDK keeps what it has verified
+    if hasattr(token := stored.get("access_token"), "client_id"):  # the MCP SDK's user holds the verified token
         return principal_of_token(token)
     found = _principal_in(stored.get, _ROLES, unless)
     if found is None and read is not stored.get:
         found = _principal_in(read, _ROLES, unless)
-    if found is None and isinstance(claims := stored.get("claims"), Mapping):  # as of a token of joserfc
+    if found is None and isinstance(claims := stored.get("claims"), Mapping):  # for example a token of joserfc
         return _principal_in(claims.get, _CLAIMED_ROLES, unless)
     return found
 
 
 def principal_of_token(token: Any) -> AuditPrincipal:
-    """Return the subject of a token that an MCP SDK has verified, else its client, with the name that its claims give.
+    """Return the subject of a token that an MCP SDK has verified, or else its client, with the name in its claims.
 
-    A subject that is not the client is a user, all else is a service.
+    A subject that is not the client is a user. Everything else is a service.
     """
     claims = getattr(token, "claims", None)
     claims = claims if isinstance(claims, Mapping) else {}
     named = _principal_in(claims.get, (), None) or AuditPrincipal()
-    # Verifiers that do not fill in `subject` (added in SDK 1.27) leave it among the claims.
+    # Verifiers that do not set `subject`, which is new in SDK 1.27, leave it in the claims.
     client, subject = _text(token.client_id), _text(getattr(token, "subject", None)) or _text(claims.get("sub"))
-    # Where its claims name no client, a verifier of FastMCP takes the subject for one.
+    # If the claims name no client, a verifier of FastMCP uses the subject as the client.
     is_service = not subject or (subject == client and "sub" not in claims)
     return AuditPrincipal(
         username=named.username or subject or client,
@@ -203,7 +203,7 @@ def _text(value: object) -> str:
 
 
 def _key_of(stored: Mapping[str, Any]) -> dict[str, object]:
-    """Return the primary key of a row of SQLAlchemy, which it keeps when it forgets the fields after a commit."""
+    """Return the primary key of an SQLAlchemy row, which stays when a commit expires the row's fields."""
     key = getattr(stored.get("_sa_instance_state"), "identity", None)
     return {"id": key[0]} if isinstance(key, tuple) and len(key) == 1 else {}
 
@@ -211,7 +211,7 @@ def _key_of(stored: Mapping[str, Any]) -> dict[str, object]:
 def _principal_in(
     read: Callable[[str], object], role_keys: Sequence[str], unless: Callable[[str], bool] | None
 ) -> AuditPrincipal | None:
-    """Return the principal that these claims or fields name, None if they have neither an id nor a name."""
+    """Return the principal that these claims or fields name, or None if they have neither an id nor a name."""
     identity = _first(read, _IDS, unless)
     name = _first(read, _NAMES, unless) or identity
     if not name:
@@ -229,10 +229,10 @@ def _principal_in(
 
 
 def _is_service(read: Callable[[str], object], identity: str) -> bool:
-    """Return True if a token was given to a client on its own behalf, and not on that of a user."""
+    """Return True if a token was issued to a client for itself, and not on behalf of a user."""
     if read("idtyp") == "app" or read("gty") == "client-credentials":  # Source: Entra ID, optional claims; Auth0
         return True
-    # Source: RFC 9068, section 2.2: `sub` is the client then. Keycloak gives the client a user of its own instead.
+    # Source: RFC 9068, section 2.2: `sub` is then the client. Keycloak creates a user for the client instead.
     for key in _CLIENTS:
         client = read(key)
         if client and (client == identity or read("preferred_username") == f"service-account-{client}"):
@@ -242,7 +242,7 @@ def _is_service(read: Callable[[str], object], identity: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _is_mapped(kind: type) -> bool:
-    """Return True if reading a field of this class may ask a database: some descriptor of it is not Python's own."""
+    """Return True if reading a field of this class may query a database, since a descriptor is not Python's own."""
     for key in (*_IDS, *_NAMES, *_ROLES):
         field = inspect.getattr_static(kind, key, None)
         if hasattr(type(field), "__get__") and not isinstance(field, _PLAIN_DESCRIPTORS):
@@ -252,7 +252,7 @@ def _is_mapped(kind: type) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _tells_more(kind: type) -> bool:
-    """Return True if an object of this class may tell more than it holds: by a property, a slot or a `__getattr__`."""
+    """Return True if objects of this class may have values outside `__dict__`: a property, slot or `__getattr__`."""
     if hasattr(kind, "__getattr__") and not (issubclass(kind, BaseModel) and kind.model_config.get("extra") != "allow"):
         return True
     keys = (*_IDS, *_NAMES, *_ROLES, "is_authenticated")
@@ -263,7 +263,7 @@ def _attributes_of(value: object) -> Callable[[str], object]:
     def read(name: str) -> object:
         try:
             return getattr(value, name, None)
-        except NotImplementedError:  # as `BaseUser.identity` of Starlette does
+        except NotImplementedError:  # raised for example by `BaseUser.identity` of Starlette
             return None
 
     return read
@@ -280,7 +280,7 @@ def _first(read: Callable[[str], object], keys: Sequence[str], unless: Callable[
 
 
 def _with_roles(principal: AuditPrincipal, auth: object) -> AuditPrincipal:
-    """Return it with the scopes that Starlette's AuthCredentials have; `authenticated` is no role."""
+    """Return the principal with the scopes of Starlette's AuthCredentials, except `authenticated`, which is no role."""
     roles = [word for word in _words(getattr(auth, "scopes", None)) if word != "authenticated"]
     return principal.model_copy(update={"roles": roles}) if roles else principal
 

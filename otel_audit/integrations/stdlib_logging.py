@@ -1,9 +1,8 @@
-"""Log records of the standard library as audit events, Feast's JSON lines on `feast.audit` among them.
+"""Log records of the standard library as audit events, including Feast's JSON lines on `feast.audit`.
 
-What is known of a log record only where it was made: its text, its exception, the active span, the event under way.
-
-A queue between the application and the handler takes all of it away: `QueueHandler` writes exception and traceback
-into the text, and its listener runs in a thread with no span. `AuditCapture`, a filter, keeps it in the record.
+Some facts about a log record are known only where it was made: its text, its exception, the active span and the event
+under way. A queue between the application and the handler loses them: `QueueHandler` writes exception and traceback
+into the text, and its listener runs in a thread without a span. `AuditCapture`, a filter, keeps them in the record.
 """
 
 from __future__ import annotations
@@ -32,27 +31,28 @@ from otel_audit.sinks import OWN_LINE
 __all__ = ["AuditCapture", "AuditHandler", "Caller", "caller_of"]
 
 
-_CAPTURED: Final = "_otel_audit_caller"  # with an underscore: formatters that write all extra fields leave it out
+_CAPTURED: Final = "_otel_audit_caller"  # formatters that write all extra fields skip names with an underscore
 _TRACEBACK: Final = re.compile(r"(?:^|\n)[ |+]*(?:Exception Group )?(?:Traceback|Stack) \(most recent call last\):")
 _LEFT_OUT: Final = "[traceback left out]"
 
 
 class AuditCapture(logging.Filter):
-    """Lets every record pass, and keeps in it what only its caller's thread knows. For a `QueueHandler`, as a filter.
+    """A filter for a `QueueHandler` that stores in each record the facts that only its caller's thread knows.
 
-    Of an exception that is its class, never its message. The record can be pickled, and read without this package.
+    Every record passes. Only the class of an exception is stored, never its message. The record can still be pickled,
+    and read without this package.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Keep with the record who logged it; always true. Source: `logging.Filter.filter`."""
+        """Store the caller's facts in the record, and return True. Source: `logging.Filter.filter`."""
         if _CAPTURED not in record.__dict__:
-            # A plain tuple: a class of ours could be read back from a pickle only where this package is installed.
+            # A plain tuple, since unpickling a class of ours would need this package.
             record.__dict__[_CAPTURED] = tuple(_here(record))
         return True
 
 
 class Caller(NamedTuple):
-    """What the thread that logged knew. Without a span its ids are 0."""
+    """The facts that the logging thread knew. Without a span, its ids are 0."""
 
     text: str
     error_type: str | None
@@ -63,15 +63,15 @@ class Caller(NamedTuple):
 
     @property
     def context(self) -> Context:
-        """A context with the span alone."""
+        """A context that holds only the span."""
         span = SpanContext(self.trace_id, self.span_id, is_remote=False, trace_flags=TraceFlags(self.trace_flags))
         return set_span_in_context(NonRecordingSpan(span), Context())
 
 
 def caller_of(record: logging.LogRecord) -> Caller:
-    """What was captured; else what this thread knows, and what OTel's logging instrumentation put into the record.
+    """Return the captured facts, or else those of this thread with the ids that OTel's logging instrumentation added.
 
-    The text has no traceback, which ends in the message of its exception.
+    The text has no traceback, since a traceback ends with the message of its exception.
     """
     captured = record.__dict__.get(_CAPTURED)
     caller = Caller(*captured) if captured is not None else _with_ids_of_otel(_here(record), record)
@@ -86,12 +86,12 @@ def _here(record: logging.LogRecord) -> Caller:
 
 
 def _with_ids_of_otel(caller: Caller, record: logging.LogRecord) -> Caller:
-    """With the span under which the record was made. Source: opentelemetry-instrumentation-logging, `otelTraceID`."""
+    """Return the caller with the span of the record. Source: opentelemetry-instrumentation-logging, `otelTraceID`."""
     try:
         trace_id, span_id = int(record.__dict__["otelTraceID"], 16), int(record.__dict__["otelSpanID"], 16)
     except (KeyError, ValueError, TypeError):
         return caller
-    if (trace_id, span_id) == (caller.trace_id, caller.span_id):  # all its flags are known
+    if (trace_id, span_id) == (caller.trace_id, caller.span_id):  # the caller also has all its flags
         return caller
     sampled = TraceFlags.SAMPLED if record.__dict__.get("otelTraceSampled") is True else TraceFlags.DEFAULT
     return caller._replace(trace_id=trace_id, span_id=span_id, trace_flags=sampled)
@@ -100,12 +100,12 @@ def _with_ids_of_otel(caller: Caller, record: logging.LogRecord) -> Caller:
 def _text_of(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # arguments that do not go with the text: an event all the same
+    except Exception:  # arguments that do not fit the text; it is still an event
         return record.msg if isinstance(record.msg, str) else "[unreadable message]"
 
 
 def _error_type_of(record: logging.LogRecord) -> str | None:
-    """The class of the exception, as `operation` names it."""
+    """Return the class of the exception, named as in `operation`."""
     info = record.exc_info
     kind = info[0] if isinstance(info, tuple) and info else None
     return kind.__qualname__ if isinstance(kind, type) else None
@@ -120,15 +120,15 @@ _FIELDS: Final = frozenset(AuditEvent.model_fields)
 
 
 class AuditHandler(logging.Handler):
-    """Records each log record that reaches it as one audit event. Any thread; never raises into the application.
+    """Record each log record that it receives as one audit event. Any thread; never raises into the application.
 
-    Without `audit` it opens a journal of its own, `configure(**settings)`, and closes that with itself. `event_type` is
-    that of a record whose `extra={"audit": {...}}` gives none. On the loggers `line_loggers` a JSON line of Feast, of
-    either schema, is the event that it holds; the text of any other logger is never read as an event, since it may be
-    a stranger's.
+    Without `audit` it opens its own journal with `configure(**settings)`, and closes it when the handler is closed.
+    `event_type` applies to records whose `extra={"audit": {...}}` gives none. On the loggers `line_loggers`, a JSON
+    line of Feast, in either schema, is read as the event that it holds. The text of any other logger is never read as
+    an event, since a stranger may have written it.
 
-    Left alone are the lines of `LoggerAuditSink`, and what is logged during an export. Where the loss rule is `closed`
-    a loss is counted and said, as `logging` does, and not raised.
+    Lines of `LoggerAuditSink`, and records logged during an export, are passed over. If the loss rule is `closed`, a
+    loss is counted and reported as `logging` does, and not raised.
 
     Raises:
         ConfigError: both `audit` and settings are given, or a setting is wrong.
@@ -158,14 +158,14 @@ class AuditHandler(logging.Handler):
         super().__init__(level)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As any handler does it, but without its lock: threads that wait for one sync of the disk wait together."""
-        kept: object = self.filter(record)  # since Python 3.12 this may be another record
+        """Do what any handler does, but without its lock, so that threads can share one sync of the disk."""
+        kept: object = self.filter(record)  # since Python 3.12 a filter may return another record
         if kept:
             self.emit(kept if isinstance(kept, logging.LogRecord) else record)
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """The event is recorded, unless the record is about one or about an export."""
+        """Record the event, unless the record itself is an audit event or comes from an export."""
         if OWN_LINE in record.__dict__ or is_exporting():
             return
         try:
@@ -175,9 +175,9 @@ class AuditHandler(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say on stderr, once a minute, that a record was lost. Not its text, which may hold a secret.
+        """Say on stderr, once a minute, that a record was lost, but not its text, which may hold a secret.
 
-        As in `logging`, nothing is said where `logging.raiseExceptions` is false.
+        As in `logging`, nothing is said if `logging.raiseExceptions` is false.
         """
         if logging.raiseExceptions:
             error = sys.exc_info()[1]
@@ -188,7 +188,7 @@ class AuditHandler(logging.Handler):
             )
 
     def close(self) -> None:
-        """The journal is closed if it is the handler's own. A later record is in the journal all the same."""
+        """Close the journal if it is the handler's own. Later records still reach the journal."""
         try:
             if self._owns_audit:
                 self._audit.close()
@@ -214,15 +214,18 @@ class AuditHandler(logging.Handler):
         }
 
     def _time_of(self, record: logging.LogRecord) -> str:
-        """When it was logged, which a queue may have made long ago; empty, so that it is now, where that is no time."""
+        """Return the time of logging, which a queue may have made long ago. If it is not a time, return an empty text.
+
+        An empty text means the time of recording.
+        """
         try:
-            return self._timestamps.of(round(record.created * 1e6) * 1000)  # a float of today has microseconds
+            return self._timestamps.of(round(record.created * 1e6) * 1000)  # a float holds microseconds at most
         except Exception:
             return ""
 
 
 def _given(audit: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields that `extra={"audit": ...}` gives, and as attributes what is no field of an event."""
+    """Return the event fields of `extra={"audit": ...}`, and all other values as attributes."""
     try:
         given: Any = audit.model_dump() if hasattr(audit, "model_dump") else audit
         if not isinstance(given, Mapping):
@@ -231,5 +234,5 @@ def _given(audit: object) -> tuple[dict[str, Any], dict[str, Any]]:
         others = {str(key): value for key, value in given.items() if key not in _FIELDS}
         named = attributes if isinstance(attributes, Mapping) else {"attributes": attributes} if attributes else {}
         return {key: value for key, value in given.items() if key in _FIELDS}, {**others, **named}
-    except Exception as error:  # of the caller's own object: the record is an event all the same
+    except Exception as error:  # raised by the caller's own object; the record is still an event
         return {}, {"audit": f"[unreadable: {type(error).__name__}]"}

@@ -1,8 +1,8 @@
-"""One request of an MCP client, recorded while it runs: the same for every SDK.
+"""Record one request of an MCP client while it runs, in the same way for every SDK.
 
-A `Call` is what an SDK knows of the request; `recorded` runs it, and writes its event when it ends. Only the token that
-the server's own verifier accepted for this very request says who called. All else that a client sends (`_meta`, the
-name in its handshake) is recorded under `mcp.client.asserted_*`.
+A `Call` holds the SDK's knowledge of the request. `recorded` runs it, and writes its event when it ends. The caller is
+known only from the token that the server's own verifier accepted for this very request. Anything else that a client
+sends (`_meta`, the name in its handshake) is recorded under `mcp.client.asserted_*`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 REFUSAL: Final = "The call could not be recorded in the audit trail, and was refused."
-"""The client gets this answer where the loss rule is `closed`. It says nothing of the server's disk."""
+"""The error that a client gets if the loss rule is `closed`. It reveals nothing about the server's disk."""
 
 _current_call: ContextVar[AuditEvent | None] = ContextVar("otel_audit_mcp_event", default=None)
 
-# The last step of a `_meta` key, in lower case, to what it claims.
+# The last part of a `_meta` key, in lower case, and the name of its claim.
 _CLAIMS: Final = {
     **dict.fromkeys(("user", "user_id", "userid", "username", "sub", "subject", "principal", "enduser"), "user"),
     **dict.fromkeys(("agent", "agent_id", "agentid"), "agent"),
@@ -69,23 +69,24 @@ _CLAIMS: Final = {
     **dict.fromkeys(("session_id", "sessionid", "conversation_id"), "session"),
 }
 _MOST_CLAIMS: Final = 64
-_MOST_KEY_CHARS: Final = 64  # of the end of a key: more than any claim has
+_MOST_KEY_CHARS: Final = 64  # taken from the end of a key; longer than the name of any claim
 _ASSERTED: Final = "mcp.client.asserted_"
 
 
 def token_of_request(request: Any) -> Any:
-    """Return the access token that was verified for this HTTP request; None where there was none.
+    """Return the access token that was verified for this HTTP request, or None.
 
-    Read from the request and not from the SDK's ContextVar: in a session of SDK 1.x that one is of the first request.
+    It comes from the request and not from the SDK's ContextVar, which in a session of SDK 1.x holds the token of the
+    first request.
     """
     scope = getattr(request, "scope", None)
     token = getattr(scope.get("user"), "access_token", None) if isinstance(scope, Mapping) else None
-    # Other authentication than the SDK's may keep the text of a token under this name: that says nothing of the caller.
+    # Authentication other than the SDK's may keep the text of a token under this name, which does not name a caller.
     return token if hasattr(token, "client_id") else None
 
 
 def token_attributes(token: Any) -> dict[str, Any]:
-    """Return what else of a verified token is recorded: client, scopes and issuer. Never the token itself."""
+    """Return further attributes of a verified token: client, scopes and issuer, but never the token itself."""
     if token is None:
         return {}
     found = {
@@ -97,9 +98,9 @@ def token_attributes(token: Any) -> dict[str, Any]:
 
 
 def asserted_by(meta: Mapping[str, Any], client: Any) -> dict[str, str]:
-    """Return what the client says of itself in `_meta` and in its handshake (`clientInfo`). Nobody has verified it.
+    """Return the client's own, unverified claims in `_meta` and in its handshake (`clientInfo`).
 
-    Only the first entries of `_meta` are looked at: it may hold as many as fit into a request.
+    Only the first entries of `_meta` are examined, since a request may hold any number of them.
     """
     found: dict[str, str] = {}
     for key, value in itertools.islice(meta.items(), _MOST_CLAIMS):
@@ -120,7 +121,7 @@ def asserted_by(meta: Mapping[str, Any], client: Any) -> dict[str, str]:
 
 
 def source_of(request: Any) -> AuditSource:
-    """Return where the request came from: over HTTP the peer of the connection, else the process at the other end."""
+    """Return the source of the request: over HTTP the peer of the connection, else the process at the other end."""
     if request is None:
         return AuditSource(transport="mcp-stdio")
     peer = getattr(request, "client", None)
@@ -143,17 +144,17 @@ EVENT_TYPES: Final = {
     "resources/read": "mcp.resources.read",
     "prompts/get": "mcp.prompts.get",
 }
-"""The methods that are recorded, and the type of the event of each."""
+"""The recorded methods, with the event type of each."""
 
 FindPrincipal = Callable[[Any], object]
-"""From the HTTP request (Starlette's; None on stdio) to who called, where no verified token says it.
+"""A function that names the caller of an HTTP request (Starlette's; None on stdio) without a verified token.
 
-What it gives is read as `principals.principal_of` does: a principal, a name, claims, an object of a user, or None.
+`principals.principal_of` reads its result: a principal, a name, claims, a user object, or None.
 """
 
 _CONTEXT: Final = "otel_audit.context"
-# A `traceparent` has 55 characters, and later versions may append some; its parser goes over a longer one again and
-# again. Source: W3C Trace Context, 3.2.4 and 3.3.1.5.
+# A `traceparent` has 55 characters, and later versions may append some. OpenTelemetry's parser would scan a long one
+# many times. Source: W3C Trace Context, 3.2.4 and 3.3.1.5.
 _MOST_CHARS: Final = {"traceparent": 128, "tracestate": 512}
 _W3C: Final = TraceContextTextMapPropagator()
 _PRINCIPALS: Final = principals.Principals(None, Notices())
@@ -161,12 +162,13 @@ _PRINCIPALS: Final = principals.Principals(None, Notices())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What an SDK knows of one request.
+    """The SDK's knowledge of one request.
 
-    `target` is the tool's or prompt's name, or the resource's URI. `request` is the HTTP request that carried it, None
-    on stdio. `token` is the access token that was verified for it. `client` is what the client said it is. `inherited`
-    is there where the SDK runs the call in a task that another request began, as the span of that one: what this task
-    says is not of this call then. `is_local`: no client asked, but code of the same process.
+    `target` is the name of the tool or prompt, or the URI of the resource. `request` is the HTTP request that carried
+    it, None on stdio. `token` is the access token that was verified for it. `client` is the client's description of
+    itself. `inherited` is set if the SDK runs the call in a task that another request began: it is the span of that
+    request, and the context of the task does not belong to this call. `is_local` means that code of this process made
+    the call, not a client.
     """
 
     method: str
@@ -183,11 +185,11 @@ class Call:
 
     @property
     def carrier(self) -> Exchange | None:
-        """The HTTP request that carried it, as the ASGI middleware knows it, if there is that middleware."""
+        """The exchange of the HTTP request that carried the call, if the ASGI middleware records it."""
         return None if self.request is None else carrier_of(self.request.scope)
 
     def principal(self, find: FindPrincipal | None) -> AuditPrincipal | None:
-        """Return who called: by the token, else by `find`, else as the application around the server knows it.
+        """Return the caller according to the token, else to `find`, else to the application around the server.
 
         Raises what `find` raises.
         """
@@ -200,7 +202,7 @@ class Call:
         return told or _PRINCIPALS.of(self.request.scope, found)
 
     def operation(self, audit: AuditLogger, principal: AuditPrincipal | None, span: Span) -> Operation:
-        """Return the operation whose event says all of this, and belongs to the span."""
+        """Return the operation for this call, whose event belongs to the span."""
         carrier = self.carrier
         owns_task = self.inherited is None
         inherited = mcp_audit_request_id.get() if owns_task else None
@@ -226,7 +228,7 @@ class Call:
             return AuditSource(transport="mcp-local")
         source = source_of(self.request)
         if self.carrier is not None:
-            source.ip = self.carrier.ip  # behind proxies that are trusted, that of the client
+            source.ip = self.carrier.ip  # the client's address, even behind trusted proxies
         return source
 
     def _action(self) -> AuditAction:
@@ -238,7 +240,7 @@ class Call:
         )
 
     def _path(self) -> str:
-        """Return the path from the scope: Starlette's `url` raises for a query that is no UTF-8."""
+        """Return the path from the scope, since Starlette's `url` raises if the query is not UTF-8."""
         return "" if self.request is None else path_in(self.request.scope)
 
     def _resource(self) -> AuditResource | None:
@@ -257,11 +259,11 @@ class Call:
 
     @contextlib.contextmanager
     def trace(self) -> Iterator[Span]:
-        """Give the span of the event; inside the block the call sees the span of its own request.
+        """Yield the span of the event. Inside the block, the call runs under the span of its own request.
 
-        The event has the span that an instrumentation began for the call, else that of `_meta.traceparent`, else that
-        of the request. What the call does belongs to the first or the last of these: it is part of what the service
-        traces, and to the second only where the service traces nothing. Source: ours, for `_meta` the MCP
+        The event belongs to the span that an instrumentation began for the call, else to that of `_meta.traceparent`,
+        else to that of the request. The work of the call belongs to the first or the last of these, since it is part of
+        the service's own trace, and to the second only if the service traces nothing. Source: ours; for `_meta` the MCP
         specification.
         """
         span, context = self._span_and_context()
@@ -269,14 +271,14 @@ class Call:
         try:
             yield span
         except GeneratorExit:
-            token = None  # thrown away with its event loop, in another context: OTel would log that it cannot go back
+            token = None  # ended with its event loop, in another context, where OTel could not detach it and would log
             raise
         finally:
             if token is not None:
                 otel_context.detach(token)
 
     def _span_and_context(self) -> tuple[Span, Context | None]:
-        """Return the span of the event, and the context to run the call in; None leaves it in the one that it has."""
+        """Return the span of the event, and the context to run the call in, or None for the current one."""
         here, said = get_current_span(), self._said()
         if self.request is None:
             if said is None or _is_one_trace(here, said):
@@ -284,7 +286,7 @@ class Call:
             return said, set_span_in_context(said)
         context: Context | None = self.request.scope.get(_CONTEXT)
         if context is None and self.inherited is not None:
-            context = Context()  # not that of this task
+            context = Context()  # the context of this task belongs to another request
         of_request = get_current_span(context)
         if _is_of_this_process(here) and here is not self.inherited and here is not of_request:
             return here, None
@@ -292,11 +294,11 @@ class Call:
             context = None
         if _is_of_this_process(of_request):
             return said or of_request, context
-        # Where nothing is traced here, the span that a header names may be the active one. It is not believed.
+        # If nothing is traced here, the active span may be one that a header names, which is not believed.
         return (INVALID_SPAN, context) if said is None else (said, set_span_in_context(said, context))
 
     def _said(self) -> Span | None:
-        """Return the caller's span. Baggage stays outside: it is the client's word."""
+        """Return the span that the caller names. Its baggage is dropped, since the client could claim anything."""
         said = {key: self.meta.get(key) for key in _MOST_CHARS}
         carrier = {key: text for key, text in said.items() if isinstance(text, str) and len(text) <= _MOST_CHARS[key]}
         span = get_current_span(_W3C.extract(carrier, Context()))
@@ -304,11 +306,11 @@ class Call:
 
 
 def note_contexts(instrumentation: Instrumentation) -> None:
-    """Have each HTTP request that carries a message note its OTel context, for the call in that message.
+    """Make each HTTP request that carries a message keep its OTel context, for the call in that message.
 
-    SDK 1.x runs a call in the context of the first request of its session, where the one that carried it is not seen;
-    and in that of SDK 2.x a span that is begun for the call hides that of the request. Both make these metadata in the
-    task of the request, over each of their transports, and so do those of others.
+    SDK 1.x runs a call in the context of the first request of its session, so the context of the carrying request would
+    be lost. In SDK 2.x, a span begun for the call hides that of the request. Both SDKs create the metadata changed here
+    in the task of the request, over each of their transports and those of others.
     """
     from mcp.shared.message import ServerMessageMetadata
 
@@ -333,23 +335,23 @@ def _is_one_trace(span: Span, other: Span) -> bool:
 def digest_of(arguments: Any) -> str | None:
     """Return the hex SHA-256 of the arguments as canonical JSON: keys sorted, no spaces, UTF-8.
 
-    No arguments count as `{}`. None for what JSON cannot hold. Source: ours; equal to RFC 8785 for objects of texts,
-    small integers, booleans.
+    No arguments count as `{}`. Return None for arguments that JSON cannot represent. Source: ours; equal to RFC 8785
+    for objects of strings, small integers and booleans.
     """
     try:
         text = json.dumps(arguments or {}, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError):  # a mapping of odd keys, a circle, too deep
+    except (TypeError, ValueError, RecursionError):  # odd keys, a circular reference, too deep
         return None
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def current_call() -> AuditEvent | None:
-    """Return the event of the MCP call that runs here, around any request that it makes; None outside of a call."""
+    """Return the event of the current MCP call, even inside a request that it makes, or None outside of a call."""
     return _current_call.get()
 
 
 def name_error(event: AuditEvent, error: BaseException) -> None:
-    """Name a JSON-RPC error in the event by its code. For other exceptions the class is enough: see `Operation`."""
+    """Put the code of a JSON-RPC error into the event. For other exceptions the class is enough: see `Operation`."""
     code = getattr(getattr(error, "error", None), "code", None)
     if isinstance(code, int):
         event.error_type = event.error_type or str(code)  # Source: OTel MCP conventions, `error.type`
@@ -364,10 +366,10 @@ async def recorded(
     find_principal: FindPrincipal | None = None,
     on_error: Callable[[AuditEvent, BaseException], None] = name_error,
 ) -> T:
-    """Return what `run` returns, and record one event of the call when it ends, however it ends.
+    """Run the call, record one event when it ends, however it ends, and return the result of `run`.
 
-    `on_error` fills in the event after an exception. Where the loss rule is `closed` and the call cannot be recorded,
-    it does not run, and `refusal` makes the error for the client. Nor does it run if `find_principal` raises.
+    `on_error` fills in the event after an exception. If the loss rule is `closed` and the call cannot be recorded, it
+    does not run, and `refusal` makes the error for the client. Nor does it run if `find_principal` raises.
     """
     principal, doubt = _principal(call, find_principal)
     with call.trace() as span:
@@ -390,7 +392,7 @@ async def recorded(
 
 
 def _principal(call: Call, find: FindPrincipal | None) -> tuple[AuditPrincipal | None, Exception | None]:
-    """Return who called, or why that is not known: such a call is recorded too."""
+    """Return the caller, or the exception if finding it failed, since such a call is recorded too."""
     try:
         return call.principal(find), None
     except Exception as error:
@@ -404,26 +406,26 @@ def set_meanwhile(variable: ContextVar[V], value: V) -> Iterator[None]:
     try:
         yield
     finally:
-        # A coroutine that is thrown away with its event loop ends in another context, where nothing is to be put back.
+        # A coroutine discarded with its event loop ends in another context, where there is nothing to restore.
         with contextlib.suppress(ValueError):
             variable.reset(token)
 
 
 @contextlib.contextmanager
 def _inside(event: AuditEvent, own_id: str | None) -> Iterator[None]:
-    """Make what is recorded inside belong to this call."""
+    """Make events recorded inside the block belong to this call."""
     request_id = set_meanwhile(mcp_audit_request_id, event.request_id)
     with set_meanwhile(_current_call, event), request_id, within(own_id, lambda: event):
         yield
 
 
 def _answered(event: AuditEvent, answer: Any) -> None:
-    """Fill in how the call was answered. Source: MCP, "Error Handling" of tools: an error answered is the tool's."""
+    """Fill in the outcome from the result. Source: MCP, "Error Handling" of tools: an error result is the tool's."""
     if _said(answer, "isError", "is_error") is True:
         event.outcome = event.outcome or "mcp_error"
         event.error_type = event.error_type or "tool_error"  # Source: OTel MCP conventions, `error.type`
         return
-    # FastMCP wraps what asks the client for more.
+    # FastMCP wraps a result that asks the client for more input.
     kind = _said(getattr(answer, "input_required", answer), "resultType", "result_type")
     if isinstance(kind, str) and kind != "complete":
         event.outcome = event.outcome or kind  # `input_required`: neither done nor failed yet
@@ -432,7 +434,7 @@ def _answered(event: AuditEvent, answer: Any) -> None:
 
 
 def _said(answer: Any, alias: str, name: str) -> Any:
-    """Return a value of a result, which is a mapping as it goes to the wire, or a model of either SDK."""
+    """Return a value from a result, which is either a mapping in wire format or a model of either SDK."""
     if isinstance(answer, dict):
         return answer.get(alias)
     return getattr(answer, alias, getattr(answer, name, None))

@@ -1,7 +1,7 @@
 """FastMCP 4, the package `fastmcp`: a middleware that sees each call with its own exceptions, and auth checks.
 
-`CallRecorder` records tool calls, resource reads and prompts. `audited_check` records whom an auth check lets make one,
-and why.
+`CallRecorder` records tool calls, resource reads and prompts. `audited_check` records the decisions of an auth check
+about them, with their reasons.
 """
 
 from __future__ import annotations
@@ -47,21 +47,22 @@ _Decision = tuple["_AuditedCheck", str]
 _ALLOW: Final = "allow"
 _DENY: Final = "deny"
 
-# What was decided about the call under way. FastMCP asks a check several times before a tool runs.
+# The decisions about the call under way. FastMCP asks a check several times before a tool runs.
 _decided: ContextVar[set[_Decision] | None] = ContextVar("otel_audit_fastmcp_decided", default=None)
 
 
 def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reason: str = "") -> Any:
-    """Return an auth check that asks `check`, records its decision on a call as `authz.decision`, and decides the same.
+    """Return an auth check that calls `check`, records its decision as `authz.decision`, and makes the same decision.
 
-    For `auth=` of a tool, resource or prompt, and for `AuthMiddleware`; of a list of checks, each for itself. `check`
-    is any auth check, sync or async, FastMCP's own too: the client is still told the scopes that `require_scopes` and
-    `restrict_tag` miss. It may return a `Ruling`. What it raises is a denial, as it is to FastMCP, and goes on.
+    Use it for `auth=` of a tool, resource or prompt, and for `AuthMiddleware`. In a list of checks, wrap each one.
+    `check` is any auth check, sync or async, including FastMCP's own: the client is still told which scopes
+    `require_scopes` and `restrict_tag` miss. It may return a `Ruling`. An exception is a denial, as in FastMCP, and is
+    raised again.
 
-    `policy_id` and `reason`: the rule and why, where a `Ruling` or an `AuthorizationError` does not say.
+    `policy_id` and `reason` name the rule and the reason, unless a `Ruling` or an `AuthorizationError` does.
 
-    Recorded inside the calls that `audit_server` records, once for each call, and not where FastMCP asks which
-    components to list. A decision that cannot be recorded is a denial where the loss rule is `closed`.
+    Decisions are recorded once per call, inside the calls that `audit_server` records, and not when FastMCP asks which
+    components to list. If the loss rule is `closed`, a decision that cannot be recorded is a denial.
     """
     _note_listings()
     return _kind_of(check)(audit, check, policy_id, reason)
@@ -76,7 +77,7 @@ class _AuditedCheck:
         self.__name__ = getattr(check, "__name__", type(check).__name__)  # FastMCP logs it when the check raises
 
     async def __call__(self, context: Any) -> Any:
-        """Raises what the check raises, and `AuthorizationError` for a decision that had to be recorded and was not."""
+        """Return the decision. Raise as the check does, and `AuthorizationError` if a required record failed."""
         event = _event(context)
         try:
             answer = self._check(context)
@@ -93,7 +94,7 @@ class _AuditedCheck:
         return answer
 
     def missing_scopes(self, context: Any) -> set[str]:
-        """Return the scopes that the check misses, where it is one about scopes."""
+        """Return the missing scopes, if the check is one about scopes."""
         ask = getattr(self._check, "missing_scopes", None)
         return set() if ask is None else set(ask(context))
 
@@ -118,17 +119,17 @@ class _AuditedCheck:
                 self._audit.log(event)
         except AuditUnavailable as error:
             raise _denial(REFUSAL) from error
-        decided.add(decision)  # only now: FastMCP asks again after a denial, and must not get what is not recorded
+        decided.add(decision)  # only now: FastMCP asks again after a denial, and an unrecorded decision must not pass
 
 
 def _kind_of(check: Check) -> type[_AuditedCheck]:
-    """Return the class for a check: FastMCP tells the missing scopes only of a kind of its own."""
+    """Return the class for a check. FastMCP reports missing scopes only for checks of its own kind."""
     kinds = [kind for kind in type(check).__mro__ if "missing_scopes" in vars(kind)]
     return type("_AuditedScopes", (_AuditedCheck, kinds[-1]), {}) if kinds else _AuditedCheck
 
 
 def _event(context: Any) -> AuditEvent | None:
-    """Return the event of a decision on the call under way; None without a call, or where components are listed."""
+    """Return the event for a decision on the current call, or None without a call or while components are listed."""
     call = current_call()
     if call is None or _decided.get() is None:
         return None
@@ -148,10 +149,11 @@ def _event(context: Any) -> AuditEvent | None:
 
 @functools.cache
 def _note_listings() -> None:
-    """Have FastMCP's servers take no check for a decision on a call while they list what they have.
+    """Mark the times at which FastMCP's servers list their components, when a check is not a decision on a call.
 
-    They also list inside a call that finds nothing to run. A check cannot tell: it is given the same context, and a
-    component may bear another name than the one that was called, where its server is mounted or a transform renames it.
+    They also list components inside a call that finds nothing to run. A check cannot tell the difference: it gets the
+    same context, and the name of a component may differ from the called one if its server is mounted or a transform
+    renames it.
     """
     from fastmcp import FastMCP
 
@@ -164,7 +166,7 @@ def _note_listings() -> None:
 
 
 def _raised(event: AuditEvent, error: Exception) -> None:
-    """Fill in a denial. A text is a reason only in FastMCP's own error, which is meant for the caller."""
+    """Fill in a denial. Only FastMCP's own error has a message for the caller, which becomes the reason."""
     from fastmcp.exceptions import AuthorizationError
 
     event.outcome = _DENY
@@ -180,17 +182,17 @@ def _denial(message: str) -> Exception:
     return error
 
 
-# Who records the call under way, and the mounted server that it is being handed on to.
+# The recorder of the current call, and the mounted server to which the call is being forwarded.
 _recorded_by: ContextVar[AuditLogger | None] = ContextVar("otel_audit_fastmcp_recorded_by", default=None)
 _handed_to: ContextVar[Any] = ContextVar("otel_audit_fastmcp_handed_to", default=None)
 
 
 def record_calls(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
-    """Make the recorder the outermost of the server's middleware, so that what another one refuses is recorded too."""
+    """Make the recorder the server's outermost middleware, so that calls refused by others are recorded too."""
     from fastmcp.server.middleware import Middleware
 
     if not any(isinstance(each, CallRecorder) for each in server.middleware):
-        kind = type("AuditCalls", (CallRecorder, Middleware), {})  # made here: the package is not ours to need
+        kind = type("AuditCalls", (CallRecorder, Middleware), {})  # made here, since `fastmcp` may not be installed
         server.middleware.insert(0, kind(audit, find_principal))
     _note_mounts_from_now_on()
 
@@ -201,10 +203,10 @@ def _note_mounts_from_now_on() -> None:
 
 
 def note_mounts(instrumentation: Instrumentation) -> None:
-    """Have a server note the one mounted on it to which it hands on a call.
+    """Make a server note to which mounted server it forwards a call.
 
-    A tool that calls another server does so inside the same request of the same client. Only what FastMCP puts in the
-    place of a mounted component tells the two apart: it does nothing but hand on.
+    A tool that calls another server does so inside the same request of the same client. The two cases differ only in
+    the classes that FastMCP uses for mounted components, which do nothing but forward.
     """
     from fastmcp.server.providers import fastmcp_provider
 
@@ -223,10 +225,10 @@ def note_mounts(instrumentation: Instrumentation) -> None:
 
 
 class CallRecorder:
-    """Record tool calls, resource reads and prompts: those of clients, and those that code makes on the server.
+    """Record tool calls, resource reads and prompts, whether made by clients or by code on the server.
 
-    A call that a tool makes on a server is an event of its own, with the tool's as its parent. One that is handed on to
-    a mounted server is not, where the outer server has recorded it with the same logger.
+    A call that a tool makes on a server is a separate event, with the tool's event as its parent. A call forwarded to a
+    mounted server is not, if the outer server has recorded it with the same logger.
     """
 
     def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
@@ -234,12 +236,12 @@ class CallRecorder:
         self._find_principal = find_principal
 
     async def __call__(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Run one message. FastMCP calls this once for each, whether it reaches a tool or fails before."""
+        """Run one message. FastMCP calls this once per message, whether it reaches a tool or fails before."""
         self._audit.start()
         if context.type != "request" or context.method not in EVENT_TYPES:
             return await call_next(context)
         is_recorded = recorded_by_outer_server(context) is self._audit
-        with set_meanwhile(_handed_to, None):  # what a tool of this server calls is not handed on
+        with set_meanwhile(_handed_to, None):  # calls by a tool of this server are not forwarded ones
             return await (call_next(context) if is_recorded else self._record(context, call_next))
 
     async def _record(self, context: Any, call_next: Callable[[Any], Awaitable[Any]]) -> Any:
@@ -255,13 +257,13 @@ class CallRecorder:
 
 
 def recorded_by_outer_server(context: Any) -> AuditLogger | None:
-    """Return the logger of the server that hands this call on to one mounted on it; None for a call of its own."""
+    """Return the logger of the server that forwards this call to a server mounted on it, or None if none does."""
     server, own = _handed_to.get(), context.fastmcp_context
     return _recorded_by.get() if server is not None and own is not None and own.fastmcp is server else None
 
 
 def _call(context: Any) -> Call:
-    """Return the call of a message, which a tool may have made, with the client's request that it is part of."""
+    """Return the call of a message, with the client's request around it. A tool may have made the call."""
     message = context.message if isinstance(context.message, Mapping) else vars(context.message)
     target = message.get("uri" if context.method == "resources/read" else "name")
     live = context.fastmcp_context.request_context if context.fastmcp_context is not None else None
@@ -276,7 +278,7 @@ def _call(context: Any) -> Call:
 def _failed(event: AuditEvent, error: BaseException) -> None:
     from fastmcp.exceptions import AuthorizationError
 
-    cause = error.__cause__ if isinstance(error, Exception) else None  # FastMCP wraps what a tool raises
+    cause = error.__cause__ if isinstance(error, Exception) else None  # FastMCP wraps the exceptions of tools
     if isinstance(error, AuthorizationError) or isinstance(cause, PermissionError):
         event.outcome = event.outcome or Outcome.DENIED.value
     if _is_time_out(cause):
@@ -288,7 +290,7 @@ def _failed(event: AuditEvent, error: BaseException) -> None:
 
 
 def _is_time_out(cause: BaseException | None) -> bool:
-    """Return True after a time-out in the tool, or on the server: FastMCP makes an `MCPError` of that."""
+    """Return True after a time-out in the tool or on the server, which FastMCP turns into an `MCPError`."""
     from mcp import MCPError
 
     ended = cause.__context__ if isinstance(cause, MCPError) else cause
@@ -296,7 +298,7 @@ def _is_time_out(cause: BaseException | None) -> bool:
 
 
 def _tool_failed(event: AuditEvent, error: BaseException) -> None:
-    """Fill in how a tool failed. FastMCP answers its own exceptions as the tool's error, others as the protocol's."""
+    """Fill in a tool's failure. FastMCP returns its own exceptions as tool errors, and others as protocol errors."""
     from fastmcp.exceptions import DisabledError, FastMCPError, NotFoundError
 
     _failed(event, error)

@@ -1,12 +1,12 @@
 """The official MCP SDK 1.x: its low-level server, and the FastMCP class in it.
 
-In a session over HTTP that SDK runs every call in a task of the session's first request, with the span, the token and
-all other ContextVars of that one. So nothing is read from them here; what belongs to a call is read from its request,
-and a call runs with the span of that.
+In a session over HTTP, the SDK runs every call in a task of the session's first request, with the span, the token and
+all other ContextVars of that request. So ContextVars are not used here. The facts about a call come from its own
+request, and the call runs under the span of that request.
 
-Some requests it refuses before it looks for a handler: those with malformed parameters, or in a session that has not
-begun. It does so in the loop that reads the streams of a session, and calls nobody. Those streams are arguments of
-`Server.run`, and are watched: a request came in, and an error that no handler has made goes out in answer to it.
+The SDK refuses some requests before it looks for a handler: those with malformed parameters, or in a session that has
+not begun. It does so in the loop that reads the streams of a session, and calls no hook. Those streams are arguments of
+`Server.run`, so they are watched for a request that is answered with an error although no handler has taken it.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ refusals_of_session: Final[ContextVar[Refusals | None]] = ContextVar("otel_audit
 
 
 class Refusals:
-    """The requests of one session that no handler has taken yet. `record` gets a refused one, and its error.
+    """The requests of one session that no handler has taken yet. `record` gets each refused one and its error.
 
-    `span` is the one that was active where the session began, and is so in all of its calls.
+    `span` is the span that was active when the session began, and stays active in all of its calls.
     """
 
     def __init__(self, record: Record, span: Span) -> None:
@@ -59,7 +59,7 @@ class Refusals:
         self._notices = Notices()
 
     def came(self, item: Any) -> None:
-        """Note a message of the client; an exception of the transport is none."""
+        """Note a message of the client. Exceptions of the transport are ignored."""
         message: Any = getattr(getattr(item, "message", None), "root", None)
         if getattr(message, "method", None) in EVENT_TYPES and hasattr(message, "id"):
             self._waiting[message.id] = item
@@ -69,29 +69,29 @@ class Refusals:
         self._waiting.pop(request_id, None)
 
     async def was_answered(self, item: Any) -> None:
-        """Look at a message of the server, and record it if it refuses a request that no handler took."""
+        """Record a message of the server if it refuses a request that no handler has taken."""
         from mcp.types import INVALID_PARAMS, METHOD_NOT_FOUND, JSONRPCError
 
         answer = item.message.root
         if not isinstance(answer, JSONRPCError) or answer.error.code not in (INVALID_PARAMS, METHOD_NOT_FOUND):
-            return  # of a request that is cancelled before its handler is called, that handler makes the event
+            return  # if a request is cancelled before its handler runs, the handler still makes the event
         request = self._waiting.pop(answer.id, None)
         if request is None:
             return
         try:
             await self._record(_refused_call(request), answer.error)
-        except Exception as failure:  # the client gets its answer all the same
+        except Exception as failure:  # the client must get its answer regardless
             self._notices.say("refusal", f"a refused call could not be recorded: {described(failure)}")
 
 
 def span_of_session() -> Span:
-    """Return the span that every call of this session inherits; the active one if the session began unwatched."""
+    """Return the span that every call of this session inherits, or the active one if the session began unwatched."""
     session = refusals_of_session.get()
     return get_current_span() if session is None else session.span
 
 
 class _Watched:
-    """A stream of a session, with all that it can do."""
+    """A stream of a session, wrapped so that all of its methods still work."""
 
     def __init__(self, stream: Any, refusals: Refusals) -> None:
         self._stream = stream
@@ -126,13 +126,13 @@ class WatchedWriting(_Watched):
     """The stream that a session writes to."""
 
     async def send(self, item: Any) -> None:
-        """Send a message; the event of a refusal is recorded before the client has its answer."""
+        """Send a message, after recording it if it is a refusal."""
         await self._refusals.was_answered(item)
         await self._stream.send(item)
 
 
 def _refused_call(item: Any) -> Call:
-    """Return the call in a message whose parameters may be anything."""
+    """Return the call in a message with unvalidated parameters."""
     message = item.message.root
     params: Mapping[str, Any] = message.params or {}
     meta, target = params.get("_meta"), params.get("uri" if message.method == "resources/read" else "name")
@@ -155,9 +155,9 @@ _under_way: ContextVar[object] = ContextVar("otel_audit_mcp_under_way", default=
 
 
 def record_calls(server: Any, audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
-    """Record the calls of this low-level server from now on, also those of handlers that are added later.
+    """Record the calls of this low-level server from now on, including those of handlers that are added later.
 
-    A session that runs already is recorded too, but for what it refuses before any handler.
+    Sessions that already run are recorded too, except for requests refused before any handler.
     """
     if not is_audited(server):
         audit_handlers(server, audit, find_principal, lambda: True)
@@ -172,7 +172,7 @@ def is_audited(server: Any) -> bool:
 def audit_handlers(
     server: Any, audit: AuditLogger, find_principal: FindPrincipal | None, is_on: Callable[[], bool]
 ) -> None:
-    """Make the handlers of this server, of which none records now, do so as long as `is_on`."""
+    """Make the handlers of this server, which record nothing yet, record their calls as long as `is_on`."""
     handlers = server.request_handlers
     inner = handlers.data if isinstance(handlers, AuditedHandlers) else handlers
     server.request_handlers = AuditedHandlers(inner, audit, find_principal, is_on)
@@ -181,7 +181,7 @@ def audit_handlers(
 async def run_watched(
     server: Any, run: Callable[..., Awaitable[None]], /, read_stream: Any, write_stream: Any, *args: Any, **kwargs: Any
 ) -> None:
-    """Run a session of this server, and record in it what is refused before any handler too."""
+    """Run a session of this server, and also record the requests that are refused before any handler."""
     handlers = server.request_handlers
     if isinstance(handlers, AuditedHandlers) and not isinstance(read_stream, WatchedReading):
         handlers.audit.start()
@@ -194,10 +194,10 @@ async def run_watched(
 
 
 class AuditedHandlers(UserDict[Any, Handler]):
-    """The handlers of a server by type of request; what is looked up records its calls.
+    """The handlers of a server by type of request. A handler that is looked up here records its calls.
 
-    What is stored stays as it is, and where it is, so that a handler may be put in place, or wrapped by others, at any
-    time; the SDK's own task support keeps the mapping that was there before.
+    The stored handlers themselves are unchanged, so that handlers may be added or wrapped by others at any time. The
+    SDK's own task support keeps a reference to the original mapping.
     """
 
     def __init__(
@@ -216,14 +216,14 @@ class AuditedHandlers(UserDict[Any, Handler]):
         return self._recording(kind, self.data[kind])
 
     async def record_refusal(self, call: Call, error: Any) -> None:
-        """Record a call that the SDK has refused with this error, before any handler."""
+        """Record a call that the SDK refused with this error before any handler."""
         from mcp import McpError
 
         async def refused() -> None:
             raise McpError(error)
 
         if self.is_on():
-            with contextlib.suppress(Exception):  # that error, or what `principal=` raised: by then it is recorded
+            with contextlib.suppress(Exception):  # that error, or one from `principal=`; both are recorded by then
                 await recorded(self.audit, call, refused, refusal=_refusal, find_principal=self._find_principal)
 
     def _recording(self, kind: Any, handler: Handler) -> Handler:
@@ -234,7 +234,7 @@ class AuditedHandlers(UserDict[Any, Handler]):
         async def recording(request: Any) -> Any:
             context = _context()
             if context is not None and _under_way.get() is context:
-                return await handler(request)  # looked up and wrapped by others: the outer one records
+                return await handler(request)  # another wrapper looked it up here, and the outer one records
             session = refusals_of_session.get()
             if session is not None and context is not None:
                 session.was_taken(context.request_id)
@@ -249,7 +249,7 @@ class AuditedHandlers(UserDict[Any, Handler]):
         async def run() -> Any:
             nonlocal answer
             answer = await handler(request)
-            return getattr(answer, "root", answer)  # what says how it went is inside
+            return getattr(answer, "root", answer)  # the result proper is inside
 
         await recorded(
             self.audit,

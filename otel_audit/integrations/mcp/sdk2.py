@@ -1,4 +1,4 @@
-"""The official MCP SDK 2.x: a middleware of its servers, the low-level one and `MCPServer`."""
+"""The official MCP SDK 2.x: a middleware for its servers, both the low-level one and `MCPServer`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ __all__ = ["CallMiddleware", "call_of", "insert", "origin_of", "record_calls", "
 
 
 def record_calls(middleware: list[Any], audit: AuditLogger, find_principal: FindPrincipal | None) -> None:
-    """Record the calls of a server from now on: the middleware is put into its list, once."""
+    """Record the calls of a server from now on by adding our middleware to its list, once."""
     if not any(isinstance(each, CallMiddleware) for each in middleware):
         insert(middleware, CallMiddleware(audit, find_principal))
 
 
 def insert(middleware: list[Any], recorder: Callable[[Any, Any], Awaitable[Any]]) -> None:
-    """Put the recorder in its place: inside the SDK's span of the request, outside of all else."""
+    """Insert the recorder inside the SDK's span of the request, and outside everything else."""
     spans = [place for place, each in enumerate(middleware) if type(each).__name__ == "OpenTelemetryMiddleware"]
     middleware.insert(spans[0] + 1 if spans else 0, recorder)
 
 
 class CallMiddleware:
-    """Record tool calls, resource reads and prompts, those included that fail before a handler is found."""
+    """Record tool calls, resource reads and prompts, including those that fail before a handler is found."""
 
     def __init__(self, audit: AuditLogger, find_principal: FindPrincipal | None = None) -> None:
         self._audit = audit
@@ -45,7 +45,7 @@ class CallMiddleware:
 
 
 def call_of(ctx: Any) -> Call:
-    """Return the call in the SDK's context of a request. Its parameters are not validated yet: they may be anything."""
+    """Return the call in the SDK's context of a request. Its parameters are not validated yet."""
     params = ctx.params if isinstance(ctx.params, Mapping) else {}
     target = params.get("uri" if ctx.method == "resources/read" else "name")
     return Call(
@@ -57,7 +57,7 @@ def call_of(ctx: Any) -> Call:
 
 
 def origin_of(ctx: Any, meta: Any) -> dict[str, Any]:
-    """Return where a call comes from, as arguments of `Call`, from the SDK's context of the request, or FastMCP's."""
+    """Return the origin of a call, as arguments of `Call`, from the request context of the SDK or of FastMCP."""
     return {
         "meta": meta if isinstance(meta, Mapping) else {},
         "jsonrpc_id": None if ctx.request_id is None else str(ctx.request_id),

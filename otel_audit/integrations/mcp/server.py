@@ -1,4 +1,4 @@
-"""`audit_server` finds out which SDK a server is made with, and has that SDK's module record its calls."""
+"""`audit_server`, which finds out which SDK a server uses and lets the module for that SDK record its calls."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | No
     """Record the server's calls from now on, over HTTP and stdio. A second call changes nothing.
 
     `server` is a low-level `Server` of the official SDK (1.x or 2.x), its `FastMCP` (1.x) or `MCPServer` (2.x), or a
-    `FastMCP` of the package `fastmcp`; it is given back. Who called is what a verified token says; where there is none,
-    `principal` is asked, with the HTTP request (None on stdio). Tools may add to their event: see `current_event`.
+    `FastMCP` of the package `fastmcp`. The same object is returned. The caller is the subject of a verified token. If
+    there is none, `principal` is called with the HTTP request (None on stdio) to name the caller. Tools may add to
+    their event: see `current_event`.
 
     Raises:
-        TypeError: it is none of these, or `principal` is a coroutine function.
+        TypeError: `server` is none of these, or `principal` is a coroutine function.
     """
     if inspect.iscoroutinefunction(principal) or inspect.iscoroutinefunction(getattr(principal, "__call__", None)):  # noqa: B004
         raise TypeError(
@@ -50,7 +51,7 @@ def _note_contexts_from_now_on() -> None:
 
 
 def _low_level(server: Any) -> Any:
-    """Return the low-level server of SDK 1.x that this one is, or holds: its FastMCP has no other name for it."""
+    """Return the low-level server of SDK 1.x that this object is or contains, even under a private name."""
     for each in (server, getattr(server, "_mcp_server", None)):
         if hasattr(each, "request_handlers"):
             return each
