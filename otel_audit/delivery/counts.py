@@ -1,8 +1,8 @@
-"""Count what became of the events of one process: what its journal has, less what each exporter has dealt with.
+"""Count the events of one process: those in its journal, minus those that each exporter has dealt with.
 
-`emitted = exported + pending + quarantined + dropped` holds at every moment, because the exporters are looked at first:
-what was emitted since then is pending. `Elsewhere` does the same for streams of this process that another one delivers,
-such as `otel-audit ship` or the next owner of the directory.
+`emitted = exported + pending + quarantined + dropped` holds at every moment, because the exporters are read first and
+events emitted after that count as pending. `Elsewhere` does the same for streams of this process that another process
+delivers, such as `otel-audit ship` or the next owner of the directory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _POLL_S = 0.05
 
 
 class Elsewhere:
-    """How far another process has come, by the cursors that it writes. Any thread."""
+    """The progress of other processes, read from the cursors that they write. Any thread."""
 
     def __init__(self, directory: Path, notices: Notices) -> None:
         self._directory = directory
@@ -36,7 +36,7 @@ class Elsewhere:
         self._last_seen: dict[str, Mapping[str, Progress]] = {}
 
     def progress(self, stream_id: str) -> Mapping[str, Progress]:
-        """By exporter, how far the stream was delivered: as last seen, if retention has removed it since."""
+        """Return the progress of each exporter of a stream. If retention has removed it, return the last one seen."""
         seen = self._read(stream_id) or self._last_seen.get(stream_id, {})
         self._last_seen[stream_id] = seen
         return seen
@@ -44,7 +44,7 @@ class Elsewhere:
     def flush(self, seqs: Mapping[str, int], deadline: float) -> FlushReport:
         """Wait until each stream is delivered up to the given line, or until the deadline."""
         while True:
-            # Only positions are asked for here: the list of what is in quarantine may be long, and is left unread.
+            # Only positions matter here, so the quarantine, which may be long, is not read.
             seen = {
                 stream_id: self._read(stream_id, listed=False) or self._last_seen.get(stream_id, {})
                 for stream_id in seqs
@@ -56,7 +56,7 @@ class Elsewhere:
             left_s = deadline - time.monotonic()
             if not pending or left_s <= 0:
                 for stream_id in seqs:
-                    self.progress(stream_id)  # retention may remove it before somebody asks for its numbers
+                    self.progress(stream_id)  # remember it, since retention may remove the cursor
                 return FlushReport(not pending, pending, blocked_elsewhere(seen.values()))
             time.sleep(min(_POLL_S, left_s))
 
@@ -75,19 +75,20 @@ class Elsewhere:
 
 
 def blocked_elsewhere(streams: Iterable[Mapping[str, Progress]]) -> dict[str, str]:
-    """Why nothing moves there, as the cursors say; empty when all is well."""
+    """Return, by exporter, why delivery has stalled according to the cursors. It is empty if all is well."""
     reasons = {each.blocked: None for by_exporter in streams for each in by_exporter.values() if each.blocked}
     return {str(ExporterName.SHIP): "; ".join(reasons)} if reasons else {}
 
 
-_MISSING: Final = "lines missing"  # a reason to be dropped: gone from the journal before an exporter had read them
+_MISSING: Final = "lines missing"  # the drop reason of lines that vanished before an exporter had read them
 
 
 class TrailNumbers:
     """The numbers of a journal. Any thread.
 
-    `streams`: the ids of those of this process, added to and cleared by its owner. `exporters`: the names of those that
-    deliver here; without any, the journal is the destination, unless it `is_shipped` by another process.
+    `streams` holds the ids of this process's streams, and its owner adds to it and clears it. `exporters` are the names
+    of the exporters in this process. Without any, the journal is the destination, unless another process delivers it
+    (`is_shipped`).
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class TrailNumbers:
         self._is_shipped = is_shipped
 
     def stats(self) -> Stats:
-        """What all exporters together have."""
+        """Return the numbers over all exporters together."""
         streams = self._progress()
         counted, _ = self._counted({"": sum(map(_shared, streams), Counts())})
         counts = counted[""]
@@ -116,16 +117,16 @@ class TrailNumbers:
         return Stats(counts.exported, counts.pending, counts.quarantined, counts.dropped, blocked=blocked)
 
     def numbers(self) -> CountsByExporter:
-        """What each exporter has."""
+        """Return the numbers of each exporter."""
         streams = self._progress()
-        if self._is_shipped:  # counts once all of its exporters have it
+        if self._is_shipped:  # an event counts once all exporters of the other process have it
             dealt_with = {str(ExporterName.SHIP): sum(map(_shared, streams), Counts())}
             blocked = set(blocked_elsewhere(streams))
         else:
             by_name = {name: [each.get(name, Progress()) for each in streams] for name in self._exporters}
             dealt_with = {name: sum(map(_dealt_with, each), Counts()) for name, each in by_name.items()}
             told = {name for name, each in by_name.items() if any(progress.blocked for progress in each)}
-            blocked = {*self._processor.blocked(), *told}  # another process tells it of what it ships
+            blocked = {*self._processor.blocked(), *told}  # `told` is of streams that another process ships
         exporters, dropped = self._counted(dealt_with or {str(ExporterName.NONE): Counts()})
         return CountsByExporter(
             next(iter(exporters.values())).emitted,
@@ -137,16 +138,16 @@ class TrailNumbers:
         )
 
     def _counted(self, dealt_with: Mapping[str, Counts]) -> tuple[dict[str, Counts], Mapping[str, int]]:
-        """What became of the events by exporter, and by reason how many were dropped.
+        """Return the counts by exporter, and the numbers of dropped events by reason.
 
-        `dealt_with`: what each is known to have done; `dropped` there are the lines that it did not find. What one of
-        them lacks for good is missing for the others too.
+        `dealt_with` is the known work of each exporter, where `dropped` counts lines that it did not find. A line that
+        one of them lacks for good is missing for the others too.
         """
         in_journal, losses = self._journal.counts.pending, self._journal.losses
         if not self._exporters and not self._is_shipped:
             gone = self._journal.gone
             dealt_with = {name: Counts(exported=in_journal - gone, dropped=gone) for name in dealt_with}
-        # A line may be delivered before the thread that wrote it comes to count it.
+        # A line may be delivered before the thread that wrote it has counted it.
         in_journal = max([in_journal, *(each.exported + each.quarantined for each in dealt_with.values())])
         missing = max(min(each.dropped, in_journal - each.exported - each.quarantined) for each in dealt_with.values())
         there, lost = in_journal - missing, sum(losses.values()) + missing
@@ -157,14 +158,17 @@ class TrailNumbers:
         return counts, {**losses, _MISSING: missing} if missing else losses
 
     def _progress(self) -> list[Mapping[str, Progress]]:
-        """For each stream of this process, how far each exporter has come."""
+        """Return, for each stream of this process, the progress of each exporter."""
         if not self._exporters and not self._is_shipped:
             return []
         held = self._processor.progress()
         return [held.get(stream_id) or self._delivered_elsewhere(stream_id) for stream_id in list(self._streams)]
 
     def _delivered_elsewhere(self, stream_id: str) -> Mapping[str, Progress]:
-        """Of the exporters of this process, if it has any: the next owner's others are not what its numbers are of."""
+        """Return the progress of this process's exporters in other processes; if it has none, that of all exporters.
+
+        The next owner may have further exporters, which do not belong in the numbers of this process.
+        """
         seen = self._elsewhere.progress(stream_id)
         return {name: seen.get(name, Progress()) for name in self._exporters} if self._exporters else seen
 
@@ -174,6 +178,6 @@ def _dealt_with(progress: Progress) -> Counts:
 
 
 def _shared(by_exporter: Mapping[str, Progress]) -> Counts:
-    """The same for all exporters of a stream together, if there is any yet."""
+    """Return the counts over all exporters of a stream together, or empty counts if there is none yet."""
     exporters = by_exporter.values()
     return shared_by_all(exporters) + Counts(dropped=furthest_behind(exporters).missing)

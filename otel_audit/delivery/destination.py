@@ -1,4 +1,4 @@
-"""An exporter as the streams that share it see it: what it has answered, and how long to wait before the next try."""
+"""An exporter as seen by the streams that share it: its last answers, and the wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from otel_audit.delivery.outcomes import (
 __all__ = ["Backoff", "Destination"]
 
 
-_STUCK_AFTER_S = 60.0  # an exporter of ours has come back by then, unless it was given more time by hand
+_STUCK_AFTER_S = 60.0  # our own exporters return sooner, unless a longer time-out was set
 
 
 class Destination:
-    """An exporter and what is known of it over all streams."""
+    """An exporter and its state across all streams."""
 
     def __init__(
         self, exporter: Exporter, *, clock: Callable[[], float] = time.monotonic, metrics: AuditMetrics | None = None
@@ -35,12 +35,12 @@ class Destination:
         self._metrics = metrics
         self._sending_since: float | None = None
         self.accepted = 0  # exports that were accepted, ever
-        self.last_accepted: Batch | None = None  # a single line: to ask with whether anything is accepted
+        self.last_accepted: Batch | None = None  # a single line, to send again to test whether anything is accepted
         self.warnings = 0
 
     @property
     def stuck(self) -> str:
-        """Return that an export has taken longer than a minute, as a foreign exporter may; empty when none has."""
+        """A message if an export has taken longer than a minute, as a foreign exporter may; otherwise empty."""
         since = self._sending_since
         late_s = 0.0 if since is None else self.clock() - since
         return f"an export has been under way for {late_s:.0f} s" if late_s >= _STUCK_AFTER_S else ""
@@ -73,9 +73,9 @@ _RETRY_AFTER_MAX_S = 300.0
 
 
 class Backoff:
-    """Doubles from half a second up to a cap, with full jitter in the upper half, for ever.
+    """A wait that doubles from half a second up to a cap, with full jitter in the upper half, for ever.
 
-    Jitter keeps a hundred processes from coming back in the same moment. Source: OTLP specification, "All Errors".
+    Jitter keeps a hundred processes from retrying at the same moment. Source: OTLP specification, "All Errors".
     """
 
     def __init__(self, cap_s: float) -> None:
@@ -83,9 +83,9 @@ class Backoff:
         self._next_s = _FIRST_S
 
     def failed(self, retry_after_s: float | None = None) -> float:
-        """Return the seconds to wait after one more failure. What the server asks for comes first, up to five minutes.
+        """Return the seconds to wait after one more failure: the server's wish, up to five minutes, or the back-off.
 
-        A server that asks to be tried at once is left alone for half a second all the same.
+        Even if the server asks for an immediate retry, the wait is at least half a second.
         """
         wait_s = min(self._next_s, self._cap_s)
         self._next_s = min(self._next_s * 2, self._cap_s)
@@ -94,5 +94,5 @@ class Backoff:
         return wait_s * random.uniform(0.5, 1.0)
 
     def succeeded(self) -> None:
-        """Make the next failure wait as long as a first one."""
+        """Reset the wait, so that the next failure counts as the first."""
         self._next_s = _FIRST_S

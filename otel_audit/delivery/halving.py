@@ -1,11 +1,11 @@
-"""Find the records that an endpoint refuses, and send all others: for the streams of a journal and for replays.
+"""Find the records that an endpoint refuses, and send all others, for the streams of a journal and for replays.
 
-A part that is refused is halved until one record stands alone. That record is a suspect, and no more: the endpoint may
-refuse everything for a while. It is given up only when the endpoint has accepted another record since, and refused this
-one alone once more after that. Where nothing else is accepted, a record is asked with, the last one that the endpoint
-took first: a copy is the price.
+A refused part is halved until one record stands alone. That record is only a suspect, since the endpoint may refuse
+everything for a while. It is given up once the endpoint has accepted another record and then refused this one alone
+again. If no other record is accepted, a probe is sent, beginning with the record that the endpoint accepted last. The
+price is a copy of it.
 
-A backlog that is older than its store allows would take three requests a record. It is settled in runs: see `_is_run`.
+A backlog older than its store allows would take three requests per record. It is settled in runs: see `_is_run`.
 
 Source: the outcome table of docs/delivery.md.
 """
@@ -22,11 +22,11 @@ from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, Refus
 
 __all__ = ["Endpoint", "Halving", "Part", "Stuck", "Suspect", "TooLarge"]
 
-# With so many and nothing accepted in between, it is asked whether it is the records: an endpoint that refuses
-# everything is not sent a whole journal one by one.
+# After this many suspects without an accepted record in between, a probe finds out whether the records are at fault.
+# Otherwise a whole journal would go, one record at a time, to an endpoint that refuses everything.
 _SUSPECTS_MAX: Final = 32
-# So many neighbours are refused alone, one after the other, before a part is taken for a run; and the samples of a
-# shorter part would cost as much as its halves.
+# A part may be a run only after this many neighbours in a row were refused alone. Below the minimum length, the samples
+# of a part would cost as much as its halves.
 _ALONE_BEFORE_RUNS: Final = 4
 _RUN_MIN_RECORDS: Final = 8
 _FAILURES_BEFORE_HALVING: Final = 3
@@ -34,19 +34,19 @@ _SERVER_ERROR_PATIENCE_S: Final = 600.0
 
 
 class Part(Protocol):
-    """Records that go out in one request: at least one."""
+    """The records of one request, at least one."""
 
     @property
     def records(self) -> int:
-        """How many there are."""
+        """The number of records."""
 
     def halves(self) -> tuple[Self, Self]:
-        """Return two parts, in order, of one that has more than one record."""
+        """Split a part of more than one record into two, in order."""
 
     def samples(self) -> Sequence[Self]:
-        """Return some of the records, each alone: first the newest, than which no other of the part is newer.
+        """Return some of the records, each alone, beginning with the newest of the part.
 
-        Empty where their times cannot be told: then no run is made of them.
+        Return none if their times are unknown. Then they cannot form a run.
         """
 
 
@@ -54,26 +54,26 @@ _P = TypeVar("_P", bound=Part)
 
 
 class Endpoint(Protocol[_P]):
-    """Where parts go."""
+    """The receiver of parts."""
 
     @property
     def accepted(self) -> int:
-        """How many parts it has ever taken."""
+        """The number of parts that it has ever accepted."""
 
     @property
     def last_accepted(self) -> _P | None:
-        """The last part that it took; None if there was none."""
+        """The last part that it accepted, or None."""
 
     def send(self, part: _P) -> ExportOutcome:
         """Send one request."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # each is itself: to compare the bytes of their lines takes long
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: comparing the bytes of their lines is slow
 class Suspect(Generic[_P]):
     """A record that was refused alone, or a run of records that was refused.
 
-    `accepted_before`: how many parts the endpoint had taken by then; None for a piece of a run that was not refused
-    again: it has not been sent by itself yet.
+    `accepted_before` is the number of parts that the endpoint had accepted by then. It is None for a piece of a broken
+    run, which has not been sent by itself yet.
     """
 
     part: _P
@@ -84,21 +84,21 @@ class Suspect(Generic[_P]):
 
 @dataclass(frozen=True, slots=True)
 class Stuck:
-    """Records were refused alone, and nothing that could be asked with was accepted since."""
+    """The result if records were refused alone and no probe was accepted since."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class TooLarge:
-    """A part with so many records was too much for one request."""
+    """The result if a part was too large for one request, with its number of records."""
 
     reason: str
     records: int
 
 
 class _Repetition:
-    """Remembers failures that come back: they may be of a batch that is too much, or of one record that breaks it."""
+    """The repeated failures of a part, which may be due to its size, or to one record that breaks the server."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -106,7 +106,7 @@ class _Repetition:
         self._server_error_since: float | None = None
 
     def judged(self, outcome: ExportOutcome, records: int) -> ExportOutcome:
-        """Return the outcome, or a refusal in its place when it came back too often."""
+        """Return the outcome, or a refusal instead if the same failure came too often."""
         if not isinstance(outcome, Unavailable):
             self._in_a_row = 0
             return outcome
@@ -123,18 +123,20 @@ class _Repetition:
         return outcome
 
     def forget_server_errors(self) -> None:
-        """Begin anew: the server takes whole batches again."""
+        """Forget the server errors, since the server accepts whole batches again."""
         self._server_error_since = None
 
 
 class Halving(Generic[_P]):
-    """Delivers parts to an endpoint. Each record is accepted, or refused twice, or stays a suspect. One thread.
+    """Deliver parts to an endpoint. Each record is accepted, or refused twice, or stays a suspect. For one thread.
 
-    `accepted` is told of each part that is taken, also of a suspect that turns out to be good: the order is not that of
-    the records. `suspected` is told of each suspect, `refused` of each that is given up, both at once. `ahead` gives
-    records behind the one it is given, to ask with: the newest, then others. `outlasted` is told of each answer and
-    returns what stands, or None once it has waited for an endpoint that is away: the part is sent again. With
-    `stops_at_size` the caller sends less at a time when a part is too large; else it is halved here.
+    The callbacks: `accepted` gets each accepted part, in any order, since a suspect may turn out to be good later.
+    `suspected` gets each suspect, and `refused` each one that is given up, both at once. `ahead` takes a part and
+    returns later records to probe with: the newest, then others. `outlasted` gets each answer and returns the final
+    outcome, or None if it has waited for the endpoint and the part is to be sent again.
+
+    With `stops_at_size`, a part that is too large is returned to the caller, who sends less at a time. Otherwise it is
+    halved here.
     """
 
     def __init__(
@@ -159,30 +161,30 @@ class Halving(Generic[_P]):
         self._stops_at_size = stops_at_size
         self._whole: _P | None = None
         self._suspects: list[Suspect[_P]] = []
-        self._waiting: list[_P] = []  # the last one is next
-        self._refused_alone = 0  # in a row, each for a reason that may be that of its neighbours
+        self._waiting: list[_P] = []  # the next one comes last
+        self._refused_alone = 0  # in a row, each for a reason that may apply to its neighbours too
 
     @property
     def suspects(self) -> Sequence[Suspect[_P]]:
-        """The records that were refused and of which nothing is certain yet, in order."""
+        """The records that were refused but are not settled yet, in order."""
         return self._suspects
 
     @property
     def is_full(self) -> bool:
-        """Return True if there are so many suspects that nothing more is sent before some of them are settled."""
+        """True if there are so many suspects that some must be settled before anything more is sent."""
         return len(self._suspects) >= _SUSPECTS_MAX or any(each.part.records > 1 for each in self._suspects)
 
     @property
     def is_under_way(self) -> bool:
-        """Return True if some of the part that was given to `deliver` was not sent yet."""
+        """True if a piece of the current part was not sent yet."""
         return bool(self._waiting)
 
     def forget(self) -> None:
-        """Drop the suspects and what is under way: they are sent again with what follows them."""
+        """Drop the suspects and the current part. The caller sends them again with the records that follow."""
         self._suspects, self._waiting = [], []
 
     def deliver(self, part: _P) -> TooLarge | Unavailable | Stuck | None:
-        """Send a part, in halves where it is refused. None: each of its records is accepted, given up, or a suspect."""
+        """Send a part, in halves if it is refused. Return None once each record is accepted, given up or a suspect."""
         self.begin(part)
         while self._waiting:
             stopped = self.go_on()
@@ -191,11 +193,11 @@ class Halving(Generic[_P]):
         return None
 
     def begin(self, part: _P) -> None:
-        """Take a part on, of which each `go_on` sends a piece."""
+        """Begin with a part, of which each `go_on` sends a piece."""
         self._whole, self._waiting = part, [part]
 
     def go_on(self) -> TooLarge | Unavailable | Stuck | None:
-        """Send the next piece of what is under way."""
+        """Send the next piece of the current part."""
         part = self._waiting.pop()
         match self._send(part):
             case Accepted():
@@ -225,12 +227,11 @@ class Halving(Generic[_P]):
         return self.ask() if self.is_full else None
 
     def _is_run(self, part: _P) -> Unavailable | bool:
-        """Return True if each record of a part that was refused may be taken for refused.
+        """Return True if every record of a refused part can be considered refused.
 
-        Either the endpoint said that it rejected every one of them, or it said that they are too old: a record that is
-        older than one that was refused alone for its age is too old as well. The samples, the newest one among them,
-        have to be refused alone for the same kind of reason, as several of their neighbours were just before. A sample
-        that is accepted is sent once more in its turn.
+        Either the endpoint said that it rejected every one of them, or that they are too old: if a record is too old,
+        so is every older one. In addition, the samples, including the newest record, must be refused alone for the same
+        kind of reason, as several of their neighbours just were. A sample that is accepted is sent again in its turn.
         """
         if self._refused_alone < _ALONE_BEFORE_RUNS or part.records < _RUN_MIN_RECORDS:
             return False
@@ -249,7 +250,7 @@ class Halving(Generic[_P]):
         return True
 
     def settle(self) -> Unavailable | None:
-        """Send each suspect once more since which the endpoint accepted something, and tell what became of it."""
+        """Send each suspect again, if the endpoint has accepted something since, and report the result."""
         while due := [each for each in self._suspects if self._is_due(each)]:
             suspect = due[0]
             match self._send(suspect.part):
@@ -271,7 +272,7 @@ class Halving(Generic[_P]):
         return suspect.accepted_before is None or suspect.accepted_before < self._endpoint.accepted
 
     def _come_back_later(self, away: Unavailable) -> Unavailable:
-        """What the endpoint accepts when it is back will tell."""
+        """Postpone the suspects until the endpoint is back and has accepted something."""
         accepted = self._endpoint.accepted
         self._suspects = [
             each if each.accepted_before is None else replace(each, accepted_before=accepted) for each in self._suspects
@@ -286,7 +287,7 @@ class Halving(Generic[_P]):
                     return away
                 case True:
                     self._give_up(suspect)
-                case _:  # something else is going on: each record for itself
+                case _:  # not a run after all, so its records are sent by themselves
                     self._put(suspect, *(Suspect(half, reason, suspect.about, None) for half in part.halves()))
         elif is_new:
             self._put(suspect, Suspect(part, reason, suspect.about, self._endpoint.accepted))
@@ -303,9 +304,9 @@ class Halving(Generic[_P]):
         self._suspects[place : place + 1] = instead
 
     def ask(self) -> Unavailable | Stuck | None:
-        """Settle the suspects by asking with another record whether the endpoint accepts any. None: they are settled.
+        """Probe with other records until the endpoint accepts one, then settle the suspects. Return None once settled.
 
-        A record that was not delivered yet and is accepted here is sent once more in its turn.
+        A probe that was not delivered before is sent again in its turn.
         """
         if not self._suspects:
             return None
@@ -318,9 +319,9 @@ class Halving(Generic[_P]):
         return Stuck(self._suspects[0].reason)
 
     def _to_ask_with(self) -> Iterator[_P]:
-        """One that was taken before, the newest one, the last ones of what waits, and others that lie further ahead.
+        """Yield records to probe with: one accepted before, the newest one, the last of each waiting part, and others.
 
-        No single one will do: the store may find the first too old by now, and the newest may be bad as well.
+        A single probe would not do. The store may find the first one too old by now, and the newest may be bad too.
         """
         if self._endpoint.last_accepted is not None:
             yield _last_record_of(self._endpoint.last_accepted)
@@ -331,7 +332,7 @@ class Halving(Generic[_P]):
         yield from ahead
 
     def _take(self, part: _P) -> None:
-        if part is self._whole:  # halves that are accepted do not clear the one that is not
+        if part is self._whole:  # an accepted half does not clear the other one
             self._repetition.forget_server_errors()
         self._accepted(part)
 

@@ -1,7 +1,7 @@
-"""The streams that a process may export now: its own, and those that it took over.
+"""The streams that a process may export: its own, and those that it took over.
 
-Streams of this process come in by `expect` and `take_waiting`, under one lock of the caller; those of others are taken
-over and let go under a second one, and `release` needs both. Nothing that only asks needs either.
+The process's own streams are added by `expect` and `take_waiting`, under one lock of the caller. Other streams are
+taken over and released under a second lock, and `release` needs both. Methods that only read need neither.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = ["Holdings"]
 
 
 class Holdings:
-    """The streams of a directory that are held, each until all `exporters` have delivered it, or until `release`.
+    """The streams of a directory that this process holds, each until all `exporters` have it or until `release`.
 
-    `ledger` takes the directory's ledger, which is held beside them.
+    `ledger` takes the right to deliver the directory's ledger, which is held like a stream.
     """
 
     def __init__(
@@ -49,20 +49,20 @@ class Holdings:
 
     @property
     def shipments(self) -> dict[str, Shipment]:
-        """All streams, by their ids."""
+        """All held streams, by their ids."""
         return {each.stream_id: each for each in [*self._own, *self._adopted]}
 
     def expect(self, taking: Callable[[], Shipment | None]) -> None:
-        """Take a stream of this process as soon as that is possible."""
+        """Take a stream of this process as soon as possible."""
         self._waiting.append(taking)
 
     @property
     def is_expecting(self) -> bool:
-        """Return True while a stream of this process waits to be taken."""
+        """True while a stream of this process waits to be taken."""
         return bool(self._waiting)
 
     def take_waiting(self) -> list[Shipment]:
-        """Take the streams of this process that could not be taken yet: the disk was full, or another ships them."""
+        """Take streams of this process that could not be taken before, since the disk was full or another had them."""
         taken: list[Shipment] = []
         for taking in list(self._waiting):
             try:
@@ -80,7 +80,7 @@ class Holdings:
         return taken
 
     def adopt(self, adoption: Adoption, stopped: Callable[[], bool]) -> Iterator[Shipment]:
-        """Take over the streams that may be taken over now. Each is held before the next one is looked for."""
+        """Take over the streams that are free now. Each one is held before the search continues."""
         for shipment in adoption.take(
             self._directory,
             known=self._known,
@@ -95,7 +95,7 @@ class Holdings:
             yield shipment
 
     def take_ledger(self) -> list[Shipment]:
-        """Take the ledger of the directory, if nobody has it: the next one, where another has taken its place."""
+        """Take the ledger of the directory if nobody has it, or its successor if it was replaced."""
         if self._ledger_shipping is None:
             return []
         try:
@@ -109,7 +109,7 @@ class Holdings:
         return []
 
     def say_foreign(self, stopped: Callable[[], bool]) -> None:
-        """Say once for each stream how many events of other hosts were passed over. It reads all that waits."""
+        """Say, once for each stream, how many events of other hosts were passed over. This reads all of them."""
         left, self._foreign = self._foreign, []
         pending = [stream_counts(files, files.segments()).pending for files in left if not stopped()]
         if events := sum(pending):
@@ -117,7 +117,7 @@ class Holdings:
             self._notices.say("foreign", f"{self._directory}: {foreign.says}; {foreign.remedy}")
 
     def let_go(self) -> None:
-        """Let go of streams that ended and are delivered, and of those that another process has taken.
+        """Release the streams that ended and are delivered, and those that another process has taken.
 
         Delivered streams of this process are kept for their numbers.
         """
@@ -135,12 +135,12 @@ class Holdings:
             self._release(shipment)
 
     def release(self, deadline: float) -> bool:
-        """Let go of everything. Return True when all of it was delivered."""
+        """Release everything. Return True if all of it was delivered."""
         delivered = all(map(self._is_delivered, self._own))
         for own in self._own:
             self._release(own)
         for shipment in self._adopted:
-            # There may be dozens, each with files to look at: the next owner finds those that nobody had time for.
+            # There may be dozens, each with files to check. The next owner deals with those that there is no time for.
             is_over = time.monotonic() < deadline and self._is_delivered(shipment)
             if is_over:
                 self._conclude(shipment)
@@ -174,18 +174,18 @@ class Holdings:
         )
 
     def _elsewhere(self, stream_id: str, exporter: str) -> Progress:
-        """Return how far another process has come that ships a stream of this one."""
+        """Return the progress of another process that ships a stream of this one."""
         try:
             cursor = StreamFiles(self._directory, stream_id).cursor
             return read_cursor(cursor, listed=False)[0].get(exporter, Progress())
         except OSError:
-            return Progress()  # it is not known to be anywhere
+            return Progress()  # unknown, so nothing counts as delivered
 
     def _not_taken(self, files: StreamFiles, error: Exception) -> None:
         self._notices.say(f"take {files.stream_id}", f"{files.segment(1)}: a stream cannot be delivered: {error!r}")
 
     def _is_lost(self, shipment: Shipment) -> bool:
-        """Another process delivers the stream since somebody removed its lock file."""
+        """Return True if somebody removed the lock file and another process now delivers the stream."""
         try:
             return not shipment.keeps_its_lock()
         except OSError as error:
@@ -194,7 +194,7 @@ class Holdings:
             return False
 
     def _is_over(self, shipment: Shipment) -> bool:
-        """Return True if the writer is gone, and was so before the last look at its lines."""
+        """Return True if the writer was already gone when its lines were last read."""
         return not shipment.cursor.ended and shipment.ended and self._is_delivered(shipment)
 
     def _is_delivered(self, shipment: Shipment) -> bool:
@@ -203,15 +203,15 @@ class Holdings:
                 shipment.has_lines_after(shipment.cursor.progress(exporter).position) for exporter in self._exporters
             )
         except OSError:
-            return False  # its worker tells the reason
+            return False  # its worker reports the reason
 
     def _conclude(self, shipment: Shipment) -> None:
         try:
             shipment.conclude()
-        except OSError as error:  # the next owner finds it delivered, and keeps that
+        except OSError as error:  # the next owner finds it delivered, and marks it
             self._notices.say("conclude", f"{self._directory}: the end of a stream cannot be kept: {error}")
 
     def _release(self, shipment: Shipment) -> None:
-        if self._is_delivered(shipment):  # the cursor of a stream that was not begun does not name what it lacks
+        if self._is_delivered(shipment):  # the cursor does not name exporters that have not begun with the stream
             self._conclude(shipment)
         shipment.release()

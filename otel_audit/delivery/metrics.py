@@ -35,27 +35,27 @@ _REASON = "audit.drop.reason"
 _OUTCOME = "audit.export.outcome"
 _LEDGER = "audit.ledger.origin"
 
-# There from the beginning: an alert on the increase of a counter does not see the step with which it appears.
+# Reported from the start, since an alert on the increase of a counter does not see its first appearance.
 _FIRST_REASON = "disk full"
-# Seconds: a healthy export takes milliseconds, and the longest time-out that is allowed is ten minutes.
+# In seconds. A healthy export takes milliseconds, and the longest allowed time-out is ten minutes.
 _BOUNDARIES = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
-# How long the numbers of one moment are given to instruments that have not had them yet.
+# How long the numbers of one moment are kept for instruments that have not read them yet.
 _ONE_COLLECTION_S = 5.0
 _FORK_WAITS_S = 1.0
 
 
 class Counted(Protocol):
-    """What has numbers: a trail."""
+    """Something that has numbers, such as a trail."""
 
     def numbers(self) -> CountsByExporter:
-        """Its numbers now."""
+        """Return the current numbers."""
 
 
 class AuditMetrics:
-    """The instruments of one meter provider, over every trail that it watches. Any thread; fork-safe.
+    """The instruments of one meter provider, which sum over all watched trails. Any thread; fork-safe.
 
-    Without `provider` it is the global one, which may be set later. A trail is not kept alive: what it counted at its
-    last look stays in the sums. A forked child begins with nothing.
+    The default `provider` is the global one, which may be set later. Watching does not keep a trail alive, and its last
+    known numbers stay in the sums. A forked child begins with nothing.
     """
 
     def __init__(self, provider: MeterProvider | None = None) -> None:
@@ -64,7 +64,7 @@ class AuditMetrics:
         _all.add(self)
         try:
             self._instrument(get_meter(SCOPE_NAME, __version__, provider))
-        except Exception:  # of a provider that cannot be loaded: the events do not depend on it
+        except Exception:  # the provider cannot be loaded, and events do not depend on it
             self._instrument(NoOpMeter(SCOPE_NAME, __version__))
 
     def _begin(self) -> None:
@@ -145,13 +145,13 @@ class AuditMetrics:
         )
 
     def watch(self, trail: Counted) -> None:
-        """From now on the sums include this trail."""
+        """Include this trail in the sums from now on."""
         with self._own_lock():
-            self._let_go()  # or a process that nobody collects from would keep each trail that it ever had
+            self._let_go()  # otherwise, if nobody collects metrics, every trail would be kept for ever
             self._watched = [*self._watched, _Watched(trail)]
 
     def keep(self, trail: Counted) -> None:
-        """The trail is closed: what it counted stays in the sums when it is gone."""
+        """Keep the numbers of a trail that is being closed in the sums."""
         with self._own_lock():
             watched = self._watched
         for each in watched:
@@ -159,19 +159,19 @@ class AuditMetrics:
                 each.look()
 
     def exported(self, exporter: str, outcome: ExportOutcome, duration_s: float) -> None:
-        """One export is over. Raises nothing, whatever the meter provider does."""
+        """Record the duration of one export. Never raises, whatever the meter provider does."""
         with suppress(Exception), self.recording, instrumentation_suppressed():
             self._duration.record(duration_s, {_EXPORTER: exporter, _OUTCOME: _word(outcome)})
 
     def forked(self) -> None:
-        """In a forked child: the counts are the parent's, and a lock may be held by a thread that is not here."""
+        """Start anew in a forked child: the counts are the parent's, and a missing thread may hold a lock."""
         self._begin()
         for each in self._watched:
             each.last = CountsByExporter()
 
     def _own_lock(self) -> threading.RLock:
         if os.getpid() != self._pid:
-            self.forked()  # by C code, which runs no fork hooks
+            self.forked()  # C code has forked, which runs no fork hooks
         return self._lock
 
     def _by_exporter(self, name: str, number: Callable[[CountsByExporter, str], int]) -> _Callback:
@@ -189,13 +189,16 @@ class AuditMetrics:
         return lambda options: observed(self._sums_for(name))
 
     def _sums_for(self, name: str) -> CountsByExporter:
-        """The sums of one moment for all instruments of a collection: the first that asks again begins a new one."""
+        """Return the sums, from one moment for all instruments of a collection.
+
+        An instrument that asks for the second time begins a new collection.
+        """
         with self._own_lock():
             if name not in self._told and time.monotonic() - self._taken_at < _ONE_COLLECTION_S:
                 self._told.add(name)
                 return self._sums
             watched = self._watched
-        for each in watched:  # without the lock: a trail takes its own, and whoever holds that may be closing one
+        for each in watched:  # without the lock: a trail takes its own, whose holder may be waiting for this one
             each.look()
         with self._lock:
             self._let_go()
@@ -215,7 +218,7 @@ _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 class _Watched:
-    """A trail, not kept alive, and what it last counted."""
+    """A weak reference to a trail, and its last known numbers."""
 
     def __init__(self, trail: Counted) -> None:
         self._trail = weakref.ref(trail)
@@ -234,9 +237,9 @@ class _Watched:
         if trail is None:
             return
         looks = self._looks
-        with suppress(Exception):  # a cursor that cannot be read now: what was seen before holds
+        with suppress(Exception):  # if a cursor cannot be read now, the last known numbers stand
             numbers = trail.numbers()
-            if self._looks == looks:  # else another thread has looked meanwhile, and may have seen a later moment
+            if self._looks == looks:  # otherwise another thread has read in the meantime, perhaps a later moment
                 self._looks += 1
                 self.last = numbers.after(self.last)
 
@@ -255,8 +258,8 @@ def _word(outcome: ExportOutcome) -> str:
             return "unavailable"
 
 
-# A thread that records holds locks of the SDK, which does not make them anew in a child: there an export would wait
-# for them for ever. So a fork waits for the end of a record, which takes microseconds.
+# A thread that records holds locks of the SDK, and the SDK does not renew them in a child, where an export would wait
+# for them for ever. So a fork waits until the recording is over, which takes microseconds.
 _all: weakref.WeakSet[AuditMetrics] = weakref.WeakSet()
 _held_for_fork: dict[int, list[threading.Lock]] = {}  # by thread: two may fork at the same time
 
@@ -285,8 +288,10 @@ _making = new_lock()
 
 
 def metrics_of_process() -> AuditMetrics:
-    """The metrics of the global meter provider: one for all trails of the process, since a second instrument of the
-    same name would not be asked."""
+    """Return the metrics of the global meter provider, which all trails of the process share.
+
+    A second instrument of the same name would not be collected.
+    """
     global _process
     with _making:
         _process = _process or AuditMetrics()

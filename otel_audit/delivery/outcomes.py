@@ -1,4 +1,4 @@
-"""What an exporter is given, and the three answers that it can give.
+"""The input of an exporter and its three possible answers.
 
 Source: delivery of OTLP (specification, "OTLP/HTTP response" and "OTLP/gRPC response"), made stricter: a fault of the
 endpoint never costs a line.

@@ -63,7 +63,7 @@ class Closing:
         return self._is_set
 
     def look_up(self) -> None:
-        """Whoever waits looks up, although the end has not begun. Any thread."""
+        """Wake the waiting thread although closing has not begun. Any thread."""
         self._said.put(None)
 
 
@@ -85,11 +85,11 @@ class FlushReport:
 
 
 class BatchProcessor:
-    """Delivers the journal of a directory: the streams of this process, and those it may adopt. Any thread.
+    """Deliver the journal of a directory: the streams of this process, and those it may adopt. Any thread.
 
-    `adopter` tells the ledger of streams whose process is gone, `countersign` has its last note signed by a command of
-    the user, if there is one. `ledger` takes the right to deliver the ledger too, which goes to the exporters that it
-    names. `on_room` is called after each look for what may be removed that `make_room` asked for.
+    `adopter` tells the ledger about streams whose process is gone. `countersign` lets the user's sign command, if there
+    is one, sign the ledger's last note. `ledger` takes the right to deliver the ledger to the exporters that it names.
+    `on_room` is called after each removal that `make_room` asked for.
 
     No thread runs until `start` or the first `ship`: a server may fork in C code, which runs no hooks, and a thread
     that held a lock or the interpreter at that moment would leave a dead worker.
@@ -128,9 +128,9 @@ class BatchProcessor:
         self._begin()
 
     def _begin(self) -> None:
-        # Re-entrant: a signal handler that logs, flushes or closes must not wait for its own thread. The first `log()`
-        # takes the one for the streams of this process. Streams of others are looked for under the second, which may
-        # take as long as a directory of thousands of files does: whoever has both took the second first.
+        # Re-entrant: a signal handler that logs, flushes or closes must not wait for its own thread. The first lock is
+        # for the streams of this process, and the first `log()` takes it. The second is held during the search for
+        # other streams, which takes long among thousands of files. A thread that needs both takes the second first.
         self._lock = new_rlock()
         self._adopting = new_rlock()
         self._is_left = False
@@ -147,12 +147,12 @@ class BatchProcessor:
 
     @property
     def batch_count(self) -> int:
-        """The lines of a full batch."""
+        """The number of lines in a full batch."""
         return self._limits.count
 
     @property
     def is_closed(self) -> bool:
-        """True from `close` on, but for a child that is forked later."""
+        """True once `close` was called, but not in a child that is forked later."""
         return self._closing.is_set()
 
     def start(self) -> None:
@@ -161,13 +161,13 @@ class BatchProcessor:
             self._ensure_threads()
 
     def ship(self, files: StreamFiles, *, durable: Callable[[], Position | None] = lambda: None) -> None:
-        """Deliver a stream of this process, from now until its end. Left alone while another process ships it.
+        """Deliver a stream of this process, from now until its end, unless another process ships it.
 
-        `durable`: how far it may be exported now; None: as far as it is written.
+        `durable` returns the position up to which it may be exported, or None for everything that is written.
         """
         with self._lock:
             if self._closing.is_set():
-                return  # opened after `close`: the next owner of the directory ships it, if there is one
+                return  # opened after `close`: the next owner of the directory ships it
             if self._exporters:
                 leaves_lock = self._adopter is not None
                 self._holdings.expect(
@@ -182,9 +182,9 @@ class BatchProcessor:
             worker.wake()
 
     def make_room(self) -> bool:
-        """Have what may be removed removed now, not at the next look; True if a thread is there that does it.
+        """Ask for removable segments to be removed now, and return True if there is a thread to do it.
 
-        Takes no lock: called from inside `log()`.
+        This takes no lock, because `log()` calls it.
         """
         if self._retention is None or self._keeper is None or self._closing.is_set():
             return False
@@ -195,7 +195,7 @@ class BatchProcessor:
     def flush(self, seqs: Mapping[str, int], *, timeout_s: float) -> FlushReport:
         """Wait until every exporter has dealt with each stream up to the given line, or until the time is over.
 
-        Raises nothing: the report says what was really accepted.
+        This never raises. The report says what was really accepted.
         """
         deadline = time.monotonic() + timeout_s
         for worker in self._workers:
@@ -242,11 +242,10 @@ class BatchProcessor:
         return self._closing.is_set() or time.monotonic() >= deadline
 
     def close(self, *, timeout_s: float) -> bool:
-        """Send what is there within the time, then let go of every stream. Return True when all was delivered.
+        """Send all lines within the time, then release every stream. Return True if everything was delivered.
 
-        A processor that delivers for live writers looks once more for streams that they have opened since its last
-        look. One that has not started yet looks for what dead processes have left, unless this is a forked child, which
-        has nothing of its own to end.
+        A processor that delivers for live writers first searches once more for streams that they have opened. One that
+        has not started yet searches for streams of dead processes, except in a forked child that has logged nothing.
         """
         deadline = time.monotonic() + timeout_s
         if self._adoption is not None and (
@@ -258,19 +257,19 @@ class BatchProcessor:
         for worker in self._workers:
             worker.finish()
         ended = [worker.join(deadline - time.monotonic()) for worker in self._workers]
-        if self._keeper is not None:  # nothing is removed behind the back of who thinks that it is closed
+        if self._keeper is not None:  # after `close` returns, the keeper must not remove anything
             self._keeper.join(deadline - time.monotonic())
         delivered = self._release(deadline)
-        # With what was let go just now, but not for a child that has nothing, nor if there is no time for a turn.
+        # Tell the ledger about streams released just now, unless this is a child without any, or there is no time left.
         if self._keeper is not None and deadline - time.monotonic() > _TURN_S:
             self._tell_of_the_dead(lambda: time.monotonic() > deadline - _TURN_S)
         return delivered and all(ended)
 
     def reopen(self, *, timeout_s: float) -> bool:
-        """Abandon what is held, since a process with the same memory may hold it too. Return True if it was started.
+        """Abandon all streams, since a process with the same memory may hold them too. Return True if it was started.
 
-        From here on it is as if it had never been started, also after a `close`. Threads that do not end within the
-        time end by themselves when their export is over.
+        Afterwards the processor is as new, even after a `close`. Threads that do not end within the time end by
+        themselves when their export is over.
         """
         deadline = time.monotonic() + timeout_s
         had_begun = self._keeper is not None
@@ -286,10 +285,10 @@ class BatchProcessor:
         return had_begun
 
     def _release(self, deadline: float) -> bool:
-        """Let go of every stream. If the keeper is busy with them, it does so itself: its disk may never answer."""
+        """Release every stream. If the keeper is busy with them, leave it to the keeper, whose disk may be hanging."""
         if not acquired(self._adopting, deadline - time.monotonic()):
             self._is_left = True
-            if not self._adopting.acquire(blocking=False):  # it may have looked just before
+            if not self._adopting.acquire(blocking=False):  # the keeper may have begun just before
                 return False
         try:
             with self._lock:
@@ -353,7 +352,7 @@ class BatchProcessor:
                 self._holdings.release(time.monotonic())
 
     def _is_closing_within(self, closing: Closing, interval_s: float) -> bool:
-        """Wait for the end; meanwhile remove what may be removed as soon as room is wanted."""
+        """Wait until closing begins, and in the meantime remove segments as soon as room is wanted."""
         next_look = time.monotonic() + interval_s
         while not closing.is_set_within(next_look - time.monotonic()):
             if self._is_room_wanted:
@@ -371,7 +370,7 @@ class BatchProcessor:
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
 
     def _take_ledger(self, deadline: float) -> None:
-        """Take the ledger before the end, since a process that lives for a moment has not looked for it since."""
+        """Take the ledger before the end, since a short-lived process may not have looked for it before."""
         if self._workers and acquired(self._adopting, deadline - time.monotonic()):
             try:
                 self._assign(self._holdings.take_ledger())
@@ -393,7 +392,7 @@ class BatchProcessor:
     def _have_signed(self) -> None:
         try:
             self._countersign()
-        except Exception as error:  # the note has the ledger's own signature all the same
+        except Exception as error:  # the note still has the ledger's own signature
             self._notices.say("ledger sign", f"{self._directory}: the ledger lacks a signature: {described(error)}")
 
     def _say_foreign(self, closing: Closing) -> None:

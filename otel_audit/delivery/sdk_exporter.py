@@ -1,4 +1,4 @@
-"""Any exporter of the OTel SDK as a destination of the journal: the official ones, a vendor's, one of a user's own."""
+"""Use any exporter of the OTel SDK, whether official, a vendor's or your own, as a destination of the journal."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ MadeOrMaker = LogRecordExporter | Callable[[], LogRecordExporter]
 
 
 class SdkExporter:
-    """Send journal lines as LogRecords through an exporter that is written against the SDK.
+    """Send journal lines as LogRecords through an exporter written for the SDK.
 
-    It takes an exporter, or a function or class that makes one. Only one that can be made anew works in a forked child,
-    since connections must not be shared with the parent.
+    It takes an exporter, or a function or class that makes one. Only the latter work in a forked child, which must not
+    share connections with its parent and has to make a new exporter.
 
-    Such an exporter says only SUCCESS or FAILURE, and the official ones also call a redirect, a login page and a
-    partial success a SUCCESS. Therefore the name says `unconfirmed`. FAILURE and exceptions count as a server
-    error: the batch is tried again, and after ten minutes line by line. `delay_s`: seconds a line may wait for others.
+    Such an exporter reports only SUCCESS or FAILURE, and the official ones report SUCCESS even for a redirect, a login
+    page or a partial success. Therefore the name says `unconfirmed`. FAILURE and exceptions count as a server error:
+    the batch is tried again, and after ten minutes line by line. A line may wait `delay_s` seconds for others.
     """
 
     def __init__(self, exporter: MadeOrMaker, *, delay_s: float = 1.0) -> None:
         self.delay_s = delay_s
-        self.number = 1  # among those of its class
+        self.number = 1  # among the exporters of its class
         self._make = None if isinstance(exporter, LogRecordExporter) else exporter
         self._exporter = exporter if isinstance(exporter, LogRecordExporter) else exporter()
         self._owner = process()
@@ -43,7 +43,7 @@ class SdkExporter:
 
     @property
     def name(self) -> str:
-        """The same in every run, since the progress is kept under it."""
+        """The name under which progress is kept. It is the same in every run."""
         return f"{self.kind}{f' {self.number}' if self.number > 1 else ''} (unconfirmed)"
 
     def export(self, batch: Batch) -> ExportOutcome:
@@ -64,9 +64,9 @@ class SdkExporter:
         try:
             with instrumentation_suppressed():
                 result = self._exporter.export(records)
-        except Exception as error:  # not with its text, which may hold what was to be sent
+        except Exception as error:  # the text is left out, since it may hold the records
             return Unavailable(f"{self.name}: {type(error).__name__}", UnavailableFor.SERVER_ERROR)
-        # By its name: releases of the SDK have had two enumerations of the same words.
+        # Compare names, since releases of the SDK have had two enumerations with the same members.
         if getattr(result, "name", "") == "SUCCESS":
             return Accepted()
         return Unavailable(f"{self.name}: expected SUCCESS, got {result}", UnavailableFor.SERVER_ERROR)
@@ -74,12 +74,12 @@ class SdkExporter:
     def close(self) -> None:
         """Shut the exporter down."""
         if self._owner == process():
-            with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
+            with contextlib.suppress(Exception):  # the lines are in the journal, whatever happens here
                 self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK left it without types
 
 
 def sdk_exporters(given: Sequence[MadeOrMaker], *, delay_s: float) -> list[SdkExporter]:
-    """Each as a destination; the second of a class and later ones have a number in their name."""
+    """Return each exporter as a destination. From the second of a class on, the name has a number."""
     made = [SdkExporter(each, delay_s=delay_s) for each in given]
     for position, exporter in enumerate(made):
         exporter.number = 1 + sum(earlier.kind == exporter.kind for earlier in made[:position])

@@ -1,4 +1,4 @@
-"""The export of one stream to one destination: which lines go next, how many at a time, and how far it came.
+"""Export one stream to one destination: choose the next lines, size the batches, and keep the progress.
 
 Source: the outcome table of docs/delivery.md. `halving` finds the lines that are refused.
 """
@@ -26,7 +26,7 @@ __all__ = ["Blocked", "Halved", "Idle", "Moved", "Step", "StreamExport"]
 _TAIL_BYTES = 256 * 1024  # a few of the longest lines
 _LINES_MAX = 1 << 16
 _PLACES = 8
-# The other streams of an exporter wait while the refused lines of one are looked for, but no longer than this.
+# While the refused lines of one stream are being found, the other streams wait no longer than this.
 _TURN_S = 1.0
 _TURN_PIECES = 64
 _PAUSE_AFTER_HALVING_S = 0.5
@@ -36,19 +36,19 @@ _ACCEPTED_BEFORE_GROWING = 16
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """There is nothing to send now."""
+    """The result of a step that had nothing to send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Lines are dealt with. `full`: there are probably more."""
+    """The result of a step that dealt with lines. If `full`, there are probably more."""
 
     full: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """Nothing moves until the destination is tried again."""
+    """The result of a step that stalled until the destination is tried again."""
 
     reason: str
     retry_after_s: float | None = None
@@ -56,7 +56,7 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Halved:
-    """The batch was too much at a time; the next one is smaller, after a short pause."""
+    """The result of a step whose batch was too large. The next one is smaller, after a short pause."""
 
     reason: str
 
@@ -65,7 +65,7 @@ Step = Idle | Moved | Blocked | Halved
 
 
 class StreamExport:
-    """Sends the lines of one stream, batch by batch, and keeps how far it came. One thread at a time."""
+    """Send the lines of one stream, batch by batch, and keep the progress. For one thread at a time."""
 
     def __init__(
         self,
@@ -81,11 +81,11 @@ class StreamExport:
         self._name = destination.exporter.name
         self._reader = shipment.reader()
         self._batch_count = batch_count
-        # A record holds the line and its attributes, which are more than the line again. The exporter has the last
-        # word.
+        # A record holds the line and its attributes, which together take more than twice the line. The exporter has
+        # the last word.
         self._read_bytes = batch_bytes * 2 // 5
         self._limit = batch_count
-        # What is kept in the cursor stops before the first suspect; `_ahead` has read on behind it.
+        # The progress in the cursor stops before the first suspect. `_ahead` has read on beyond it.
         self._ahead = shipment.cursor.progress(self._name)
         self._halving = Halving(
             destination,
@@ -105,21 +105,21 @@ class StreamExport:
 
     @property
     def blocked(self) -> str:
-        """Why this stream waits although its destination answers; empty when it does not."""
+        """The reason why this stream waits although its destination answers, or an empty text."""
         return self._blocked
 
     @property
     def progress(self) -> Progress:
-        """What is dealt with for good."""
+        """The progress that is settled for good."""
         return self.shipment.cursor.progress(self._name)
 
     def step(self) -> Step:
-        """Send the next batch and keep what became of it.
+        """Send the next batch and store the result.
 
         Raises:
-            OSError: a file cannot be read, or the cursor not be written; `hold` makes it safe to go on later.
+            OSError: a file cannot be read, or the cursor cannot be written. Call `hold` before going on later.
         """
-        away = self._halving.settle()  # another stream may have shown since that the destination accepts something
+        away = self._halving.settle()  # another stream may have had something accepted in the meantime
         if away is not None:
             return self._unavailable(away)
         if self._destination.clock() < self._not_before:
@@ -140,18 +140,18 @@ class StreamExport:
         return self._sent(self._chunk)
 
     def retry_now(self) -> None:
-        """The next step does not wait for a refused line's turn to be tried again."""
+        """Let the next step try a refused line again without waiting for its turn."""
         self._not_before = self._retry_at = 0.0
 
     def hold(self, reason: str) -> None:
-        """A step failed: this stream alone waits, and then goes on from what is kept, in a file that is opened anew."""
+        """After a failed step, make only this stream wait, and then continue from the cursor with a reopened file."""
         self._rewind()
         self.close()
         self._blocked = reason
         self._not_before = self._destination.clock() + self._backoff.failed()
 
     def close(self) -> None:
-        """Let go of the file that is read. Raises nothing: somebody may have closed its descriptor."""
+        """Close the file that is being read. This never raises, even if somebody has closed its descriptor."""
         with contextlib.suppress(OSError):
             self._reader.close()
 
@@ -161,7 +161,7 @@ class StreamExport:
             self._keep()
             return Moved(full=True)
         if not self._halving.suspects or self._destination.clock() < self._retry_at:
-            return Idle()  # a line that comes meanwhile spares the copy of one to ask with
+            return Idle()  # a new line may serve as the probe, which saves sending a copy
         match self._halving.ask():
             case Unavailable() as away:
                 return self._unavailable(away)
@@ -172,7 +172,7 @@ class StreamExport:
                 return Moved(full=True)
 
     def _sent(self, chunk: Chunk) -> Step:
-        """Send what is not sent yet of the lines, or as much of it as one turn may take."""
+        """Send the lines that are not sent yet, or as many as one turn may take."""
         begun, pieces = self._destination.clock(), 0
         while self._halving.is_under_way:
             if pieces >= _TURN_PIECES or self._destination.clock() - begun >= _TURN_S:
@@ -184,7 +184,7 @@ class StreamExport:
                 case Unavailable() as away:
                     return self._unavailable(away)
                 case Stuck():
-                    # They stay suspects: another stream may show that the destination accepts what is good.
+                    # They stay suspects, since another stream may show that the destination accepts good lines.
                     self._not_before = self._retry_at
                     return Idle()
         self._chunk = None
@@ -208,7 +208,7 @@ class StreamExport:
         self._keep()
 
     def _suspect(self, suspect: Suspect[Batch]) -> None:
-        """Say why the line waits that was refused alone, and when it is looked at again."""
+        """Keep the reason why a line that was refused alone is waiting, and when to try it again."""
         self._blocked = suspect.reason
         self._tell(suspect.reason)
         self._retry_at = self._destination.clock() + self._backoff.failed()
@@ -232,10 +232,10 @@ class StreamExport:
     def _keep(self) -> None:
         if not self._halving.suspects:
             self.shipment.cursor.advance(self._name, self._ahead)
-            self._ahead = self.progress  # as it is kept: what was refused is listed elsewhere now
+            self._ahead = self.progress  # as stored: refused lines are in the quarantine file now
 
     def _rewind(self) -> None:
-        """Go back to what is kept: what was sent since is sent again, with the same ids."""
+        """Go back to the stored progress. Later lines are sent again, with the same ids."""
         self._halving.forget()
         self._chunk = None
         self._ahead = self.progress
@@ -246,7 +246,7 @@ class StreamExport:
         return Blocked(away.reason, away.retry_after_s)
 
     def _tell(self, reason: str) -> None:
-        """Keep why nothing moves, for whoever reads the cursor."""
+        """Store the reason for the stall in the cursor, for its readers."""
         if self.progress.blocked != reason:
             self.shipment.cursor.advance(self._name, replace(self.progress, blocked=reason))
             self._ahead = replace(self._ahead, blocked=reason)
@@ -264,12 +264,12 @@ def _with_quarantined(progress: Progress, lines: Sequence[Line], reason: str) ->
 
 
 def _lines_ahead(shipment: Shipment, after: Position) -> Iterator[Batch]:
-    """Yield lines behind the position, each alone, that may be exported now: the newest, then some from anywhere.
+    """Yield single lines after the position that may be exported now: the newest, then some from random places.
 
-    Any of these may be refused as well. Since they lie elsewhere each time, one that is accepted is found in the end.
+    Any of these may be refused too. Since the places differ each time, an acceptable line is found in the end.
 
     Raises:
-        OSError: they cannot be read.
+        OSError: the lines cannot be read.
     """
     durable = shipment.durable()
     end = durable or _end_of(shipment)
@@ -284,7 +284,7 @@ def _lines_ahead(shipment: Shipment, after: Position) -> Iterator[Batch]:
 
 
 def _lines_from(reader: StreamReader, place: Position, until: Position | None) -> Iterator[Batch]:
-    """Each line behind a place, which may be inside of one: what is left of that is passed over."""
+    """Yield each line after a place. If the place is inside a line, the rest of that line is skipped."""
     while (chunk := reader.read(place, max_lines=_LINES_MAX, max_bytes=_TAIL_BYTES, until=until)).end != place:
         place = chunk.end
         if chunk.lines and until is None and chunk.header.get("durability") == "fsync":
@@ -312,5 +312,5 @@ def _between(shipment: Shipment, after: Position, end: Position) -> Position:
 def _size_of(shipment: Shipment, segment: int) -> int:
     try:
         return os.stat(shipment.files.segment(segment)).st_size
-    except FileNotFoundError:  # retention, or somebody else, removed it
+    except FileNotFoundError:  # retention or somebody else has removed it
         return 0

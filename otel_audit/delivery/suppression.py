@@ -1,4 +1,4 @@
-"""Keeps what an export causes out of the telemetry: no spans and no log records of our own calls."""
+"""Keep our own exports out of the telemetry, so that they cause neither spans nor log records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _CLIENTS = ("urllib3", "requests", "grpc")
 
 @contextmanager
 def instrumentation_suppressed() -> Iterator[None]:
-    """Inside, an instrumented HTTP or gRPC client makes no spans and no metrics of what it sends.
+    """Inside the block, keep instrumented HTTP and gRPC clients from making spans and metrics.
 
-    Otherwise every export would be traced, and the traces of the export exported.
+    Otherwise every export would be traced, and its trace exported in turn.
     """
     exporting = _exporting.set(True)
     token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
@@ -32,9 +32,9 @@ def instrumentation_suppressed() -> Iterator[None]:
 
 
 def is_exporting() -> bool:
-    """True on a thread that is in an export of ours: what is logged there is about the export, and must not join it.
+    """Return True on a thread that is inside an export of ours, whose log records must not be exported in turn.
 
-    OTel's key for suppressed instrumentation does not tell that: an application may set it around its own work.
+    OTel's key for suppressed instrumentation is no substitute, since an application may set it around its own work.
     """
     return _exporting.get()
 
@@ -48,10 +48,10 @@ _not_of_an_export = _NotOfAnExport()
 
 
 def keep_clients_quiet() -> None:
-    """From now on the loggers of the HTTP and gRPC clients leave out what they say of an export.
+    """From now on, keep the loggers of the HTTP and gRPC clients silent during an export.
 
-    With the root logger at DEBUG and an OTel handler, each export would otherwise make the records of the next one, for
-    ever. By each logger's own filters, because those of a parent are not asked for the records of its children.
+    Otherwise, with the root logger at DEBUG and an OTel handler, each export would cause the records of the next one,
+    for ever. Each logger gets the filter itself, because filters of a parent do not see the records of its children.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.split(".")[0] in _CLIENTS:

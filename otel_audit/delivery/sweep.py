@@ -1,8 +1,8 @@
 """Deliver a directory in one sweep, as `otel-audit ship --once` does.
 
-Every stream that may be taken is delivered as far as it goes and let go again, on the caller's thread. A destination
-that is away is not waited for. `restart` makes streams pending again, and `retention_of` is the retention that the
-settings ask for, `ledger_of` and `adopter_of` what is told of dead processes, for whoever delivers a directory.
+Every free stream is taken, delivered as far as possible and released, on the caller's thread and without waiting for a
+destination that is away. `restart` makes streams pending again. `retention_of`, `ledger_of` and `adopter_of` make the
+retention, the ledger and the adopter that the settings ask for, for every caller that delivers a directory.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from otel_audit.settings.proof import default_log_name
 __all__ = ["Left", "Sweep", "SweepReport", "adopter_of", "ledger_of", "restart", "retention_of"]
 
 
-# Each try of a destination that does not answer takes a whole time-out; nobody waits for a thousand of them.
+# Each attempt at a destination that does not answer takes a whole time-out, and nobody waits for a thousand of them.
 _BLOCKED_IN_A_ROW = 3
-# A stream may look taken for the moment in which another process tries its lock.
+# A stream may look taken just while another process tries its lock.
 _LOOKS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A stream that has lines which were not delivered, and why."""
+    """A stream with undelivered lines, and the reason."""
 
     stream_id: str
     reason: str
@@ -54,7 +54,7 @@ class Left:
 
 @dataclass(slots=True)
 class SweepReport:
-    """What a sweep did: the streams that it took, what they have gained in it, and what it has left."""
+    """The result of a sweep: the streams that it took, their gains, and the streams that it left."""
 
     streams: int = 0
     counts: Counts = field(default_factory=Counts)
@@ -65,14 +65,14 @@ class SweepReport:
 class _Errand:
     shipment: Shipment
     export: StreamExport
-    until: Position | None  # where a stream that is still written ended when it was taken
+    until: Position | None  # the end of a live stream when it was taken
     before: Counts
     accepted_before: int = 0  # by the destination, when the stream came no further
     reason: str = ""
 
 
 class Sweep:
-    """Deliver what the streams of a directory have now. `stopped` is asked before each batch."""
+    """Deliver the present lines of a directory's streams. `stopped` is called before each batch."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Sweep:
         self._blocked: list[str] = []  # the reasons of the streams in a row of which nothing was accepted
 
     def run(self) -> SweepReport:
-        """Try every stream that may be taken, and report which of them are not delivered to their end.
+        """Try every free stream, and report those that are not delivered to their end.
 
         Raises:
             OSError: the directory cannot be listed.
@@ -113,13 +113,13 @@ class Sweep:
         return self._report
 
     def deliver_ledger(self, shipping: LedgerShipping) -> None:
-        """Deliver the ledgers of the directory, which `run` leaves alone: at the end, behind all that they are told.
+        """Deliver the ledgers of the directory, which `run` leaves alone. Call this last, after all entries are made.
 
         Raises:
             OSError: they cannot be read.
         """
         while not self._stopped() and (shipment := shipping.take()) is not None:
-            if shipment.stream_id in self._known:  # the one in force, or one that goes no further
+            if shipment.stream_id in self._known:  # the current ledger, or one that makes no more progress
                 shipment.release()
                 return
             self._deliver([shipment])
@@ -149,7 +149,7 @@ class Sweep:
         return _Errand(shipment, export, until, export.progress.counts)
 
     def _exhausted(self, errand: _Errand) -> str:
-        """Send what the stream has; empty, or why it does not go on."""
+        """Send the lines of a stream. Return the reason if it stalls, otherwise an empty text."""
         if len(self._blocked) >= _BLOCKED_IN_A_ROW:
             return f"not tried any more: {self._blocked[-1]}"
         accepted = self._destination.accepted
@@ -170,7 +170,7 @@ class Sweep:
                     case Blocked(reason=reason):
                         return reason
                     case Idle() if export.blocked and not asked:
-                        asked = True  # no line is to come that would settle the refused ones: a copy has to
+                        asked = True  # no further line will settle the refused ones, so a copy must be sent
                         export.retry_now()
                     case Idle():
                         return export.blocked
@@ -178,13 +178,13 @@ class Sweep:
                         export.retry_now()
                     case Moved():
                         continue
-        except Exception as error:  # of this stream's files: the others are delivered
+        except Exception as error:  # a fault of this stream's files must not stop the other streams
             export.hold(f"{type(error).__name__}: {error}")
             return export.blocked
         return "stopped"
 
     def _look_again(self, errand: _Errand) -> None:
-        """Lines that were refused are settled by what another stream delivered since, and the stream goes on."""
+        """Continue a stream whose refused lines can be settled, since another stream had lines accepted."""
         if errand.export.blocked and self._destination.accepted > errand.accepted_before:
             errand.reason = self._tried(errand)
 
@@ -212,7 +212,7 @@ class Sweep:
         self._report.left.append(Left(files.stream_id, reason))
 
     def _find_the_others(self) -> None:
-        """Streams that were not taken: of a live writer that delivers itself, of another host, or not reached."""
+        """Report the streams that were not taken: of a live writer that delivers, of another host, or not reached."""
         settled = {left.stream_id for left in self._report.left}
         for files in streams_in(self._directory):
             if files.stream_id in settled or is_over(files.cursor) or FileLock.is_held(files.ship_lock):
@@ -234,11 +234,10 @@ class Sweep:
 
 
 def restart(directory: Path, exporter: str, adoption: Adoption, *, file_mode: int = 0o600) -> int:
-    """Make every stream that may be taken pending again for this exporter, from its oldest line.
+    """Make every free stream pending again for this exporter, from its oldest line.
 
-    The counts start again too, from those of the lines that retention has removed, so that they go on adding up. Lines
-    in quarantine get another chance. Return how many streams were left as they are because another process delivers
-    them.
+    The counts restart from those of the lines that retention has removed, so that they still add up. Quarantined lines
+    get another chance. Return the number of streams that were left alone because another process delivers them.
     """
     busy = 0
     finish_removal(directory, file_mode=file_mode)
@@ -258,22 +257,22 @@ def restart(directory: Path, exporter: str, adoption: Adoption, *, file_mode: in
 
 
 def _is_behind(errand: _Errand, position: Position) -> bool:
-    """A stream that is still written may end in half a line, so its size alone says nothing."""
+    """Return True if lines follow the position. The size is no proof, as a live stream may end in half a line."""
     if errand.until is not None:
         return bool(errand.reason) and position < errand.until
     return has_lines_after(errand.shipment.files, position)
 
 
 def _end_of(files: StreamFiles) -> Position:
-    """A position behind everything that the stream has now."""
+    """Return a position after everything that is in the stream now."""
     last = files.segments()[-1]
     return Position(last, os.stat(files.segment(last)).st_size, 0)
 
 
 def ledger_of(settings: Settings, describe: Callable[[], Mapping[str, Any]], notices: Notices) -> Ledger | None:
-    """Return the ledger that the settings ask for; None in memory mode, which has none.
+    """Return the ledger that the settings ask for, or None in memory mode, which has none.
 
-    `describe` says what the headers of its segments do of the process that writes them.
+    `describe` returns the description of this process for the headers of the ledger's segments.
     """
     if settings.durability is Durability.MEMORY:
         return None
@@ -295,7 +294,7 @@ def adopter_of(
     foreign: bool = False,
     begins: bool = True,
 ) -> Adopter | None:
-    """Return who tells the ledger of streams whose process is gone; None without a ledger. See `Adopter`."""
+    """Return the adopter, which tells the ledger about streams whose process is gone, or None without a ledger."""
     if ledger is None:
         return None
 
@@ -315,13 +314,13 @@ def retention_of(
     ledger: Ledger | None = None,
     begins: bool = True,
 ) -> Retention | None:
-    """Removes what the adopter of these streams has delivered with these exporters; None when all is kept for ever.
+    """Return the retention for streams delivered by these exporters, or None if everything is kept for ever.
 
-    `ledger` is told first, if there is one already or if it `begins`.
+    Removals are entered in `ledger` first, if it exists or `begins`.
     """
     limits = RetentionLimits(settings.retention_days, settings.retention_bytes)
     if settings.durability is Durability.MEMORY:
-        limits = RetentionLimits(settings.retention_days, bytes=1)  # what is delivered makes room for what is not
+        limits = RetentionLimits(settings.retention_days, bytes=1)  # remove delivered events at once, to make room
     if limits == RetentionLimits():
         return None
 

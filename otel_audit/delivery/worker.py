@@ -21,7 +21,7 @@ _REST_MIN_S = 0.02  # an exporter without a delay would keep a core busy
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much goes into one export, and for how long at most a destination that fails is left alone."""
+    """The most lines and bytes in one export, and the longest pause after a failure."""
 
     count: int = 512
     bytes: int = 3 << 20
@@ -29,7 +29,7 @@ class BatchLimits:
 
 
 class Worker:
-    """The thread of one exporter: a batch of each stream in turn."""
+    """The thread of one exporter, which sends a batch of each stream in turn."""
 
     def __init__(self, destination: Destination, limits: BatchLimits, notices: Notices) -> None:
         self.destination = destination
@@ -38,10 +38,10 @@ class Worker:
         self._notices = notices
         self._backoff = Backoff(limits.backoff_cap_s)
         self._not_before = 0.0
-        self._asked_until = 0.0  # the destination said when to come again: nobody's hurry counts against that
+        self._asked_until = 0.0  # the destination's own retry time, which `hurry` does not override
         self._exports: list[StreamExport] = []
         self._exports_lock = new_lock()
-        # Not an Event: a signal handler that logs may come in while its own thread is inside `set`.
+        # Not an Event: a signal handler that logs may interrupt its own thread inside `set`.
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._draining = False
         self._closes = False
@@ -52,7 +52,7 @@ class Worker:
 
     @property
     def blocked(self) -> str:
-        """Return why nothing moves, to the destination at all or in one of the streams."""
+        """Return why delivery has stalled, either altogether or in one of the streams."""
         known = self.destination.stuck or self._blocked
         return known or next((export.blocked for export in self._exports if export.blocked), "")
 
@@ -66,7 +66,7 @@ class Worker:
         self._thread.start()
 
     def add(self, shipment: Shipment) -> None:
-        """Export this stream too, from now on."""
+        """Export this stream as well from now on."""
         export = StreamExport(
             shipment,
             self.destination,
@@ -78,13 +78,13 @@ class Worker:
             self._exports = [*self._exports, export]
 
     def wake(self) -> None:
-        """Look at the streams now, because there is enough for a batch."""
+        """Look at the streams now, because there are enough lines for a batch."""
         self._wakes.put(None)
 
     def hurry(self) -> None:
-        """Send what is there now, because somebody is waiting, and try a destination that failed at once.
+        """Send all lines now, because somebody is waiting, and retry a failed destination at once.
 
-        A destination that said when to come again is left alone until then.
+        A destination that asked for a later retry is left alone until then.
         """
         self._not_before = self._asked_until
         for export in self._exports:
@@ -92,12 +92,12 @@ class Worker:
         self._wakes.put(None)
 
     def drain(self) -> None:
-        """Send what is there. Then, or as soon as the destination fails, the thread ends."""
+        """Send all lines, then end the thread. It also ends as soon as the destination fails."""
         self._draining = True
         self.hurry()
 
     def finish(self) -> None:
-        """Do what `drain` does, and then close the exporter: nothing is exported any more."""
+        """Do what `drain` does, and then close the exporter."""
         self._closes = True
         self.drain()
 
@@ -107,7 +107,7 @@ class Worker:
         self._wakes.put(None)
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread to end. Return True when it has sent what it could; it then lets go of the exporter."""
+        """Wait for the thread to end. Return True if it has sent what it could; it then releases the exporter."""
         self._thread.join(timeout_s)
         return self._over
 
@@ -121,7 +121,7 @@ class Worker:
 
         Once the worker has ended, there is nothing to wait for.
         """
-        # Not a Condition: an asynchronous exception could leave its lock to nobody, and the thread would stand still.
+        # Not a Condition: an asynchronous exception could leave its lock taken for ever, and the thread would hang.
         turns: SimpleQueue[None] = SimpleQueue()
         self._waiting.add(turns)
         try:
@@ -133,7 +133,7 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            # Read before the turn: a request to drain that comes during it gets a turn of its own.
+            # Read before the turn, so that a request to drain during it gets a turn of its own.
             draining = self._draining
             self._forget_wakes()
             more = not self._leaves and self._turn()
@@ -147,11 +147,11 @@ class Worker:
                 self._rest()
 
     def _let_go(self) -> None:
-        """Close the exporter on this thread: a foreign one may take long, and nobody waits for this thread for ever."""
+        """Close the exporter on this thread. A foreign one may take long, and nobody waits for this thread for ever."""
         for export in self._exports:
             export.close()
         if self._closes:
-            with contextlib.suppress(Exception):  # the lines are in the journal, whatever it says
+            with contextlib.suppress(Exception):  # the lines are in the journal, whatever happens here
                 self.destination.exporter.close()
 
     def _forget_wakes(self) -> None:
@@ -195,8 +195,8 @@ class Worker:
         try:
             return export.step()
         except Exception as error:
-            # A segment that cannot be read, a cursor that cannot be written, or a fault of ours: this stream waits,
-            # the others go on, and the thread lives.
+            # The segment cannot be read, the cursor cannot be written, or the fault is ours. Only this stream waits.
+            # The others go on, and the thread lives.
             export.hold(f"{export.shipment.stream_id}: {type(error).__name__}: {error}")
             return Idle()
 
@@ -206,7 +206,7 @@ class Worker:
             self._exports = [*(each for each in self._exports if each is not export), export]
 
     def _drop_released(self) -> None:
-        # Done by this thread, since another one could close a file in the middle of a read.
+        # Closed by this thread, since another one could close a file in the middle of a read.
         with self._exports_lock:
             released = [export for export in self._exports if export.shipment.released]
             self._exports = [export for export in self._exports if not export.shipment.released]
