@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -282,9 +282,12 @@ def _nobody() -> dict[str, Any]:
 def _endpoint(facts: _Facts) -> dict[str, Any]:
     said = facts.text("source", "ip")
     try:
-        return {"ip": str(ip_address(said))} if said else {}
+        address = ip_address(said) if said else None
     except ValueError:  # such as the pseudonym of an address, or the path of a socket
         return {"name": said}
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address  # which Python 3.13 writes otherwise than those before it
+    return {"ip": str(address)} if address else {}
 
 
 def _without_the_empty(fields: dict[str, Any]) -> dict[str, Any]:

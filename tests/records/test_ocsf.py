@@ -203,7 +203,7 @@ def test_what_the_journal_lost_is_a_base_event() -> None:
     ("said", "endpoint"),
     [
         ("2001:DB8::7", {"ip": "2001:db8::7"}),
-        ("::ffff:192.0.2.7", {"ip": "::ffff:c000:207"}),
+        ("::ffff:192.0.2.7", {"ip": "192.0.2.7"}),
         ("fe80::1%eth0", {"ip": "fe80::1%eth0"}),
         ("hmac:77", {"name": "hmac:77"}),
     ],
