@@ -50,7 +50,7 @@ class Packing:
             QueryUnanswered: a packed file cannot be read, or there is no memory.
             OSError: the file cannot be written. No file of that name is left.
         """
-        folder = self._directory / (quote(day.service, safe=" ") or _NO_SERVICE)
+        folder = self._directory / _folder_of(day.service)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         packed = sorted(folder.glob(f"{day.day}.*.parquet"))
         target = folder / f"{day.day}.{_number_behind(packed):04d}.parquet"
@@ -67,6 +67,11 @@ class Packing:
         os.rename(unfinished, target)
         sync_directory(folder)
         return count, target.stat().st_size
+
+
+def _folder_of(service: str) -> str:
+    name = quote(service, safe=" ") or _NO_SERVICE
+    return name.replace(".", "%2E") if name in (".", "..") else name  # those two would lead elsewhere
 
 
 def _number_behind(packed: Sequence[Path]) -> int:

@@ -62,6 +62,20 @@ def test_there_is_a_folder_for_each_service_and_a_file_for_each_day(journal: Pat
     assert all(day.endswith(".0001.parquet") for day in days)
 
 
+@pytest.mark.parametrize("service", ["..", ".", "../..", "-", ""])
+def test_no_name_of_a_service_leads_out_of_the_directory(service: str, tmp_path: Path) -> None:
+    journal = a_journal(tmp_path / "journal", service=service)
+    record(journal, "a")
+    journal.close()
+
+    pack(tmp_path / "journal", tmp_path / "packed")
+
+    (file,) = files_in(tmp_path / "packed")
+    assert Path(file).parent.parent == Path()
+    assert Path(file).parent != Path()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "packed"]
+
+
 def test_query_and_verify_say_the_same_of_a_packed_trail(journal: Path, tmp_path: Path) -> None:
     pack(journal, tmp_path / "packed")
 
