@@ -46,17 +46,7 @@ def all_lines(forge: Forge) -> list[bytes]:
 
 
 @pytest.fixture
-def identity() -> SigningKey:
-    return SigningKey.generate()
-
-
-@pytest.fixture
-def forge(tmp_path: Path, identity: SigningKey) -> Forge:
-    forge = Forge(tmp_path / "journal", identity=identity)
-    forge.honest_stream(segments=2)
-    forge.ledger.next_epoch()
-    forge.honest_stream(segments=2)
-    forge.write()
+def forge(forge: Forge) -> Forge:
     delivered(forge)
     return forge
 

@@ -20,21 +20,6 @@ from tests.verification.forge import Forge, ForgedLedger, ForgedStream, each_lin
 from tests.verification.test_classes import known, verified
 
 
-@pytest.fixture
-def identity() -> SigningKey:
-    return SigningKey.generate()
-
-
-@pytest.fixture
-def forge(tmp_path: Path, identity: SigningKey) -> Forge:
-    """Two epochs; in each one a stream of two segments that ended, and in the last one a stream that goes on."""
-    forge = Forge(tmp_path / "journal", identity=identity)
-    forge.honest_stream(segments=2)
-    forge.ledger.next_epoch()
-    forge.honest_stream(segments=2)
-    return forge.write()
-
-
 def broken_at(report: Report) -> list[tuple[str, str, int | None, int | None]]:
     return [
         (each.stream_id, each.kind, each.seq, each.last_seq)
