@@ -13,6 +13,7 @@ import click
 
 from otel_audit.cli.options import existing_directory, unreadable
 from otel_audit.journal.line import Line, is_system
+from otel_audit.journal.reader import header_of, service_in
 from otel_audit.notices import escaped
 from otel_audit.records.encoding import UnreadableLine
 from otel_audit.records.ocsf import ocsf_event
@@ -96,7 +97,7 @@ def _events(store: Store, left: _Left) -> Iterator[dict[str, Any]]:
                 continue
             line = content.content
             if line.startswith(_SEGMENT_PREFIX):
-                service = _service_in(line) or service
+                service = service_in(header_of(line)) or service
             elif line.startswith(_GAP_PREFIX) or not is_system(line):
                 try:
                     yield ocsf_event(line, service)
@@ -107,12 +108,3 @@ def _events(store: Store, left: _Left) -> Iterator[dict[str, Any]]:
             left.foreign += 1
         else:
             left.damaged += 1
-
-
-def _service_in(header: bytes) -> str:
-    """Return the name of the service in a segment header, which stands before the lines that it wrote."""
-    try:
-        name = json.loads(header)["segment"]["resource"]["service.name"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return ""
-    return name if isinstance(name, str) else ""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otel_audit.cli.options import GivenPath
+from otel_audit.cli.progress import progress_bar
 from otel_audit.cli.query import opened_source
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
@@ -73,19 +70,9 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
 def _packed(packing: Packing) -> tuple[int, int, int]:
     lines = size_bytes = files = 0
     days = packing.days()
-    with _bar(sum(day.size_bytes for day in days)) as passed:
+    with progress_bar("packing", lambda: sum(day.size_bytes for day in days)) as passed:
         for day in days:
             added, written = packing.pack(day)
             lines, size_bytes, files = lines + added, size_bytes + written, files + bool(added)
             passed(day.size_bytes)
     return lines, size_bytes, files
-
-
-@contextmanager
-def _bar(size_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr, on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("packing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=size_bytes)
-        yield lambda done: bar.advance(task, done)

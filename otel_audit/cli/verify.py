@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from otel_audit.cli.options import GivenPath, existing_directory, unreadable
+from otel_audit.cli.progress import progress_bar
 from otel_audit.cli.proof import verify_proof
 from otel_audit.errors import NoteMalformed
 from otel_audit.notices import escaped, shown_json
@@ -245,15 +245,8 @@ def kind_of_trail(path: Path) -> Kind:
     return kind
 
 
-@contextmanager
-def _bar(where: Path | str) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr, on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        is_known = console.is_terminal and isinstance(where, Path)
-        task = bar.add_task("", total=bytes_of(Path(where)) if is_known else None)
-        yield lambda size_bytes: bar.advance(task, size_bytes)
+def _bar(where: Path | str) -> AbstractContextManager[Callable[[int], None]]:
+    return progress_bar("verifying", lambda: bytes_of(where) if isinstance(where, Path) else None)
 
 
 def print_report(report: Report) -> None:

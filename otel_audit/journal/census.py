@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from otel_audit.journal.counts import Counts, Progress, counts_in, furthest_behind, refused_by_any, shared_by_all
 from otel_audit.journal.cursor import Position, read_cursor
@@ -21,7 +21,7 @@ from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
 from otel_audit.journal.ledger.removals import Removals, stream_of
 from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
-from otel_audit.journal.reader import lines_behind, stream_header
+from otel_audit.journal.reader import lines_behind, service_in, stream_header
 from otel_audit.settings import Durability
 
 __all__ = [
@@ -246,7 +246,7 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
     is_unattended = live is False and counts.pending > 0 and _is_held(files.ship_lock) is False
     return StreamCensus(
         files.stream_id,
-        _service_name(header),
+        service_in(header),
         live,
         counts,
         exporters,
@@ -350,9 +350,3 @@ def _is_held(lock: Path) -> bool | None:
         return FileLock.is_held(lock)
     except OSError:
         return None  # a reader who may not open the lock file, or a read-only file system
-
-
-def _service_name(header: Mapping[str, Any]) -> str:
-    resource = header.get("resource")
-    name = resource.get("service.name") if isinstance(resource, dict) else None
-    return name if isinstance(name, str) else ""

@@ -50,6 +50,7 @@ __all__ = [
     "place_of",
     "segment_lines",
     "segment_lines_backwards",
+    "service_in",
     "stream_header",
 ]
 
@@ -384,3 +385,10 @@ def header_of(data: bytes) -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}
+
+
+def service_in(header: Mapping[str, Any]) -> str:
+    """Return the `service.name` in a segment header, or an empty text if it has none."""
+    resource = header.get("resource")
+    name = resource.get("service.name") if isinstance(resource, dict) else None
+    return name if isinstance(name, str) else ""

@@ -20,7 +20,7 @@ from otel_audit.errors import AuditError
 from otel_audit.query.columns import COLUMNS, events_sql
 from otel_audit.query.filters import Filters, Place
 from otel_audit.query.gathering import Gathered, Segment, Spool, closed_segments
-from otel_audit.stores.columns import ColumnStore
+from otel_audit.stores.columns import ColumnStore, load_duckdb
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Store, StoreUnreadable
 
@@ -60,7 +60,7 @@ class TrailDatabase:
     """
 
     def __init__(self, stores: Sequence[Store], *, out: Path | None = None) -> None:
-        self._duckdb = _installed()
+        self._duckdb = load_duckdb(QueryUnanswered, "expected DuckDB, which answers questions about a trail")
         self.gathered = Gathered()
         self._out = out
         self._temporary = tempfile.TemporaryDirectory(prefix="otel-audit-query-")
@@ -371,14 +371,3 @@ def _quoted(text: str) -> str:
 
 def _first_line(error: Exception) -> str:
     return f"the question cannot be answered: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
-
-
-def _installed() -> Any:
-    try:
-        import duckdb
-    except ImportError as error:
-        raise QueryUnanswered(
-            "expected DuckDB, which answers questions about a trail, got an installation without it; "
-            "pip install 'otel-audit[query]'"
-        ) from error
-    return duckdb

@@ -7,7 +7,7 @@ makes: no byte of the file may be missing in what it gives back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -15,14 +15,13 @@ from typing import IO, Final
 import msgspec
 
 from otel_audit.journal.line import SEGMENT, Line, last_line_in
-from otel_audit.journal.reader import header_of, stream_header
+from otel_audit.journal.reader import header_of, service_in, stream_header
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Content, ForeignRecord, Store, Stored
 
 __all__ = ["Gathered", "Segment", "Spool", "closed_segments"]
 
 _HEADER_PREFIX: Final = b'{"system":"%b"' % SEGMENT.encode()
-_SERVICE: Final = "service.name"
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -86,7 +85,7 @@ class Spool:
                 return
         place = self._place_of(stream_id)
         if line.startswith(_HEADER_PREFIX) and not self.services[place]:
-            self.services[place] = _service_of(header_of(line))
+            self.services[place] = service_in(header_of(line))
         self._file.write(b"%d\x01%b\n" % (place, line))
         self.lines += 1
 
@@ -105,7 +104,7 @@ def closed_segments(store: DirectoryStore, spool: Spool) -> list[Segment]:
     """Return the segments of a journal that nobody appends to; the lines of all others are in the spool."""
     closed = []
     for stream_id, files in store.files().items():
-        service = _service_of(stream_header(files))
+        service = service_in(stream_header(files))
         spool.name_service(stream_id, service)
         numbers = files.segments()
         for number in numbers:
@@ -132,9 +131,3 @@ def _size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0  # removed since the directory was listed
-
-
-def _service_of(header: Mapping[str, object]) -> str:
-    resource = header.get("resource")
-    service = resource.get(_SERVICE) if isinstance(resource, dict) else None
-    return service if isinstance(service, str) else ""

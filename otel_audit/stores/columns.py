@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from otel_audit.errors import AuditError
 from otel_audit.journal.line import Line
 from otel_audit.stores.sorting import SortingStore
 from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
 
-__all__ = ["ColumnStore", "is_packed", "packed_in"]
+__all__ = ["ColumnStore", "is_packed", "load_duckdb", "packed_in"]
 
 _MAGIC: Final = b"PAR1"  # Source: Apache Parquet, file format
 _ROWS: Final = 1000  # rows fetched at a time
@@ -56,7 +57,7 @@ class ColumnStore(SortingStore):
 
     def contents(self) -> Iterator[Stored]:
         """See `Store`."""
-        duckdb = _installed(self.where)
+        duckdb = load_duckdb(StoreUnreadable, f"{self.where}: expected DuckDB, which reads Parquet files")
         for number, path in enumerate(self.files, 1):
             connection = duckdb.connect(config={"memory_limit": _MEMORY, "threads": "1"})
             try:
@@ -87,12 +88,10 @@ class ColumnStore(SortingStore):
         return stored_record(body, dict, event_name="", time_ns=0, place=place, segment=number, offset=row)
 
 
-def _installed(where: str) -> Any:
+def load_duckdb(kind: type[AuditError], expected: str) -> Any:
+    """Return the module. Where it is missing, raise an error of this kind: what was expected, and how to get it."""
     try:
         import duckdb
     except ImportError as error:
-        raise StoreUnreadable(
-            f"{where}: expected DuckDB, which reads Parquet files, got an installation without it; "
-            "pip install 'otel-audit[query]'"
-        ) from error
+        raise kind(f"{expected}, got an installation without it; pip install 'otel-audit[query]'") from error
     return duckdb

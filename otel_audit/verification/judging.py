@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from otel_audit.journal.reader import service_in
 from otel_audit.verification.anchors import AnchorWalk
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import StreamClaims
@@ -53,6 +54,4 @@ def describe(report: StreamReport, chain: Chain, walk: AnchorWalk, claims: Strea
         report.service, report.ended = claims.service, claims.end is not None
         report.anchored_to = min(claims.anchored, report.signed_to)
     if not report.service and chain.headers:
-        resource = chain.headers[0][2].get("resource")
-        name = resource.get("service.name") if isinstance(resource, dict) else None
-        report.service = name if isinstance(name, str) else ""
+        report.service = service_in(chain.headers[0][2])
