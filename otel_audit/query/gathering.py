@@ -27,7 +27,7 @@ _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 @dataclass(slots=True)
 class Gathered:
-    """How much of the sources is no event: `damaged` pieces of bytes, and `others`, records of somebody else."""
+    """Counts of what is no event in the sources: damaged pieces of bytes, and records of other programs (`others`)."""
 
     damaged: int = 0
     others: int = 0
@@ -90,7 +90,7 @@ class Spool:
         self.lines += 1
 
     def name_service(self, stream_id: str, service: str) -> None:
-        """Take it as known which service writes a stream."""
+        """Record which service writes a stream."""
         self.services[self._place_of(stream_id)] = service
 
     def _place_of(self, stream_id: str) -> int:

@@ -2,8 +2,8 @@
 
     DIRECTORY/shop/2026-11-29.0001.parquet
 
-A run adds what is not there yet, in files of its own, and changes and removes none: not of the trail, and not of an
-earlier run. So it may be run again at any time, and a run that was killed is gone on with.
+A run adds what is missing, in files of its own. It changes and removes nothing, neither in the trail nor in the files
+of earlier runs, so it can be repeated at any time. After a kill the next run continues.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Packing:
         self._directory = directory
 
     def days(self) -> Sequence[Day]:
-        """Return what there is to pack, the oldest day first; also what was packed before."""
+        """Return every day of the trail, the oldest first, including those that were packed before."""
         return [Day(*row) for row in self._database.days()]
 
     def pack(self, day: Day) -> tuple[int, int]:
-        """Write the lines of a day that are not packed yet; return how many they are, and the bytes of their file.
+        """Write the lines of a day that are not packed yet. Return their number and the size of their file in bytes.
 
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no memory.

@@ -29,7 +29,7 @@ __all__ = ["DurableEnd", "LedgerShipment", "LedgerShipping"]
 
 
 class DurableEnd:
-    """Says how far a ledger may be shown to others: up to its last whole note that is known to be durable. Any thread.
+    """Knows how far a ledger may be shown to others: up to its last whole, durable note. Any thread may call it.
 
     `ledger.edge` is written once a turn is durable. Where it does not name the last note, the turn was killed before
     that, or the file is lost: then the note is made durable here, while nobody can take a turn.
@@ -149,7 +149,7 @@ class LedgerShipping:
         self._file_mode = file_mode
 
     def take(self) -> LedgerShipment | None:
-        """Take it: of several ledgers the oldest that is not delivered. None while another process has it.
+        """Take the right for the oldest ledger that is not fully delivered. Return None while another process has it.
 
         Raises:
             OSError: the ledger cannot be read, or its cursor not be made.
@@ -172,7 +172,7 @@ class LedgerShipping:
         return LedgerShipment(log, cursor, lock, None, end, file_mode=self._file_mode, exporters=self._exporters)
 
     def restart(self, exporter: str) -> bool:
-        """Have every ledger sent again to this exporter, from its first line. False: another process exports it.
+        """Send every ledger to this exporter again, from its first line. Return False if another process exports it.
 
         Raises:
             OSError: a cursor cannot be written.
