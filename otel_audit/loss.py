@@ -12,8 +12,7 @@ from typing import Any, Final
 import pydantic_core
 
 from otel_audit.errors import AuditUnavailable, described
-from otel_audit.event import AuditEvent
-from otel_audit.event_fields import as_event
+from otel_audit.event import AuditEvent, as_event
 from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.notices import Notices

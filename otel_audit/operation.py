@@ -14,8 +14,7 @@ from opentelemetry.context import Context
 from otel_audit import fast_line as draft
 from otel_audit import ids
 from otel_audit.errors import AuditUnavailable, is_stop
-from otel_audit.event import AuditEvent, Outcome
-from otel_audit.event_fields import as_event
+from otel_audit.event import AuditEvent, Outcome, as_event
 from otel_audit.journal.journal import Receipt
 from otel_audit.json_values import JsonValues
 from otel_audit.policy.decisions import Decision

@@ -21,8 +21,7 @@ from opentelemetry.trace import get_current_span
 
 from otel_audit import fast_line as draft
 from otel_audit import ids
-from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
-from otel_audit.event_fields import as_event, fields_of
+from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource, as_event, fields_of
 from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text, span_ids
 from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt

@@ -21,8 +21,9 @@ from otel_audit.event import (
     AuditSource,
     Outcome,
     PrincipalKind,
+    as_event,
+    fields_of,
 )
-from otel_audit.event_fields import as_event, fields_of
 
 FEAST_FIELDS = [
     "event_type",

@@ -19,8 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, get_c
 from otel_audit.configuration import configure
 from otel_audit.delivery.suppression import is_exporting
 from otel_audit.errors import ConfigError
-from otel_audit.event import AuditEvent
-from otel_audit.event_fields import as_event
+from otel_audit.event import AuditEvent, as_event
 from otel_audit.fast_line import TimestampText
 from otel_audit.integrations.feast import FEAST_LOGGER, event_of_line
 from otel_audit.integrations.parent import parent_id

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_audit.event import AuditEvent, AuditPrincipal
-from otel_audit.event_fields import as_event
+from otel_audit.event import AuditEvent, AuditPrincipal, as_event
 from otel_audit.integrations.feast import event_of_line
 from tests.integrations.logged import recorded
 
