@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import click
 from otel_audit.cli.options import GivenPath, unreadable
 from otel_audit.cli.query import GivenMoment, opened_source
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
-from otel_audit.journal.files import write_whole
+from otel_audit.journal.files import replace_file
 from otel_audit.notices import escaped, shown_json
 from otel_audit.query.database import QueryUnanswered, TrailDatabase
 from otel_audit.query.filters import Filters
@@ -33,7 +32,6 @@ __all__ = ["report"]
 
 _ROWS: Final = 100
 _ROWS_MAX: Final = 10_000
-_UNFINISHED: Final = ".unfinished"
 _MODE: Final = 0o600  # it names people, and what they did
 
 
@@ -93,7 +91,7 @@ def report(
     except StoreUnreadable as error:
         raise click.ClickException(escaped(str(error))) from error
     if out is not None:
-        _write(out, page_of(made, rows_max=rows_max))
+        replace_file(out, page_of(made, rows_max=rows_max).encode(), mode=_MODE)
         click.echo(f"{escaped(str(out))} written; {made.conclusion}", err=True)
     if as_json:
         click.echo(shown_json(made.as_json()))
@@ -125,17 +123,3 @@ def _verified(store: Store, pins: Pins) -> Report | None:
                 raise unreadable(Path(store.where), error) from error
         case _:
             return verify_store(store, pins)
-
-
-def _write(path: Path, page: str) -> None:
-    """Write the whole page or none, in the place of an earlier one."""
-    unfinished = path.with_name(path.name + _UNFINISHED)
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
-    try:
-        write_whole(descriptor, page.encode())
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
-    os.replace(unfinished, path)

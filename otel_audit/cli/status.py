@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_audit.cli.options import directory_argument, free_bytes_of_settings, say_if_empty, unreadable
+from otel_audit.cli.exposition import exposition
+from otel_audit.cli.options import GivenPath, directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.diagnosis.directory import missing_words
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
+from otel_audit.journal.files import replace_file
 from otel_audit.journal.ledger.state import LedgerState
 from otel_audit.journal.room import Space
 from otel_audit.notices import escaped, shown_json
@@ -29,13 +31,17 @@ _STREAMS_SHOWN: Final = 20
 _PIPE_COLUMNS: Final = 200
 _MEASURED_COLUMNS: Final = 10_000
 _OF_LEDGER: Final = ("origin", "vkey", "size", "note_time_ns", "begun_anew")
+_READABLE: Final = 0o644  # by the collector of the text files, which runs as another user; numbers name nobody
 _STATES: Final = {True: "live", False: "ended", None: "unknown"}
 
 
 @click.command()
 @directory_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with every stream.")
-def status(directory: Path, as_json: bool) -> None:
+@click.option("--prometheus", "as_metrics", is_flag=True, help="Metrics in Prometheus' text format.")
+@click.option("--out", metavar="FILE.prom", type=GivenPath(), help="Replace this file with the metrics, in one step.")
+@click.pass_context
+def status(ctx: click.Context, directory: Path, as_json: bool, as_metrics: bool, out: Path | None) -> None:
     """Count what became of the events.
 
     emitted = exported + pending + quarantined + dropped.
@@ -43,6 +49,10 @@ def status(directory: Path, as_json: bool) -> None:
     being dropped because no space is free, if lines are in quarantine or damaged, or if somebody other than retention
     removed files of the journal.
     """
+    if as_json and as_metrics:
+        raise click.UsageError("expected --json or --prometheus, got both; run it once for each", ctx)
+    if out is not None and not as_metrics:
+        raise click.UsageError("expected --out with --prometheus, got it alone; it names the file of the metrics", ctx)
     try:
         counted = census(directory)
         ledger = LedgerState.of(directory)
@@ -52,10 +62,19 @@ def status(directory: Path, as_json: bool) -> None:
     say_if_empty(directory)
     if as_json:
         click.echo(shown_json(_as_json(counted, space, ledger)))
+    elif as_metrics:
+        _write(exposition(counted, space, ledger), out)
     else:
         _print(counted, space, ledger)
     is_stuck = counted.is_stuck or (ledger is not None and ledger.is_stuck)
     sys.exit(_FINDING if is_stuck or space.is_low else 0)
+
+
+def _write(metrics: str, out: Path | None) -> None:
+    if out is None:
+        click.echo(metrics, nl=False)
+    else:
+        replace_file(out, metrics.encode(), mode=_READABLE)
 
 
 def _as_json(counted: Census, space: Space, ledger: LedgerState | None) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ __all__ = [
     "make_private",
     "open_segment",
     "open_with_mode",
+    "replace_file",
     "say_exposure",
     "segments_in",
     "streams_in",
@@ -52,6 +53,7 @@ _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
 _OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[0-9a-z.-]+|retention\.state)\Z")
 _WRITER_LOCK = re.compile(rf"(?P<stream>{_UUID})\.writer\.lock\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
+_UNFINISHED: Final = ".unfinished"
 _LISTING_MAX_S: Final = 30.0  # where a file system does not stamp a directory when a name in it changes
 _LISTINGS_MAX: Final = 4
 _TICK_NS: Final = 100 * 10**6  # kernels stamp by a clock of some milliseconds
@@ -308,6 +310,24 @@ def write_whole(descriptor: int, data: bytes) -> None:
     done = 0
     while done < len(data):
         done += os.write(descriptor, data[done:])
+
+
+def replace_file(path: Path, data: bytes, *, mode: int) -> None:
+    """Write a whole file or none, in the place of an earlier one: no reader sees a part of it.
+
+    Raises:
+        OSError: it cannot be written; an earlier file is as it was.
+    """
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    descriptor = open_with_mode(unfinished, os.O_WRONLY | os.O_TRUNC, mode)
+    try:
+        write_whole(descriptor, data)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def copy_bytes(source: int, target: int, length: int) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from prometheus_client.parser import text_string_to_metric_families
 
+from otel_audit.cli import main
 from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.logger import AuditLogger
 from otel_audit.settings import Settings
@@ -175,3 +178,28 @@ def test_a_refusal_is_shown_though_its_counter_appears_with_it(store: VictoriaMe
 
     assert series["metric"] == {"exporter": "otlp_http/loki"}
     assert float(series["value"][1]) == 1.0
+
+
+def test_the_status_of_a_directory_has_the_names_and_labels_of_the_metrics_of_its_service(
+    store: VictoriaMetrics, tmp_path: Path
+) -> None:
+    shown = poll(
+        lambda: _shown_by_status(tmp_path / "journal"),
+        until=lambda names: any(name.startswith("audit_ledger") for name, _ in names),  # behind the first note
+        timeout_s=60,
+        what="a metric of the ledger",
+    )
+
+    def lacking() -> set[tuple[str, frozenset[str]]]:
+        series = [each["metric"] for each in store.query('{service_name="shop"}')]
+        kept = [(each["__name__"], {name for name in each if name.startswith("audit_")}) for each in series]
+        return shown - {(name, frozenset({*labels, "service_name"})) for name, labels in kept}
+
+    assert len(shown) == 9
+    poll(lacking, until=lambda names: not names, timeout_s=60, what="each metric of the status among the service's")
+
+
+def _shown_by_status(directory: Path) -> set[tuple[str, frozenset[str]]]:
+    said = CliRunner().invoke(main, ["status", "--prometheus", str(directory)]).stdout
+    samples = [sample for family in text_string_to_metric_families(said) for sample in family.samples]
+    return {(sample.name, frozenset(sample.labels) - {"directory"}) for sample in samples}
