@@ -7,8 +7,11 @@ click lets through by mistake.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
@@ -22,6 +25,8 @@ from otel_audit.notices import escaped
 from otel_audit.settings import Settings
 
 __all__ = [
+    "GivenAge",
+    "GivenMoment",
     "GivenNumber",
     "GivenPath",
     "Stop",
@@ -64,6 +69,54 @@ class GivenNumber(click.FloatRange):
         if number != number:  # NaN is neither below nor above a limit
             self.fail(f"expected a number, got {value}", param, ctx)
         return number
+
+
+_LENGTH: Final = re.compile(r"(\d+)([smhdw])\Z")
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
+
+
+class GivenAge(click.ParamType[float]):
+    """A length of time, such as 90s, 15m, 24h or 7d. In seconds."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        if isinstance(value, float):
+            return value
+        match = _LENGTH.match(str(value))
+        if match is None:
+            self.fail(f"expected an age such as 90s, 15m, 24h or 7d, got {escaped(str(value))!r}", param, ctx)
+        return float(int(match[1]) * _UNITS_S[match[2]])
+
+
+class GivenMoment(click.ParamType[int]):
+    """A moment: so long ago, a day by its name, or a time in ISO 8601. UTC. In nanoseconds since 1970."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See `click.ParamType`."""
+        if isinstance(value, int):
+            return value
+        given = str(value)
+        if (ago := _LENGTH.match(given)) is not None:
+            return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
+        try:
+            if given in _DAYS_AGO:
+                today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+                moment = today - timedelta(days=_DAYS_AGO[given])
+            else:
+                moment = datetime.fromisoformat(given)
+        except ValueError:
+            self.fail(
+                f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {escaped(given)!r}",
+                param,
+                ctx,
+            )
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+        return since // timedelta(microseconds=1) * 1000
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -9,8 +9,7 @@ from typing import Final
 import click
 
 from otel_audit.cli.options import GivenPath
-from otel_audit.cli.progress import progress_bar
-from otel_audit.cli.query import opened_source
+from otel_audit.cli.source import opened_source, progress_bar
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
 from otel_audit.notices import escaped, shown_json

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
-import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,54 +13,23 @@ from typing import Any, Final, TypeVar
 import click
 from rich.cells import cell_len
 
-from otel_audit.cli.options import GivenPath, existing_directory, say_if_empty, unreadable
+from otel_audit.cli.options import GivenMoment, GivenPath
+from otel_audit.cli.source import opened_source
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped, escaped_json
 from otel_audit.query.database import Found, QueryUnanswered, TrailDatabase
 from otel_audit.query.filters import WORDS, Filters, Place
-from otel_audit.stores.directory import DirectoryStore
-from otel_audit.stores.location import NothingStored, is_url, open_store
-from otel_audit.stores.store import Store, StoreUnreadable
+from otel_audit.stores.location import NothingStored
+from otel_audit.stores.store import StoreUnreadable
 
-__all__ = ["GivenMoment", "opened_source", "query"]
+__all__ = ["query"]
 
 _SHOWN: Final = 100  # where people read; programs get all
 _AT_ONCE: Final = 500
 _CELL_MAX: Final = 80
-_AGO: Final = re.compile(r"(\d+)([smhdw])\Z")
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class GivenMoment(click.ParamType[int]):
-    """A moment: so long ago, a day by its name, or a time in ISO 8601. UTC. In nanoseconds since 1970."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See `click.ParamType`."""
-        if isinstance(value, int):
-            return value
-        given = str(value)
-        if (ago := _AGO.match(given)) is not None:
-            return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
-        try:
-            if given in _DAYS_AGO:
-                today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-                moment = today - timedelta(days=_DAYS_AGO[given])
-            else:
-                moment = datetime.fromisoformat(given)
-        except ValueError:
-            self.fail(
-                f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {escaped(given)!r}",
-                param,
-                ctx,
-            )
-        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-        return since // timedelta(microseconds=1) * 1000
 
 
 class _Page(click.ParamType[Place]):
@@ -155,29 +120,6 @@ def query(
         raise click.UsageError(escaped(str(error)), ctx) from error
     except StoreUnreadable as error:
         raise click.ClickException(escaped(str(error))) from error
-
-
-def opened_source(ctx: click.Context, source: str | None) -> Store:
-    """Open a source that was given, or that of the settings. An empty directory is a journal that has not begun.
-
-    Raises:
-        UsageError: it does not exist, or cannot be read.
-        NothingStored: no trail lies there.
-        StoreUnreadable: the URL cannot be understood.
-    """
-    if source is not None and is_url(source):
-        return open_store(source)
-    given = source or os.environ.get("OTEL_AUDIT_DIR")
-    path = Path(given) if given else None
-    if path is None or not path.is_file():
-        path = existing_directory(ctx, path)
-    try:
-        if path.is_dir() and not any(path.iterdir()):
-            say_if_empty(path)
-            return DirectoryStore(path)
-        return open_store(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
 
 
 class _Answer:

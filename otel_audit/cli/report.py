@@ -10,8 +10,8 @@ from typing import Final
 
 import click
 
-from otel_audit.cli.options import GivenPath, unreadable
-from otel_audit.cli.query import GivenMoment, opened_source
+from otel_audit.cli.options import GivenMoment, GivenPath, unreadable
+from otel_audit.cli.source import opened_source
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
 from otel_audit.journal.files import replace_file
 from otel_audit.notices import escaped, shown_json

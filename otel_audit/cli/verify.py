@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -14,9 +13,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from otel_audit.cli.options import GivenPath, existing_directory, unreadable
-from otel_audit.cli.progress import progress_bar
+from otel_audit.cli.options import GivenAge, GivenPath, existing_directory, unreadable
 from otel_audit.cli.proof import verify_proof
+from otel_audit.cli.source import progress_bar
 from otel_audit.errors import NoteMalformed
 from otel_audit.notices import escaped, shown_json
 from otel_audit.signing.keys import VerifierKey
@@ -32,8 +31,6 @@ from otel_audit.verification.verify import verify_directory
 __all__ = ["GivenKey", "GivenKnown", "print_report", "verdict_words", "verify"]
 
 _SHOWN: Final = 20  # of streams and of each class; `--json` has all
-_AGE: Final = re.compile(r"(\d+)(s|m|h|d)\Z")
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _NOTE_MAX_BYTES: Final = 1 << 20
 
 
@@ -71,21 +68,6 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
             return KnownNote(note, Checkpoint.parse(note.text))
         except (NoteMalformed, OSError, ValueError) as error:
             self.fail(escaped(f"expected a file with a note, or a vkey: {error}"), param, ctx)
-
-
-class _Age(click.ParamType[float]):
-    """A length of time, such as 90s, 15m, 24h or 7d. In seconds."""
-
-    name = "age"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See `click.ParamType`."""
-        if isinstance(value, float):
-            return value
-        match = _AGE.match(str(value))
-        if match is None:
-            self.fail(f"expected an age such as 90s, 15m, 24h or 7d, got {escaped(str(value))!r}", param, ctx)
-        return float(int(match[1]) * _UNITS_S[match[2]])
 
 
 class _Time(click.ParamType[int]):
@@ -126,7 +108,7 @@ class _Time(click.ParamType[int]):
     "--anchored-within",
     "anchored_within_s",
     metavar="AGE",
-    type=_Age(),
+    type=GivenAge(),
     help="How old the newest note may be that --key, --known or a store vouches for: 15m, 24h, 7d.",
 )
 @click.option("--from", "from_ns", metavar="TIME", type=_Time(), help="Begin with the lines of this time.")
@@ -134,7 +116,7 @@ class _Time(click.ParamType[int]):
     "--settle",
     "settle_s",
     metavar="AGE",
-    type=_Age(),
+    type=GivenAge(),
     default=SETTLE_S,
     show_default="1h",
     help="How long a line may be on its way to the archive or store.",
