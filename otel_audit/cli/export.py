@@ -6,19 +6,16 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from otel_audit.cli.options import existing_directory, unreadable
+from otel_audit.cli.source import opened_source, source_errors
 from otel_audit.journal.line import Line, is_system
 from otel_audit.journal.reader import header_of, service_in
-from otel_audit.notices import escaped
 from otel_audit.records.encoding import UnreadableLine
 from otel_audit.records.ocsf import ocsf_event
-from otel_audit.stores.location import NothingStored, is_url, open_store
-from otel_audit.stores.store import ForeignRecord, Store, StoreUnreadable
+from otel_audit.stores.store import ForeignRecord, Store
 
 __all__ = ["export"]
 
@@ -54,20 +51,10 @@ def export(ctx: click.Context, source: str | None, to: str) -> None:
 
     Exit code 1 when something in SOURCE is damaged: stderr says how much. All else was written.
     """
-    where = _place(ctx, source)
     left = _Left()
-    try:
-        with open_store(where) as store:
-            for event in _events(store, left):
-                sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
-    except NothingStored as error:
-        raise click.UsageError(escaped(str(error)), ctx) from error
-    except StoreUnreadable as error:
-        raise click.ClickException(escaped(str(error))) from error
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise unreadable(Path(where), error) from error
+    with source_errors(ctx), opened_source(ctx, source) as store:
+        for event in _events(store, left):
+            sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
     sys.stdout.flush()
     if left.foreign:
         click.echo(f"otel-audit export: records of others left out: {left.foreign}", err=True)
@@ -75,16 +62,6 @@ def export(ctx: click.Context, source: str | None, to: str) -> None:
         said = f"damaged lines left out: {left.damaged}; `otel-audit verify` says where"
         click.echo(f"otel-audit export: {said}", err=True)
         sys.exit(_FINDING)
-
-
-def _place(ctx: click.Context, source: str | None) -> Path | str:
-    if source is None:
-        return existing_directory(ctx, None)
-    if not source:
-        raise click.UsageError("expected a path or a URL as SOURCE, got an empty one", ctx)
-    if is_url(source):
-        return source
-    return Path(source) if Path(source).is_file() else existing_directory(ctx, Path(source))
 
 
 def _events(store: Store, left: _Left) -> Iterator[dict[str, Any]]:

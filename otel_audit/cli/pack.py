@@ -9,14 +9,12 @@ from typing import Final
 import click
 
 from otel_audit.cli.options import GivenPath
-from otel_audit.cli.source import opened_source, progress_bar
+from otel_audit.cli.source import opened_source, progress_bar, source_errors
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
 from otel_audit.notices import escaped, shown_json
-from otel_audit.query.database import QueryUnanswered, TrailDatabase
+from otel_audit.query.database import TrailDatabase
 from otel_audit.query.packing import Packing
-from otel_audit.stores.location import NothingStored
-from otel_audit.stores.store import StoreUnreadable
 
 __all__ = ["pack"]
 
@@ -37,7 +35,7 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
     A run adds what is new since the last one, and goes on where one was killed. Nothing is removed. Exit code 1 when
     there were damaged bytes, which are not packed.
     """
-    try:
+    with source_errors(ctx):
         make_directory(directory)
         lock = FileLock.acquire(directory / "pack.lock")
         if lock is None:
@@ -51,10 +49,6 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
                 damaged = database.gathered.damaged
         finally:
             lock.release(remove=True)
-    except (NothingStored, QueryUnanswered) as error:
-        raise click.UsageError(escaped(str(error)), ctx) from error
-    except StoreUnreadable as error:
-        raise click.ClickException(escaped(str(error))) from error
     if as_json:
         said = {"directory": str(directory), "lines": events, "files": files, "bytes": size_bytes, "damaged": damaged}
         click.echo(shown_json(said))

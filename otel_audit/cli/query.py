@@ -14,14 +14,12 @@ import click
 from rich.cells import cell_len
 
 from otel_audit.cli.options import GivenMoment, GivenPath
-from otel_audit.cli.source import opened_source
+from otel_audit.cli.source import opened_source, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped, escaped_json
-from otel_audit.query.database import Found, QueryUnanswered, TrailDatabase
+from otel_audit.query.database import Found, TrailDatabase
 from otel_audit.query.filters import WORDS, Filters, Place
-from otel_audit.stores.location import NothingStored
-from otel_audit.stores.store import StoreUnreadable
 
 __all__ = ["query"]
 
@@ -110,16 +108,11 @@ def query(
         raise click.UsageError("--sql goes with no filter: write it into the WHERE of the question", ctx)
     if limit is None and not (as_json or as_csv or out is not None):
         limit = _SHOWN
-    try:
-        with ExitStack() as stack:
-            stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
-            database = stack.enter_context(TrailDatabase(stores, out=out))
-            _Answer(database, filters, sql, limit).give(as_json=as_json, as_csv=as_csv, out=out)
-            _say_unread(database)
-    except (NothingStored, QueryUnanswered) as error:
-        raise click.UsageError(escaped(str(error)), ctx) from error
-    except StoreUnreadable as error:
-        raise click.ClickException(escaped(str(error))) from error
+    with source_errors(ctx), ExitStack() as stack:
+        stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
+        database = stack.enter_context(TrailDatabase(stores, out=out))
+        _Answer(database, filters, sql, limit).give(as_json=as_json, as_csv=as_csv, out=out)
+        _say_unread(database)
 
 
 class _Answer:

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import click
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otel_audit._version import __version__
 from otel_audit.cli.options import GivenNumber, GivenPath, Stop
+from otel_audit.cli.source import progress_bar
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
@@ -258,25 +257,13 @@ def _state(path: Path, source: ReplaySource, from_start: bool) -> ReplayState:
 
 def _run(source: ReplaySource, destination: ReplayEndpoint, state: ReplayState) -> ReplayReport:
     limits, patience = destination.limits, destination.patience
-    with _bar(source, state) as bar:
-
-        def moved(size_bytes: int) -> None:
-            bar.advance(bar.task_ids[0], size_bytes)
-
+    with progress_bar(
+        escaped(source.path.name), source.size_bytes, done_bytes=lambda: source.passed_bytes(state.marks)
+    ) as moved:
         try:
             return Replay(source, destination.exporter, state, limits=limits, patience=patience, moved=moved).run()
         except OSError as error:
             return ReplayReport(state.tally, f"expected files that can be read and written, got {error}")
-
-
-@contextmanager
-def _bar(source: ReplaySource, state: ReplayState) -> Iterator[Progress]:
-    """Show a progress bar on stderr, on a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        bar.add_task(escaped(source.path.name), total=source.size_bytes(), completed=source.passed_bytes(state.marks))
-        yield bar
 
 
 def _as_json(source: ReplaySource, otlp: OtlpSettings, state: ReplayState, report: ReplayReport) -> Mapping[str, Any]:

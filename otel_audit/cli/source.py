@@ -1,4 +1,4 @@
-"""The SOURCE of the commands that read a whole trail: how it is opened, and how far it has been read."""
+"""The SOURCE of the commands that read a whole trail: open it, report its errors, and show the progress of reading."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from otel_audit.cli.options import existing_directory, say_if_empty, unreadable
-from otel_audit.stores.directory import DirectoryStore
+from otel_audit.errors import AuditError
+from otel_audit.notices import escaped
 from otel_audit.stores.location import is_url, open_store
-from otel_audit.stores.store import Store
+from otel_audit.stores.store import Kind, Store, StoreUnreadable
 
-__all__ = ["opened_source", "progress_bar"]
+__all__ = ["opened_source", "progress_bar", "source_errors"]
 
 
 def opened_source(ctx: click.Context, source: str | None) -> Store:
-    """Open a source that was given, or that of the settings. An empty directory is a journal that has not begun.
+    """Open a path or URL, or without one the directory of the settings. Warn if no stream is in a directory.
 
     Raises:
-        UsageError: it does not exist, or cannot be read.
+        UsageError: nothing is there, or it cannot be read.
         NothingStored: no trail lies there.
         StoreUnreadable: the URL cannot be understood.
     """
+    if source == "":
+        raise click.UsageError("expected a path or a URL as SOURCE, got an empty one", ctx)
     if source is not None and is_url(source):
         return open_store(source)
     given = source or os.environ.get("OTEL_AUDIT_DIR")
@@ -34,22 +37,38 @@ def opened_source(ctx: click.Context, source: str | None) -> Store:
     if path is None or not path.is_file():
         path = existing_directory(ctx, path)
     try:
-        if path.is_dir() and not any(path.iterdir()):
+        store = open_store(path)
+        if store.kind is Kind.JOURNAL:
             say_if_empty(path)
-            return DirectoryStore(path)
-        return open_store(path)
+        return store
     except OSError as error:
         raise unreadable(path, error) from error
 
 
 @contextmanager
-def progress_bar(doing: str, size_bytes: Callable[[], int | None]) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr, on a terminal only. Give what to call with each number of bytes that is done.
+def source_errors(ctx: click.Context) -> Iterator[None]:
+    """Turn what is wrong with a source, or with what was asked of it, into a click error: one line and an exit code."""
+    try:
+        yield
+    except StoreUnreadable as error:
+        raise click.ClickException(escaped(str(error))) from error
+    except AuditError as error:
+        raise click.UsageError(escaped(str(error)), ctx) from error
 
-    `size_bytes` is asked for the bytes in all if there is a terminal; None where they are not known.
+
+@contextmanager
+def progress_bar(
+    doing: str, size_bytes: Callable[[], int | None], *, done_bytes: Callable[[], int] = lambda: 0
+) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr, on a terminal only. Yield a function to call with each number of bytes done.
+
+    On a terminal, `size_bytes` is called for the total, or None if it is unknown, and `done_bytes` for the bytes that
+    an earlier run has done.
     """
     console = Console(stderr=True)
-    columns = (TextColumn(doing), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=size_bytes() if console.is_terminal else None)
-        yield lambda done: bar.advance(task, done)
+        task = bar.add_task(doing)
+        if console.is_terminal:
+            bar.update(task, total=size_bytes(), completed=done_bytes())
+        yield lambda size: bar.advance(task, size)

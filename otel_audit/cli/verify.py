@@ -13,15 +13,15 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from otel_audit.cli.options import GivenAge, GivenPath, existing_directory, unreadable
+from otel_audit.cli.options import GivenAge, GivenMoment, GivenPath, existing_directory, unreadable
 from otel_audit.cli.proof import verify_proof
-from otel_audit.cli.source import progress_bar
+from otel_audit.cli.source import progress_bar, source_errors
 from otel_audit.errors import NoteMalformed
 from otel_audit.notices import escaped, shown_json
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
 from otel_audit.stores.location import NothingStored, is_url, kind_of, open_store
-from otel_audit.stores.store import Kind, StoreUnreadable
+from otel_audit.stores.store import Kind
 from otel_audit.verification.archive import SETTLE_S, verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Class, Finding, LedgerReport, Report, StreamReport, Verdict
@@ -70,24 +70,6 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
             self.fail(escaped(f"expected a file with a note, or a vkey: {error}"), param, ctx)
 
 
-class _Time(click.ParamType[int]):
-    """A moment in ISO 8601, UTC unless it says otherwise. In nanoseconds since 1970."""
-
-    name = "time"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See `click.ParamType`."""
-        if isinstance(value, int):
-            return value
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail(
-                f"expected a time such as 2026-11-29 or 2026-11-29T08:00Z, got {escaped(str(value))!r}", param, ctx
-            )
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 10**9)
-
-
 @click.command()
 @click.argument("directory", metavar="[DIR]", required=False, envvar="OTEL_AUDIT_DIR", type=GivenPath())
 @click.option(
@@ -111,7 +93,7 @@ class _Time(click.ParamType[int]):
     type=GivenAge(),
     help="How old the newest note may be that --key, --known or a store vouches for: 15m, 24h, 7d.",
 )
-@click.option("--from", "from_ns", metavar="TIME", type=_Time(), help="Begin with the lines of this time.")
+@click.option("--from", "from_ns", metavar="TIME", type=GivenMoment(), help="Begin with the lines of this time: 2d, yesterday, 2026-11-29.")
 @click.option(
     "--settle",
     "settle_s",
@@ -167,7 +149,7 @@ def verify(
         directory if directory is not None and directory.is_file() else existing_directory(ctx, directory)
     )
     try:
-        with ExitStack() as stack:
+        with source_errors(ctx), ExitStack() as stack:
             passed = stack.enter_context(_bar(where))
             if isinstance(where, Path) and kind_of_trail(where) is Kind.JOURNAL:
                 beside = stack.enter_context(open_store(second)) if second is not None and second != where else None
@@ -185,10 +167,6 @@ def verify(
                 report = verify_store(
                     store, pins, settle_s=settle_s, anchored_within_s=anchored_within_s, passed=passed
                 )
-    except NothingStored as error:
-        raise click.UsageError(escaped(str(error)), ctx) from error
-    except StoreUnreadable as error:
-        raise click.ClickException(escaped(str(error))) from error
     except OSError as error:
         raise unreadable(Path(where), error) from error
     if as_json:
@@ -211,14 +189,12 @@ def _second_side(
 
 
 def kind_of_trail(path: Path) -> Kind:
-    """Return what lies at a path. An empty directory is that of a journal which has not begun.
+    """Return the kind of trail at a path.
 
     Raises:
-        NothingStored: it holds nothing that can be verified.
-        OSError: it cannot be read.
+        NothingStored: nothing at the path can be verified.
+        OSError: the path cannot be read.
     """
-    if path.is_dir() and not any(path.iterdir()):
-        return Kind.JOURNAL
     kind = kind_of(path)
     if kind is Kind.EVENT_LOG:
         raise NothingStored(

@@ -64,12 +64,14 @@ def open_store(where: Path | str) -> Store:
 def kind_of(path: Path) -> Kind:
     """Return the kind of trail at a path: journal, archive, packed trail or event log.
 
+    An empty directory is a journal that has not begun.
+
     Raises:
         NothingStored: the path holds none of these.
         OSError: the path cannot be read.
     """
     if path.is_dir():
-        if segments_in(path) or LedgerFiles(path).segments():
+        if segments_in(path) or LedgerFiles(path).segments() or not any(path.iterdir()):
             return Kind.JOURNAL
         if files_in(path):
             return Kind.ARCHIVE

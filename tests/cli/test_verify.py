@@ -112,7 +112,7 @@ def test_a_trail_is_read_from_the_segment_in_which_a_time_lies(forge: Forge) -> 
         (["--known", "nonsense"], "expected a file with a note, or a vkey"),
         (["--anchored-within", "soon"], "expected an age such as 90s"),
         (["--anchored-within", "1h"], "goes with --key or --known"),
-        (["--from", "yesterday"], "expected a time such as 2026-11-29"),
+        (["--from", "soon"], "expected a time such as 2d, 3h, yesterday, 2026-11-29"),
     ],
 )
 def test_wrong_usage_says_what_was_expected(forge: Forge, arguments: list[str], says: str) -> None:
