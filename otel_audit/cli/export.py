@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from otel_audit.cli.source import opened_source, source_errors
-from otel_audit.journal.line import Line, is_system
+from otel_audit.journal.line import GAP, SEGMENT, Line, is_system, system_start
 from otel_audit.journal.reader import header_of, service_in
 from otel_audit.records.encoding import UnreadableLine
 from otel_audit.records.ocsf import ocsf_event
@@ -20,8 +20,8 @@ from otel_audit.stores.store import ForeignRecord, Store
 __all__ = ["export"]
 
 _FINDING: Final = 1
-_SEGMENT_PREFIX: Final = b'{"system":"segment"'
-_GAP_PREFIX: Final = b'{"system":"gap"'
+_HEADER: Final = system_start(SEGMENT)
+_GAP: Final = system_start(GAP)
 
 
 @dataclass(slots=True)
@@ -73,9 +73,9 @@ def _events(store: Store, left: _Left) -> Iterator[dict[str, Any]]:
                 left.damaged += 1
                 continue
             line = content.content
-            if line.startswith(_SEGMENT_PREFIX):
+            if line.startswith(_HEADER):
                 service = service_in(header_of(line)) or service
-            elif line.startswith(_GAP_PREFIX) or not is_system(line):
+            elif line.startswith(_GAP) or not is_system(line):
                 try:
                     yield ocsf_event(line, service)
                 except UnreadableLine:

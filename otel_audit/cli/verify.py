@@ -93,7 +93,9 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
     type=GivenAge(),
     help="How old the newest note may be that --key, --known or a store vouches for: 15m, 24h, 7d.",
 )
-@click.option("--from", "from_ns", metavar="TIME", type=GivenMoment(), help="Begin with the lines of this time: 2d, yesterday, 2026-11-29.")
+@click.option(
+    "--from", "from_ns", metavar="TIME", type=GivenMoment(), help="Begin with this time: 2d, yesterday, 2026-11-29."
+)
 @click.option(
     "--settle",
     "settle_s",

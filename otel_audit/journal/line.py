@@ -38,6 +38,7 @@ __all__ = [
     "stream_and_seq",
     "system_body",
     "system_event",
+    "system_start",
 ]
 
 FORMAT_VERSION = 1  # of the lines of a segment, as its header says; raised when an older reader would get them wrong
@@ -194,8 +195,13 @@ def digest(line: bytes) -> str:
 
 
 def is_system(line: bytes) -> bool:
-    """Return True for a line that the journal made itself: a segment header or a gap."""
+    """Return True for a line that the journal made itself, such as a segment header or a gap."""
     return line.startswith(_SYSTEM_PREFIX)
+
+
+def system_start(kind: str) -> bytes:
+    """Return the bytes with which every line of this kind begins, among those that the journal made itself."""
+    return b'%b"%b"' % (_SYSTEM_PREFIX, kind.encode())
 
 
 def system_event(kind: str, content: Mapping[str, Any], observed_ns: int) -> bytes:

@@ -24,6 +24,7 @@ from queue import Empty
 from typing import Any, Final
 
 from otel_audit.journal.files import journal_bytes
+from otel_audit.journal.line import GAP, system_start
 from otel_audit.threads import SimpleQueue, wait_for_word
 
 __all__ = [
@@ -321,7 +322,7 @@ def _nameless(directory: Path, size_bytes: int) -> int:
 
 TRUNCATED: Final = "segment truncated"  # of lines that have a number: what lacks in the row of numbers counts them
 
-_GAP_PREFIX: Final = b'{"system":"gap"'
+_GAP: Final = system_start(GAP)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -339,7 +340,7 @@ def reason_of(error: OSError) -> str:
 
 def lost_events(line: bytes) -> int:
     """How many events a system line says were lost before they had a number; 0 if it is no gap line."""
-    if not line.startswith(_GAP_PREFIX):
+    if not line.startswith(_GAP):
         return 0
     try:
         gap = json.loads(line)["gap"]

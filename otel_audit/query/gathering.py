@@ -14,14 +14,14 @@ from typing import IO, Final
 
 import msgspec
 
-from otel_audit.journal.line import SEGMENT, Line, last_line_in
+from otel_audit.journal.line import SEGMENT, Line, last_line_in, system_start
 from otel_audit.journal.reader import header_of, service_in, stream_header
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Content, ForeignRecord, Store, Stored
 
 __all__ = ["Gathered", "Segment", "Spool", "closed_segments"]
 
-_HEADER_PREFIX: Final = b'{"system":"%b"' % SEGMENT.encode()
+_HEADER: Final = system_start(SEGMENT)
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -84,7 +84,7 @@ class Spool:
             if not _is_json(line):
                 return
         place = self._place_of(stream_id)
-        if line.startswith(_HEADER_PREFIX) and not self.services[place]:
+        if line.startswith(_HEADER) and not self.services[place]:
             self.services[place] = service_in(header_of(line))
         self._file.write(b"%d\x01%b\n" % (place, line))
         self.lines += 1

@@ -16,14 +16,14 @@ from typing import Final, Self
 
 from otel_audit.journal.files import StreamFiles, segments_in, streams_in
 from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.line import Line, Position
+from otel_audit.journal.line import SEGMENT, Line, Position, system_start
 from otel_audit.journal.line_file import hash_between, opened, whole_bytes
 from otel_audit.journal.reader import lines_before, lines_behind, segment_lines
 from otel_audit.stores.store import Content, DamagedBytes, ForeignRecord, Kind, Stored
 
 __all__ = ["DirectoryStore", "Latest", "Seen"]
 
-_HEADER_PREFIX: Final = b'{"system":"segment"'  # a segment header reports no event
+_HEADER: Final = system_start(SEGMENT)  # it reports no event
 _MOST_AT_ONCE: Final = 5000
 
 
@@ -112,7 +112,7 @@ def _backwards(files: StreamFiles, ends: Mapping[int, int]) -> Iterator[Seen]:
 
 
 def _seen(line: Line, stream_id: str) -> list[Seen]:
-    if line.content.startswith(_HEADER_PREFIX):
+    if line.content.startswith(_HEADER):
         return []
     return [Seen(line.tail.observed_ns, stream_id, line.seq, line.content)]
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from otel_audit.journal.ledger.entries import SignedNote, statement
-from otel_audit.journal.line import Line
+from otel_audit.journal.ledger.entries import ENTRY, NOTE, SignedNote, statement
+from otel_audit.journal.line import SEGMENT, Line, system_start
 from otel_audit.stores.store import DamagedBytes, Remains, Store
 from otel_audit.verification.anchors import Anchor, AnchorWalk, rising
 from otel_audit.verification.chain import Chain
@@ -26,8 +26,8 @@ __all__ = ["SETTLE_S", "directory_in", "verify_store"]
 
 SETTLE_S: Final = 3600.0
 _AT_ONCE: Final = 256
-_HEADER: Final = b'{"system":"segment"'
-_OF_LEDGER: Final = (b'{"system":"ledger"', b'{"system":"note"')
+_HEADER: Final = system_start(SEGMENT)
+_OF_LEDGER: Final = (system_start(ENTRY), system_start(NOTE))
 
 
 def verify_store(

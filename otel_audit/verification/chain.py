@@ -16,17 +16,17 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
-from otel_audit.journal.line import TAIL, TAIL_BYTES, is_system, last_line_in
+from otel_audit.journal.line import GAP, SEGMENT, TAIL, TAIL_BYTES, is_system, last_line_in, system_start
 from otel_audit.signing.tree import leaf_hash
 from otel_audit.verification.anchors import AnchorWalk
 from otel_audit.verification.findings import Findings
 
 __all__ = ["Chain", "DamagedBytes", "named_damage"]
 
-_GAP: Final = b'{"system":"gap"'
-_HEADER: Final = b'{"system":"segment"'
-_TOMBSTONE: Final = b'{"system":"erased"'
-_GAP_LINE: Final = re.compile(rb'^\{"system":"gap"[^\n]*', re.MULTILINE)
+_GAP: Final = system_start(GAP)
+_HEADER: Final = system_start(SEGMENT)
+_TOMBSTONE: Final = system_start("erased")
+_GAP_LINE: Final = re.compile(rb"^%b[^\n]*" % re.escape(_GAP), re.MULTILINE)
 _MOST_OUT_OF_PLACE: Final = 1000
 _MOST_DAMAGE: Final = 1000
 

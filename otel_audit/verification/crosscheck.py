@@ -16,9 +16,9 @@ from typing import Final
 
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
-from otel_audit.journal.ledger.entries import SignedNote, statement
+from otel_audit.journal.ledger.entries import ENTRY, NOTE, SignedNote, statement
 from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.line import Line
+from otel_audit.journal.line import Line, system_start
 from otel_audit.journal.locks import boot_id
 from otel_audit.signing.note import Checkpoint
 from otel_audit.stores.directory import DirectoryStore
@@ -30,7 +30,7 @@ from otel_audit.verification.ledger import LedgerCheck
 
 __all__ = ["CrossCheck"]
 
-_OF_LEDGER: Final = (b'{"system":"ledger"', b'{"system":"note"')
+_OF_LEDGER: Final = (system_start(ENTRY), system_start(NOTE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger.entries import NOTE, Entry, Header, Kind, SignedNote, Statement, leaf_of, statement
 from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
-from otel_audit.journal.line import SEGMENT, Line
+from otel_audit.journal.line import SEGMENT, Line, system_start
 from otel_audit.journal.line_file import blocks, opened
 from otel_audit.journal.reader import segment_lines
 from otel_audit.signing.keys import VerifierKey, strict_base64
@@ -36,9 +36,9 @@ from otel_audit.verification.proof import EventProof
 __all__ = ["Place", "ProofMade", "places_of", "prove"]
 
 _HEADS: Final = (Kind.HEAD, Kind.ADOPT, Kind.END)
-_NOTE: Final = b'{"system":"%b"' % NOTE.encode()
+_NOTE: Final = system_start(NOTE)
 # In a line that is of interest for every stream: headers of segments, and what names keys.
-_OF_ALL: Final = (b'{"system":"%b"' % SEGMENT.encode(), b'"kind":"begin"', b'"kind":"key"')
+_OF_ALL: Final = (system_start(SEGMENT), b'"kind":"begin"', b'"kind":"key"')
 _NOTES_REMEMBERED: Final = 4096  # while a signature of the identity is waited for, which is minutes behind its note
 
 
