@@ -134,6 +134,22 @@ def test_an_event_is_journalled_by_what_was_installed(installed: Path, tmp_path:
 
 
 @needs_the_build
+def test_evidence_by_what_was_installed_is_checked_by_what_is_in_it(installed: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, otel_audit\n"
+        "audit = otel_audit.configure(directory=sys.argv[1], export='none', ledger='true')\n"
+        "audit.log_authn(outcome='success')\n"
+        "audit.close()\n"
+    )
+    run([installed / "python", "-c", program, tmp_path / "audit"], tmp_path)
+
+    run([installed / "otel-audit", "report", tmp_path / "audit", "--evidence", "evidence.zip"], tmp_path)
+
+    said = run([sys.executable, "-I", "-S", "evidence.zip"], tmp_path)
+    assert "CONSISTENT: 2 of 2 lines are as the keys in it signed them" in said
+
+
+@needs_the_build
 def test_pytest_finds_the_plugin_of_the_wheel_also_when_the_package_was_imported_first(
     installed: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import click
@@ -13,11 +15,13 @@ import click
 from otel_audit.cli.options import GivenMoment, GivenPath, unreadable
 from otel_audit.cli.source import opened_source
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
-from otel_audit.journal.files import replace_file
+from otel_audit.errors import ProofUnavailable
+from otel_audit.journal.files import replace_file, replacing_file
 from otel_audit.notices import escaped, shown_json
 from otel_audit.query.database import QueryUnanswered, TrailDatabase
 from otel_audit.query.filters import Filters
 from otel_audit.reporting.activity import activity_in
+from otel_audit.reporting.evidence import EVENTS_PARQUET, Evidence
 from otel_audit.reporting.page import page_of
 from otel_audit.reporting.report import TrailReport
 from otel_audit.signing.keys import VerifierKey
@@ -38,6 +42,19 @@ _MODE: Final = 0o600  # it names people, and what they did
 @click.command()
 @click.argument("source", required=False)
 @click.option("--out", metavar="FILE.html", type=GivenPath(), help="Where to write the page.")
+@click.option(
+    "--evidence",
+    metavar="FILE.zip",
+    type=GivenPath(),
+    help="Where to write the events, with all that an auditor needs to check them.",
+)
+@click.option(
+    "--prove",
+    "event_ids",
+    metavar="EVENT_ID",
+    multiple=True,
+    help="With --evidence, an event that gets a proof of its own. May be given more than once.",
+)
 @click.option("--since", "since_ns", type=GivenMoment(), help="From this time on: 2d, 3h, yesterday, 2026-11-29.")
 @click.option("--until", "until_ns", type=GivenMoment(), help="Before this time.")
 @click.option("--actor", "actors", multiple=True, help="Who did it: the id or the name.")
@@ -59,6 +76,8 @@ def report(
     /,
     source: str | None,
     out: Path | None,
+    evidence: Path | None,
+    event_ids: Sequence[str],
     since_ns: int | None,
     until_ns: int | None,
     actors: Sequence[str],
@@ -73,10 +92,15 @@ def report(
     SOURCE is what `otel-audit query` takes. The page loads nothing and runs nothing, so it can be mailed, archived and
     printed. It names people: only you may read the file.
 
+    --evidence writes one more file for an auditor: the events byte for byte, the signed ledger, proofs, the programs
+    that check them, and a README. `python3 -I FILE.zip --key VKEY` checks it, and needs nothing else.
+
     Exit codes are those of `otel-audit verify`: 1 for a broken trail, and for one that --key or --known does not prove.
     """
-    if out is None and not as_json:
-        raise click.UsageError("expected --out FILE.html, --json or both, got neither", ctx)
+    if out is None and evidence is None and not as_json:
+        raise click.UsageError("expected --out FILE.html, --evidence FILE.zip or --json, got none of them", ctx)
+    if event_ids and evidence is None:
+        raise click.UsageError("--prove goes with --evidence FILE.zip, in which the proofs are written", ctx)
     asked = Filters({"actor": actors, "service": services}, since_ns, until_ns)
     pins = Pins(
         identity,
@@ -84,24 +108,42 @@ def report(
         known if isinstance(known, VerifierKey) else None,
     )
     try:
-        with opened_source(ctx, source) as store:
-            made = _made(store, asked, pins, rows_max)
+        with ExitStack() as stack:
+            store = stack.enter_context(opened_source(ctx, source))
+            if evidence is not None and store.kind is Kind.EVENT_LOG:
+                raise click.UsageError(
+                    f"expected a trail with a chain for --evidence, got a log of events: {escaped(store.where)}", ctx
+                )
+            scratch = Path(stack.enter_context(TemporaryDirectory(prefix="otel-audit-evidence-"))) if evidence else None
+            made, gathered = _made(store, asked, pins, rows_max, scratch, event_ids)
+            if out is not None:
+                replace_file(out, page_of(made, rows_max=rows_max).encode(), mode=_MODE)
+            if evidence is not None and gathered is not None:
+                with replacing_file(evidence, mode=_MODE) as descriptor, open(descriptor, "wb", closefd=False) as file:
+                    gathered.write(file, made)
     except (NothingStored, QueryUnanswered) as error:
         raise click.UsageError(escaped(str(error)), ctx) from error
-    except StoreUnreadable as error:
+    except (StoreUnreadable, ProofUnavailable) as error:
         raise click.ClickException(escaped(str(error))) from error
-    if out is not None:
-        replace_file(out, page_of(made, rows_max=rows_max).encode(), mode=_MODE)
-        click.echo(f"{escaped(str(out))} written; {made.conclusion}", err=True)
+    for path in (out, evidence):
+        if path is not None:
+            click.echo(f"{escaped(str(path))} written; {made.conclusion}", err=True)
     if as_json:
         click.echo(shown_json(made.as_json()))
     sys.exit(made.exit_code)
 
 
-def _made(store: Store, asked: Filters, pins: Pins, rows_max: int) -> TrailReport:
+def _made(
+    store: Store, asked: Filters, pins: Pins, rows_max: int, scratch: Path | None, event_ids: Sequence[str]
+) -> tuple[TrailReport, Evidence | None]:
+    """Return the report, and the evidence for it if there is a scratch directory to gather it in."""
     made_ns = time.time_ns()
-    with TrailDatabase([store]) as database:
+    evidence = None
+    with TrailDatabase([store], out=scratch / EVENTS_PARQUET if scratch is not None else None) as database:
         activity = activity_in(database, asked, rows_max=rows_max)
+        if scratch is not None:
+            evidence = Evidence(store, database, asked, scratch)
+            evidence.gather(event_ids)
         gathered = database.gathered
     verification = _verified(store, pins)
     conclusion = (
@@ -109,7 +151,7 @@ def _made(store: Store, asked: Filters, pins: Pins, rows_max: int) -> TrailRepor
         if verification is not None
         else f"NOT VERIFIED: {escaped(store.where)} is a log of events, which has no chain that could be verified"
     )
-    return TrailReport(store.where, made_ns, asked, activity, gathered, conclusion, verification)
+    return TrailReport(store.where, made_ns, asked, activity, gathered, conclusion, verification), evidence
 
 
 def _verified(store: Store, pins: Pins) -> Report | None:

@@ -17,7 +17,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -38,6 +39,7 @@ __all__ = [
     "open_segment",
     "open_with_mode",
     "replace_file",
+    "replacing_file",
     "say_exposure",
     "segments_in",
     "streams_in",
@@ -318,10 +320,22 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
     Raises:
         OSError: it cannot be written; an earlier file is as it was.
     """
+    with replacing_file(path, mode=mode) as descriptor:
+        write_whole(descriptor, data)
+
+
+@contextmanager
+def replacing_file(path: Path, *, mode: int) -> Iterator[int]:
+    """Give a descriptor to write a file to, which takes the place of an earlier one when all of it is written.
+
+    Raises:
+        OSError: it cannot be written; an earlier file is as it was.
+    """
     unfinished = path.with_name(path.name + _UNFINISHED)
+    unfinished.unlink(missing_ok=True)  # of a run that was killed, or made by somebody else for all to read
     descriptor = open_with_mode(unfinished, os.O_WRONLY | os.O_TRUNC, mode)
     try:
-        write_whole(descriptor, data)
+        yield descriptor
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

@@ -150,7 +150,7 @@ def test_a_report_that_goes_nowhere_is_wrong_usage(journal: Path) -> None:
     result = run(journal)
 
     assert result.exit_code == 2
-    assert "expected --out FILE.html, --json or both, got neither" in result.stderr
+    assert "expected --out FILE.html, --evidence FILE.zip or --json, got none of them" in result.stderr
 
 
 def test_a_missing_trail_is_wrong_usage(tmp_path: Path) -> None:
