@@ -163,6 +163,11 @@ class RealThread:
         else:
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
+    @property
+    def is_over(self) -> bool:
+        """True once the work is done or has failed. Meant for a thread that was started."""
+        return not self._under_way.locked()
+
     def join(self, timeout_s: float) -> None:
         """Return when the work is done, or after so many seconds."""
         if acquired(self._under_way, timeout_s):

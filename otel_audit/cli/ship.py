@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import click
 from opentelemetry.sdk.resources import SERVICE_NAME
 
 from otel_audit._version import __version__
+from otel_audit.cli.health import GivenAddress, Health
 from otel_audit.cli.options import Stop, directory_argument
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
@@ -41,8 +43,24 @@ _DESCRIPTORS_FOR_THE_REST: Final = 64
 @click.option("--once", is_flag=True, help="Deliver what is there now, then end.")
 @click.option("--again", is_flag=True, help="Send everything once more, from the oldest line that is kept.")
 @click.option("--adopt-foreign", is_flag=True, help="Also streams of hosts of which no lock says that they are gone.")
+@click.option(
+    "--health",
+    "address",
+    metavar="[HOST:]PORT",
+    type=GivenAddress(),
+    help="Answer /livez and /readyz over HTTP there, for a probe. Without a host on loopback only.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
-def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json: bool) -> None:
+@click.pass_context
+def ship(
+    ctx: click.Context,
+    directory: Path,
+    once: bool,
+    again: bool,
+    adopt_foreign: bool,
+    address: tuple[str, int] | None,
+    as_json: bool,
+) -> None:
     """Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write.
 
     Streams of every service are sent as their writers would have sent them. Without --once it goes on until SIGTERM or
@@ -50,6 +68,8 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
 
     Exit code 1 when something is left.
     """
+    if once and address is not None:
+        raise click.UsageError("expected --health without --once, got both; a probe asks what runs on", ctx)
     try:
         settings = Settings.load(os.environ, {"export": "otlp", "directory": str(directory)})
         assert settings.otlp is not None  # it is read because export names it
@@ -92,7 +112,24 @@ def ship(directory: Path, once: bool, again: bool, adopt_foreign: bool, as_json:
             adopter=adopter,
             ledger=shipping,
         )
-        sys.exit(_ship_on(settings, settings.otlp, processor, stop, as_json))
+        with _answering(address, processor):
+            sys.exit(_ship_on(settings, settings.otlp, processor, stop, as_json))
+
+
+@contextmanager
+def _answering(address: tuple[str, int] | None, processor: BatchProcessor) -> Iterator[None]:
+    """Answer probes until the end, also while the processor is being closed."""
+    if address is None:
+        yield
+        return
+    try:
+        health = Health(address, processor)
+    except OSError as error:
+        said = f"--health: expected an address where this process can listen, got {address[0]}:{address[1]}"
+        click.echo(f"otel-audit ship: {said}: {error.strerror or error}; choose another port", err=True)
+        sys.exit(_WRONG_USAGE)
+    with health:
+        yield
 
 
 def _sweep(settings: Settings, exporter: OtlpExporter, adoption: Adoption, stop: Stop) -> Sweep:

@@ -143,6 +143,7 @@ class BatchProcessor:
             ledger=self._ledger,
         )
         self._keeper: RealThread | None = None
+        self._has_looked = False
         self._closing = Closing()
 
     @property
@@ -154,6 +155,19 @@ class BatchProcessor:
     def is_closed(self) -> bool:
         """True once `close` was called, but not in a child that is forked later."""
         return self._closing.is_set()
+
+    @property
+    def threads(self) -> dict[str, bool]:
+        """Return whether each thread runs, under `keep` or the name of its exporter. Before a start there is none."""
+        if self._keeper is None:
+            return {}
+        workers = {worker.destination.exporter.name: worker.is_alive for worker in self._workers}
+        return {"keep": not self._keeper.is_over, **workers}
+
+    @property
+    def has_looked(self) -> bool:
+        """True if the last look through the directory found every stream that may be delivered."""
+        return self._has_looked
 
     def start(self) -> None:
         """Start the threads. They also deliver what dead processes have left."""
@@ -366,7 +380,9 @@ class BatchProcessor:
     def _look(self, deadline: float = math.inf) -> None:
         try:
             self.adopt(deadline=deadline)
+            self._has_looked = True
         except Exception as error:  # whatever it was, the next look may be better
+            self._has_looked = False
             self._notices.say("adopt", f"{self._directory}: streams of dead processes cannot be read: {error!r}")
 
     def _take_ledger(self, deadline: float) -> None:

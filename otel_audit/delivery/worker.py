@@ -56,6 +56,11 @@ class Worker:
         known = self.destination.stuck or self._blocked
         return known or next((export.blocked for export in self._exports if export.blocked), "")
 
+    @property
+    def is_alive(self) -> bool:
+        """Return True while the thread runs that was started."""
+        return not self._thread.is_over
+
     def say_stuck(self) -> None:
         """Report an export that does not come back. Another thread calls this: this one is inside the export."""
         if stuck := self.destination.stuck:

@@ -54,11 +54,11 @@ def ship(directory: Path, server: OtlpServer, *options: str, **variables: str) -
 
 
 @contextmanager
-def shipping(directory: Path, server: OtlpServer, *options: str) -> Iterator[subprocess.Popen[str]]:
+def shipping(directory: Path, server: OtlpServer, *options: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """`ship` without --once, until the end of the block; SIGKILL if it is then still there."""
     with subprocess.Popen(
         [COMMAND, "ship", *options, str(directory)],
-        env=environment(server, OTEL_AUDIT_BATCH_DELAY_S="0.05", OTEL_AUDIT_CLOSE_TIMEOUT_S="3"),
+        env=environment(server, **{"OTEL_AUDIT_BATCH_DELAY_S": "0.05", "OTEL_AUDIT_CLOSE_TIMEOUT_S": "3", **variables}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
