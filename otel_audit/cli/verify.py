@@ -94,7 +94,11 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
     help="How old the newest note may be that --key, --known or a store vouches for: 15m, 24h, 7d.",
 )
 @click.option(
-    "--from", "from_ns", metavar="TIME", type=GivenMoment(), help="Begin with this time: 2d, yesterday, 2026-11-29."
+    "--from",
+    "from_ns",
+    metavar="TIME",
+    type=GivenMoment(),
+    help="Begin with this time: 2d, yesterday, 2026-11-29. A store beside DIR may have let go of older ones.",
 )
 @click.option(
     "--settle",
@@ -163,6 +167,12 @@ def verify(
                     beside=beside,
                     settle_s=settle_s,
                     passed=passed,
+                )
+            elif from_ns is not None:
+                raise click.UsageError(
+                    "--from goes with the directory of a journal, whose ledger says where to begin; for a log store, "
+                    "put start=TIME into its URL",
+                    ctx,
                 )
             else:
                 store = stack.enter_context(open_store(where))

@@ -1,8 +1,12 @@
 """Verify what a collector's archive, or another store, has kept of a trail, by the ledger lines that came with it.
 
 A store has no files and no locks: nobody can say whether a writer lives, and what is young may be on its way. What was
-said or written in the last hour, `settle_s`, is therefore "not there yet" where it lacks. Of what is older nothing may
-lack: whatever the journal removed by retention, it had delivered before.
+said or written in the last hour, `settle_s`, is therefore "not there yet" where it lacks.
+
+A store may let go of what is old: an archive is rotated, Loki has a retention. Then the ledger begins later, too, and
+the lines that were written before it does are unproven. Of what is younger nothing may lack: whatever the journal
+removed by retention, it had delivered before. If a store was set up later than the journal, it lacks lines that the
+journal had removed by then; nothing in it tells that from a deletion, so those are unproven as well.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from otel_audit.verification.anchors import Anchor, AnchorWalk, rising
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Class, Findings, Report, StreamReport
-from otel_audit.verification.judging import describe, judge_ledgers
+from otel_audit.verification.judging import describe, judge_headers, judge_ledgers, unfinished_words
 from otel_audit.verification.ledger import LedgerCheck, Pins
 
 __all__ = ["SETTLE_S", "directory_in", "verify_store"]
@@ -91,7 +95,7 @@ class _Store:
 
     def _read_ledger(self, stream_id: str) -> None:
         formers = {check.report.origin: check for check in self._checks}
-        check = LedgerCheck(stream_id, self._claims, self._pins, formers=formers)
+        check = LedgerCheck(stream_id, self._claims, self._pins, formers=formers, has_window=True)
         turn: list[Line] = []
         for each in self._store.lines_of(stream_id):
             if isinstance(each, Remains):
@@ -104,6 +108,8 @@ class _Store:
                 for line in turn:
                     check.take(line)
                 turn = []
+        if turn:
+            self._findings.notice("unfinished", turn[0].seq, unfinished_words(turn), turn[-1].seq)
         self._checks.append(check)
 
     def _read_stream(self, stream_id: str) -> StreamReport:
@@ -119,7 +125,7 @@ class _Store:
         anchors: list[Anchor] = []
         claims = Claims(watched={stream_id: anchors.append})
         for check in self._checks:
-            again, turn = LedgerCheck(check.ledger_id, claims, Pins()), list[Line]()
+            again, turn = LedgerCheck(check.ledger_id, claims, Pins(), has_window=True), list[Line]()
             for each in self._store.lines_of(check.ledger_id):
                 if not isinstance(each, Line):
                     continue
@@ -167,11 +173,23 @@ class _Store:
     def _judge(self, claims: StreamClaims | None, chain: Chain, findings: Findings) -> None:
         last, signed = chain.seq, claims.signed_size() if claims is not None else 0
         is_young = chain.last_ns > self._due_ns
-        if chain.is_in_memory:
-            findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
+        judge_headers(chain, findings)
+        for first, end in chain.bridged:
+            findings.unproven(
+                "retained_there",
+                first,
+                f"lines {first} to {end} were removed from the journal by retention, and are not here either: nothing "
+                "shows what they were",
+                end,
+            )
         if claims is None or not (claims.opened or claims.found):
-            self._judge_unopened(chain, findings, is_young=is_young)
-            return
+            if not self._is_before_window(claims, chain):
+                self._judge_unopened(chain, findings, is_young=is_young)
+                return
+            if chain.first_seq <= 1:  # else that is said
+                findings.unproven("window", chain.first_seq, "it was begun before the first line of the ledger here")
+            if claims is None:
+                return
         if claims.found and not claims.opened:
             findings.unproven("before_ledger", chain.first_seq, "it is older than the ledger")
         if last < signed and claims.due < signed:
@@ -190,6 +208,14 @@ class _Store:
             findings.notice("unsigned_yet", signed + 1, f"{words} are young, and not signed yet", last)
         else:
             findings.unproven("unsigned", signed + 1, f"{words} are under no head that is there", last)
+
+    def _is_before_window(self, claims: StreamClaims | None, chain: Chain) -> bool:
+        """Return True if the line may have been removed in which the ledger knew of the stream first."""
+        later = [check for check in self._checks if check.begins_later]
+        if claims is not None:
+            return bool(later)
+        begun_ns = max((check.begin_ns or self._now_ns for check in later), default=0)
+        return bool(later) and (chain.first_seq > 1 or chain.time_ns < begun_ns)
 
     def _judge_unopened(self, chain: Chain, findings: Findings, *, is_young: bool) -> None:
         named = chain.ledger_id
@@ -210,6 +236,17 @@ class _Store:
         if claims.opened_ns > self._due_ns:
             report.state = "not there yet"
             findings.notice("not_yet", 1, "it has only begun, and is not there yet")
+        elif not claims.opened and any(check.begins_later for check in self._checks):
+            report.state = "removed"
+            findings.notice("window", 1, "it is older than the first line of the ledger here")
+        elif claims.retained_whole:
+            report.state = "removed"
+            findings.unproven(
+                "retained_there",
+                1,
+                "the journal removed it by retention, and it is not here either: nothing shows what it was",
+                claims.removed_to(),
+            )
         elif claims.durability == "memory":
             findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
         else:

@@ -73,6 +73,7 @@ class Chain:
         self.lines = 0
         self.damage: list[DamagedBytes] = []
         self.headers: list[tuple[int, int, Mapping[str, Any]]] = []  # segment, number of its line, what it says
+        self.bridged: list[tuple[int, int]] = []  # first and last of lines that lack, and were removed by retention
         self.ledger_id = ""  # of the ledger that a header names
         self.broken_at: int | None = None
         self.time_ns = 0
@@ -287,6 +288,8 @@ class Chain:
                     f"line {self.seq} is not the one that the removed line {first} names: expected the hash "
                     f"{bridge.prev_hash}, got {self.hash.decode()}",
                 )
+        if bridge is not None:
+            (self._foreign if is_foreign else self.bridged).append((first, last))
         self.walk.skip(bridge, first, last, claimed)
 
     def _confirm_last(self, digest: bytes) -> None:

@@ -81,6 +81,7 @@ class Claims:
     ) -> None:
         self.streams: dict[str, StreamClaims] = {}
         self.lived_ns = 0
+        self.begins_later = False  # the first lines of a ledger are not there, and nobody knows what they said
         self.changed: set[str] = set()
         self._time_ns = 0
         self._watched = watched or {}
@@ -187,7 +188,7 @@ class Claims:
         if not 0 < first <= last:
             raise ValueError(f"lines {first} to {last}")
         bridge = Bridge(first, last, _hash_or_none(content.get("prev_hash")), _hash(content["hash"]), _nodes(content))
-        if last > claims.signed_size():
+        if last > claims.signed_size() and (claims.opened or not self.begins_later):
             claims.findings.broken(
                 "retained_unsigned",
                 claims.signed_size() + 1,

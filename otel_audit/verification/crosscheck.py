@@ -1,15 +1,16 @@
 """Hold a journal directory and a store against each other, line by line.
 
 Whoever changes one of them and not the other is found, whatever keys he has. What is in one of them only may have a
-good reason: retention removed it here after it was delivered, or it is on its way there. How far each exporter had come
-is therefore looked up first, then the store is read, and the journal last of all.
+good reason: retention removed it here after it was delivered, it is on its way there, or the store has let go of it by
+now, as of all that is as old. How far each exporter had come is therefore looked up first, then the store is read, and
+the journal last of all.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,11 @@ from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.ledger.entries import ENTRY, NOTE, SignedNote, statement
 from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.line import Line, system_start
+from otel_audit.journal.line import SEGMENT, Line, system_start
 from otel_audit.journal.locks import boot_id
 from otel_audit.signing.note import Checkpoint
 from otel_audit.stores.directory import DirectoryStore
-from otel_audit.stores.store import Remains, Store
+from otel_audit.stores.store import Kind, Remains, Store
 from otel_audit.verification.archive import directory_in
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Class, Finding, Findings
@@ -30,6 +31,7 @@ from otel_audit.verification.ledger import LedgerCheck
 
 __all__ = ["CrossCheck"]
 
+_HEADER: Final = system_start(SEGMENT)
 _OF_LEDGER: Final = (system_start(ENTRY), system_start(NOTE))
 
 
@@ -53,12 +55,23 @@ _REMOVED: Final = _Fact(Class.FINDING, "store_only", "are in {store} and not in 
 _PENDING: Final = _Fact(Class.NOTICE, "pending", "are not delivered yet")
 _QUARANTINED: Final = _Fact(Class.NOTICE, "quarantined", "were refused, and are in quarantine")
 _UNSETTLED: Final = _Fact(Class.NOTICE, "not_yet", "are young, and not in {store} yet")
+_TOO_OLD: Final = _Fact(
+    Class.UNPROVEN, "window", "are older than all that {store} has of this directory (--from leaves them out)"
+)
+_IN_NEITHER: Final = _Fact(
+    Class.UNPROVEN,
+    "retained_there",
+    "were removed from the journal by retention, and are not in {store} either: nothing shows what they were",
+)
 _FOREIGN: Final = _Fact(Class.NOTICE, "foreign", "are records of the plain logs API, of which {store} keeps no lines")
 _MISSING: Final = _Fact(Class.FINDING, "journal_only", "were delivered, and are not in {store}")
 
 
 class CrossCheck:
     """Compares a directory with a store, which it reads at once. Then the journal is to be verified, then `compare`.
+
+    `settle_s`: how long a line may be on its way. `from_ns`: of lines before this time nothing is said if the store has
+    let go of them.
 
     `notes`: by ledger of the directory, the newest note that the store has of it. Whoever takes over the host cannot
     take that one back.
@@ -67,14 +80,21 @@ class CrossCheck:
         OSError: one of them cannot be read.
     """
 
-    def __init__(self, directory: Path, store: Store, settle_s: float) -> None:
+    def __init__(self, directory: Path, store: Store, settle_s: float, from_ns: int | None = None) -> None:
         self._directory = directory
         self._store = store
+        self._from_ns = from_ns or 0
+        self._window_ns = 0  # the store has let go of what is older
         self._due_ns = time.time_ns() - int(settle_s * 1e9)
         self._progress = _progress_in(directory)
         self._there = frozenset(store.streams())
         ledgers = [log.stream_id for log in LedgerFiles(directory).logs() if log.stream_id in self._there]
         self.notes = {each: note for each in ledgers if (note := _newest_note(store, each)) is not None}
+
+    @property
+    def option(self) -> str:
+        """The option of `verify` that named the store."""
+        return f"--{self._store.kind.lower()}" if self._store.kind in (Kind.LOKI, Kind.VICTORIALOGS) else "--archive"
 
     def compare(self, claims: Claims) -> list[Finding]:
         """Return what the comparison says. `claims`: what the directory's ledgers say by now.
@@ -86,7 +106,8 @@ class CrossCheck:
         with DirectoryStore(self._directory) as journal:
             here = frozenset(journal.streams())
             ledgers = {log.stream_id for log in LedgerFiles(self._directory).logs()}
-            for stream_id in sorted(here | self._there):
+            self._window_ns = self._begin_of_store(here | ledgers | claims.streams.keys(), ledgers)
+            for stream_id in sorted(here | self._there | claims.streams.keys()):
                 told = claims.streams.get(stream_id)
                 if stream_id in here or told is not None:
                     found += self._compare_stream(journal, stream_id, told, is_ledger=stream_id in ledgers)
@@ -94,13 +115,30 @@ class CrossCheck:
                     found += self._judge_stranger(stream_id, here, ledgers)
         return found
 
+    def _begin_of_store(self, ours: Set[str], ledgers: Set[str]) -> int:
+        """Return the time of the oldest line that the store has of this directory; 0 if it may not have begun later.
+
+        A ledger goes on for as long as the directory lives. Where the store has none of it, somebody has deleted it.
+        """
+        there = self._there & ours
+        if not there or (ledgers and not ledgers & there):
+            return 0
+        lines = (
+            next((each for each in self._store.lines_of(every) if isinstance(each, Line)), None) for every in there
+        )
+        return min((line.tail.observed_ns for line in lines if line is not None), default=0)
+
     def _compare_stream(
         self, journal: DirectoryStore, stream_id: str, claims: StreamClaims | None, *, is_ledger: bool
     ) -> list[Finding]:
         spans = _Spans(stream_id, self._store.where)
         progress = self._progress.get(stream_id, {})
+        last, before = 0, b""
         for seq, ours, theirs in _side_by_side(journal, self._store, stream_id):
             fact: _Fact | None
+            for first, end in self._in_neither(claims, last + 1, seq - 1):
+                spans.add(first, _FOREIGN if _is_before_foreign(before) else _IN_NEITHER, end)
+            last, before = seq, _body_of(ours or theirs)
             if ours is None:
                 fact = self._in_store_only(seq, claims, is_ledger=is_ledger)
             elif theirs is None:
@@ -108,7 +146,19 @@ class CrossCheck:
             else:
                 fact = _copy(ours, theirs)
             spans.add(seq, fact)
+        for first, end in self._in_neither(claims, last + 1, claims.removed_to() if claims is not None else 0):
+            spans.add(first, _FOREIGN if _is_before_foreign(before) else _IN_NEITHER, end)
         return spans.finish()
+
+    def _in_neither(self, claims: StreamClaims | None, first: int, last: int) -> list[tuple[int, int]]:
+        """Return which of these lines, which neither side has, were removed by retention. Others the journal misses.
+
+        Of a stream that was opened before the store begins, the store may have let go of them.
+        """
+        if claims is None or not claims.opened or claims.opened_ns < self._window_ns:
+            return []
+        spans = ((max(first, each.first_seq), min(last, each.last_seq)) for each in claims.bridges)
+        return sorted(span for span in spans if span[0] <= span[1])
 
     def _in_store_only(self, seq: int, claims: StreamClaims | None, *, is_ledger: bool) -> _Fact:
         if claims is not None and any(bridge.covers(seq, seq) for bridge in claims.bridges):
@@ -118,13 +168,15 @@ class CrossCheck:
             return _LOST_WITH_POWER
         return _REMOVED
 
-    def _in_journal_only(self, seq: int, line: Line, progress: Mapping[str, Progress]) -> _Fact:
+    def _in_journal_only(self, seq: int, line: Line, progress: Mapping[str, Progress]) -> _Fact | None:
         if not progress or any(seq > each.position.seq for each in progress.values()):
             return _PENDING
         if any(entry.first_seq <= seq <= entry.last_seq for each in progress.values() for entry in each.quarantine):
             return _QUARANTINED
         if line.tail.observed_ns > self._due_ns:
             return _UNSETTLED
+        if line.tail.observed_ns < self._window_ns:
+            return None if line.tail.observed_ns < self._from_ns else _TOO_OLD
         return _FOREIGN if _is_foreign(line) else _MISSING
 
     def judge_notes(self, checks: Sequence[LedgerCheck], findings: Findings) -> None:
@@ -217,6 +269,15 @@ def _copy(ours: Line, theirs: Line | Remains) -> _Fact | None:
     return _OTHER_BYTES
 
 
+def _body_of(line: Line | Remains | None) -> bytes:
+    return line.content if isinstance(line, Line) else b"" if line is None else line.body
+
+
+def _is_before_foreign(line: bytes) -> bool:
+    """Return True if this is a header behind which records of the plain logs API stand."""
+    return line.startswith(_HEADER) and b'"foreign":true' in line
+
+
 def _is_foreign(line: Line) -> bool:
     try:
         return "otlp" in json.loads(line.content)
@@ -241,13 +302,14 @@ class _Spans:
         self._fact: _Fact | None = None
         self._first = self._last = 0
 
-    def add(self, seq: int, fact: _Fact | None) -> None:
-        """Take what is said of the next line; None: nothing."""
+    def add(self, seq: int, fact: _Fact | None, last: int | None = None) -> None:
+        """Take what is said of the next line, or of those up to `last`; None: nothing."""
+        last = last or seq
         if fact is self._fact and seq <= self._last + 1:
-            self._last = seq
+            self._last = last
             return
         self._tell()
-        self._fact, self._first, self._last = fact, seq, seq
+        self._fact, self._first, self._last = fact, seq, last
 
     def finish(self) -> list[Finding]:
         """Return all of it."""

@@ -18,7 +18,7 @@ from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger.entries import SignedNote, statement
 from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
-from otel_audit.journal.line import FORMAT_VERSION, Line, Position
+from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import blocks, hash_between, opened
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import segment_lines
@@ -27,6 +27,7 @@ from otel_audit.verification.anchors import Anchor, AnchorWalk, Bridge
 from otel_audit.verification.chain import Chain, DamagedBytes, named_damage
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Findings
+from otel_audit.verification.judging import judge_headers
 from otel_audit.verification.ledger import LedgerCheck, Pins
 
 __all__ = ["LedgerReading", "StreamReading", "bytes_of", "heads_of", "is_alive", "read_stream"]
@@ -194,7 +195,7 @@ def read_stream(
         # One that is begun after the last look is not read: before it this segment may have had more lines.
         number = None if is_last else files.segment_from(number + 1)
     reading.chain.end()
-    _judge_headers(files, reading)
+    judge_headers(reading.chain, findings)
     _judge_damage(files, reading)
     return reading
 
@@ -235,18 +236,6 @@ def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passe
         reading.chain.take_damage(number, offset, reading.torn_bytes)
         reading.torn_bytes = 0
     return begun
-
-
-def _judge_headers(files: StreamFiles, reading: StreamReading) -> None:
-    for segment, seq, header in reading.chain.headers:
-        if header.get("format") != FORMAT_VERSION:
-            reading.findings.unproven(
-                "format",
-                seq,
-                f"segment {segment} has the format {header.get('format')!r}, which this version does not know",
-            )
-    if reading.chain.is_in_memory:
-        reading.findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
 
 
 def _judge_damage(files: StreamFiles, reading: StreamReading) -> None:

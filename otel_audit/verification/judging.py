@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from otel_audit.journal.line import FORMAT_VERSION, Line
 from otel_audit.journal.reader import service_in
 from otel_audit.verification.anchors import AnchorWalk
 from otel_audit.verification.chain import Chain
@@ -11,7 +12,7 @@ from otel_audit.verification.claims import StreamClaims
 from otel_audit.verification.findings import Findings, Report, StreamReport
 from otel_audit.verification.ledger import LedgerCheck, Pins
 
-__all__ = ["describe", "judge_ledgers"]
+__all__ = ["describe", "judge_headers", "judge_ledgers", "unfinished_words"]
 
 
 def judge_ledgers(
@@ -44,6 +45,25 @@ def _judge_age(checks: Sequence[LedgerCheck], report: Report, findings: Findings
             None,
             f"the newest note that your pin vouches for is {age_s:.0f} seconds old, more than {anchored_within_s:.0f}",
         )
+
+
+def judge_headers(chain: Chain, findings: Findings) -> None:
+    """Say what the headers of a stream say that limits what can be shown of it."""
+    for segment, seq, header in chain.headers:
+        if header.get("format") != FORMAT_VERSION:
+            number = header.get("number", segment)
+            findings.unproven(
+                "format",
+                seq,
+                f"segment {number} has the format {header.get('format')!r}, which this version does not know",
+            )
+    if chain.is_in_memory:
+        findings.unproven("memory", None, "it was written with durability `memory`, which signs nothing")
+
+
+def unfinished_words(lines: Sequence[Line]) -> str:
+    """Return what is said of the last lines of a ledger, which no note covers."""
+    return f"ledger lines {lines[0].seq} to {lines[-1].seq} have no note yet, and count for nothing"
 
 
 def describe(report: StreamReport, chain: Chain, walk: AnchorWalk, claims: StreamClaims | None) -> None:

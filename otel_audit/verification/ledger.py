@@ -71,7 +71,8 @@ class LedgerCheck:
 
     What the entries say goes into `claims`, each as soon as a note covers it. `formers` are the ledgers that were
     checked before, by origin; `follows`: one of them is of the same directory. `keys` are the public keys of its epochs
-    so far, for a ledger of which the first lines were removed.
+    so far, for a ledger of which the first lines were removed. `has_window`: the source lets go of what is old, so that
+    the ledger is read from the first header on that has the tree before it.
     """
 
     def __init__(
@@ -83,8 +84,11 @@ class LedgerCheck:
         formers: Mapping[str, LedgerCheck] | None = None,
         follows: bool = False,
         keys: Mapping[int, VerifierKey] | None = None,
+        has_window: bool = False,
     ) -> None:
         self.ledger_id = ledger_id
+        self._has_window = has_window
+        self._passed_over = 0  # the last line before the first header with a tree
         self.findings = Findings(ledger_id)
         self.claims = claims
         self.report = LedgerReport()
@@ -113,6 +117,11 @@ class LedgerCheck:
         self.epoch_keys: list[VerifierKey] = []
 
     @property
+    def begins_later(self) -> bool:
+        """True if its first lines are not there, and with them what they say of the streams."""
+        return bool(self._passed_over) or self.chain.first_seq > 1
+
+    @property
     def size(self) -> int:
         """The number of lines that the last note covers, and its own line."""
         return self._last.place if self._last is not None else 0
@@ -127,6 +136,9 @@ class LedgerCheck:
         said = statement(line)
         if isinstance(said, Header) and line.seq != self.chain.seq + 1:
             self._bridge_to(said)
+        if self._has_window and line.seq > 1 and not self.chain.seq and not self._bridges:
+            self._passed_over = line.seq  # without the tree before it, no note can be held against it
+            return
         self.chain.feed(line.content + b"\n", line.segment, line.offset)
         if self.chain.seq != line.seq:
             return  # not in its place, and said so
@@ -175,12 +187,15 @@ class LedgerCheck:
     def _begin_later(self, last: int, header: Header) -> None:
         """Begin with the key of the epoch in which the first line that is there was written."""
         self.begin_ns = header.line.tail.observed_ns
+        self.claims.begins_later = True
         if not self._keys:
             self._is_keyless = True
             self.findings.unproven(
-                "ledger_begin",
+                "window" if self._has_window else "ledger_begin",
                 1,
-                f"ledger lines 1 to {last} are not there, and nothing shows which keys they announced",
+                f"ledger lines 1 to {last} are not there{self._words_of_window(last)}, and nothing shows which keys "
+                "they announced",
+                last,
             )
             return
         self.findings.notice("ledger_begin", 1, f"ledger lines 1 to {last} were removed; their keys are known", last)
@@ -188,6 +203,10 @@ class LedgerCheck:
         self.epoch_keys += [self._keys[number] for number in sorted(self._keys)]
         self._key = self._keys[self._epoch]
         self.report.origin = self._key.name
+
+    def _words_of_window(self, last: int) -> str:
+        """Return what is to be added of lines that are there, and count for nothing."""
+        return ", or are of no use without the tree before them" if self._passed_over == last else ""
 
     def _take_header(self, header: Header) -> None:
         named = header.content.get("directory_id")
@@ -297,7 +316,11 @@ class LedgerCheck:
         except (NoteMalformed, KeyError, AttributeError, TypeError) as error:
             self._broken("key", place, f"ledger line {place}: expected the key of the next epoch, got none: {error}")
             return
-        if content.get("epoch") != self._epoch + 1 or (self._key is not None and key.name != self._key.name):
+        epoch = content.get("epoch")
+        if self._is_keyless and not self._epoch and type(epoch) is int and key.name.endswith(f"/{self.ledger_id}"):
+            self._epoch = epoch - 1  # nobody knows how many there were before
+            self.report.origin = key.name
+        if epoch != self._epoch + 1 or (self._key is not None and key.name != self._key.name):
             self._broken("key", place, f"ledger line {place}: expected the key of epoch {self._epoch + 1}")
         self._epoch += 1
         self._next_key = key
@@ -392,6 +415,15 @@ class LedgerCheck:
                 damage.after_seq + 1,
                 f"{damage.length} bytes behind ledger line {damage.after_seq} are no line of it",
             )
+        if self._last is None and self._passed_over:
+            self.findings.unproven(
+                "window",
+                1,
+                f"of ledger {self.ledger_id} no header is there that has the tree before it: nothing shows that its "
+                f"lines up to {self._passed_over} are whole",
+                self._passed_over,
+            )
+            return
         if self._last is None:
             self._broken("no_note", None, f"ledger {self.ledger_id} has no signed note")
             return
@@ -456,11 +488,15 @@ class LedgerCheck:
             else:
                 self._by_signer(known.note)
         elif self._pins.known_key is not None and self._pins.known_key.name == last.checkpoint.origin:
-            if self._pins.known_key not in self.epoch_keys:
-                self._broken("known", None, "the key of --known is that of no epoch of this ledger")
-            else:
+            if self._pins.known_key in self.epoch_keys:
                 self.claims.vouched()
                 self._known_ns = last.time_ns
+            elif self._is_keyless:
+                self.findings.unproven(
+                    "known", None, "the key of --known may be of an epoch of which the lines are not there any more"
+                )
+            else:
+                self._broken("known", None, "the key of --known is that of no epoch of this ledger")
 
     def _by_signer(self, note: Note) -> None:
         try:

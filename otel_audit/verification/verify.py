@@ -23,7 +23,7 @@ from otel_audit.verification.crosscheck import CrossCheck
 from otel_audit.verification.directory import LedgerReading, StreamReading, heads_of, is_alive, read_stream
 from otel_audit.verification.findings import Class, Finding, Findings, Report, StreamReport
 from otel_audit.verification.former import removed_before
-from otel_audit.verification.judging import describe, judge_ledgers
+from otel_audit.verification.judging import describe, judge_ledgers, unfinished_words
 from otel_audit.verification.ledger import Pins
 
 __all__ = ["verify_directory"]
@@ -55,7 +55,7 @@ def verify_directory(
     Raises:
         OSError: a file cannot be read.
     """
-    check = CrossCheck(directory, beside, settle_s) if beside is not None else None
+    check = CrossCheck(directory, beside, settle_s, from_ns) if beside is not None else None
     pins = pins or Pins()
     if check is not None:
         pins = replace(pins, stored=check.notes)
@@ -96,14 +96,12 @@ class _Directory:
         report = Report(str(self._directory), now_ns, self._pins.words())
         compared = self._compared(check)
         if check is not None:
-            report.pins = (*report.pins, "--archive")
+            report.pins = (*report.pins, check.option)
         judge_ledgers(self._ledgers.checks, self._pins, report, self._findings, anchored_within_s)
         if check is not None:
             check.judge_notes(self._ledgers.checks, self._findings)
         if lines := self._ledgers.unfinished:
-            first, last = lines[0].seq, lines[-1].seq
-            what = f"ledger lines {first} to {last} have no note yet, and count for nothing"
-            self._findings.notice("unfinished", first, what, last)
+            self._findings.notice("unfinished", lines[0].seq, unfinished_words(lines), lines[-1].seq)
         report.streams = [self._judged(stream_id, now_ns) for stream_id in self._all_streams()]
         report.findings = [*self._findings.all, *compared]
         return report

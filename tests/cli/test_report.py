@@ -16,7 +16,7 @@ from tests.query.test_query import archive_of
 from tests.recording import recorder
 from tests.reporting.pages import Page
 from tests.verification.forge import Forge, each_line
-from tests.verification.test_archive import delivered
+from tests.verification.kept import delivered
 
 
 def run(*arguments: str | Path, directory: str | Path = "") -> Result:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from otel_audit.cli import main
 from otel_audit.signing.keys import SigningKey
 from tests.verification.forge import Forge, each_line
-from tests.verification.test_archive import all_lines, delivered, write_archive
+from tests.verification.kept import all_lines, delivered, write_archive
 
 
 def run(*arguments: str | Path) -> Result:
@@ -120,6 +120,15 @@ def test_wrong_usage_says_what_was_expected(forge: Forge, arguments: list[str], 
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_time_to_begin_at_is_for_a_journal(forge: Forge, tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
+
+    result = run("--archive", path, "--from", "2026-12-01")
+
+    assert result.exit_code == 2
+    assert "--from goes with the directory of a journal" in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_a_log_of_events_cannot_be_verified(tmp_path: Path) -> None:

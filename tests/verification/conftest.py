@@ -9,6 +9,7 @@ import pytest
 from otel_audit.signing.keys import SigningKey
 from tests.journal.ledger.telling import a_ledger
 from tests.verification.forge import Forge
+from tests.verification.kept import Kept
 from tests.verification.proven_trails import Trail
 
 
@@ -30,3 +31,9 @@ def forge(tmp_path: Path, identity: SigningKey) -> Forge:
     forge.ledger.next_epoch()
     forge.honest_stream(segments=2)
     return forge.write()
+
+
+@pytest.fixture(params=["archive", "loki"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
+    """What was kept off the host: the same lines, in an archive and in a log store."""
+    return Kept(request.param, tmp_path)

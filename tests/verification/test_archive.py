@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
-import random
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from otel_audit.journal.cursor import Cursor, Progress
-from otel_audit.journal.line import Position
 from otel_audit.signing.keys import SigningKey
 from otel_audit.stores.location import open_store
 from otel_audit.verification.archive import verify_store
@@ -20,49 +14,15 @@ from otel_audit.verification.findings import Class, Report, Verdict
 from otel_audit.verification.ledger import Pins
 from otel_audit.verification.verify import verify_directory
 from tests.verification.forge import DAY_NS, Forge, ForgedStream
+from tests.verification.kept import all_lines, deliver, delivered, write_archive
 from tests.verification.test_attacks import REWRITES, broken_at, hide, rewrite
 from tests.verification.test_classes import known, seen
-
-A_REQUEST = 7
-
-
-def request_of(bodies: Sequence[bytes | dict[str, Any]]) -> bytes:
-    """One request of a collector's archive."""
-    records = [{"body": {"stringValue": body.decode()}} if isinstance(body, bytes) else body for body in bodies]
-    scope = {"scope": {"name": "otel_audit"}, "logRecords": records}
-    return json.dumps({"resourceLogs": [{"resource": {}, "scopeLogs": [scope]}]}, separators=(",", ":")).encode()
-
-
-def write_archive(path: Path, bodies: Sequence[bytes | dict[str, Any]], *, shuffled: bool = False) -> Path:
-    requests = [request_of(bodies[begin : begin + A_REQUEST]) for begin in range(0, len(bodies), A_REQUEST)]
-    if shuffled:
-        random.Random(1).shuffle(requests)
-    path.write_bytes(b"".join(request + b"\n" for request in requests))
-    return path
-
-
-def all_lines(forge: Forge) -> list[bytes]:
-    return [*forge.ledger.lines, *(line for stream in forge.streams for line in stream.lines)]
 
 
 @pytest.fixture
 def forge(forge: Forge) -> Forge:
     delivered(forge)
     return forge
-
-
-def delivered(forge: Forge) -> None:
-    """Every line was delivered, as the cursors say."""
-    for stream in forge.streams:
-        _cursor(forge.directory / f"{stream.stream_id}.cursor", len(stream.lines))
-    _cursor(forge.directory / f"ledger.{forge.ledger.ledger_id}.cursor", len(forge.ledger.lines))
-
-
-def _cursor(path: Path, seq: int) -> None:
-    path.unlink(missing_ok=True)
-    cursor = Cursor(path)
-    cursor.advance("otlp", Progress(position=Position(9, 0, seq)))
-    cursor.close()
 
 
 def alone(path: Path, pins: Pins | None = None) -> Report:
@@ -248,7 +208,7 @@ def test_what_retention_removed_from_the_journal_is_a_notice_beside_the_archive(
 def test_lines_that_are_not_delivered_yet_are_a_notice_beside_the_archive(forge: Forge, tmp_path: Path) -> None:
     stream = forge.streams[0]
     last = len(stream.lines)
-    _cursor(forge.directory / f"{stream.stream_id}.cursor", last - 5)
+    deliver(forge.directory / f"{stream.stream_id}.cursor", last - 5)
     gone = set(stream.lines[-5:])
     path = write_archive(tmp_path / "archive.jsonl", [line for line in all_lines(forge) if line not in gone])
 

@@ -394,6 +394,39 @@ def test_memory_and_an_unknown_format_are_unproven(tmp_path: Path) -> None:
     ]
 
 
+def test_an_entry_without_a_note_is_a_finding_if_the_ledger_goes_on_without_it(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    stream = forge.honest_stream()
+    signed = len(forge.ledger.lines)
+    forge.ledger.entry("open", {"stream": "x"})
+    forge.write()
+
+    assert seen(verified(forge)) == [("notice", "unfinished", "", signed + 1)]
+    forge.ledger.lines.pop()
+    forge.ledger.begin_segment()
+    forge.ledger.turn(("head", stream.head()))
+    later = forge.ledger.lines[signed:]
+    (tmp_path / "ledger.00000002.jsonl").write_bytes(b"".join(line + b"\n" for line in later))
+
+    assert ("finding", "entry", forge.ledger.ledger_id, signed + 1) in seen(verified(forge))
+
+
+def test_a_ledger_of_which_the_first_lines_are_gone_goes_on_with_the_key_that_it_names_next(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    forge.ledger.begin_segment()
+    stream = forge.honest_stream()
+    forge.ledger.next_epoch()
+    forge.ledger.turn(("head", stream.head()))
+    forge.write()
+    later = forge.ledger.lines[forge.ledger.pruned_to :]
+    (tmp_path / "ledger.00000002.jsonl").write_bytes(b"".join(line + b"\n" for line in later))
+
+    report = verified(forge)
+
+    assert seen(report) == [("unproven", "ledger_begin", forge.ledger.ledger_id, 1)]
+    assert [each.signed_to for each in report.streams] == [len(stream.lines)]
+
+
 def test_a_ledger_of_which_the_first_lines_were_removed_goes_on_by_its_archive_of_keys(tmp_path: Path) -> None:
     forge = Forge(tmp_path)
     first_key = forge.ledger.epoch_key.verifier(forge.ledger.origin)

@@ -16,7 +16,8 @@ from otel_audit.verification.verify import verify_directory
 from tests.chain_check import read_streams
 from tests.servers import Collector
 from tests.verification.forge import Forge, ForgedStream
-from tests.verification.test_archive import all_lines, alone, beside, delivered, write_archive
+from tests.verification.kept import all_lines, delivered, write_archive
+from tests.verification.test_archive import alone, beside
 from tests.verification.test_attacks import broken_at
 from tests.verification.test_classes import seen
 

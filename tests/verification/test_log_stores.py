@@ -20,7 +20,7 @@ from tests.servers import VictoriaLogs
 from tests.servers.loki import LokiDouble
 from tests.servers.polling import poll
 from tests.verification.forge import Forge
-from tests.verification.test_archive import all_lines, delivered
+from tests.verification.kept import all_lines, delivered
 
 
 @pytest.fixture

@@ -1,0 +1,561 @@
+"""The rows of the class table as an archive or a store shows them, alone and beside the journal.
+
+A store has no files and no locks. It may have been set up later than the journal, and lets go of what is old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from otel_audit.journal.cursor import Cursor, Progress
+from otel_audit.journal.line import Position
+from otel_audit.journal.quarantine import Quarantined
+from otel_audit.signing.keys import SigningKey, VerifierKey
+from otel_audit.stores.location import open_store
+from otel_audit.verification.archive import verify_store
+from otel_audit.verification.findings import Verdict
+from otel_audit.verification.ledger import Pins
+from otel_audit.verification.verify import verify_directory
+from tests.verification.forge import DAY_NS, NOW_NS, Forge, ForgedLedger, ForgedStream
+from tests.verification.kept import Kept, all_lines, delivered, write_archive
+from tests.verification.test_attacks import broken_at
+from tests.verification.test_classes import known, seen, verified
+
+HOUR_NS = 3600 * 10**9
+
+
+def test_a_stream_that_is_older_than_the_ledger_is_unproven(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    found = forge.stream().log(9)
+    forge.ledger.turn(("found", found.head()))
+
+    assert seen(kept.alone(all_lines(forge))) == [("unproven", "before_ledger", found.stream_id, 1)]
+
+
+def test_a_start_behind_lines_that_an_unsigned_ledger_removed_is_unproven(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    found = forge.stream().log(9)
+    forge.ledger.turn(("found", found.head()))
+
+    report = kept.alone([*forge.ledger.lines, *found.lines[4:]])
+
+    assert ("unproven", "window", found.stream_id, 1) in seen(report)
+    assert broken_at(report) == []
+
+
+def test_memory_and_an_unknown_format_are_unproven(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    memory, later = forge.stream(), forge.stream()
+    memory.header["durability"] = "memory"
+    later.header["format"] = 2
+    memory.log(3)
+    later.log(3)
+    forge.ledger.turn(("open", later.opening()), ("end", later.head()))
+
+    assert seen(kept.alone(all_lines(forge))) == [
+        ("unproven", "memory", memory.stream_id, None),
+        ("unproven", "format", later.stream_id, 1),
+    ]
+
+
+def test_a_trail_without_a_ledger_is_unproven_and_with_a_pin_broken(tmp_path: Path, kept: Kept) -> None:
+    stream = ForgedStream(tmp_path, "0199aabb-ccdd-7eef-8011-000000000009").log(9)
+
+    assert {each[:2] for each in seen(kept.alone(stream.lines))} == {("unproven", "no_ledger")}
+    pinned = kept.alone(stream.lines, Pins(SigningKey.generate().verifier("any")))
+    assert pinned.verdict is Verdict.BROKEN
+
+
+# what is young
+
+
+def test_what_is_young_is_not_there_yet(tmp_path: Path, kept: Kept) -> None:
+    """A minute later it is missing."""
+    forge = Forge(tmp_path / "journal")
+    late, absent, unknown = forge.honest_stream(ended=False), forge.honest_stream(), forge.stream()
+    forge.ledger.turn(("head", late.head()))
+    unknown.header["ledger"] = {"directory_id": forge.ledger.ledger_id, "size": 0}
+    unknown.log(3)
+    last = len(late.lines)
+    lines = [*forge.ledger.lines, *late.lines[:-3], *unknown.lines]
+    age_s = (datetime.now(UTC).timestamp() * 1e9 - NOW_NS) / 1e9
+
+    assert seen(kept.alone(lines, settle_s=age_s + 60)) == [
+        ("notice", "not_yet", late.stream_id, last - 2),
+        ("notice", "young", unknown.stream_id, 1),
+        ("notice", "not_yet", absent.stream_id, 1),
+    ]
+    assert broken_at(kept.alone(lines, settle_s=60)) == [
+        (late.stream_id, "cut", last - 2, last),
+        (unknown.stream_id, "unopened", 1, None),
+        (absent.stream_id, "missing", 1, len(absent.lines)),
+    ]
+
+
+def test_lines_behind_the_last_head_are_a_notice_while_they_are_young(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream(ended=False)
+    signed = 13
+    age_s = (datetime.now(UTC).timestamp() * 1e9 - NOW_NS) / 1e9
+
+    assert seen(kept.alone(all_lines(forge), settle_s=age_s + 60)) == [
+        ("notice", "unsigned_yet", stream.stream_id, signed + 1)
+    ]
+    assert seen(kept.alone(all_lines(forge))) == [("unproven", "unsigned", stream.stream_id, signed + 1)]
+
+
+# ends, adoptions, removals
+
+
+def test_an_opener_that_ends_its_stream_after_an_adoption_is_a_notice(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream(ended=False)
+    forge.ledger.turn(("adopt", stream.head(torn_bytes=7, adopter={"pid": 1})))
+    taken_at = len(stream.lines)
+    stream.log(3)
+    forge.ledger.turn(("end", stream.head()))
+
+    assert seen(kept.alone(all_lines(forge))) == [("notice", "adopted", stream.stream_id, taken_at)]
+
+
+def test_damage_that_a_later_header_names_was_never_sent_and_nothing_of_it_is_missing(
+    tmp_path: Path, kept: Kept
+) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.stream().log(5)
+    stream.begin_segment(damage=stream.damage(1, b'{"event_type":"ord')).log(5)
+    forge.ledger.turn(("open", stream.opening()), ("end", stream.head()))
+
+    assert seen(kept.alone(all_lines(forge))) == []
+
+
+def a_removal(tmp_path: Path) -> tuple[Forge, ForgedStream, ForgedStream]:
+    """Retention has removed one stream from the journal as a whole, and the first segment of another one."""
+    forge = Forge(tmp_path / "journal", identity=SigningKey.generate())
+    whole, part = forge.honest_stream(segments=2), forge.honest_stream(segments=2)
+    forge.ledger.turn(
+        ("retain", whole.removal(1)),
+        ("retain", whole.removal(2, whole=True)),
+        ("retain", part.removal(1)),
+        after_ns=31 * DAY_NS,
+    )
+    forge.write()
+    delivered(forge)
+    for path in (whole.path(1), whole.path(2), part.path(1)):
+        path.unlink()
+    return forge, whole, part
+
+
+def test_lines_that_retention_removed_from_the_journal_are_still_there(tmp_path: Path, kept: Kept) -> None:
+    forge, _, _ = a_removal(tmp_path)
+    assert forge.identity is not None
+    pins = Pins(identity=forge.identity.verifier("any"))
+
+    alone, beside = kept.alone(all_lines(forge), pins), kept.beside(forge, all_lines(forge))
+
+    assert alone.verdict is beside.verdict is Verdict.PROVEN
+    assert {each[:2] for each in seen(alone)} == {("notice", "retained")}
+    assert {each[:2] for each in seen(beside)} == {("notice", "retained"), ("notice", "store_only")}
+
+
+def test_lines_that_are_neither_there_nor_in_the_journal_are_unproven(tmp_path: Path, kept: Kept) -> None:
+    """Somebody deleted them, or the store was set up after retention had removed them: nothing tells the two apart."""
+    forge, whole, part = a_removal(tmp_path)
+    first = part.segments[1]
+    lines = [*forge.ledger.lines, *part.lines[first - 1 :]]
+
+    for report in (kept.alone(lines), kept.beside(forge, lines)):
+        assert report.verdict is Verdict.CONSISTENT
+        gone = [
+            (each.weight, each.stream_id, each.seq, each.last_seq)
+            for each in report.all_findings
+            if each.kind == "retained_there"
+        ]
+        assert sorted(gone) == [
+            ("unproven", whole.stream_id, 1, len(whole.lines)),
+            ("unproven", part.stream_id, 1, first - 1),
+        ]
+
+
+def test_a_hole_beside_removed_lines_is_a_finding(tmp_path: Path, kept: Kept) -> None:
+    forge, whole, part = a_removal(tmp_path)
+    first = part.segments[1]
+    lines = [*forge.ledger.lines, *whole.lines, *part.lines[first + 1 :]]
+
+    assert broken_at(kept.alone(lines)) == [(part.stream_id, "missing", 1, first + 1)]
+    assert broken_at(kept.beside(forge, lines)) == [(part.stream_id, "journal_only", first, first + 1)]
+
+
+# the ledger, and what the verifier brings along
+
+
+def test_an_entry_without_a_note_is_a_notice_if_it_is_the_last_and_a_finding_before_others(
+    tmp_path: Path, kept: Kept
+) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream()
+    whole = len(forge.ledger.lines)
+    forge.ledger.entry("open", {"stream": "x"})
+    last = all_lines(forge)
+    # A failed sync made nobody sign it; the ledger went on behind the last note, with other lines of these numbers.
+    abandoned = forge.ledger.lines.pop()
+    forge.ledger.begin_segment()
+    forge.ledger.turn(("head", stream.head()))
+
+    assert seen(kept.alone(last)) == [("notice", "unfinished", "", whole + 1)]
+    assert (forge.ledger.ledger_id, "inserted", whole + 1) in {
+        each[:3] for each in broken_at(kept.alone([*all_lines(forge), abandoned]))
+    }
+
+
+def test_a_line_of_the_ledger_that_was_changed_or_deleted_is_a_finding(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    lines = forge.ledger.lines
+    changed = [line.replace(b'"service":"shop"', b'"service":"shed"') for line in lines]
+    place = next(seq for seq, line in enumerate(lines, 1) if b'"service":"shop"' in line)
+    streams = forge.streams[0].lines
+
+    found = broken_at(kept.alone([*changed, *streams]))
+    assert (forge.ledger.ledger_id, "altered", place) in {each[:3] for each in found}
+    found = broken_at(kept.alone([*lines[: place - 1], *lines[place:], *streams]))
+    assert (forge.ledger.ledger_id, "missing", place) in {each[:3] for each in found}
+
+
+def test_a_note_with_a_root_that_is_not_that_of_its_lines_is_a_finding(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    ledger = forge.ledger
+    true, ledger.lines[1] = ledger.lines[1], ledger.lines[1].replace(b"4c4c4544", b"5c4c4544")
+    ledger.note()  # over another beginning
+    ledger.lines[1] = true
+    forge.write()
+    place = len(ledger.lines)
+
+    assert (ledger.ledger_id, "root", place, None) in broken_at(kept.alone(all_lines(forge)))
+    assert (ledger.ledger_id, "root", place, None) in broken_at(verified(forge))
+
+
+def test_two_notes_of_one_size_are_a_finding(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    ledger = forge.ledger
+    signed = list(ledger.lines)
+    ledger.lines.pop()
+    ledger.lines[-1] = ledger.lines[-1].replace(b'"kind":"end"', b'"kind":"End"')
+    ledger.note()
+    place = len(ledger.lines)
+
+    report = kept.alone([*signed, *all_lines(forge)])
+
+    assert {(ledger.ledger_id, "inserted", place - 1), (ledger.ledger_id, "inserted", place)} <= {
+        each[:3] for each in broken_at(report)
+    }
+
+
+def a_new_ledger(forge: Forge, former: dict[str, object]) -> ForgedLedger:
+    """The ledger that follows on that of the directory, which is not continued."""
+    new = ForgedLedger(
+        forge.directory, "0199aabb-ccdd-7eef-8011-0000000000ff", log_name="otel-audit/shop", identity=None
+    )
+    new.number = forge.ledger.number + 1
+    new.time_ns = forge.ledger.time_ns
+    return new.begin(former)
+
+
+def told_of(ledger: ForgedLedger) -> dict[str, object]:
+    """What a new ledger says of the one before it."""
+    _, size, root, *_ = ledger.notes[-1].text.split("\n")
+    return {"origin": ledger.origin, "size": int(size), "root": root, "reason": "the key is gone"}
+
+
+def test_a_ledger_that_follows_another_one_is_a_notice_if_that_one_verifies(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    forge.write()
+    new = a_new_ledger(forge, told_of(forge.ledger)).write()
+    lines = [*all_lines(forge), *new.lines]
+
+    assert seen(verified(forge)) == seen(kept.alone(lines)) == [("notice", "former", new.ledger_id, 2)]
+
+
+def test_a_ledger_whose_former_one_is_gone_is_unproven(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    new = a_new_ledger(forge, told_of(forge.ledger)).write()
+
+    assert seen(verified(forge)) == seen(kept.alone(new.lines)) == [("unproven", "former", new.ledger_id, 2)]
+
+
+def cut_by_a_turn(told: dict[str, object], ledger: ForgedLedger) -> dict[str, object]:
+    return {**told, "size": int(str(told["size"])) - 2}
+
+
+def of_other_lines(told: dict[str, object], ledger: ForgedLedger) -> dict[str, object]:
+    return {**told, "root": ledger.notes[0].text.split("\n")[2]}
+
+
+@pytest.mark.parametrize("change", [cut_by_a_turn, of_other_lines])
+def test_a_ledger_whose_former_one_is_not_what_it_says_is_a_finding(
+    tmp_path: Path, kept: Kept, change: Callable[[dict[str, object], ForgedLedger], dict[str, object]]
+) -> None:
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    forge.write()
+    new = a_new_ledger(forge, change(told_of(forge.ledger), forge.ledger)).write()
+
+    wrong = [(new.ledger_id, "former", 2, None)]
+    assert broken_at(verified(forge)) == broken_at(kept.alone([*all_lines(forge), *new.lines])) == wrong
+
+
+def test_a_former_ledger_that_is_shorter_than_when_its_note_was_kept_is_a_finding(tmp_path: Path, kept: Kept) -> None:
+    """Whoever has the host cuts the ledger, and begins another one that confirms it."""
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    cut = list(forge.ledger.lines)
+    stream = forge.honest_stream()
+    note, size = forge.ledger.notes[-1], len(forge.ledger.lines)
+    forge.ledger.lines = cut
+    del forge.ledger.notes[-3:]
+    forge.streams.remove(stream)
+    forge.write()
+    new = a_new_ledger(forge, told_of(forge.ledger)).write()
+    lines = [*all_lines(forge), *new.lines]
+
+    assert broken_at(verified(forge)) == broken_at(kept.alone(lines)) == []
+    wrong = [(forge.ledger.ledger_id, "known", len(cut) + 1, size - 1)]
+    assert broken_at(verified(forge, known(note))) == broken_at(kept.alone(lines, known(note))) == wrong
+
+
+def test_a_ledger_that_the_key_did_not_sign_is_a_finding(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal", identity=SigningKey.generate())
+    forge.honest_stream()
+    stranger = Pins(identity=SigningKey.generate().verifier("any"))
+
+    assert broken_at(kept.alone(all_lines(forge), stranger)) == [(forge.ledger.ledger_id, "identity", None, None)]
+
+
+@pytest.mark.parametrize(("behind_ns", "expected"), [(HOUR_NS, []), (HOUR_NS + 2 * 10**9, [("unproven", "identity")])])
+def test_a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven(
+    tmp_path: Path, kept: Kept, behind_ns: int, expected: list[tuple[str, str]]
+) -> None:
+    identity = SigningKey.generate()
+    forge = Forge(tmp_path / "journal", identity=identity)
+    forge.honest_stream()
+    forge.ledger.identity = None
+    forge.ledger.turn(after_ns=behind_ns)
+    forge.write()
+    pins = Pins(identity=identity.verifier("any"))
+
+    for report in (verified(forge, pins), kept.alone(all_lines(forge), pins)):
+        assert [each[:2] for each in seen(report)] == expected
+        assert report.exit_code == len(expected)
+
+
+@pytest.mark.parametrize(("younger_s", "wrong"), [(-60, True), (60, False)])
+def test_an_anchor_that_is_too_old_is_a_finding(tmp_path: Path, kept: Kept, younger_s: int, wrong: bool) -> None:
+    identity = SigningKey.generate()
+    forge = Forge(tmp_path / "journal", identity=identity)
+    forge.honest_stream()
+    forge.write()
+    delivered(forge)
+    age_s = (datetime.now(UTC).timestamp() * 1e9 - forge.ledger.time_ns) / 1e9
+    within_s, pins = age_s + younger_s, Pins(identity=identity.verifier("any"))
+
+    for report in (
+        verified(forge, pins, anchored_within_s=within_s),
+        kept.alone(all_lines(forge), pins, anchored_within_s=within_s),
+        kept.beside(forge, all_lines(forge), anchored_within_s=within_s),
+    ):
+        assert [(each[0], each[1]) for each in broken_at(report)] == ([("", "anchor")] if wrong else [])
+
+
+def test_an_earlier_note_and_an_earlier_key_are_known_there(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    first = forge.ledger.epoch_key.verifier(forge.ledger.origin)
+    forge.honest_stream()
+    forge.ledger.next_epoch()
+    forge.honest_stream()
+    lines = all_lines(forge)
+    stranger = SigningKey.generate().verifier(forge.ledger.origin)
+
+    assert kept.alone(lines, known(forge.ledger.notes[2])).verdict is Verdict.PROVEN
+    assert kept.alone(lines, Pins(known_key=first)).verdict is Verdict.PROVEN
+    assert [each[:2] for each in broken_at(kept.alone(lines, Pins(known_key=stranger)))] == [
+        (forge.ledger.ledger_id, "known")
+    ]
+
+
+# a store that lets go of what is old
+
+
+def a_long_trail(tmp_path: Path) -> tuple[Forge, ForgedStream, ForgedStream, ForgedStream]:
+    """A stream of long ago, one that has gone on since, and one of now. Between them the ledger has begun a segment."""
+    forge = Forge(tmp_path / "journal", identity=SigningKey.generate())
+    old, long, new = forge.stream(), forge.stream(), forge.stream()
+    old.log(9)
+    long.log(9)
+    forge.ledger.turn(("open", old.opening()), ("end", old.head()))
+    forge.ledger.turn(("open", long.opening()), ("head", long.head()))
+    forge.ledger.time_ns += DAY_NS
+    forge.ledger.begin_segment()
+    long.time_ns = new.time_ns = forge.ledger.time_ns
+    long.begin_segment().log(5)
+    new.log(9)
+    forge.ledger.turn(("open", new.opening()), ("end", long.head()))
+    forge.ledger.next_epoch(("end", new.head()))
+    forge.ledger.turn(("head", new.head()))
+    forge.write()
+    delivered(forge)
+    return forge, old, long, new
+
+
+def young(lines: list[bytes], since_ns: int) -> list[bytes]:
+    return [line for line in lines if int(line.split(b'"observed_ns":')[1].split(b",")[0]) >= since_ns]
+
+
+def test_what_a_store_has_let_go_of_is_unproven_and_the_rest_is_checked(tmp_path: Path, kept: Kept) -> None:
+    forge, old, long, new = a_long_trail(tmp_path)
+    lines = young(all_lines(forge), NOW_NS + DAY_NS)
+    first = long.segments[1]
+    ledger_first = forge.ledger.pruned_to + 1
+
+    assert seen(kept.alone(lines)) == [
+        ("unproven", "window", forge.ledger.ledger_id, 1),
+        ("unproven", "window", long.stream_id, 1),
+    ]
+    beside = kept.beside(forge, lines)
+    assert [(each.weight, each.kind, each.stream_id, each.seq, each.last_seq) for each in beside.all_findings] == [
+        ("unproven", "window", forge.ledger.ledger_id, 1, ledger_first - 1),
+        ("unproven", "window", old.stream_id, 1, len(old.lines)),
+        ("unproven", "window", long.stream_id, 1, first - 1),
+    ]
+    assert kept.beside(forge, lines, from_ns=NOW_NS + DAY_NS).verdict is Verdict.PROVEN
+
+    without_one = [line for line in lines if line != new.lines[4]]
+    assert broken_at(kept.alone(without_one)) == [(new.stream_id, "missing", 5, 5)]
+    assert broken_at(kept.beside(forge, without_one)) == [(new.stream_id, "journal_only", 5, 5)]
+
+
+def test_an_end_that_was_deleted_is_found_in_a_store_that_begins_later(tmp_path: Path, kept: Kept) -> None:
+    forge, _, long, new = a_long_trail(tmp_path)
+    lines = [line for line in young(all_lines(forge), NOW_NS + DAY_NS) if line not in (long.lines[-1], new.lines[-1])]
+
+    assert broken_at(kept.alone(lines)) == [
+        (long.stream_id, "cut", len(long.lines), len(long.lines)),
+        (new.stream_id, "cut", len(new.lines), len(new.lines)),
+    ]
+
+
+def test_a_ledger_of_which_no_line_with_a_tree_is_left_proves_nothing(tmp_path: Path, kept: Kept) -> None:
+    forge, _, _, new = a_long_trail(tmp_path)
+    lines = [*forge.ledger.lines[forge.ledger.pruned_to + 3 :], *new.lines]
+
+    report = kept.alone(lines)
+
+    assert (report.verdict, broken_at(report)) == (Verdict.CONSISTENT, [])
+    assert ("unproven", "window", forge.ledger.ledger_id, 1) in seen(report)
+    assert [each.signed_to for each in report.streams] == [0]
+
+
+def test_a_ledger_that_begins_later_says_which_removals_it_can_judge(tmp_path: Path, kept: Kept) -> None:
+    """What it says of streams that it opened before its first line here is neither a lie nor shown to be true."""
+    forge, old, _, new = a_long_trail(tmp_path)
+    forge.ledger.turn(("retain", old.removal(1, whole=True)), ("retain", new.removal(1, whole=True)), after_ns=DAY_NS)
+    lines = young(all_lines(forge), NOW_NS + DAY_NS)
+
+    report = kept.alone(lines)
+
+    assert broken_at(report) == [(new.stream_id, "retained_young", 1, len(new.lines))]
+    assert ("notice", "window", old.stream_id, 1) in seen(report)
+
+
+def test_a_key_of_an_epoch_that_a_store_has_let_go_of_is_unproven(tmp_path: Path, kept: Kept) -> None:
+    forge, _, _, _ = a_long_trail(tmp_path)
+    lines = young(all_lines(forge), NOW_NS + DAY_NS)
+    begin = forge.ledger.lines[1]
+    first = VerifierKey.parse(begin.split(b'"keys":["')[1].split(b'"')[0].decode())
+
+    report = kept.alone(lines, Pins(known_key=first))
+
+    assert ("unproven", "known", forge.ledger.ledger_id, None) in seen(report)
+    assert broken_at(report) == []
+
+
+def test_a_store_from_which_the_whole_ledger_was_deleted_has_let_go_of_nothing(tmp_path: Path, kept: Kept) -> None:
+    forge, old, long, _ = a_long_trail(tmp_path)
+    lines = young([line for stream in forge.streams for line in stream.lines], NOW_NS + DAY_NS)
+
+    found = {each[:3] for each in broken_at(kept.beside(forge, lines))}
+
+    assert {(old.stream_id, "journal_only", 1), (long.stream_id, "journal_only", 1)} <= found
+
+
+# beside the journal
+
+
+def test_lines_in_quarantine_are_a_notice(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream()
+    forge.write()
+    delivered(forge)
+    path = forge.directory / f"{stream.stream_id}.cursor"
+    path.unlink()
+    cursor = Cursor(path)
+    quarantine = (Quarantined(5, 6, "413"),)
+    cursor.advance("otlp", Progress(position=Position(9, 0, len(stream.lines)), quarantine=quarantine))
+    cursor.close()
+    gone = set(stream.lines[4:6])
+
+    report = kept.beside(forge, [line for line in all_lines(forge) if line not in gone])
+
+    assert seen(report) == [("notice", "quarantined", stream.stream_id, 5)]
+
+
+def test_a_tombstone_of_a_line_is_a_notice_beside_the_line(tmp_path: Path, kept: Kept) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream()
+    forge.write()
+    delivered(forge)
+    lines = all_lines(forge)
+    lines[lines.index(stream.lines[7])] = stream.tombstone(8)
+
+    assert seen(kept.beside(forge, lines)) == [("notice", "erased_there", stream.stream_id, 8)]
+
+
+def test_a_number_that_no_stream_can_have_ends_in_a_report(tmp_path: Path, kept: Kept) -> None:
+    """A stranger who writes to the store must not keep the verifier busy for ever."""
+    forge, _, part = a_removal(tmp_path)
+    far = ForgedStream(forge.directory, part.stream_id, lines=[b"{}"] * 4)
+    far.log(1)
+    line = far.lines[-1].replace(b'"seq":5', b'"seq":%d' % (2**63 - 1))
+
+    found = broken_at(kept.beside(forge, [*all_lines(forge), line]))
+
+    assert [each[:3] for each in found] == [(part.stream_id, "store_only", 2**63 - 1)]
+
+
+def test_an_archive_that_breaks_off_says_where_and_names_the_lines_that_lack(tmp_path: Path) -> None:
+    forge = Forge(tmp_path / "journal")
+    stream = forge.honest_stream()
+    forge.write()
+    delivered(forge)
+    path = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
+    whole = path.read_bytes()
+    offset = whole[:-1].rindex(b"\n") + 1
+    path.write_bytes(whole[:-200])
+    last = len(stream.lines)
+    first = last - whole[offset:].count(b'"body"') + 1
+
+    with open_store(path) as store:
+        alone = verify_store(store)
+    with open_store(path) as store:
+        beside = verify_directory(forge.directory, beside=store)
+
+    assert broken_at(alone) == [(stream.stream_id, "cut", first, last)]
+    assert broken_at(beside) == [(stream.stream_id, "journal_only", first, last)]
+    [damage] = [each for each in alone.all_findings if each.kind == "damage"]
+    assert damage.message == f"archive.jsonl: {len(whole) - offset - 200} bytes at offset {offset} are no record"
