@@ -29,7 +29,7 @@ from tests.reporting.evidence_files import (
     run,
 )
 from tests.verification.forge import DAY_NS, NOW_NS, Forge
-from tests.verification.test_archive import all_lines, write_archive
+from tests.verification.kept import all_lines, write_archive
 
 pytestmark = pytest.mark.processes
 
