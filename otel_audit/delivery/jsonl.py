@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Refused, Unavailable
+from otel_audit.journal.files import is_at, write_whole
 from otel_audit.threads import new_lock, process, real_sleep
 
 __all__ = ["ADDED_KEYS", "JsonlExporter", "JsonlFile", "as_given"]
@@ -89,7 +90,7 @@ class JsonlFile:
             if self._descriptor < 0:
                 self._descriptor = _open(self.path, self._mode)
             _wait_for_lock(self._descriptor, deadline)
-            if _is_at(self.path, self._descriptor):
+            if is_at(self.path, self._descriptor):
                 return self._descriptor
             self._let_go()  # renamed or removed, perhaps while we waited
 
@@ -159,23 +160,9 @@ def _append(descriptor: int, data: bytes) -> None:
     if end and os.pread(descriptor, 1, end - 1) != b"\n":
         data = b"\n" + data  # our first line must not become part of one that a crash left unfinished
     try:
-        _write_whole(descriptor, data)
+        write_whole(descriptor, data)
         os.fdatasync(descriptor)
     except BaseException:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, end)
         raise
-
-
-def _write_whole(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    try:
-        there = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(there, os.fstat(descriptor))

@@ -12,16 +12,14 @@ at. A state that is lost begins anew: lines are kept longer, never shorter.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from otel_audit.journal.files import open_with_mode, write_whole
+from otel_audit.journal.files import replace_file
 from otel_audit.journal.locks import boot_id
 
 __all__ = ["STATE_NAME", "Ages", "Moment", "now"]
@@ -128,15 +126,4 @@ class Ages:
             OSError: it is as it was.
         """
         stored = {"lived_ns": self.lived_ns, "wall_ns": self.wall_ns, "boots": self.boots, "ready": self.ready}
-        draft = path.with_name(f"{path.name}.new")
-        with contextlib.suppress(FileNotFoundError):
-            draft.unlink()  # of somebody who was killed
-        descriptor = open_with_mode(draft, os.O_WRONLY, mode)
-        try:
-            write_whole(descriptor, json.dumps(stored, separators=(",", ":")).encode())
-            draft.rename(path)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
+        replace_file(path, json.dumps(stored, separators=(",", ":")).encode(), mode=mode)

@@ -44,6 +44,7 @@ __all__ = [
     "segments_in",
     "streams_in",
     "sync_directory",
+    "sync_file",
     "write_whole",
     "writer_locks_in",
 ]
@@ -356,11 +357,24 @@ def copy_bytes(source: int, target: int, length: int) -> None:
         done += len(block)
 
 
-def sync_directory(directory: Path) -> None:
-    """The names in the directory survive a loss of power.
+def sync_file(path: Path) -> None:
+    """Make the content of a file durable, through a descriptor of our own.
 
     Raises:
-        OSError: they may not.
+        OSError: a loss of power may still take it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: a loss of power may still take them.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

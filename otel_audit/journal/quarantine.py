@@ -23,7 +23,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from otel_audit.journal.files import open_with_mode, write_whole
+from otel_audit.journal.files import open_with_mode, sync_file, write_whole
 
 __all__ = [
     "Again",
@@ -220,8 +220,8 @@ class QuarantineFile:
         Raises:
             OSError: a loss of power may still take them.
         """
-        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            os.fdatasync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            sync_file(self._path)
 
     def _give_to_owner(self, descriptor: int) -> None:
         """Give a file made by root the owner of the cursor, so that the service can read it and append to it."""

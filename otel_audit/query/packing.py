@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
-from otel_audit.journal.files import sync_directory
+from otel_audit.journal.files import sync_directory, sync_file
 from otel_audit.query.database import TrailDatabase
 
 __all__ = ["Day", "Packing"]
@@ -59,11 +59,7 @@ class Packing:
         if not count:
             unfinished.unlink()
             return 0, 0
-        descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(unfinished)
         os.rename(unfinished, target)
         sync_directory(folder)
         return count, target.stat().st_size

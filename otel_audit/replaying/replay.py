@@ -7,13 +7,13 @@ refuses everything costs no record. The state is a small file that survives a ki
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Self
 
+from otel_audit.journal.files import replace_file
 from otel_audit.replaying.sending import Parcel, Patience, Place, RequestSender, Sending, Trouble
 from otel_audit.replaying.source import ParcelLimits, Portion, ReplaySource
 from otel_audit.stores.lines import Mark
@@ -102,10 +102,7 @@ class ReplayState:
             OSError: it is not; the next run begins further back.
         """
         self.marks, self.tally = {**self.marks, **marks}, tally
-        written = self.path.with_suffix(".new")
-        with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(json.dumps(self._stored(), separators=(",", ":")).encode())
-        written.rename(self.path)
+        replace_file(self.path, json.dumps(self._stored(), separators=(",", ":")).encode(), mode=0o600)
 
     def _stored(self) -> Mapping[str, Any]:
         tally = self.tally

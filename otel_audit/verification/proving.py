@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_audit.errors import JournalUnreadable, NoteMalformed, ProofInvalid, ProofUnavailable, SignatureInvalid
-from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.files import StreamFiles, segments_in, sync_file
 from otel_audit.journal.ledger.entries import NOTE, Entry, Header, Kind, SignedNote, Statement, leaf_of, statement
 from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
@@ -135,8 +134,7 @@ def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, log
         ) from None
     for number in range(head.line.segment, search.segment + 1):
         # Durable before anybody has it: after a loss of power the ledger must not say that it never was.
-        with opened(log.segment(number)) as descriptor:
-            os.fdatasync(descriptor)
+        sync_file(log.segment(number))
     return ProofMade(proof, signers)
 
 

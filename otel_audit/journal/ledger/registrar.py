@@ -11,7 +11,6 @@ the stream over when it is gone.
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from base64 import b64encode
@@ -22,7 +21,7 @@ from queue import Empty
 from typing import Any, Final
 
 from otel_audit.errors import described
-from otel_audit.journal.files import StreamFiles, sync_directory
+from otel_audit.journal.files import StreamFiles, sync_directory, sync_file
 from otel_audit.journal.ledger.draft import Telling
 from otel_audit.journal.ledger.entries import Kind, SignedNote
 from otel_audit.journal.ledger.ledger import Ledger
@@ -121,11 +120,7 @@ class _Life:
         now = self.tree.place.segment
         for number in range(max(self.synced, default=0) + 1, now + 1):
             # A descriptor of its own, so that an error of the write-back is told to the writer's one as well.
-            descriptor = os.open(self.files.segment(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
+            sync_file(self.files.segment(number))
             if number < now:
                 self.synced.add(number)
         sync_directory(self.files.directory)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_audit.journal.cursor import Cursor, Progress, read_cursor
-from otel_audit.journal.files import sync_directory
+from otel_audit.journal.files import sync_directory, sync_file
 from otel_audit.journal.ledger.entries import SignedNote, statement
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog, id_of
 from otel_audit.journal.ledger.standing import EdgeFile, standing_of
@@ -90,7 +90,8 @@ class DurableEnd:
             standing = standing_of(LedgerLog(self._log.directory, self._log.directory_id, numbers), kept)
             if standing is None or standing.edge is None or standing.note.line.seq != note.line.seq:
                 return False  # a turn that power tore
-            _sync(self._files.segment(note.line.segment))
+            sync_file(self._files.segment(note.line.segment))
+            sync_directory(self._files.directory)
             return True
 
     def _kept(self) -> dict[str, Any] | None:
@@ -102,15 +103,6 @@ class DurableEnd:
             return edge.largest(self._log.directory_id)
         finally:
             edge.close()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-    sync_directory(path.parent)
 
 
 @dataclass(slots=True)
