@@ -93,7 +93,6 @@ class LedgerCheck:
         self.claims = claims
         self.report = LedgerReport()
         self.begin_ns = 0
-        self.entries = 0
         self._pins = pins
         self._formers = formers or {}
         self._follows = follows
@@ -120,16 +119,6 @@ class LedgerCheck:
     def begins_later(self) -> bool:
         """True if its first lines are not there, and with them what they say of the streams."""
         return bool(self._passed_over) or self.chain.first_seq > 1
-
-    @property
-    def size(self) -> int:
-        """The number of lines that the last note covers, and its own line."""
-        return self._last.place if self._last is not None else 0
-
-    @property
-    def last_note_ns(self) -> int:
-        """When the last note was written."""
-        return self._last.time_ns if self._last is not None else 0
 
     def take(self, line: Line) -> None:
         """Take the next line."""
@@ -252,7 +241,6 @@ class LedgerCheck:
 
     def _apply(self, entry: Entry) -> None:
         place, content, time_ns = entry.line.seq, entry.content, entry.line.tail.observed_ns
-        self.entries += 1
         if self._next_key is not None:
             self._broken("key", place, f"ledger line {place} follows the entry that ends its epoch, before the note")
         match entry.kind:

@@ -237,40 +237,40 @@ CLASSES = {
     ),
     "ledger: hash, root or signature wrong; an entry without a note that is not the last turn": Row(
         (
-            "classes_off_host.a_note_with_a_root_that_is_not_that_of_its_lines_is_a_finding",
+            "ledger_rows.a_note_with_a_root_that_is_not_that_of_its_lines_is_a_finding",
             "attacks.a_ledger_that_was_rewritten_before_the_epoch_is_found",
             "classes.an_entry_without_a_note_is_a_finding_if_the_ledger_goes_on_without_it",
         ),
         (
-            "classes_off_host.a_line_of_the_ledger_that_was_changed_or_deleted_is_a_finding",
-            "classes_off_host.a_note_with_a_root_that_is_not_that_of_its_lines_is_a_finding",
+            "ledger_rows.a_line_of_the_ledger_that_was_changed_or_deleted_is_a_finding",
+            "ledger_rows.a_note_with_a_root_that_is_not_that_of_its_lines_is_a_finding",
             "attacks_on_store.a_ledger_that_was_rewritten_before_the_epoch_is_found",
-            "classes_off_host.two_notes_of_one_size_are_a_finding",
-            "classes_off_host.an_entry_without_a_note_is_a_notice_if_it_is_the_last_and_a_finding_before_others",
+            "ledger_rows.two_notes_of_one_size_are_a_finding",
+            "ledger_rows.an_entry_without_a_note_is_a_notice_if_it_is_the_last_and_a_finding_before_others",
         ),
     ),
     "the ledger before this one: verifies / cannot be read / is not what this one says": Row(
         (
-            "classes_off_host.a_ledger_that_follows_another_one_is_a_notice_if_that_one_verifies",
-            "classes_off_host.a_ledger_whose_former_one_is_gone_is_unproven",
-            "classes_off_host.a_ledger_whose_former_one_is_not_what_it_says_is_a_finding",
-            "classes_off_host.a_former_ledger_that_is_shorter_than_when_its_note_was_kept_is_a_finding",
+            "ledger_rows.a_ledger_that_follows_another_one_is_a_notice_if_that_one_verifies",
+            "ledger_rows.a_ledger_whose_former_one_is_gone_is_unproven",
+            "ledger_rows.a_ledger_whose_former_one_is_not_what_it_says_is_a_finding",
+            "ledger_rows.a_former_ledger_that_is_shorter_than_when_its_note_was_kept_is_a_finding",
         ),
         (
-            "classes_off_host.a_ledger_that_follows_another_one_is_a_notice_if_that_one_verifies",
-            "classes_off_host.a_ledger_whose_former_one_is_gone_is_unproven",
-            "classes_off_host.a_ledger_whose_former_one_is_not_what_it_says_is_a_finding",
-            "classes_off_host.a_former_ledger_that_is_shorter_than_when_its_note_was_kept_is_a_finding",
+            "ledger_rows.a_ledger_that_follows_another_one_is_a_notice_if_that_one_verifies",
+            "ledger_rows.a_ledger_whose_former_one_is_gone_is_unproven",
+            "ledger_rows.a_ledger_whose_former_one_is_not_what_it_says_is_a_finding",
+            "ledger_rows.a_former_ledger_that_is_shorter_than_when_its_note_was_kept_is_a_finding",
         ),
     ),
     "`--key`: no note is signed by it / the newest such note is over an hour behind the last": Row(
         (
             "attacks.a_ledger_of_another_identity_is_found_by_the_key",
-            "classes_off_host.a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven",
+            "ledger_rows.a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven",
         ),
         (
-            "classes_off_host.a_ledger_that_the_key_did_not_sign_is_a_finding",
-            "classes_off_host.a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven",
+            "ledger_rows.a_ledger_that_the_key_did_not_sign_is_a_finding",
+            "ledger_rows.a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven",
         ),
     ),
     "`--known`: equal root or a key of the ledger / of another ledger / differs, or larger than the ledger": Row(
@@ -281,7 +281,7 @@ CLASSES = {
             "attacks.a_ledger_and_streams_that_were_rolled_back_are_found_by_what_was_kept_and_not_alone",
         ),
         (
-            "classes_off_host.an_earlier_note_and_an_earlier_key_are_known_there",
+            "ledger_rows.an_earlier_note_and_an_earlier_key_are_known_there",
             "classes_off_host.a_key_of_an_epoch_that_a_store_has_let_go_of_is_unproven",
             "attacks_on_store.an_archive_that_was_rolled_back_is_found_by_what_was_kept_and_not_alone",
         ),
@@ -347,8 +347,8 @@ CLASSES = {
         ),
     ),
     "`--anchored-within` is not met": Row(
-        ("classes_off_host.an_anchor_that_is_too_old_is_a_finding",),
-        ("classes_off_host.an_anchor_that_is_too_old_is_a_finding",),
+        ("ledger_rows.an_anchor_that_is_too_old_is_a_finding",),
+        ("ledger_rows.an_anchor_that_is_too_old_is_a_finding",),
     ),
 }
 
