@@ -86,6 +86,7 @@ EXAMPLES = {
     ),
     "log_successful_reads": Example(True, "no", False, False, "perhaps"),
     "policy": Example(None, "/etc/p.yaml", "/etc/p.yaml", Path("/etc/p.yaml"), "~/p.yaml"),
+    "access_log": Example(None, "/srv/access", "/srv/access", Path("/srv/access"), "~/access"),
     "trusted_proxies": Example(
         (), "10.0.0.0/8, ::1,unix", ["10.0.0.0/8", "::1", "unix"], ("10.0.0.0/8", "::1/128", "unix"), "10.0.0.0/8,*"
     ),

@@ -32,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"recorder"},
     {"operation"},
     {"logger"},
-    {"configuration"},
+    {"configuration", "access"},
     {"integrations", "testing"},
     {"cli"},
 ]

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import click
 
-from otel_audit.cli.source import opened_source, source_errors
+from otel_audit.access import recorded_access
+from otel_audit.cli.source import opened_source, places_of, source_errors
 from otel_audit.journal.line import GAP, SEGMENT, Line, is_system, system_start
 from otel_audit.journal.reader import header_of, service_in
 from otel_audit.records.encoding import UnreadableLine
@@ -52,10 +53,12 @@ def export(ctx: click.Context, source: str | None, to: str) -> None:
     Exit code 1 when something in SOURCE is damaged: stderr says how much. All else was written.
     """
     left = _Left()
-    with source_errors(ctx), opened_source(ctx, source) as store:
+    places = places_of(ctx, [source] if source is not None else [])
+    with source_errors(ctx), recorded_access("export", places) as look, opened_source(ctx, source) as store:
         for event in _events(store, left):
+            look.add(1)
             sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
+        sys.stdout.flush()
     if left.foreign:
         click.echo(f"otel-audit export: records of others left out: {left.foreign}", err=True)
     if left.damaged:

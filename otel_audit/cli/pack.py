@@ -8,8 +8,9 @@ from typing import Final
 
 import click
 
+from otel_audit.access import Look, recorded_access
 from otel_audit.cli.options import GivenPath
-from otel_audit.cli.source import opened_source, progress_bar, source_errors
+from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
 from otel_audit.notices import escaped, shown_json
@@ -44,8 +45,12 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
                 "wait for its end"
             )
         try:
-            with opened_source(ctx, source) as store, TrailDatabase([store], out=directory) as database:
-                events, size_bytes, files = _packed(Packing(database, directory))
+            with (
+                recorded_access("pack", places_of(ctx, [source])) as look,
+                opened_source(ctx, source) as store,
+                TrailDatabase([store], out=directory) as database,
+            ):
+                events, size_bytes, files = _packed(Packing(database, directory), look)
                 damaged = database.gathered.damaged
         finally:
             lock.release(remove=True)
@@ -60,12 +65,13 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
         sys.exit(_FINDING)
 
 
-def _packed(packing: Packing) -> tuple[int, int, int]:
+def _packed(packing: Packing, look: Look) -> tuple[int, int, int]:
     lines = size_bytes = files = 0
     days = packing.days()
     with progress_bar("packing", lambda: sum(day.size_bytes for day in days)) as passed:
         for day in days:
             added, written = packing.pack(day)
+            look.add(added)
             lines, size_bytes, files = lines + added, size_bytes + written, files + bool(added)
             passed(day.size_bytes)
     return lines, size_bytes, files

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Final
 
 import click
 
+from otel_audit.access import AccessUnrecorded, recorded_access
 from otel_audit.cli.options import GivenPath, directory_argument, unreadable
 from otel_audit.errors import ProofUnavailable
 from otel_audit.notices import escaped
@@ -32,22 +34,27 @@ def prove(event_id: str, directory: Path, out: Path | None) -> None:
     one of the programs in verifiers/. Exit code 1 when there is none yet; it says when there will be one.
     """
     try:
-        made = _made(directory, event_id)
-    except OSError as error:
-        raise unreadable(directory, error) from error
+        with recorded_access("prove", [os.path.abspath(directory)], [f"event_id={event_id}"]) as look:
+            made = _made(directory, event_id)
+            look.add(1)
+            if out is None:
+                sys.stdout.buffer.write(bytes(made.proof))
+                sys.stdout.buffer.flush()
+            else:
+                out.write_bytes(bytes(made.proof))
     except ProofUnavailable as error:
         click.echo(f"otel-audit prove: {escaped(str(error))}", err=True)
         sys.exit(_FINDING)
-    if out is None:
-        sys.stdout.buffer.write(bytes(made.proof))
-        sys.stdout.buffer.flush()
-    else:
-        out.write_bytes(bytes(made.proof))
+    except AccessUnrecorded as error:
+        raise click.UsageError(escaped(str(error))) from error
     _say_who_signed(made)
 
 
 def _made(directory: Path, event_id: str) -> ProofMade:
-    places = places_of(directory, event_id)
+    try:
+        places = places_of(directory, event_id)
+    except OSError as error:
+        raise unreadable(directory, error) from error
     if not places:
         raise ProofUnavailable(
             f"expected an event of the id {event_id!r} in {directory}, got none; it may be in another directory, or "

@@ -13,8 +13,9 @@ from typing import Any, Final, TypeVar
 import click
 from rich.cells import cell_len
 
+from otel_audit.access import Look, recorded_access
 from otel_audit.cli.options import GivenMoment, GivenPath
-from otel_audit.cli.source import opened_source, source_errors
+from otel_audit.cli.source import opened_source, places_of, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped, escaped_json
@@ -108,18 +109,25 @@ def query(
         raise click.UsageError("--sql goes with no filter: write it into the WHERE of the question", ctx)
     if limit is None and not (as_json or as_csv or out is not None):
         limit = _SHOWN
+    asked = [f"sql={sql}"] if sql is not None else filters.asked()
     with source_errors(ctx), ExitStack() as stack:
+        look = stack.enter_context(
+            recorded_access("query", places_of(ctx, sources), asked, since_ns=since_ns, until_ns=until_ns)
+        )
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
         database = stack.enter_context(TrailDatabase(stores, out=out))
-        _Answer(database, filters, sql, limit).give(as_json=as_json, as_csv=as_csv, out=out)
+        _Answer(database, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
         _say_unread(database)
 
 
 class _Answer:
     """One question, and how its answer is given."""
 
-    def __init__(self, database: TrailDatabase, filters: Filters, sql: str | None, limit: int | None) -> None:
+    def __init__(
+        self, database: TrailDatabase, filters: Filters, sql: str | None, limit: int | None, look: Look
+    ) -> None:
         self._database = database
+        self._look = look
         self._filters = filters
         self._sql = sql
         self._limit = limit
@@ -127,6 +135,7 @@ class _Answer:
     def give(self, *, as_json: bool, as_csv: bool, out: Path | None) -> None:
         if out is not None:
             count = self._database.write_parquet(*self._question())
+            self._look.add(count)
             click.echo(f"{count} rows written to {escaped(str(out))}", err=True)
         elif as_csv:
             self._give_csv()
@@ -134,6 +143,7 @@ class _Answer:
             self._give_events(as_json=as_json)
         elif as_json:
             for row in self._database.objects(*self._question()):
+                self._look.add(1)
                 click.echo(escaped_json(row))
         else:
             self._give_table()
@@ -148,6 +158,7 @@ class _Answer:
         terminal = Terminal(sys.stdout, dated=True)
         count, last = 0, None
         while portion := list(islice(found, _AT_ONCE if self._limit is None else min(_AT_ONCE, self._limit - count))):
+            self._look.add(len(portion))
             if as_json:
                 sys.stdout.buffer.write(b"".join(map(_shown_json, portion)))
                 sys.stdout.buffer.flush()
@@ -166,12 +177,16 @@ class _Answer:
         shown = escaped if sys.stdout.isatty() else str
         writer = csv.writer(sys.stdout)
         writer.writerow([names[index] for index in kept])
-        writer.writerows(["" if row[index] is None else shown(str(row[index])) for index in kept] for row in rows)
+        for row in rows:
+            self._look.add(1)
+            writer.writerow(["" if row[index] is None else shown(str(row[index])) for index in kept])
+        sys.stdout.flush()
 
     def _give_table(self) -> None:
         question, values = self._question()
         names, rows = self._database.rows(question, values)
         shown = [[_cell(value) for value in row] for row in rows]
+        self._look.add(len(shown))
         _print_columns([[escaped(name) for name in names], *shown])
         if len(shown) == self._limit:
             click.echo(f"the first {len(shown)} rows; for more: --limit", err=True)

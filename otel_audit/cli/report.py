@@ -12,8 +12,9 @@ from typing import Final
 
 import click
 
+from otel_audit.access import AccessUnrecorded, recorded_access
 from otel_audit.cli.options import GivenMoment, GivenPath, unreadable
-from otel_audit.cli.source import opened_source
+from otel_audit.cli.source import opened_source, places_of
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
 from otel_audit.errors import ProofUnavailable
 from otel_audit.journal.files import replace_file, replacing_file
@@ -107,8 +108,19 @@ def report(
         known if isinstance(known, KnownNote) else None,
         known if isinstance(known, VerifierKey) else None,
     )
+    places = places_of(ctx, [source] if source is not None else [])
+    looked_for = [*asked.asked(), *(f"prove={event_id}" for event_id in event_ids)]
     try:
         with ExitStack() as stack:
+            look = stack.enter_context(
+                recorded_access(
+                    "report",
+                    places_of(ctx, [source] if source is not None else []),
+                    looked_for,
+                    since_ns=since_ns,
+                    until_ns=until_ns,
+                )
+            )
             store = stack.enter_context(opened_source(ctx, source))
             if evidence is not None and store.kind is Kind.EVENT_LOG:
                 raise click.UsageError(
@@ -116,20 +128,21 @@ def report(
                 )
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="otel-audit-evidence-"))) if evidence else None
             made, gathered = _made(store, asked, pins, rows_max, scratch, event_ids)
+            look.add(made.activity.totals["events"])
             if out is not None:
                 replace_file(out, page_of(made, rows_max=rows_max).encode(), mode=_MODE)
             if evidence is not None and gathered is not None:
                 with replacing_file(evidence, mode=_MODE) as descriptor, open(descriptor, "wb", closefd=False) as file:
                     gathered.write(file, made)
-    except (NothingStored, QueryUnanswered) as error:
+            for path in (out, evidence):
+                if path is not None:
+                    click.echo(f"{escaped(str(path))} written; {made.conclusion}", err=True)
+            if as_json:
+                click.echo(shown_json(made.as_json()))
+    except (NothingStored, QueryUnanswered, AccessUnrecorded) as error:
         raise click.UsageError(escaped(str(error)), ctx) from error
     except (StoreUnreadable, ProofUnavailable) as error:
         raise click.ClickException(escaped(str(error))) from error
-    for path in (out, evidence):
-        if path is not None:
-            click.echo(f"{escaped(str(path))} written; {made.conclusion}", err=True)
-    if as_json:
-        click.echo(shown_json(made.as_json()))
     sys.exit(made.exit_code)
 
 

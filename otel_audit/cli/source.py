@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from otel_audit.cli.options import existing_directory, say_if_empty, unreadable
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped
+from otel_audit.stores.endpoint import EndpointUrl
 from otel_audit.stores.location import is_url, open_store
 from otel_audit.stores.store import Kind, Store, StoreUnreadable
 
-__all__ = ["opened_source", "progress_bar", "source_errors"]
+__all__ = ["opened_source", "places_of", "progress_bar", "source_errors"]
 
 
 def opened_source(ctx: click.Context, source: str | None) -> Store:
@@ -43,6 +44,12 @@ def opened_source(ctx: click.Context, source: str | None) -> Store:
         return store
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def places_of(ctx: click.Context, sources: Sequence[str]) -> Sequence[str]:
+    """Return the paths, made absolute, and the URLs without a password that `opened_source` would open."""
+    given = sources or (os.environ.get("OTEL_AUDIT_DIR") or str(existing_directory(ctx, None)),)
+    return [EndpointUrl.parse(each).shown if is_url(each) else os.path.abspath(each) for each in given]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,10 @@ from typing import Final
 
 import click
 
+from otel_audit.access import AccessUnrecorded, recorded_access
 from otel_audit.cli.options import directory_argument, say_if_empty, unreadable
 from otel_audit.delivery.console import Terminal
-from otel_audit.notices import escaped_json
+from otel_audit.notices import escaped, escaped_json
 from otel_audit.stores.directory import Latest, Seen
 
 __all__ = ["tail"]
@@ -38,10 +40,14 @@ def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
     Events of all streams appear in the order in which they were recorded. Times are in UTC.
     """
     try:
-        for found in _found(directory, lines, follow):
-            _show(found, as_json)
+        with recorded_access("tail", [os.path.abspath(directory)], ["follow"] if follow else []) as look:
+            for found in _found(directory, lines, follow):
+                look.add(len(found))
+                _show(found, as_json)
     except KeyboardInterrupt:
         return
+    except AccessUnrecorded as error:
+        raise click.UsageError(escaped(str(error))) from error
 
 
 def _found(directory: Path, lines: int, follow: bool) -> Iterator[Sequence[Seen]]:

@@ -69,6 +69,11 @@ class Filters:
     text: str = ""
     before: Place | None = None
 
+    def asked(self) -> list[str]:
+        """Return what is asked for as `name=word`, without the times."""
+        asked = [f"{name}={word}" for name, given in self.words.items() for word in given]
+        return [*asked, f"text={self.text}"] if self.text else asked
+
     def where(self) -> tuple[str, list[object]]:
         """Return the condition over `events`, and the values of its parameters."""
         conditions, values = [], list[object]()

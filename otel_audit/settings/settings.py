@@ -88,6 +88,7 @@ class Settings:
     jsonl_path: Path
     log_successful_reads: bool
     policy: Path | None
+    access_log: Path | None
     trusted_proxies: tuple[str, ...]
     forwarded_header: ForwardedHeader
     redact_patterns: tuple[str, ...]
@@ -160,6 +161,7 @@ class Settings:
             jsonl_path=reader.value(table.JSONL_PATH) or _jsonl_path(reader, service_name, directory, export),
             log_successful_reads=reader.value(table.LOG_SUCCESSFUL_READS),
             policy=reader.value(table.POLICY),
+            access_log=reader.value(table.ACCESS_LOG),
             trusted_proxies=reader.value(table.TRUSTED_PROXIES),
             forwarded_header=reader.value(table.FORWARDED_HEADER),
             redact_patterns=reader.value(privacy.REDACT_PATTERNS),

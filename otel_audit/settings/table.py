@@ -380,6 +380,17 @@ POLICY: Setting[Path | None] = Setting(
     ),
     reason="everything is recorded, and log_successful_reads and on_loss hold for all events",
 )
+ACCESS_LOG: Setting[Path | None] = Setting(
+    name="access_log",
+    variables=(Variable("OTEL_AUDIT_ACCESS_LOG"),),
+    kind=AnyPath(),
+    default=None,
+    doc=(
+        "The directory of a trail in which commands that show events record who looked, and for what. Where it cannot "
+        "be written they show nothing. It is for the commands, not for services: see docs/query.md."
+    ),
+    reason="not everybody has to show who looked; whoever has to keeps that trail apart",
+)
 
 CORE_TABLE: tuple[Setting[object], ...] = (
     SERVICE_NAME,
@@ -407,6 +418,7 @@ CORE_TABLE: tuple[Setting[object], ...] = (
     JSONL_PATH,
     LOG_SUCCESSFUL_READS,
     POLICY,
+    ACCESS_LOG,
     TRUSTED_PROXIES,
     FORWARDED_HEADER,
     *PRIVACY_TABLE,
