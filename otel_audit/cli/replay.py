@@ -24,8 +24,14 @@ from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
 from otel_audit.notices import escaped, shown_json
-from otel_audit.replaying.quarantine import QuarantineReplay, QuarantineReport
-from otel_audit.replaying.replay import Replay, ReplayReport, ReplayState, state_path
+from otel_audit.replaying.replay import (
+    QuarantineReplay,
+    QuarantineReport,
+    Replay,
+    ReplayReport,
+    ReplayState,
+    state_path,
+)
 from otel_audit.replaying.sending import Patience, Trouble
 from otel_audit.replaying.source import ParcelLimits, ReplaySource
 from otel_audit.settings import OtlpSettings, Settings
