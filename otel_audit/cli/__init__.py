@@ -1,7 +1,13 @@
 """The `otel-audit` command.
 
-`command` is the group. Each command is in the file of its name, so that a newcomer finds it, and is imported when it is
-run. `options` has what several of them take.
+The life of one call, in reading order:
+
+1. `command`: the group finds the command, and imports its file only then. Each command is in the file of its name, but
+   `keygen`, `vkey` and `pseudonym` are in `keys`. Without a command, `overview` shows what is here.
+2. `options`: parameters that several commands take, such as the directory, an age or a moment, with the errors that a
+   wrong one gets.
+3. `source`: open what a command reads as a whole, and show how far it was read.
+4. The command prints text for people, or JSON with `--json`, and ends with 0, 1 or 2.
 """
 
 from otel_audit.cli.command import main

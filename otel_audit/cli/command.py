@@ -1,4 +1,4 @@
-"""`otel-audit`: the group of all commands. Each is in the file of its name, where a newcomer looks for it."""
+"""`otel-audit`: the group of all commands. Each is in the file of its name, and those about keys are in `keys`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "vkey": "Print the verifier key of the identity in FILE, a private or a public key in PEM",
     "pseudonym": "Print what each NAME is recorded as under each key, the newest key first",
 }
+_KEYS: Final = {"keygen", "vkey", "pseudonym"}
 
 
 class _Commands(click.Group):
@@ -45,7 +46,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"otel_audit.cli.{cmd_name}"), cmd_name)
+        module = import_module(f"otel_audit.cli.{'keys' if cmd_name in _KEYS else cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -18,17 +19,20 @@ import click
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from rich.console import Console
 
 from otel_audit.cli.demo_service import FeatureService, Visitors
-from otel_audit.cli.demo_verification import show_verification
 from otel_audit.cli.options import GivenNumber, GivenPath
+from otel_audit.cli.verify import print_report, verdict_words
 from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
-from otel_audit.journal.files import segments_in
+from otel_audit.journal.files import segments_in, streams_in
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import escaped
 from otel_audit.settings import Durability, ExporterName, Origin, OtlpProtocol, Settings
 from otel_audit.trail import Stats
+from otel_audit.verification.directory import bytes_of
+from otel_audit.verification.verify import verify_directory
 
 __all__ = ["demo"]
 
@@ -60,7 +64,7 @@ def demo(seconds: float, rate: float, directory: Path | None) -> None:
     with _waiting_for_signals():
         _tell_numbers(_recorded(settings, seconds, rate))
         if settings.durability is not Durability.MEMORY:  # whose journal is gone with its service
-            show_verification(settings.directory, _command())
+            _show_verification(settings.directory, _command())
     _tell_more(settings)
 
 
@@ -202,3 +206,47 @@ def _tell_more(settings: Settings) -> None:
             "With a collector:\n  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 "
             f"OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf {command} demo"
         )
+
+
+_MOST_BYTES: Final = 16 << 20  # a longer journal takes longer to verify and to copy than anybody watches a demo
+_REFUSED: Final = re.compile(rb'"[A-Z]+ [^" ]+ -> (4)\d\d"')
+_ANSWERED: Final = re.compile(rb'"[A-Z]+ [^" ]+ -> (2)\d\d"')
+
+
+def _show_verification(directory: Path, command: str) -> None:
+    """Print what `verify` says of the journal, and of a copy with one byte changed. No copy is left.
+
+    `command`: how to call this program. Nothing is printed of a journal that is too long to be verified in passing.
+    """
+    try:
+        if bytes_of(directory) > _MOST_BYTES:
+            return
+        click.echo(f"\n> {command} verify {shlex.quote(str(directory))}")
+        print_report(verify_directory(directory))
+        with tempfile.TemporaryDirectory(prefix="otel-audit-demo-copy-") as place:
+            copy = Path(place) / "journal"
+            shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("ledger.key", "*.lock"))
+            if (change := _change_a_byte(copy)) is None:
+                return
+            click.echo(f"\nNow one byte of a copy is changed, {escaped(change)}:")
+            click.echo(f"> {command} verify {shlex.quote(str(copy))}")
+            Console(highlight=False, soft_wrap=True).print(verdict_words(verify_directory(copy)))
+    except (OSError, shutil.Error) as error:  # the disk is full, say: the events are recorded all the same
+        click.echo(f"not verified: {escaped(str(error))}")
+
+
+def _change_a_byte(directory: Path) -> str | None:
+    """Make a request that was refused one that succeeded, or the other way round; return the change in words.
+
+    None if the journal has no request.
+    """
+    segments = [files.segment(number) for files in streams_in(directory) for number in files.segments()]
+    for pattern, digit in ((_REFUSED, b"2"), (_ANSWERED, b"4")):
+        for path in segments:
+            content = path.read_bytes()
+            if (found := pattern.search(content)) is not None:
+                at = found.start(1)
+                changed = content[:at] + digit + content[at + 1 :]
+                path.write_bytes(changed)
+                return f"{found[0].decode()} to {changed[found.start() : found.end()].decode()}"
+    return None

@@ -1,0 +1,129 @@
+"""`otel-audit keygen`, `vkey` and `pseudonym`: make an identity key, print its public half, and use pseudonym keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from otel_audit.cli.options import GivenPath, unreadable
+from otel_audit.errors import AuditError, ConfigError
+from otel_audit.journal.ledger.entries import SignedNote, statements_backwards
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.notices import escaped
+from otel_audit.redaction.pseudonyms import Pseudonyms, read_keyring
+from otel_audit.settings import Settings
+from otel_audit.settings.proof import default_log_name
+from otel_audit.signing.keys import VerifierKey, create_identity, read_public_identity
+
+__all__ = ["keygen", "pseudonym", "vkey"]
+
+_FINDING: Final = 1
+_WRONG_USAGE: Final = 2
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def keygen(file: Path) -> None:
+    """Make an identity key in FILE, which only you may read.
+
+    Set OTEL_AUDIT_IDENTITY_KEY to the file, keep a copy of it where the host cannot reach it, and give auditors what
+    `otel-audit vkey` prints. A file that exists is never overwritten.
+    """
+    try:
+        create_identity(file)
+    except ConfigError as error:
+        click.echo(f"otel-audit keygen: {escaped(str(error))}", err=True)
+        sys.exit(_WRONG_USAGE)
+    click.echo(f"made {escaped(str(file))}; now: otel-audit vkey {escaped(str(file))} DIR")
+
+
+@click.command()
+@click.argument("file", type=GivenPath(exists=True, file_okay=True))
+@click.argument("directory", metavar="[DIR]", required=False, type=GivenPath(exists=True))
+def vkey(file: Path, directory: Path | None) -> None:
+    """Print the verifier key of the identity in FILE, a private or a public key in PEM.
+
+    Its name is that of the ledger in DIR, as its notes carry it. Without DIR it is the log name of the settings, which
+    stands for all directories of the service.
+    """
+    try:
+        public = read_public_identity(file)
+        name = _name(Settings.load(os.environ)) if directory is None else _origin(directory)
+        if name is None:
+            click.echo(
+                f"otel-audit vkey: expected a ledger in {escaped(str(directory))}, got none; the first event begins it",
+                err=True,
+            )
+            sys.exit(_FINDING)
+        click.echo(str(VerifierKey(name, public)))
+    except AuditError as error:
+        click.echo(f"otel-audit vkey: {escaped(str(error))}", err=True)
+        sys.exit(_WRONG_USAGE)
+
+
+def _name(settings: Settings) -> str:
+    return settings.log_name or default_log_name(settings.service_name)
+
+
+def _origin(directory: Path) -> str | None:
+    try:
+        log = LedgerFiles(directory).latest()
+        notes = () if log is None else statements_backwards(log)
+        return next((each.checkpoint.origin for each in notes if isinstance(each, SignedNote)), None)
+    except OSError as error:
+        raise unreadable(directory, error) from error
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="NAME...")
+@click.option(
+    "--keys",
+    type=click.Path(dir_okay=False),
+    help="File of keys. Without it, that of the setting pseudonym_keys, OTEL_AUDIT_PSEUDONYM_KEYS.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a name.")
+def pseudonym(names: tuple[str, ...], keys: str | None, as_json: bool) -> None:
+    """Print what each NAME is recorded as under each key, the newest key first.
+
+    For -, read the names from stdin, one a line. Other users of this machine can see a name in the arguments, but not
+    one on stdin.
+    """
+    try:
+        keyring = _keyring(keys)
+    except ConfigError as error:
+        click.echo(f"otel-audit pseudonym: {error}", err=True)
+        sys.exit(_WRONG_USAGE)
+    if not names:
+        click.echo("otel-audit pseudonym: expected a NAME or -, got none", err=True)
+        sys.exit(_WRONG_USAGE)
+    for name in _each(names):
+        for line in _lines(name, keyring, as_json):
+            click.echo(line)
+
+
+def _keyring(path: str | None) -> Pseudonyms:
+    found = Path(path) if path is not None else Settings.load(os.environ).pseudonym_keys
+    if found is None:
+        raise ConfigError("--keys: expected a file of keys, got none; name one, or set OTEL_AUDIT_PSEUDONYM_KEYS")
+    return read_keyring(found)
+
+
+def _each(names: Iterable[str]) -> Iterator[str]:
+    for name in names:
+        if name == "-":
+            # A list from Windows: no name ends in a carriage return, and one that did would be looked for in vain.
+            lines = (line.removesuffix("\r") for line in sys.stdin.read().split("\n"))
+            yield from (line for line in lines if line)
+        else:
+            yield name
+
+
+def _lines(name: str, keyring: Pseudonyms, as_json: bool) -> list[str]:
+    found = keyring.all_of(name)
+    return [json.dumps({"name": name, "pseudonyms": found})] if as_json else found
