@@ -113,13 +113,7 @@ def report(
     try:
         with ExitStack() as stack:
             look = stack.enter_context(
-                recorded_access(
-                    "report",
-                    places_of(ctx, [source] if source is not None else []),
-                    looked_for,
-                    since_ns=since_ns,
-                    until_ns=until_ns,
-                )
+                recorded_access("report", places, looked_for, since_ns=since_ns, until_ns=until_ns)
             )
             store = stack.enter_context(opened_source(ctx, source))
             if evidence is not None and store.kind is Kind.EVENT_LOG:
