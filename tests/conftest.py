@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -111,6 +111,8 @@ def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
             tempo_endpoint: str | None = None,
             prometheus_endpoint: str | None = None,
             config: Path = AGENT_CONFIG,
+            variants: Sequence[str] = (),
+            variables: Mapping[str, str] | None = None,
             overrides: Sequence[str] = (),
         ) -> Collector:
             collector = Collector(
@@ -119,6 +121,8 @@ def start_collector(tmp_path: Path) -> Iterator[StartCollector]:
                 tempo_endpoint=tempo_endpoint,
                 prometheus_endpoint=prometheus_endpoint,
                 config=config,
+                variants=variants,
+                variables=variables,
                 overrides=overrides,
             )
             return running.enter_context(collector)

@@ -15,9 +15,10 @@ from tests.servers.polling import poll
 from tests.servers.ports import LOOPBACK, free_port
 from tests.servers.process import ServerProcess, answers
 
-__all__ = ["AGENT_CONFIG", "Collector", "StartCollector"]
+__all__ = ["AGENT_CONFIG", "VARIANTS", "Collector", "StartCollector"]
 
 AGENT_CONFIG = Path(__file__).resolve().parents[2] / "collector-config" / "agent.yaml"
+VARIANTS = AGENT_CONFIG.parent / "variants"
 
 
 class Collector:
@@ -25,6 +26,7 @@ class Collector:
 
     `loki_endpoint` is what it delivers to when it is next started; by default a port on which nothing listens. The
     same is true of `tempo_endpoint` and `prometheus_endpoint`.
+    `variants` are names of files in `collector-config/variants`, and `variables` what these read.
     `overrides` are merged over the file: `exporters::file/archive::rotation::max_megabytes: 1`.
     """
 
@@ -36,6 +38,8 @@ class Collector:
         tempo_endpoint: str | None = None,
         prometheus_endpoint: str | None = None,
         config: Path = AGENT_CONFIG,
+        variants: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
         overrides: Sequence[str] = (),
     ) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -44,8 +48,11 @@ class Collector:
         self.tempo_endpoint = tempo_endpoint or f"http://{LOOPBACK}:{free_port()}"
         self.prometheus_endpoint = prometheus_endpoint or f"http://{LOOPBACK}:{free_port()}/api/v1/otlp"
         self._grpc, self._http, self._health, self._metrics, self._counts = (free_port() for _ in range(5))
+        self._variables = dict(variables or {})
+        configs = [config, *(VARIANTS / f"{name}.yaml" for name in variants)]
+        merged = [*configs, *(f"yaml:{override}" for override in overrides)]
         self._process = ServerProcess(
-            [COLLECTOR.path(), f"--config={config}", *(f"--config=yaml:{override}" for override in overrides)],
+            [COLLECTOR.path(), *(f"--config={each}" for each in merged)],
             log=data_dir / "collector.log",
             ready=lambda: answers(self.health_endpoint),
         )
@@ -112,6 +119,7 @@ class Collector:
             "LOKI_OTLP_ENDPOINT": self.loki_endpoint,
             "TEMPO_OTLP_ENDPOINT": self.tempo_endpoint,
             "PROMETHEUS_OTLP_ENDPOINT": self.prometheus_endpoint,
+            **self._variables,
         }
 
     def start(self) -> Collector:
@@ -174,5 +182,7 @@ class StartCollector(Protocol):
         tempo_endpoint: str | None = None,
         prometheus_endpoint: str | None = None,
         config: Path = AGENT_CONFIG,
+        variants: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
         overrides: Sequence[str] = (),
     ) -> Collector: ...
