@@ -244,7 +244,7 @@ class Syncer:
         self._thread: RealThread | None = None
         self._synced: tuple[OpenSegment | None, int, int] = (None, -1, 0)
         self._named: Path | None = None  # the segment whose name is known to be on the disk
-        self._failed = False
+        self._has_failed = False
 
     def follow(self, stream: StreamWriter) -> None:
         """Sync this stream from now on, and look after it each second."""
@@ -299,13 +299,31 @@ class Syncer:
 
     def _finish(self, segment: OpenSegment) -> None:
         try:
+            if self._syncs:
+                self._run_sync(segment, segment.descriptor)
+                segment.is_synced = segment.sync_error is None
+        finally:
             try:
-                if self._syncs:
-                    os.fdatasync(segment.descriptor)
-            finally:
                 segment.close()
+            except OSError as error:
+                self._failed_for(segment, error)
+
+    def _run_sync(self, segment: OpenSegment, descriptor: int) -> None:
+        """Sync a segment and keep what came of it. Until that is kept, others see that a sync is under way."""
+        segment.is_being_synced = True
+        try:
+            os.fdatasync(descriptor)
         except OSError as error:
-            self._say(error)
+            self._failed_for(segment, error)
+        except BaseException:  # it may have failed before this came, and the kernel tells an error only once
+            segment.sync_error = OSError(errno.EINTR, "the sync was interrupted")
+            raise
+        finally:
+            segment.is_being_synced = False
+
+    def _failed_for(self, segment: OpenSegment, error: OSError) -> None:
+        segment.is_synced, segment.sync_error = False, error
+        self._say(error)
 
     def _sync(self) -> None:
         stream = self._stream
@@ -321,19 +339,18 @@ class Syncer:
             return  # closed or rotated in this moment
         self._synced = seen
         try:
-            os.fdatasync(descriptor)
+            self._run_sync(segment, descriptor)
             if segment.path != self._named:  # or a loss of power could take the whole file
                 sync_directory(segment.path.parent)
                 self._named = segment.path
         except OSError as error:
-            segment.is_distrusted = True
-            self._say(error)
+            self._failed_for(segment, error)
         finally:
             os.close(descriptor)
 
     def _say(self, error: OSError) -> None:
-        if not self._failed:
-            self._failed = True
+        if not self._has_failed:
+            self._has_failed = True
             print(f"otel-audit: {self._directory}: write-back failed: {error}", file=sys.stderr, flush=True)
 
 

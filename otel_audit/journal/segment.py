@@ -46,8 +46,9 @@ class OpenSegment:
     """The file of one segment, open until `close`. For the one thread that holds the journal's lock.
 
     `is_over`: no line may follow here; `damage`: why, if not for its age. `is_broken`: a sync of it failed, or was
-    interrupted: the kernel may have thrown pages away, and forget it. `is_distrusted`: a background sync of it failed;
-    set by any thread.
+    interrupted: the kernel may have thrown pages away, and forget it. `is_being_synced` while a background sync of it
+    is under way; `sync_error`: why one failed; `is_synced`: the last one, behind which no line follows, did not. These
+    are set by any thread.
 
     Raises:
         OSError: the file can be neither opened nor made.
@@ -60,7 +61,9 @@ class OpenSegment:
         self.number = number
         self.is_over = False
         self.is_broken = False
-        self.is_distrusted = False
+        self.is_being_synced = False
+        self.is_synced = False
+        self.sync_error: OSError | None = None
         self.damage: Damage | None = None
         self._mode = mode
         self.descriptor = open_segment(path, mode)

@@ -91,6 +91,7 @@ class StreamWriter:
         self.gone = 0  # events that no exporter had and that can no longer be read; any thread
         self.leaves: deque[Head] = deque(maxlen=0 if durability is Durability.MEMORY else _LEAVES_MAX)
         self._durable = Durable()
+        self._left: dict[int, OpenSegment] = {}  # earlier segments, until it is known what came of their syncs
         lock = FileLock.acquire(files.writer_lock, mode=limits.file_mode)
         if lock is None:
             raise OSError(errno.EAGAIN, "the writer lock of a new stream is held", str(files.writer_lock))
@@ -129,6 +130,26 @@ class StreamWriter:
     def sync_error(self, seq: int) -> OSError | None:
         """Return the error because of which it will never be known whether a line is durable. Any thread."""
         return self._durable.error(seq)
+
+    @property
+    def is_being_synced(self) -> bool:
+        """True while a background sync is under way, of which nobody knows yet what will come. Any thread."""
+        return any(segment.is_being_synced for segment in [*self._left.values(), self._segment])
+
+    def is_synced(self, number: int) -> bool:
+        """Return True if the writer has synced all that will ever be in this segment. Any thread."""
+        segment = self._segment if number == self._segment.number else self._left.get(number)
+        return segment is None or segment.is_synced
+
+    def unvouched(self) -> OSError | None:
+        """Return the error of a sync that leaves lines of unknown durability, unless a later header tells of it.
+
+        Nobody may sign a head of these lines: another sync of the same file would not fail again. Any thread.
+        """
+        if self._fsync:
+            return self._durable.error(self._head.seq)
+        left = (segment.sync_error for segment in self._left.values() if segment.damage is None)
+        return next((error for error in [self._segment.sync_error, *left] if error is not None), None)
 
     @property
     def segment(self) -> OpenSegment:
@@ -231,7 +252,7 @@ class StreamWriter:
         if not self._segment.is_linked():
             self._restore(observed_ns)
         segment = self._segment
-        if segment.is_distrusted and not segment.is_over:
+        if segment.sync_error is not None and not segment.is_over:
             segment.seal("write-back failed", self._head.offset)
         if segment.is_broken or segment.is_touched(self._head.offset):
             self._start_segment(observed_ns)  # its header must precede the export of lines of unknown durability
@@ -317,7 +338,9 @@ class StreamWriter:
         lost = self._lost_in(former) if former.is_cut else 0
         gaps = [*([_removed(former)] if was_removed else []), *self._touched(former, lost)]
         segment, head = self._next_segment(former.number + 1, former, observed_ns)
+        left = {each.number: each for each in [*self._left.values(), former] if self._is_worth_keeping(each)}
         # No calls in this group, so that an asynchronous exception finds either all of the state moved or none of it.
+        self._left = left
         self._segment = segment
         self._head = head
         self._first_seq = head.seq
@@ -339,6 +362,11 @@ class StreamWriter:
         if segment.is_written_to:
             return [{"reason": "written by somebody else", "segment": segment.number, "lines": 0}]
         return []
+
+    def _is_worth_keeping(self, left: OpenSegment) -> bool:
+        """Return True if it matters what will come of the background sync of a segment that was left."""
+        is_told = left.sync_error is not None and left.damage is not None  # by the header that follows
+        return self._durability is Durability.OS and not left.is_synced and not is_told
 
     def _lost_in(self, segment: OpenSegment) -> int:
         """Return how many events that no exporter had can no longer be read from a segment that was cut."""

@@ -11,12 +11,13 @@ the stream over when it is gone.
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import Empty
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from otel_audit.journal.files import StreamFiles, sync_directory, sync_file
 from otel_audit.journal.ledger.draft import Telling
 from otel_audit.journal.ledger.entries import Kind, SignedNote
 from otel_audit.journal.ledger.ledger import Ledger
-from otel_audit.journal.stream import StreamWriter
+from otel_audit.journal.stream import StreamWriter, SyncFailed
 from otel_audit.journal.stream_tree import StreamTree, TreeBroken, TreeHead
 from otel_audit.notices import Notices
 from otel_audit.threads import RealThread, SimpleQueue, new_lock, wait_for_word
@@ -83,7 +84,8 @@ class _Life:
     is_whole: bool = False  # the tree has all lines of a stream that has ended, or cannot be built
     is_over: bool = False
     broken: str = ""
-    synced: set[int] = field(default_factory=set)  # segments that are left and whose lines are on the disk
+    synced_to: int = 0  # the last segment that was left and whose lines are on the disk
+    named: tuple[int, int] = (0, 0)  # the last segment of which the name is on the disk, and its inode
 
     @property
     def files(self) -> StreamFiles:
@@ -107,23 +109,34 @@ class _Life:
         self.is_whole = is_ending
         return self.tree.size - before
 
-    def sync(self) -> None:
-        """Have on the disk what the tree has, and the names of the files.
+    def sync(self) -> bool:
+        """Have on the disk what the tree has, and the names of the files. False: a sync of the writer is not over yet.
 
-        With `fsync` its writer has done so, and must not be disturbed: the kernel tells an error only once.
+        What the writer has synced is not synced again. With `fsync` that is all of it.
 
         Raises:
             OSError: it may not be.
+            SyncFailed: a sync of the writer has failed; the kernel tells that only once, so another one would succeed.
         """
-        if self.stream.durable is not None:
-            return
+        if self.stream.durable is None:
+            self._sync_segments()
+        # In this order: what came of a sync is kept before it is over.
+        is_over = not self.stream.is_being_synced
+        if (error := self.stream.unvouched()) is not None:
+            raise SyncFailed(error.errno, error.strerror, str(self.files.directory))
+        return is_over
+
+    def _sync_segments(self) -> None:
         now = self.tree.place.segment
-        for number in range(max(self.synced, default=0) + 1, now + 1):
-            # A descriptor of its own, so that an error of the write-back is told to the writer's one as well.
-            sync_file(self.files.segment(number))
-            if number < now:
-                self.synced.add(number)
-        sync_directory(self.files.directory)
+        for number in range(self.synced_to + 1, now + 1):
+            if not self.stream.is_synced(number):
+                # A descriptor of its own, so that an error of the write-back is told to the writer's one as well.
+                sync_file(self.files.segment(number))
+            self.synced_to = min(number, now - 1)
+        name = (now, os.stat(self.files.segment(now)).st_ino)
+        if name != self.named:
+            sync_directory(self.files.directory)
+            self.named = name
 
     def due(self, now_s: float, limits: HeadLimits, open_after_s: float) -> list[Telling]:
         """Return what is to be told now."""
@@ -169,7 +182,7 @@ class Registrar:
 
     `describe` says what an `open` entry does, of the process and its settings. `is_waited_for`: the first receipt of a
     stream waits until it is opened in the ledger. `end_wait_s`: how long who ends a stream may wait for its end to be
-    told.
+    told. `on_open` is called by that thread when a stream of this process is in the ledger.
     """
 
     def __init__(
@@ -180,6 +193,7 @@ class Registrar:
         limits: HeadLimits | None = None,
         is_waited_for: bool = False,
         end_wait_s: float = END_WAIT_S,
+        on_open: Callable[[], object] = lambda: None,
         notices: Notices | None = None,
     ) -> None:
         self.ledger = ledger
@@ -187,6 +201,7 @@ class Registrar:
         self._limits = limits or HeadLimits()
         self._is_waited_for = is_waited_for
         self._end_wait_s = end_wait_s
+        self._on_open = on_open
         self._notices = notices or Notices()
         self._begin()
 
@@ -270,8 +285,7 @@ class Registrar:
             try:
                 grown += life.grow()
                 said = life.due(now_s, self._limits, 0.0 if self._is_waited_for else _OPEN_AFTER_S)
-                if said and now_s >= self._not_before_s:
-                    life.sync()
+                if said and now_s >= self._not_before_s and life.sync():
                     due.append((life, said))
             except Exception as error:  # of one stream's files, or a fault of ours: the others go on
                 self._failed(error)
@@ -286,6 +300,7 @@ class Registrar:
             self._failed(error)
             return
         now_s, origin = time.monotonic(), written.checkpoint.origin
+        opens = any(kind == Kind.OPEN for _, said in due for kind, _ in said)
         left_out = {id(content) for _, content in written.left_out}
         for life, said in due:
             life.told([each for each in said if id(each[1]) not in left_out], origin, now_s)
@@ -298,6 +313,8 @@ class Registrar:
             if life.origin != origin:  # a ledger was begun anew, and does not know of it yet
                 life.origin = ""
         self.trouble, self._retry_s = "", _RETRY_S
+        if opens:
+            self._on_open()
 
     def _failed(self, error: Exception) -> None:
         self.trouble = f"the ledger cannot be written, and is told later: {described(error)}"
@@ -314,7 +331,9 @@ class Registrar:
         if 0 < grown < _LEAVES_A_LOOK:
             pause_s = max(_LOOK_MIN_S, min(_LOOK_S, self._last_pause_s * _LEAVES_A_LOOK / grown))
         for life in self._lives.values():
-            if not life.origin:
+            if life.is_ending:  # a sync of its writer is not over
+                pause_s = _LOOK_MIN_S
+            elif not life.origin:
                 pause_s = min(pause_s, max(_LOOK_MIN_S, life.begun_s + _OPEN_AFTER_S - now_s))
         self._last_pause_s = pause_s
         return pause_s

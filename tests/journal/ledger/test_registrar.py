@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import os
 import sys
 import threading
 import time
@@ -24,7 +26,8 @@ from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability
 from otel_audit.signing.tree import Edge, leaf_hash
 from tests.journal.ledger.telling import a_ledger, checked, last_checked
-from tests.journal.writing import a_journal, append, the_stream
+from tests.journal.slow_disk import SlowDisk
+from tests.journal.writing import a_journal, append, the_stream, the_writer
 
 PATIENCE_S = 30.0
 
@@ -253,3 +256,54 @@ def test_two_streams_of_one_process_end_each_for_itself(tmp_path: Path) -> None:
 
     told = [(entry["kind"], entry["stream"]) for entry in entries(tmp_path)]
     assert told == [(kind, stream.files.stream_id) for stream in seen for kind in ("open", "end")]
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_no_end_is_signed_over_lines_whose_last_sync_failed(tmp_path: Path, durability: str) -> None:
+    """The kernel tells an error once: a second sync of the same file succeeds, and says nothing of these lines."""
+    registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end, durability=Durability(durability))
+    append(journal, "a")
+    until(lambda: kinds(tmp_path) == ["open"])
+    with pytest.MonkeyPatch.context() as patch:
+        disk = LosingDisk(patch)
+        if durability == "fsync":  # else nothing is left to sync
+            the_writer(journal).write_system("note", {}, time.time_ns())
+        journal.close()
+    registrar.close()
+
+    assert disk.failed == [the_stream(tmp_path).segment(1).name]
+    assert kinds(tmp_path) == ["open"]
+    assert the_stream(tmp_path).writer_lock.exists(), "whoever takes the stream over tells what is there"
+    assert "SyncFailed" in registrar.trouble
+
+
+def test_a_close_syncs_lines_and_names_once(tmp_path: Path) -> None:
+    with registered(tmp_path) as journal, pytest.MonkeyPatch.context() as patch:
+        append(journal, "a")
+        until(lambda: kinds(tmp_path) == ["open"])
+        until(lambda: journal.stream is not None and not journal.stream.is_being_synced)
+        disk = SlowDisk(patch)
+        append(journal, "b")
+        journal.close()
+
+    segment = the_stream(tmp_path).segment(1).name
+    assert disk.calls.count(segment) in (1, 2), "two where a background sync had begun"
+    assert disk.calls[-1] == "ledger.00000001.jsonl"
+    assert tmp_path.name not in disk.calls
+
+
+class LosingDisk:
+    """Stands for `os.fdatasync` of a disk that loses lines of a stream, and tells of it once."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.failed: list[str] = []
+        self._real = os.fdatasync
+        patch.setattr(os, "fdatasync", self)
+
+    def __call__(self, descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        if not self.failed and not name.startswith("ledger."):
+            self.failed.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._real(descriptor)
