@@ -49,9 +49,17 @@ class FileLock:
         self._path = path
 
     @classmethod
-    def acquire(cls, path: Path, *, mode: int = 0o600) -> FileLock | None:
-        """The lock, or None when another process or descriptor holds it. Never waits."""
-        return cls._locked(path, lambda: _open_to_lock(path, mode), fcntl.LOCK_EX)
+    def acquire(cls, path: Path, *, mode: int = 0o600, creates: bool = True) -> FileLock | None:
+        """Return the lock, or None if another process or descriptor holds it. Never wait.
+
+        With `creates=False`, also None if there is no lock file: whoever had the lock last may have removed it.
+        """
+        try:
+            return cls._locked(path, lambda: _open_to_lock(path, mode, creates=creates), fcntl.LOCK_EX)
+        except FileNotFoundError:
+            if creates:  # into a directory that is gone
+                raise
+            return None
 
     @classmethod
     def _locked(cls, path: Path, opened: Callable[[], int], kind: int) -> FileLock | None:
@@ -122,8 +130,10 @@ class FileLock:
         self.release()
 
 
-def _open_to_lock(path: Path, mode: int) -> int:
+def _open_to_lock(path: Path, mode: int, *, creates: bool) -> int:
     try:
+        if not creates:
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         return open_with_mode(path, os.O_RDWR, mode)
     except PermissionError:
         # A side-car under another user may only read what the writer made, and that is enough for flock.

@@ -2,7 +2,8 @@
 
 A writer that ends tells the ledger so, and removes its lock file. So a lock file that is there and that nobody holds
 means that somebody has to: the stream is read to its last whole line, and how far it came is said once and for all. The
-lock is held meanwhile, so that two do not say it. Many go into one turn.
+lock is held meanwhile, so that two do not say it; whoever gets it looks whether it was said, since another one may have
+been killed before it removed the file. Many go into one turn.
 
 A stream that an earlier version wrote is `found` instead: nothing shows that it was whole before, but from here on it
 is. Its header knows no ledger; one whose header does was opened in it, or is not ours.
@@ -11,22 +12,23 @@ is. Its header knows no ledger; one whose header does was opened in it, or is no
 from __future__ import annotations
 
 import os
+import re
 import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from otel_audit.errors import NoteMalformed, ProofInvalid
-from otel_audit.journal.files import StreamFiles, segments_in, writer_locks_in
+from otel_audit.journal.files import StreamFiles, segments_in, sync_directory, sync_file, writer_locks_in
 from otel_audit.journal.ledger.draft import Telling
-from otel_audit.journal.ledger.entries import Entry, Kind, statement, statements_backwards
-from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, statement, statements_backwards
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog, id_of
 from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.ledger.registrar import head_content
-from otel_audit.journal.line import Line, Position
+from otel_audit.journal.line import Damage, Line, Position
 from otel_audit.journal.locks import FileLock, boot_id, host_id, may_live_elsewhere
-from otel_audit.journal.reader import lines_before, lines_behind, segment_lines, stream_header
+from otel_audit.journal.reader import lines_before, lines_behind, segment_lines, segment_lines_backwards, stream_header
 from otel_audit.journal.stream_tree import StreamTree, TreeBroken, TreeHead
 from otel_audit.settings import Durability
 from otel_audit.threads import real_sleep
@@ -37,7 +39,9 @@ _MOST_A_TURN: Final = 64
 _LINES_AT_ONCE: Final = 256
 _GIVE_WAY_S: Final = 0.0001
 _FIND_AFTER_S: Final = 5.0
-_KNOWN: Final = (b'"kind":"open"', b'"kind":"found"')
+_NEW: Final = (b'"kind":"open"', b'"kind":"found"')
+_OVER: Final = frozenset({Kind.END, Kind.ADOPT, Kind.FOUND})
+_STREAM: Final = re.compile(rb'"stream":"([0-9a-f-]{36})"')
 
 
 class Adopter:
@@ -68,7 +72,8 @@ class Adopter:
 
     def forked(self) -> None:
         """In a forked child: begin anew."""
-        self._known: set[str] | None = None  # streams that the ledger knows, or that are none of the older ones
+        self._settled: set[str] = set()  # streams that the ledger knows, or that are none of the older ones
+        self._found = _Found(self._ledger.files)
         self._find_at_s = time.monotonic() + self._find_after_s
 
     def take_over(self, stopped: Callable[[], bool] = lambda: False) -> int:
@@ -109,6 +114,7 @@ class Adopter:
                 except (OSError, ProofInvalid) as error:
                     self._failed(files, error)
             if said:
+                sync_directory(self._directory)
                 self._ledger.tell(said)
             while held:  # only those of which the ledger knows, or has to know nothing
                 held.pop().release(remove=True)
@@ -119,24 +125,42 @@ class Adopter:
 
     def _adopt(self, files: StreamFiles, header: Mapping[str, Any], held: list[FileLock], said: list[Telling]) -> None:
         if header.get("durability") == Durability.MEMORY or not files.segments():
-            if (lock := FileLock.acquire(files.writer_lock, mode=self._file_mode)) is not None:
+            if (lock := self._left_lock(files)) is not None:
                 held.append(lock)
             return
         # Read before the lock is taken: meanwhile others would take its writer for alive.
         tree, why = tree_of(files)
-        lock = FileLock.acquire(files.writer_lock, mode=self._file_mode)
-        if lock is None:
+        lock = self._left_lock(files)
+        if lock is None:  # another one has it, or had it and told
             return
+        try:
+            content = self._content(files, header, tree, why)
+        except BaseException:
+            lock.release()  # and leave the file of the lock: nobody has told yet
+            raise
         held.append(lock)
-        if not why:
-            why = _read_on(tree)
-        kind = Kind.ADOPT if "ledger" in header else Kind.FOUND
-        said.append((kind, _told(files, tree, why)))
+        if content is not None:
+            said.append((Kind.ADOPT if "ledger" in header else Kind.FOUND, content))
+
+    def _content(
+        self, files: StreamFiles, header: Mapping[str, Any], tree: StreamTree, why: str
+    ) -> Mapping[str, Any] | None:
+        """Return what is to be said of a stream whose lock is held now; None if it was said."""
+        if _is_told(self._ledger.files, files.stream_id, header.get("ledger")):
+            return None  # by somebody who was killed before the file of the lock was gone
+        why = why or _read_on(tree)
+        for number in files.segments():  # its writer may not have come to it, and power may fail now
+            sync_file(files.segment(number))
+        return _told(files, tree, why)
+
+    def _left_lock(self, files: StreamFiles) -> FileLock | None:
+        return FileLock.acquire(files.writer_lock, mode=self._file_mode, creates=False)
 
     def find(self, stopped: Callable[[], bool] = lambda: False) -> int:
         """Tell the ledger of the streams of earlier versions that ended, and return of how many.
 
-        Nothing is done in the first seconds of a process: the whole ledger is read for it once.
+        Nothing is done in the first seconds of a process: it reads the header of each stream once. Only where there is
+        a stream of an earlier version is the whole ledger read, too.
 
         Raises:
             LedgerBusy: others had the turn for too long; the rest was not told.
@@ -144,12 +168,11 @@ class Adopter:
         """
         if time.monotonic() < self._find_at_s or not self._is_wanted():
             return 0
-        if self._known is None:
-            self._known = set(_known_in(self._ledger.files))
         said: list[Telling] = []
         told = 0
+        has_read = False
         for stream_id in list(segments_in(self._directory)):
-            if stream_id in self._known or stopped():
+            if stream_id in self._settled or stopped():
                 continue
             files = StreamFiles(self._directory, stream_id)
             header = stream_header(files)
@@ -161,26 +184,36 @@ class Adopter:
             ):
                 continue
             if not is_ours:
+                if not has_read:  # which takes long, and in most directories there is no such stream
+                    self._found.refresh()
+                    has_read = True
                 try:
-                    said.append((Kind.FOUND, _told(files, *tree_of(files))))
+                    if stream_id not in self._found.streams:
+                        said.append((Kind.FOUND, _told(files, *tree_of(files))))
                 except (OSError, ProofInvalid) as error:
                     self._failed(files, error)
-            self._known.add(stream_id)
+            self._settled.add(stream_id)
             if len(said) >= _MOST_A_TURN:
                 told += self._say(said)
         return told + self._say(said)
 
     def _say(self, said: list[Telling]) -> int:
-        """Have a turn. Where it fails, the streams are found again."""
-        count = len(said)
+        """Have a turn, and tell of those that no other process has told of meanwhile. Where it fails, find them again.
+
+        Many processes that start at once with a new version find the same streams.
+        """
+        if not said:
+            return 0
         try:
-            if said:
-                self._ledger.tell(said)
+            with self._ledger.turn() as turn:
+                self._found.refresh()
+                new = [each for each in said if each[1]["stream"] not in self._found.streams]
+                turn.write(new)
         except BaseException:
-            self._known = None
+            self._settled -= {each[1]["stream"] for each in said}
             raise
         said.clear()
-        return count
+        return len(new)
 
 
 def tree_of(files: StreamFiles) -> tuple[StreamTree, str]:
@@ -259,14 +292,58 @@ def _bytes_behind(files: StreamFiles, place: Position) -> int:
     return 0
 
 
-def _known_in(files: LedgerFiles) -> Iterator[str]:
-    """Yield the streams that the ledgers of a directory know of. Only the entries that name a new one are parsed."""
-    for log in files.logs():
-        for number in log.segments():
-            for count, line in enumerate(segment_lines(log, number)):
-                if count % _LINES_AT_ONCE == 0:
-                    real_sleep(_GIVE_WAY_S)
-                if isinstance(line, Line) and any(kind in line.content for kind in _KNOWN):
-                    entry = statement(line)
-                    if isinstance(entry, Entry) and isinstance(stream_id := entry.content.get("stream"), str):
-                        yield stream_id
+def _is_told(files: LedgerFiles, stream_id: str, anchor: object) -> bool:
+    """Return True if a ledger of the directory says how the stream ended.
+
+    `anchor` is the ledger's note that the stream's first header names. What is older says nothing of the stream.
+    """
+    named = anchor if isinstance(anchor, Mapping) else {}
+    wanted = b'"stream":"%b"' % stream_id.encode()
+    for log in reversed(files.logs()):
+        is_signed = False
+        for number in reversed(log.segments()):
+            for line in segment_lines_backwards(log, number):
+                if isinstance(line, Damage):
+                    continue
+                if log.directory_id == named.get("directory_id") and line.seq <= named.get("size", 0):
+                    return False
+                is_signed = is_signed or isinstance(statement(line), SignedNote)
+                if is_signed and wanted in line.content and isinstance(entry := statement(line), Entry):
+                    return entry.kind in _OVER
+    return False
+
+
+class _Found:
+    """The streams that the ledgers of a directory were told of when they were opened, or found.
+
+    Only the entries that name a new one are looked at, none twice, and each once a note stands behind it.
+    """
+
+    def __init__(self, files: LedgerFiles) -> None:
+        self._files = files
+        self._place = Position(0)  # behind the last note
+        self.streams: set[str] = set()
+
+    def refresh(self) -> None:
+        """Read what was said since.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        for number in self._files.segments():
+            if number >= self._place.segment and (directory_id := id_of(self._files.segment(number))):
+                self._read(LedgerLog(self._files.directory, directory_id, (number,)), number)
+
+    def _read(self, log: LedgerLog, number: int) -> None:
+        after = self._place if self._place.segment == number else None
+        turn: list[str] = []
+        for count, line in enumerate(segment_lines(log, number, after)):
+            if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
+                real_sleep(_GIVE_WAY_S)
+            if isinstance(line, Damage):
+                continue
+            if any(kind in line.content for kind in _NEW) and (named := _STREAM.search(line.content)):
+                turn.append(named[1].decode())
+            elif isinstance(statement(line), SignedNote):
+                self.streams.update(turn)
+                turn, self._place = [], line.end

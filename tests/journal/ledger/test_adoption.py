@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from otel_audit.journal.stream import Limits
 from otel_audit.settings import Durability
 from tests.journal.ledger.telling import a_ledger
 from tests.journal.ledger.test_registrar import assert_is_head, entries, kinds, lines_of, until
+from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, description
 
 
@@ -181,3 +184,71 @@ def test_a_stream_that_the_ledger_could_not_be_told_of_is_told_later(tmp_path: P
     assert not FileLock.is_held(files.writer_lock)
     held.release()
     assert adopter.take_over() == 1
+
+
+def test_a_stream_is_not_told_of_again_when_its_adopter_was_killed_before_the_lock_file_was_gone(
+    tmp_path: Path,
+) -> None:
+    files = left_behind(tmp_path)
+    an_adopter(tmp_path).take_over()
+    files.writer_lock.touch()
+
+    assert an_adopter(tmp_path).take_over() == 0
+
+    assert kinds(tmp_path) == ["adopt"]
+    assert not files.writer_lock.exists()
+
+
+def test_an_adopter_that_comes_late_for_a_stream_leaves_it_to_the_one_before(tmp_path: Path) -> None:
+    """It has read the stream already when the other one gets the lock, tells and removes the file."""
+    files = left_behind(tmp_path)
+    late = an_adopter(tmp_path)
+    built: list[int] = []
+
+    def tell_first(frame: FrameType, event: str, arg: Any) -> None:
+        if event == "return" and frame.f_code.co_name == "tree_of" and not built:
+            built.append(an_adopter(tmp_path).take_over())
+
+    sys.setprofile(tell_first)
+    try:
+        told = late.take_over()
+    finally:
+        sys.setprofile(None)
+
+    assert (built, told) == ([1], 0)
+    assert kinds(tmp_path) == ["adopt"]
+    assert not files.writer_lock.exists()
+
+
+def test_processes_that_find_the_same_streams_tell_of_each_once(tmp_path: Path) -> None:
+    files = [left_behind(tmp_path, knows_ledger=False) for _ in range(3)]
+    for each in files:
+        each.writer_lock.unlink()
+    a_ledger(tmp_path).tell([(Kind.HEAD, {"stream": "s", "size": 1})])
+    first, second = an_adopter(tmp_path), an_adopter(tmp_path)
+    told: list[int] = []
+
+    def find_first(frame: FrameType, event: str, arg: Any) -> None:
+        """Once the second one has read what it tells of."""
+        if event == "call" and frame.f_code.co_name == "_say" and not told:
+            told.append(0)
+            told[0] = first.find()
+
+    sys.setprofile(find_first)
+    try:
+        told.append(second.find())
+    finally:
+        sys.setprofile(None)
+
+    assert told == [3, 0]
+    assert kinds(tmp_path).count("found") == 3
+
+
+def test_lines_that_may_not_be_on_the_disk_are_not_vouched_for(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        SlowDisk(patch).fails = True
+        assert an_adopter(tmp_path).take_over() == 0
+    assert files.writer_lock.exists()
+
+    assert an_adopter(tmp_path).take_over() == 1
