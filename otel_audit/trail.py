@@ -205,6 +205,7 @@ class Trail(AuditSink):
             limits=HeadLimits(settings.head_lines, settings.head_seconds),
             is_waited_for=settings.durability is Durability.FSYNC or settings.on_loss is OnLoss.CLOSED,
             end_wait_s=max(END_WAIT_S, settings.close_timeout_s),
+            on_open=lambda: self._processor.ledger_begun(),
             notices=self.notices,
         )
 

@@ -101,7 +101,7 @@ EXAMPLES = {
     "keep_attributes": Example(None, "rows, http.*", ("rows", "http.*"), ("rows", "http.*"), ",rows"),
     "client_info": Example(ClientInfo.KEEP, "Truncate", ClientInfo.TRUNCATE, ClientInfo.TRUNCATE, "hash"),
     "pseudonym_keys": Example(None, HERE, HERE, Path(HERE), "~/keys"),
-    "ledger": Example(False, "yes", True, True, "perhaps"),
+    "ledger": Example(True, "no", False, False, "perhaps"),
     "log_name": Example(None, "example.org/audit", "example.org/audit", "example.org/audit", "audit log"),
     "head_seconds": Example(300.0, "60", 60, 60.0, "0"),
     "head_lines": Example(10_000, "500", 500, 500, "0"),

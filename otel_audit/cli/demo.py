@@ -26,7 +26,7 @@ from otel_audit.cli.options import GivenNumber, GivenPath
 from otel_audit.cli.verify import print_report, verdict_words
 from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
-from otel_audit.journal.files import segments_in, streams_in
+from otel_audit.journal.files import streams_in
 from otel_audit.logger import AuditLogger
 from otel_audit.notices import escaped
 from otel_audit.settings import Durability, ExporterName, Origin, OtlpProtocol, Settings
@@ -58,7 +58,6 @@ def demo(seconds: float, rate: float, directory: Path | None) -> None:
 
     Some requests are denied, some fail, some are given up. The journal stays. With an OTLP endpoint in the environment
     the events go to its collector, too. In the end `verify` checks the journal, and a copy of it with one byte changed.
-    A new journal has a signed ledger for that, unless OTEL_AUDIT_LEDGER says otherwise.
     """
     settings = _settings(os.environ, directory)
     with _waiting_for_signals():
@@ -92,8 +91,6 @@ def _settings(environ: Mapping[str, str], directory: Path | None) -> Settings:
     try:
         settings = _with_a_name(environ, {name: value for name, value in overrides.items() if value is not None})
         others = [name for name in settings.export if name not in (ExporterName.NONE, ExporterName.CONSOLE)]
-        if settings.sources["ledger"].origin is Origin.DEFAULT and (fresh or not segments_in(settings.directory)):
-            overrides["ledger"] = True  # never in a directory of others: a ledger that has begun goes on
         if others != [ExporterName.SHIP]:  # which stands alone: then nothing is shown
             overrides["export"] = [*others, ExporterName.CONSOLE]
         if fresh:

@@ -69,7 +69,7 @@ def _delivered(counted: Census) -> str:
 
 def _signed(counted: Census, ledger: LedgerState | None) -> str:
     if ledger is None:
-        return "nothing: OTEL_AUDIT_LEDGER=true keeps a signed ledger"
+        return "nothing: there is no signed ledger; `otel-audit status` says why"
     return f"by {ledger.origin}, {ledger.age_s(counted.time_ns):.0f} s ago"
 
 

@@ -161,7 +161,9 @@ def _print_ledger(console: Console, counted: Census, ledger: LedgerState | None)
     if ledger is None:
         if counted.streams:
             is_in_memory = all(stream.is_in_memory for stream in counted.streams)
-            why = "memory mode keeps none" if is_in_memory else "OTEL_AUDIT_LEDGER=true keeps one"
+            why = (
+                "memory mode keeps none" if is_in_memory else "a service begins one, unless OTEL_AUDIT_LEDGER is false"
+            )
             console.print(f"no signed ledger, so nothing here can be proven: {why}", soft_wrap=True)
         return
     age = f"{ledger.age_s(counted.time_ns):.0f} s old"

@@ -119,6 +119,7 @@ class BatchProcessor:
         self._ledger = ledger
         self._on_room = on_room
         self._is_room_wanted = False
+        self._is_ledger_there = False
         self._is_child = False
         self._exporters = exporters
         self._adoption = adoption
@@ -205,6 +206,14 @@ class BatchProcessor:
         self._is_room_wanted = True
         self._closing.look_up()
         return True
+
+    def ledger_begun(self) -> None:
+        """Take note that a stream of this process is in the ledger, which may not have been there before. Any thread.
+
+        Without this the keeper would look for a new ledger ten seconds later.
+        """
+        self._is_ledger_there = True
+        self._closing.look_up()
 
     def flush(self, seqs: Mapping[str, int], *, timeout_s: float) -> FlushReport:
         """Wait until every exporter has dealt with each stream up to the given line, or until the time is over.
@@ -366,9 +375,13 @@ class BatchProcessor:
                 self._holdings.release(time.monotonic())
 
     def _is_closing_within(self, closing: Closing, interval_s: float) -> bool:
-        """Wait until closing begins, and in the meantime remove segments as soon as room is wanted."""
+        """Wait until closing begins, and in the meantime do at once what others ask for."""
         next_look = time.monotonic() + interval_s
         while not closing.is_set_within(next_look - time.monotonic()):
+            if self._is_ledger_there:
+                self._is_ledger_there = False
+                with self._adopting:
+                    self._assign(self._holdings.take_ledger())
             if self._is_room_wanted:
                 self._is_room_wanted = False
                 self._retain(closing, at_once=True)

@@ -339,4 +339,5 @@ def retention_of(
         failed=failed,
         ledger=ledger,
         begins=begins,
+        keeps_room=settings.durability is not Durability.MEMORY,
     )

@@ -16,23 +16,24 @@ from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.ledger.state import LedgerState
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import lines_before
-from otel_audit.settings import Durability, Settings
+from otel_audit.settings import Durability, Origin, Settings
 
 __all__ = ["ledger_findings"]
 
 _CHECK: Final = "ledger"
+_UNPROVEN: Final = "nothing can be proven to a stranger"
 _SLACK_S: Final = 60.0  # a turn takes some milliseconds, or as long as a slow disk and the other processes need
 
 
 def ledger_findings(settings: Settings, *, time_ns: Callable[[], int] = time.time_ns) -> list[Finding]:
-    """Return what keeps the ledger from being signed; nothing where none is kept and none is asked for."""
+    """Return what keeps the ledger from being signed, or one line on its state, or on why there is none."""
     files = LedgerFiles(settings.directory)
     try:
         if settings.durability is Durability.MEMORY:
-            return [_in_memory()] if settings.ledger else []
+            return [_in_memory(is_asked_for=settings.ledger and _is_set(settings))]
         if not files.segments():
-            says = "it begins with the first event"
-            return [Finding(_CHECK, says)] if settings.ledger else []
+            says = "it begins with the first event" if settings.ledger else f"switched off: {_UNPROVEN}"
+            return [Finding(_CHECK, says)]
         found = [_key(files), _lock(files), _older_version(files), _note(files, settings, time_ns())]
     except OSError as error:
         return [Finding(_CHECK, f"expected to read the ledger, got {error}", "run this check as the service's user")]
@@ -40,12 +41,13 @@ def ledger_findings(settings: Settings, *, time_ns: Callable[[], int] = time.tim
     return wrong or [found[-1]]
 
 
-def _in_memory() -> Finding:
-    return Finding(
-        _CHECK,
-        "durability memory keeps none: nothing can be proven to a stranger",
-        "keep the journal on a disk (OTEL_AUDIT_DURABILITY=os), or leave out OTEL_AUDIT_LEDGER",
-    )
+def _in_memory(*, is_asked_for: bool) -> Finding:
+    remedy = "keep the journal on a disk (OTEL_AUDIT_DURABILITY=os), or leave out OTEL_AUDIT_LEDGER"
+    return Finding(_CHECK, f"durability memory keeps none: {_UNPROVEN}", remedy if is_asked_for else "")
+
+
+def _is_set(settings: Settings) -> bool:
+    return settings.sources["ledger"].origin is not Origin.DEFAULT
 
 
 def _key(files: LedgerFiles) -> Finding:

@@ -83,7 +83,8 @@ class Retention:
     caller runs; lines that they do not have yet stay. `foreign` includes streams whose writer may live on another host.
     If a stream cannot be examined or removed, `failed` is called, and the others go ahead. `ledger` is the signed
     ledger of the directory. Without it, removals are recorded in the unsigned one, and a directory that has a signed
-    ledger is left alone. `begins` says that the signed ledger exists or will.
+    ledger is left alone. `begins` says that the signed ledger exists or will. `keeps_room` sets room aside for the
+    entries that must be written on a full disk; memory mode needs none.
     """
 
     def __init__(
@@ -99,10 +100,12 @@ class Retention:
         failed: Callable[[StreamFiles, Exception], None] = lambda files, error: None,
         ledger: Ledger | None = None,
         begins: bool = True,
+        keeps_room: bool = True,
     ) -> None:
         self._directory = directory
         self._ledger = ledger
         self._begins = begins
+        self._keeps_room = keeps_room
         self._limits = limits
         self._wanted = wanted
         self._exporters = frozenset(exporters)
@@ -198,7 +201,8 @@ class Retention:
         ages.advance(moment)
         is_worth_it = bool(ages.ready) and (not is_known or ages.lived_ns - before_ns >= _STATE_EVERY_NS)
         change(ages)
-        if stale or fresh or is_worth_it or (segments and not former.has_room(self._directory)):
+        lacks_room = self._keeps_room and segments and not former.has_room(self._directory)
+        if stale or fresh or is_worth_it or lacks_room:
             self._keep(change)
         return ages
 
@@ -229,7 +233,8 @@ class Retention:
         with self._unsigned() as ledger:
             if ledger is None:
                 return
-            ledger.keep_room()
+            if self._keeps_room:
+                ledger.keep_room()
             state = Ages.read(self._directory / STATE_NAME)
             state.advance(self._clock())
             change(state)
@@ -389,7 +394,8 @@ class Retention:
                     if ledger is None or not each.is_free:
                         continue
                     if remove(ledger, each.files, each.content, self._clock().wall_ns):
-                        ledger.keep_room()
+                        if self._keeps_room:
+                            ledger.keep_room()
                         yield each
             except OSError as error:
                 self._failed(each.files, error)

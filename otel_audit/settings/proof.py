@@ -70,12 +70,12 @@ LEDGER: Setting[bool] = Setting(
     name="ledger",
     variables=(Variable("OTEL_AUDIT_LEDGER"),),
     kind=Switch(),
-    default=False,
+    default=True,
     doc=(
         "Keep a signed ledger in the directory, so that verify and prove can show a stranger that nothing was changed, "
         "removed or cut. One that was begun goes on, also when this is off. There is none where durability is memory."
     ),
-    reason="it is new, costs CPU for each event, and only grows; it will be on by default",
+    reason="a trail that nobody signed proves nothing to a stranger, and what was not signed in time never can be",
 )
 LOG_NAME: Setting[str | None] = Setting(
     name="log_name",

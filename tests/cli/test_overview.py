@@ -55,7 +55,7 @@ def test_it_counts_the_events_of_the_journal_and_how_many_were_delivered(directo
 
     assert "  events     4 events in 1 stream of shop\n" in text
     assert "  delivered  3, 1 pending\n" in text
-    assert "  signed     nothing: OTEL_AUDIT_LEDGER=true keeps a signed ledger\n" in text
+    assert "  signed     nothing: there is no signed ledger; `otel-audit status` says why\n" in text
     assert following(text) == f"otel-audit tail {directory}"
     journal.close()
 
@@ -73,7 +73,7 @@ def test_a_journal_without_an_event_is_looked_into_with_doctor(directory: Path) 
 
 
 def test_a_trail_with_a_signed_ledger_is_verified_next(directory: Path) -> None:
-    audit = otel_audit.configure(directory=directory, ledger=True)
+    audit = otel_audit.configure(directory=directory)
     audit.log_authn(outcome="success")
     audit.close()
 

@@ -21,7 +21,6 @@ def test_the_ledger_of_a_service_is_shown(tmp_path: Path) -> None:
         directory=tmp_path,
         export="none",
         service_name="shop",
-        ledger=True,
         log_name="example.com/shop",
         close_timeout_s=60,
     )
@@ -47,7 +46,6 @@ def test_how_far_the_ledger_was_delivered_is_shown(tmp_path: Path) -> None:
             export="otlp",
             endpoint=server.base_url,
             protocol="http/protobuf",
-            ledger=True,
             close_timeout_s=60,
         )
         audit.log_authn(outcome="success")
@@ -72,7 +70,11 @@ def test_how_far_the_ledger_was_delivered_is_shown(tmp_path: Path) -> None:
     ("durability", "says"),
     [
         ("memory", "no signed ledger, so nothing here can be proven: memory mode keeps none\n"),
-        ("os", "no signed ledger, so nothing here can be proven: OTEL_AUDIT_LEDGER=true keeps one\n"),
+        (
+            "os",
+            "no signed ledger, so nothing here can be proven: a service begins one, unless OTEL_AUDIT_LEDGER is "
+            "false\n",
+        ),
     ],
 )
 def test_where_nothing_is_signed_it_is_said_why(tmp_path: Path, durability: str, says: str) -> None:

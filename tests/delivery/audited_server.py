@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -41,14 +42,19 @@ class AuditedServer(OtlpServer):
 
 
 def names_in(request: Received) -> list[str]:
-    """The ids of the events in a request; `header` for the line that begins a segment."""
+    """The ids of the events in a request; `header` for the line that begins a segment. Not the lines of the ledger."""
     message = ExportLogsServiceRequest.FromString(request.body)
     records = [each for logs in message.resource_logs for scope in logs.scope_logs for each in scope.log_records]
-    return [_name(json.loads(record.body.string_value)) for record in records]
+    lines = [json.loads(record.body.string_value) for record in records]
+    return [_name(line) for line in lines if not _is_of_the_ledger(line)]
 
 
-def _name(event: dict[str, str]) -> str:
+def _name(event: dict[str, Any]) -> str:
     return "header" if event.get("system") == "segment" else event["event_id"]
+
+
+def _is_of_the_ledger(line: dict[str, Any]) -> bool:
+    return line.get("system") in ("ledger", "note") or "edge" in line.get("segment", {})
 
 
 def exporter_to(

@@ -41,7 +41,7 @@ def sent(requests: Sequence[Received]) -> list[dict[str, str]]:
     return [
         {pair.key: pair.value.string_value for pair in record.attributes}
         for record in records
-        if "segment" not in record.body.string_value
+        if '"system":' not in record.body.string_value
     ]
 
 

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 import otel_audit
+from otel_audit.delivery import processor
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.locks import FileLock
 from tests.servers import poll
@@ -72,7 +73,6 @@ def environment(directory: Path, server: OtlpServer, **more: str) -> dict[str, s
         "OTEL_EXPORTER_OTLP_ENDPOINT": server.base_url,
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         "OTEL_AUDIT_DIR": str(directory),
-        "OTEL_AUDIT_LEDGER": "true",
         "OTEL_AUDIT_BATCH_DELAY_S": "0.05",
         **more,
     }
@@ -231,9 +231,7 @@ def test_where_no_ledger_is_kept_none_is_delivered(
 
 
 def test_the_events_are_delivered_and_counted_as_without_it(tmp_path: Path, server: OtlpServer) -> None:
-    audit = otel_audit.configure(
-        directory=tmp_path, export="otlp", endpoint=server.base_url, protocol="http/protobuf", ledger=True
-    )
+    audit = otel_audit.configure(directory=tmp_path, export="otlp", endpoint=server.base_url, protocol="http/protobuf")
     for _ in range(3):
         audit.log_authn(outcome="success")
     audit.close()
@@ -241,3 +239,15 @@ def test_the_events_are_delivered_and_counted_as_without_it(tmp_path: Path, serv
     stats = audit.stats()
     assert (stats.emitted, stats.exported, stats.pending) == (3, 3, 0)
     assert lacking(tmp_path, server) == []
+
+
+def test_a_ledger_that_begins_is_delivered_before_the_next_look_for_streams(
+    tmp_path: Path, server: OtlpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "_ADOPT_INTERVAL_S", 3600)
+    audit = otel_audit.configure(directory=tmp_path, export="otlp", endpoint=server.base_url, protocol="http/protobuf")
+    audit.log_authn(outcome="success")
+
+    poll(lambda: '"kind":"open"' in "".join(bodies(server)), timeout_s=WAIT_S, what="the ledger with the collector")
+
+    audit.close()

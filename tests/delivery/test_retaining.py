@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from otel_audit.delivery import processor as processor_module
 from otel_audit.journal import retention as retention_module
 from otel_audit.journal.census import census
 from otel_audit.journal.files import segments_in
-from otel_audit.journal.ledger.former import entries
+from otel_audit.journal.ledger.removals import Removals
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
 from tests.cli.journals import Inbox
@@ -41,6 +42,13 @@ def settings(directory: Path, **overrides: object) -> Settings:
 def write(trail: Trail, count: int) -> None:
     for number in range(count):
         append(trail.journal, number, detail="x" * 300)
+
+
+def removed(directory: Path) -> list[Mapping[str, Any]]:
+    """What the signed ledger says of the segments that were removed."""
+    removals = Removals(directory)
+    removals.refresh()
+    return [told for stream_id in segments_in(directory) for told in removals.told(stream_id)]
 
 
 @pytest.fixture
@@ -79,7 +87,7 @@ def test_a_service_removes_what_it_has_delivered_while_it_runs(tmp_path: Path) -
     )
 
     assert numbers[0] > 5
-    assert len(list(entries(tmp_path))) == numbers[0] - 1
+    assert len(removed(tmp_path)) == numbers[0] - 1
     write(trail, 1)
     assert trail.flush(timeout_s=20).complete
     stats = trail.stats()
@@ -97,7 +105,7 @@ def test_what_a_service_cannot_deliver_stays(tmp_path: Path) -> None:
     poll(lambda: (tmp_path / "ledger.reserve").exists(), what="a look at the directory")
 
     assert segments_in(tmp_path) == before
-    assert list(entries(tmp_path)) == []
+    assert removed(tmp_path) == []
     inbox.away = ""
     poll(lambda: segments_in(tmp_path), until=lambda left: left != before, what="delivered segments removed")
     trail.close()
@@ -127,7 +135,7 @@ def test_a_forked_child_of_a_service_without_exporters_looks_for_itself(tmp_path
     if child == 0:
         try:
             write(trail, 60)
-            poll(lambda: list(entries(tmp_path)), what="the child's own segments removed")
+            poll(lambda: removed(tmp_path), what="the child's own segments removed")
             os._exit(0)
         finally:
             os._exit(1)

@@ -19,6 +19,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, LogRecordE
 
 from otel_audit import AuditLogger, ConfigError, configure
 from otel_audit.delivery.sdk_exporter import sdk_exporters
+from tests.delivery.audited_server import names_in
 from tests.servers import Collector, poll
 from tests.servers.otlp_server import Answer, OtlpServer
 
@@ -155,7 +156,7 @@ def test_the_official_exporter_gets_through_an_outage(tmp_path: Path) -> None:
             audit.log_authn(outcome="success")
             poll(lambda: audit.stats().exported, what="the event to be accepted")
 
-    assert len(server.requests) == 3
+    assert len(list(filter(None, map(names_in, server.requests)))) == 3
 
 
 def in_a_child(work: Any) -> int:

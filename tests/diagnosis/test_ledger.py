@@ -37,10 +37,12 @@ def test_a_ledger_that_can_go_on_is_one_line(files: LedgerFiles) -> None:
     assert finding.says.startswith("4 lines signed, the last note is ")
 
 
-def test_nothing_is_said_of_a_ledger_that_nobody_asked_for(tmp_path: Path) -> None:
-    assert findings(tmp_path) == []
-    assert findings(tmp_path, durability="memory", export="console") == []
-    assert findings(tmp_path, ledger=True) == [Finding("ledger", "it begins with the first event")]
+def test_where_there_is_no_ledger_it_is_said_why(tmp_path: Path) -> None:
+    assert findings(tmp_path) == [Finding("ledger", "it begins with the first event")]
+    assert findings(tmp_path, ledger=False) == [Finding("ledger", "switched off: nothing can be proven to a stranger")]
+    assert findings(tmp_path, durability="memory", export="console") == [
+        Finding("ledger", "durability memory keeps none: nothing can be proven to a stranger")
+    ]
 
 
 def test_memory_mode_is_asked_for_a_ledger_in_vain(tmp_path: Path) -> None:

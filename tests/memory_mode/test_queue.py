@@ -185,6 +185,7 @@ def test_status_finds_nothing_missing_where_delivered_segments_were_removed(
         assert counted.totals.exported == 1000
         (stream,) = counted.streams
         assert not StreamFiles(memory_disk, stream.stream_id).segment(1).exists()
+        assert list(memory_disk.glob("ledger.*")) == []
 
 
 def test_without_a_directory_the_journal_is_in_a_private_one_in_memory(server: AuditedServer) -> None:
