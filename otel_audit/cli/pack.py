@@ -33,8 +33,8 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
     SOURCE is what `otel-audit query` takes. Each file is sorted by time and holds the journal lines byte for byte, so
     `otel-audit verify DIRECTORY` and `otel-audit query DIRECTORY` read it.
 
-    A run adds what is new since the last one, and goes on where one was killed. Nothing is removed. Exit code 1 when
-    there were damaged bytes, which are not packed.
+    A run adds what is new since the last one, and goes on where one was killed. Nothing is removed. A line that is
+    still being written is left to the next run. Exit code 1 when there were damaged bytes, which are not packed.
     """
     with source_errors(ctx):
         make_directory(directory)
@@ -51,17 +51,19 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
                 TrailDatabase([store], out=directory) as database,
             ):
                 events, size_bytes, files = _packed(Packing(database, directory), look)
-                damaged = database.gathered.damaged
+                gathered = database.gathered
         finally:
             lock.release(remove=True)
     if as_json:
-        said = {"directory": str(directory), "lines": events, "files": files, "bytes": size_bytes, "damaged": damaged}
+        said = {"directory": str(directory), "lines": events, "files": files, "bytes": size_bytes}
+        said |= {"damaged": gathered.damaged, "unfinished": gathered.unfinished, "removed": gathered.removed}
         click.echo(shown_json(said))
     else:
         each = f", {size_bytes / events:.0f} bytes a line" if events else ""
         click.echo(f"{events} lines packed into {files} files in {escaped(str(directory))}{each}")
-    if damaged:
-        click.echo(f"{damaged} damaged pieces are not packed: see `otel-audit verify`", err=True)
+    for each in gathered.unread():
+        click.echo(each, err=True)
+    if gathered.damaged:
         sys.exit(_FINDING)
 
 

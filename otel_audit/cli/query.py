@@ -117,7 +117,8 @@ def query(
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
         database = stack.enter_context(TrailDatabase(stores, out=out))
         _Answer(database, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
-        _say_unread(database)
+        for said in database.gathered.unread():
+            click.echo(said, err=True)
 
 
 class _Answer:
@@ -206,15 +207,3 @@ def _print_columns(rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         padded: Iterable[str] = (text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
-
-
-def _say_unread(database: TrailDatabase) -> None:
-    """Say on stderr what of the sources is no event, and so in no answer."""
-    gathered = database.gathered
-    if gathered.damaged:
-        click.echo(
-            f"{gathered.damaged} damaged pieces were passed over, which may hold events: see `otel-audit verify`",
-            err=True,
-        )
-    if gathered.others:
-        click.echo(f"{gathered.others} records of other programs were passed over", err=True)

@@ -10,16 +10,17 @@ Source: DuckDB documentation, "Securing DuckDB": `enable_external_access`, `allo
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
 from otel_audit.query.columns import COLUMNS, events_sql
-from otel_audit.query.filters import Filters, Place
-from otel_audit.query.gathering import Gathered, Segment, Spool, closed_segments
+from otel_audit.query.filters import Clue, Filters, Place
+from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
+from otel_audit.query.lines import Lines, Run, have_copies, packed_rows, packed_runs, quoted, runs_in, spans_in
 from otel_audit.stores.columns import ColumnStore, load_duckdb
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Store, StoreUnreadable
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 __all__ = ["Found", "QueryUnanswered", "TrailDatabase"]
 
 _MEMORY: Final = "1GB"  # what does not fit goes to the temporary directory
-_LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
-_BUFFER_BYTES: Final = 4 << 20  # for each thread and file
 _ROW_GROUP: Final = 20_480  # what a writer of Parquet holds
 _ROWS: Final = 1000  # fetched at a time
 _ORDER: Final = "ORDER BY time_ns DESC, stream_id DESC, seq DESC"
+_ORDER_BY_TIME: Final = "ORDER BY time_ns DESC"
+_COLUMNS: Final = ", ".join(column.name for column in COLUMNS)
+_PAGE_MAX: Final = 10_000  # the longest answer that is looked for in the newest part of the trail first
+_TRIES: Final = 2  # each with a part that is as large as the one before makes expect
 
 
 class QueryUnanswered(AuditError):
@@ -64,10 +67,13 @@ class TrailDatabase:
         self.gathered = Gathered()
         self._out = out
         self._temporary = tempfile.TemporaryDirectory(prefix="otel-audit-query-")
+        self._held = HeldFiles(Path(self._temporary.name), self.gathered)
+        self._trail = _Trail()
         try:
             self._connection = self._connected()
             self._load(stores)
         except BaseException:
+            self._held.close()
             self._temporary.cleanup()
             raise
 
@@ -77,19 +83,23 @@ class TrailDatabase:
         Raises:
             QueryUnanswered: DuckDB cannot answer.
         """
+        since_ns = self._newest_with(filters, limit)
+        if since_ns is not None:
+            filters = replace(filters, since_ns=since_ns)
         condition, values = filters.where()
-        rows = self._rows(
-            f"SELECT time_ns, stream_id, seq, line FROM sought WHERE {condition} {_ORDER}{_limit(limit)}",
-            values,
-        )
-        for time_ns, stream_id, seq, line in rows:
+        source = self._events_like(filters)
+        question = f"SELECT time_ns, stream_id, seq, line FROM ({source}) WHERE {condition}"
+        for time_ns, stream_id, seq, line in self._rows(f"{self._once(question)} {_ORDER}{_limit(limit)}", values):
             yield Found(Place(time_ns, stream_id, seq), line.encode())
 
     def select(self, filters: Filters, limit: int | None = None) -> tuple[str, list[object]]:
         """Return the question of `find` with all columns, and the values of its parameters."""
         condition, values = filters.where()
+        found = self._once(
+            f"SELECT line, service, time_ns, stream_id, seq FROM ({self._events_like(filters)}) WHERE {condition}"
+        )
         # The columns of the lines that were found: to sort all columns of all lines takes many times as long.
-        return events_sql(f"SELECT line, service FROM sought WHERE {condition} {_ORDER}{_limit(limit)}"), values
+        return events_sql(f"SELECT line, service FROM ({found}) {_ORDER}{_limit(limit)}"), values
 
     def limited(self, question: str, limit: int) -> str:
         """Return a question for the first rows of its answer.
@@ -140,7 +150,7 @@ class TrailDatabase:
 
     def _copy(self, sql: str, values: Sequence[object], target: Path | None) -> int:
         how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP}, USE_TMP_FILE false"
-        written = self._execute(f"COPY (\n{sql}\n) TO {_quoted(str(target))} ({how})", values).fetchall()
+        written = self._execute(f"COPY (\n{sql}\n) TO {quoted(str(target))} ({how})", values).fetchall()
         return int(written[0][0])
 
     def days(self) -> Sequence[tuple[str, str, int, int]]:
@@ -156,7 +166,11 @@ class TrailDatabase:
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no memory.
         """
-        known = f" ANTI JOIN ({_packed_in(packed)}) AS packed USING (stream_id, seq)" if packed else ""
+        known = (
+            f" ANTI JOIN ({packed_rows([str(each) for each in packed])}) AS packed USING (stream_id, seq)"
+            if packed
+            else ""
+        )
         lines = (
             f"SELECT line, service FROM (SELECT * FROM sought WHERE coalesce(service, '') = ? AND {_DAY} = ?) AS asked"
             f"{known} ORDER BY time_ns, stream_id, seq"
@@ -166,6 +180,7 @@ class TrailDatabase:
     def close(self) -> None:
         """Remove the temporary files."""
         self._connection.close()
+        self._held.close()
         self._temporary.cleanup()
 
     def __enter__(self) -> Self:
@@ -192,94 +207,118 @@ class TrailDatabase:
     def _load(self, stores: Sequence[Store]) -> None:
         """Make the view `events`, and allow nothing but it from then on."""
         path = Path(self._temporary.name) / "lines.jsonl"
+        segments: list[Segment] = []
+        packed: list[str] = []
         with open(path, "wb", buffering=1 << 20) as file:
             spool = Spool(file, self.gathered)
-            closed: list[Segment] = []
-            packed: list[Path] = []
             for store in stores:
                 if isinstance(store, DirectoryStore):
-                    closed += closed_segments(store, spool)
+                    segments += self._held.add_journal(store, spool)
                 elif isinstance(store, ColumnStore):
-                    packed += store.files
+                    packed += [str(each) for each in store.files]
                 else:
                     spool.add_store(store)
-            scans = self._scans([each.path for each in closed])
-            whole = [each for each in closed if _is_whole(each, scans[str(each.path)])]
-            for each in closed:
-                if each not in whole:
-                    spool.add_segment(each.store, each.stream_id, each.number)
-        by_service: dict[str, list[Path]] = defaultdict(list)
-        for each in whole:
-            by_service[each.service].append(each.path)
-        parts = [
-            f"SELECT line, {_quoted(service)} AS service FROM ({_lines_of(paths)})"
-            for service, paths in by_service.items()
-        ]
-        runs = [run for each in whole for run in scans[str(each.path)]]
+            runs: dict[str, list[Run]] = {each.file: [] for each in segments}
+            for run in runs_in(list(runs), self._all_rows):
+                runs[run.file].append(run)
+            whole = [each for each in segments if _is_whole(each, runs[each.file])]
+            are_whole = {each.file for each in whole}
+            for each in segments:
+                if each.file not in are_whole:
+                    spool.add_segment(each)
+        known = [run for each in whole for run in runs[each.file]]
         if spool.lines:
-            spooled = self._scans([path], is_spool=True)[str(path)]
-            # A number beyond a double, or half a surrogate, is JSON to Python and none to DuckDB.
+            spooled = runs_in([str(path)], self._all_rows, is_spool=True)
             self.gathered.damaged += spool.lines - sum(run.lines for run in spooled if run.stream_id is not None)
-            valid = f"SELECT {_VALID} AS line, stream FROM ({_lines_of([path], is_spool=True)})"
-            self._execute("SET VARIABLE services = ?::VARCHAR[]", [spool.services])
-            service = "getvariable('services')[stream + 1]"
-            parts.append(f"SELECT line, {service} AS service FROM ({valid}) WHERE line IS NOT NULL")
-            runs += spooled
+            known += spooled
+        spans: list[tuple[int, int]] = []
         if packed:
-            runs += self._packed_runs(packed)
-        self._make_views(parts, packed, has_copies=_have_copies(runs))
-        self._lock([*(each.path for each in whole), *packed, path])
+            known += self._packed_runs(packed)
+            spans += spans_in(packed, self._all_rows)
+        self._execute("SET VARIABLE services = ?::VARCHAR[]", [spool.services])
+        self._execute(
+            "CREATE TEMP TABLE sources AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(?::VARCHAR[]) AS service",
+            [[each.file for each in whole], [spool.service_of(each.stream_id) for each in whole]],
+        )
+        files = {run.file: (run.first_ns, run.last_ns) for each in whole for run in runs[each.file]}
+        self._trail = _Trail(files, str(path) if spool.lines else None, packed, spans, have_copies(known))
+        self._make_views()
+        self._lock([*files, *self._held.removed_names, *packed, str(path)])
 
-    def _scans(self, paths: Sequence[Path], *, is_spool: bool = False) -> Mapping[str, Sequence[_Run]]:
-        """Return what DuckDB finds in each file, by stream."""
-        found: dict[str, list[_Run]] = defaultdict(list)
-        if paths:
-            lines = _lines_of(paths, is_spool=is_spool)
-            known = f"SELECT filename, {_VALID} AS valid, strlen(line) + 1 AS size FROM ({lines})"
-            parsed = (
-                f"SELECT filename, json_extract_string(valid, ['$.stream_id', '$.seq']) AS ids, size FROM ({known})"
-            )
-            rows = self._execute(
-                "SELECT filename, ids[1], count(*), sum(size), min(seq), max(seq), count(DISTINCT seq) "
-                f"FROM (SELECT filename, ids, TRY_CAST(ids[2] AS BIGINT) AS seq, size FROM ({parsed})) GROUP BY ALL"
-            ).fetchall()
-            for filename, *run in rows:
-                found[filename].append(_Run(*run))
-        return found
-
-    def _packed_runs(self, paths: Sequence[Path]) -> Sequence[_Run]:
+    def _packed_runs(self, files: Sequence[str]) -> Sequence[Run]:
         columns = ", ".join(column.name for column in COLUMNS if column.name not in ("stream_id", "seq"))
         try:
-            self._execute(f"SELECT {columns} FROM ({_packed_in(paths)}) LIMIT 0")
-            rows = self._execute(
-                "SELECT stream_id, count(*), 0, min(seq), max(seq), count(DISTINCT seq) "
-                f"FROM ({_packed_in(paths)}) GROUP BY stream_id, filename"
-            ).fetchall()
+            self._execute(f"{packed_rows(files, columns)} LIMIT 0")
+            return packed_runs(files, self._all_rows)
         except QueryUnanswered as error:
             raise StoreUnreadable(
-                f"{paths[0].parent}: expected Parquet files of `otel-audit pack`, got others or a damaged one; {error}"
+                f"{Path(files[0]).parent}: expected Parquet files of `otel-audit pack`, got others or a damaged one; "
+                f"{error}"
             ) from error
-        return [_Run(*row) for row in rows]
 
-    def _make_views(self, parts: Sequence[str], packed: Sequence[Path], *, has_copies: bool) -> None:
+    def _make_views(self) -> None:
         """Make `events`, and `sought`, which is the same and faster where few columns are looked at."""
-        lines = " UNION ALL ".join(parts) or "SELECT '' AS line, '' AS service WHERE false"
-        columns = ", ".join(column.name for column in COLUMNS)
         for name, few in (("events", False), ("sought", True)):
-            events = events_sql(lines, few=few)
-            if packed:
-                events += f" UNION ALL SELECT {columns} FROM ({_packed_in(packed)})"
-            if has_copies:
-                copies = "row_number() OVER (PARTITION BY stream_id, seq ORDER BY line)"
-                events = f"SELECT {columns} FROM ({events}) QUALIFY {copies} = 1"
-            self._execute(f"CREATE VIEW {name} AS {events}")
+            self._execute(f"CREATE VIEW {name} AS {self._once(self._trail.events(few=few), _COLUMNS)}")
 
-    def _lock(self, paths: Sequence[Path]) -> None:
+    def _once(self, question: str, columns: str = "*") -> str:
+        """Return a question whose answer has each event once. It gives the stream, the number and the line of each."""
+        if not self._trail.has_copies:
+            return question
+        copies = "row_number() OVER (PARTITION BY stream_id, seq ORDER BY line)"
+        return f"SELECT {columns} FROM ({question}) QUALIFY {copies} = 1"
+
+    def _events_like(self, filters: Filters) -> str:
+        """Return the query for the events among which are all that the filters find."""
+        if self._trail.is_indexed or self._has_differing_copies():
+            return "SELECT * FROM sought"
+        return self._trail.events(few=True, since_ns=filters.since_ns, last_ns=filters.last_ns(), clues=filters.clues())
+
+    def _newest_with(self, filters: Filters, limit: int | None) -> int | None:
+        """Return a time from which on there are as many events as are asked for; None if there are fewer."""
+        if limit is None or limit > _PAGE_MAX or self._has_differing_copies():
+            return None
+        parts = 1
+        for _ in range(_TRIES):
+            since_ns = self._trail.newest_ns(parts, filters.last_ns())
+            if since_ns is None or (filters.since_ns is not None and since_ns <= filters.since_ns):
+                break
+            found, first_ns = self._first_of(replace(filters, since_ns=since_ns), limit)
+            if found == limit:
+                return first_ns
+            if not found:
+                break
+            parts = 2 * parts * limit // found
+        # In packed files the times are a column of their own, which tells whose lines have to be unpacked.
+        return self._first_of(filters, limit)[1] if self._trail.is_packed else None
+
+    def _first_of(self, filters: Filters, limit: int) -> tuple[int, int | None]:
+        """Return the number of events that are found, at most `limit`, and the time of the first, if all have one."""
+        condition, values = filters.where()
+        question = f"SELECT time_ns, stream_id, seq, line FROM ({self._events_like(filters)}) WHERE {condition}"
+        times = f"SELECT time_ns FROM ({self._once(question)}) {_ORDER_BY_TIME}{_limit(limit)}"
+        [(found, with_time, first_ns)] = self._all_rows(
+            f"SELECT count(*), count(time_ns), min(time_ns) FROM ({times})", values
+        )
+        return found, first_ns if found == with_time else None
+
+    def _has_differing_copies(self) -> bool:
+        """Return True if two lines differ that have the same stream and number.
+
+        Then it must be known of all lines which of the two is the event, before any is left out.
+        """
+        if self._trail.has_differing is None:
+            lines = self._trail.events(few=True)
+            differing = f"SELECT 1 FROM ({lines}) GROUP BY stream_id, seq HAVING min(hash(line)) <> max(hash(line))"
+            self._trail.has_differing = self._trail.has_copies and bool(self._all_rows(f"{differing} LIMIT 1"))
+        return self._trail.has_differing
+
+    def _lock(self, paths: Sequence[str]) -> None:
         if self._out is not None and self._out.is_dir():
-            self._execute(f"SET allowed_directories = [{_quoted(str(self._out.absolute()))}]")
+            self._execute(f"SET allowed_directories = [{quoted(str(self._out.absolute()))}]")
         elif self._out is not None:
-            paths = [*paths, self._out]
-        self._execute(f"SET allowed_paths = [{', '.join(_quoted(str(path)) for path in paths)}]")
+            paths = [*paths, str(self._out)]
+        self._execute(f"SET allowed_paths = [{', '.join(map(quoted, paths))}]")
         self._execute("SET enable_external_access = false")
         self._execute("SET lock_configuration = true")
 
@@ -302,6 +341,9 @@ class TrailDatabase:
         except self._duckdb.Error as error:
             raise QueryUnanswered(_first_line(error)) from error
 
+    def _all_rows(self, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        return self._execute(sql, values).fetchall()
+
     def _rows(self, sql: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         answer = self._execute(sql, values)
         while True:
@@ -314,59 +356,71 @@ class TrailDatabase:
             yield from rows
 
 
-class _Run(NamedTuple):
-    """The lines of one stream in one file; of no stream those that are no JSON."""
+@dataclass(slots=True)
+class _Trail:
+    """The parts of a trail. `files` are whole segments with their first and last times, `spans` those of row groups.
 
-    stream_id: str | None
-    lines: int
-    size_bytes: int
-    first: int | None
-    last: int | None
-    numbers: int
+    With an index, the views read nothing of this.
+    """
+
+    files: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    spool: str | None = None
+    packed: Sequence[str] = ()
+    spans: Sequence[tuple[int, int]] = ()
+    has_copies: bool = False
+    has_differing: bool | None = None
+    is_indexed: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """True if all of it is in packed files."""
+        return bool(self.packed) and not self.files and self.spool is None
+
+    def events(
+        self, *, few: bool, since_ns: int | None = None, last_ns: int | None = None, clues: Sequence[Clue] = ()
+    ) -> str:
+        """Return the query for the events, without those that cannot lie in the time or lack a clue."""
+        files = [file for file, (first, last) in self.files.items() if _overlap(first, last, since_ns, last_ns)]
+        condition = " AND ".join(["true", *map(_has_clue, clues)])
+        events = events_sql(Lines(files, self.spool).sql(condition), few=few)
+        if self.packed:
+            bounds = [f"time_ns >= {since_ns}"] * (since_ns is not None) + [f"time_ns <= {last_ns}"] * (
+                last_ns is not None
+            )
+            events += f" UNION ALL {packed_rows(self.packed, _COLUMNS)} WHERE {' AND '.join(bounds) or 'true'}"
+        return events
+
+    def newest_ns(self, count: int, last_ns: int | None) -> int | None:
+        """Return the time at which the newest parts begin, `count` of them; None if those are all."""
+        if self.spool is not None or self.is_indexed:
+            return None
+        spans = [(last, first) for first, last in [*self.files.values(), *self.spans] if first is not None]
+        spans = sorted(((last, first) for last, first in spans if last_ns is None or first <= last_ns), reverse=True)
+        return min(first for _, first in spans[:count]) if len(spans) > count else None
 
 
 _DAY: Final = "strftime(time, '%Y-%m-%d')"
-_VALID: Final = "CASE WHEN json_valid(line) THEN line END"
 
 
-def _lines_of(paths: Sequence[Path], *, is_spool: bool = False) -> str:
-    """Return the query for the lines of files. JSON has no control character, so none divides a line in two."""
-    names = ", ".join(_quoted(str(path)) for path in paths)
-    columns = "{'stream': 'BIGINT', 'line': 'VARCHAR'}" if is_spool else "{'line': 'VARCHAR'}"
-    return (
-        f"SELECT * FROM read_csv([{names}], columns = {columns}, auto_detect = false, "
-        "header = false, delim = chr(1), quote = '', escape = '', new_line = '\\n', strict_mode = false, "
-        f"ignore_errors = true, filename = true, max_line_size = {_LINE_MAX_BYTES}, buffer_size = {_BUFFER_BYTES})"
-    )
+def _overlap(first: int | None, last: int | None, since_ns: int | None, last_ns: int | None) -> bool:
+    """Return True if an event from `first` to `last` can lie in the time. One without a time lies in none."""
+    if first is None or last is None:
+        return since_ns is None and last_ns is None
+    return (since_ns is None or last >= since_ns) and (last_ns is None or first <= last_ns)
 
 
-def _packed_in(paths: Sequence[Path]) -> str:
-    names = ", ".join(_quoted(str(path)) for path in paths)
-    return f"SELECT * FROM read_parquet([{names}], filename = true, hive_partitioning = false, union_by_name = true)"
+def _has_clue(clue: Clue) -> str:
+    groups = (" AND ".join(f"contains(line, {quoted(text)})" for text in texts) for texts in clue)
+    return f"({' OR '.join(groups)} OR contains(line, '\\u'))"
 
 
-def _is_whole(segment: Segment, runs: Sequence[_Run]) -> bool:
+def _is_whole(segment: Segment, runs: Sequence[Run]) -> bool:
     """Return True if each byte of a segment is in a line of its stream that DuckDB takes for JSON."""
     return [(run.stream_id, run.size_bytes) for run in runs] == [(segment.stream_id, segment.size_bytes)]
 
 
-def _have_copies(runs: Sequence[_Run]) -> bool:
-    """Return True if two lines may have the same stream and number."""
-    last: dict[str, int] = {}
-    for run in sorted(runs, key=lambda run: run.first or 0):
-        if run.stream_id is not None:
-            if run.lines != run.numbers or (run.first or 0) <= last.get(run.stream_id, -1):
-                return True
-            last[run.stream_id] = run.last or 0
-    return False
-
-
 def _limit(limit: int | None) -> str:
     return "" if limit is None else f" LIMIT {int(limit)}"
-
-
-def _quoted(text: str) -> str:
-    return "'{}'".format(text.replace("'", "''"))
 
 
 def _first_line(error: Exception) -> str:

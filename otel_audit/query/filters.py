@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
+from otel_audit.event import Outcome
 
-__all__ = ["WORDS", "Filters", "Place"]
+__all__ = ["WORDS", "Clue", "Filters", "Place"]
 
 _HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that say nothing of what was done
 
@@ -26,6 +28,22 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
     "request": ("request_id",),
 }
 """What can be asked for by a word, and the columns of `events` of which one must hold it."""
+
+Clue = Sequence[Sequence[str]]
+"""A line that a filter finds contains all texts of one of these groups, or an escape by number such as `\\u0061`."""
+
+# What JSON may write in another way than it is read, and half a surrogate, which no store takes.
+_REWRITTEN: Final = re.compile(r'["\\/\x00-\x1f\ud800-\udfff]')
+# The same where a value may be no text: then it is matched by its JSON, whose spaces and numbers are written anew.
+_REWRITTEN_JSON: Final = re.compile(r'["\\/\x00-\x1f\ud800-\udfff\s{}\[\]:,]')
+_NUMBER: Final = re.compile(r"[-+.0-9eE]*")
+_INTEGER: Final = re.compile(r"[0-9]{1,15}")  # written as it is read
+_TEXTS_MAX: Final = 3  # of one word, the longest
+_WORDS_OF: Final[Mapping[Outcome, Sequence[str]]] = {
+    Outcome.SUCCESS: ("success", "allow"),
+    Outcome.DENIED: ("denied", "deny"),
+    Outcome.ERROR: ("error", "mcp_error"),
+}
 
 
 class Place(NamedTuple):
@@ -96,6 +114,48 @@ class Filters:
             conditions.append("(time_ns, stream_id, seq) < (?, ?, ?)")
             values += self.before
         return " AND ".join(conditions) or "true", values
+
+    def clues(self) -> Sequence[Clue]:
+        """Return what the lines that are found contain, as far as that can be said of their bytes.
+
+        The lines that meet all clues are more than those that are found, and are told apart without parsing any.
+        """
+        of_words = (_clue(name, given) for name, given in self.words.items() if given and name != "service")
+        return [clue for clue in of_words if clue]
+
+    def last_ns(self) -> int | None:
+        """Return the last moment at which an event can be that is found; None if there is none."""
+        ends = [] if self.until_ns is None else [self.until_ns - 1]
+        return min([*ends, self.before.time_ns] if self.before is not None else ends, default=None)
+
+
+def _clue(name: str, given: Sequence[str]) -> Clue:
+    """Return the clue of one filter, or an empty one if nothing can be said."""
+    groups: list[Sequence[str]] = []
+    for word in given:
+        groups.append(
+            _texts_of(word, may_be_json="*" in word or word[:1] in "[{" or (name == "target" and "/" in word))
+        )
+        if name == "outcome":
+            pattern = ".*".join(map(re.escape, word.split("*")))
+            meant = [each for each in Outcome if re.fullmatch(pattern, each)]
+            if Outcome.UNKNOWN in meant:
+                return ()
+            groups += [[text] for each in meant for text in _WORDS_OF.get(each, (each.value,))]
+    return groups if all(groups) else ()
+
+
+def _texts_of(word: str, *, may_be_json: bool) -> Sequence[str]:
+    """Return texts that stand in the line as they do in the word."""
+    if not may_be_json:
+        if _NUMBER.fullmatch(word) and not _INTEGER.fullmatch(word):
+            return ()
+        texts = _REWRITTEN.split(word)
+    else:
+        texts = [
+            text for part in word.split("*") for text in _REWRITTEN_JSON.split(part) if not _NUMBER.fullmatch(text)
+        ]
+    return sorted(filter(None, set(texts)), key=len)[-_TEXTS_MAX:]
 
 
 def _matches(column: str, word: str, values: list[object]) -> str:

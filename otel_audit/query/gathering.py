@@ -1,13 +1,19 @@
 """Gather what DuckDB reads: segments of journals as they are, and the lines of everything else in a temporary file.
 
-A segment that its writer may still append to, or in which anything but whole lines stands, is read by the reader of
-the journal, which knows what is torn. Whether a segment is whole is asked of DuckDB, by the same scan that a query
-makes: no byte of the file may be missing in what it gives back.
+Of a segment that its writer may still append to, the whole lines are copied, so that every scan sees the same. All
+others are held open, so that retention can remove them meanwhile.
+
+A segment in which anything but whole lines stands is read by the reader of the journal, which knows what is torn.
+Whether a segment is whole is asked of DuckDB, by the same scan that a query makes: no byte of the file may be missing
+in what it gives back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import errno
+import os
+import resource
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -15,34 +21,126 @@ from typing import IO, Final
 import msgspec
 
 from otel_audit.journal.line import SEGMENT, Line, last_line_in, system_start
+from otel_audit.journal.line_file import BLOCK_BYTES, last_newline
 from otel_audit.journal.reader import header_of, service_in, stream_header
-from otel_audit.stores.directory import DirectoryStore
-from otel_audit.stores.store import Content, ForeignRecord, Store, Stored
+from otel_audit.stores.directory import TORN, DirectoryStore
+from otel_audit.stores.store import DamagedBytes, ForeignRecord, Store, Stored
 
-__all__ = ["Gathered", "Segment", "Spool", "closed_segments"]
+__all__ = ["Gathered", "HeldFiles", "Segment", "Spool"]
 
 _HEADER: Final = system_start(SEGMENT)
+_COPIED_MAX_BYTES: Final = 256 << 20  # far above the default size of a segment
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(slots=True)
 class Gathered:
-    """Counts of what is no event in the sources: damaged pieces of bytes, and records of other programs (`others`)."""
+    """Counts of what the sources hold besides events.
+
+    `damaged` are pieces of bytes that are no line, and `others` records of other programs. `unfinished` are last lines
+    without an end in streams whose writer may live: they are being written, or their writer was killed. `removed` are
+    segments that retention removed before they could be read.
+    """
 
     damaged: int = 0
     others: int = 0
+    unfinished: int = 0
+    removed: int = 0
+
+    def unread(self) -> Iterator[str]:
+        """Yield a sentence for each kind of thing that was not read as an event."""
+        if self.damaged:
+            yield f"{self.damaged} damaged pieces were passed over, which may hold events: see `otel-audit verify`"
+        if self.unfinished:
+            yield (
+                f"{self.unfinished} lines have no end yet and were passed over: "
+                "they are being written, or their writer was killed"
+            )
+        if self.removed:
+            yield f"{self.removed} segments were not read: retention removed them meanwhile"
+        if self.others:
+            yield f"{self.others} records of other programs were passed over"
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment of a journal that nobody appends to any more."""
+    """A segment of a journal. `file` is the name by which DuckDB reads `size_bytes` of it."""
 
     store: DirectoryStore
     stream_id: str
     number: int
-    service: str
-    path: Path
+    file: str
     size_bytes: int
+    is_open: bool
+
+
+class HeldFiles:
+    """Holds the segments of journals open, and copies of those that grow in `directory`. To be closed."""
+
+    def __init__(self, directory: Path, gathered: Gathered) -> None:
+        self._directory = directory
+        self._gathered = gathered
+        self._descriptors: list[int] = []
+        self._copies = 0
+        self.removed_names: list[str] = []
+        """The names that the held files have in the system when they are removed."""
+        self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+
+    def add_journal(self, store: DirectoryStore, spool: Spool) -> list[Segment]:
+        """Return the segments of a journal that hold a byte, and tell the spool the services of its streams."""
+        found = []
+        for stream_id, files in store.files().items():
+            spool.name_service(stream_id, service_in(stream_header(files)))
+            numbers = files.segments()
+            for number in numbers:
+                # The writer has its lock as long as it lives; a ledger has one for good.
+                is_open = number == numbers[-1] and files.writer_lock.exists()
+                try:
+                    file, size_bytes = (self._copy if is_open else self._hold)(files.segment(number))
+                except FileNotFoundError:
+                    self._gathered.removed += 1
+                    continue
+                if size_bytes:
+                    found.append(Segment(store, stream_id, number, file, size_bytes, is_open))
+        return found
+
+    def close(self) -> None:
+        """Let go of the files. The copies are removed with their directory."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _hold(self, path: Path) -> tuple[str, int]:
+        """Return the name and the size of a file that stays readable when its name is removed."""
+        if len(self._descriptors) >= self._most:
+            return str(path.absolute()), path.stat().st_size
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self._most = len(self._descriptors)
+            return self._hold(path)
+        self._descriptors.append(descriptor)
+        self.removed_names.append(f"{path.resolve()} (deleted)")  # Source: proc(5), /proc/PID/fd
+        return f"/dev/fd/{descriptor}", os.fstat(descriptor).st_size
+
+    def _copy(self, path: Path) -> tuple[str, int]:
+        """Return the name and the size of a copy of the whole lines of a file that may grow."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            end = last_newline(descriptor, size) + 1
+            self._gathered.unfinished += end < size
+            if size > _COPIED_MAX_BYTES:
+                return self._hold(path)  # if it grows meanwhile it is not whole, and the spool takes its lines
+            copy = self._directory / f"{self._copies}.jsonl"
+            self._copies += 1
+            with open(copy, "xb") as file:
+                offsets = range(0, end, BLOCK_BYTES)
+                file.writelines(os.pread(descriptor, min(BLOCK_BYTES, end - each), each) for each in offsets)
+        finally:
+            os.close(descriptor)
+        return str(copy), end
 
 
 class Spool:
@@ -63,11 +161,19 @@ class Spool:
         """Take all of a store."""
         self._add(store.contents())
 
-    def add_segment(self, store: DirectoryStore, stream_id: str, number: int) -> None:
+    def add_segment(self, segment: Segment) -> None:
         """Take one segment of a journal."""
-        self._add((stream_id, each) if isinstance(each, Line) else each for each in store.segment(stream_id, number))
+        is_there = False
+        for each in segment.store.segment(segment.stream_id, segment.number):
+            is_there = True
+            if isinstance(each, Line):
+                self._add_line(segment.stream_id, each.content)
+            # The unfinished line at the end of an open segment was counted when its whole lines were copied.
+            elif not (segment.is_open and isinstance(each, DamagedBytes) and each.reason.startswith(TORN)):
+                self._gathered.damaged += 1
+        self._gathered.removed += not is_there
 
-    def _add(self, contents: Iterable[Stored | Content]) -> None:
+    def _add(self, contents: Iterable[Stored]) -> None:
         for each in contents:
             match each:
                 case (str() as stream_id, Line() as line):
@@ -84,37 +190,25 @@ class Spool:
             if not _is_json(line):
                 return
         place = self._place_of(stream_id)
-        if line.startswith(_HEADER) and not self.services[place]:
-            self.services[place] = service_in(header_of(line))
+        if line.startswith(_HEADER):
+            self.name_service(stream_id, service_in(header_of(line)))
         self._file.write(b"%d\x01%b\n" % (place, line))
         self.lines += 1
 
     def name_service(self, stream_id: str, service: str) -> None:
-        """Record which service writes a stream."""
-        self.services[self._place_of(stream_id)] = service
+        """Record which service writes a stream. The header may be readable in another copy of the stream only."""
+        place = self._place_of(stream_id)
+        self.services[place] = self.services[place] or service
+
+    def service_of(self, stream_id: str) -> str:
+        """Return the service that writes a stream, or an empty text if no header said so."""
+        return self.services[self._place_of(stream_id)]
 
     def _place_of(self, stream_id: str) -> int:
         place = self._places.setdefault(stream_id, len(self.services))
         if place == len(self.services):
             self.services.append("")
         return place
-
-
-def closed_segments(store: DirectoryStore, spool: Spool) -> list[Segment]:
-    """Return the segments of a journal that nobody appends to; the lines of all others are in the spool."""
-    closed = []
-    for stream_id, files in store.files().items():
-        service = service_in(stream_header(files))
-        spool.name_service(stream_id, service)
-        numbers = files.segments()
-        for number in numbers:
-            path = files.segment(number)
-            # The writer has its lock as long as it lives; a ledger has one for good.
-            if number == numbers[-1] and files.writer_lock.exists():
-                spool.add_segment(store, stream_id, number)
-            else:
-                closed.append(Segment(store, stream_id, number, service, path, _size_of(path)))
-    return [each for each in closed if each.size_bytes]
 
 
 def _is_json(line: bytes) -> bool:
@@ -124,10 +218,3 @@ def _is_json(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # removed since the directory was listed

@@ -21,10 +21,11 @@ from otel_audit.journal.line_file import hash_between, opened, whole_bytes
 from otel_audit.journal.reader import lines_before, lines_behind, segment_lines
 from otel_audit.stores.store import Content, DamagedBytes, ForeignRecord, Kind, Stored
 
-__all__ = ["DirectoryStore", "Latest", "Seen"]
+__all__ = ["TORN", "DirectoryStore", "Latest", "Seen"]
 
 _HEADER: Final = system_start(SEGMENT)  # it reports no event
 _MOST_AT_ONCE: Final = 5000
+TORN: Final = "expected a line that ends: torn, or not yet whole"  # why the last bytes of a segment are no line
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -190,7 +191,7 @@ class DirectoryStore:
                 yield _damaged(path, each.offset, each.length, "expected a line of the stream")
         torn = path.stat().st_size - end
         if torn > 0:
-            yield _damaged(path, end, torn, "expected a line that ends: torn, or not yet whole")
+            yield _damaged(path, end, torn, TORN)
 
 
 def _damaged(path: Path, offset: int, length: int, expected: str) -> DamagedBytes:

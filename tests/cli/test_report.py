@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from otel_audit import AuditPrincipal
 from otel_audit.cli import main
 from otel_audit.signing.keys import SigningKey
-from tests.query.test_query import archive_of
 from tests.recording import recorder
 from tests.reporting.pages import Page
+from tests.stores.archives import archive_of
 from tests.verification.forge import Forge, each_line
 from tests.verification.kept import delivered
 

@@ -169,8 +169,23 @@ def test_damaged_bytes_are_counted_and_the_rest_is_packed(journal: Path, tmp_pat
     result = run("pack", journal, tmp_path / "packed")
 
     assert result.exit_code == 1
-    assert "1 damaged pieces are not packed" in result.stderr
+    assert "1 damaged pieces were passed over" in result.stderr
     assert run("query", tmp_path / "packed", "--json").stdout == run("query", journal, "--json").stdout
+
+
+def test_the_line_that_a_live_writer_is_at_is_left_to_the_next_run(tmp_path: Path) -> None:
+    journal, packed = tmp_path / "journal", tmp_path / "packed"
+    with recorder(journal) as audit:
+        audit.log_mcp_call(tool_name="first")
+        with next(journal.glob("*-*.jsonl")).open("ab") as file:
+            file.write(b'{"event_type":"mcp.tools')
+
+        result = run("pack", journal, packed, "--json")
+
+        assert result.exit_code == 0, result.output
+        assert "1 lines have no end yet" in result.stderr
+        said = json.loads(result.stdout)
+        assert (said["lines"], said["damaged"], said["unfinished"]) == (2, 0, 1)
 
 
 def test_two_runs_at_once_are_refused(journal: Path, tmp_path: Path) -> None:

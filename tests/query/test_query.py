@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from otel_audit.query.filters import WORDS, Filters, Place
 from otel_audit.settings.service import UNKNOWN_SERVICE
 from otel_audit.stores.location import open_store
 from tests.recording import recorder
-from tests.stores.archives import archived, headers_of, journal_lines
+from tests.stores.archives import archive_of, journal_lines
 from tests.verification.forge import Forge
 
 SERVICE = UNKNOWN_SERVICE  # where no setting names it
@@ -143,14 +144,6 @@ def journal(tmp_path: Path) -> Path:
     return directory
 
 
-def archive_of(journal: Path, path: Path) -> Path:
-    headers = headers_of(journal)
-    path.write_bytes(
-        b"".join(archived(headers[stream], lines) + b"\n" for stream, lines in journal_lines(journal).items())
-    )
-    return path
-
-
 def test_an_archive_gives_the_answer_of_its_journal(journal: Path, tmp_path: Path) -> None:
     archive = archive_of(journal, tmp_path / "archive.jsonl")
     asked = Filters({"tool": ["tool-1*"]})
@@ -202,6 +195,44 @@ def test_damaged_lines_are_counted_and_the_others_found(journal: Path) -> None:
 
     assert answer == naive(sorted(unharmed), Filters())
     assert damaged == 5
+
+
+def test_a_segment_that_retention_removes_is_read_to_its_end(journal: Path) -> None:
+    with database(journal) as trail:
+        before = list(trail.find(Filters()))
+        for path in journal.glob("*-*.jsonl"):
+            path.unlink()
+
+        assert list(trail.find(Filters())) == before
+        assert list(trail.rows("SELECT count(*) FROM events WHERE system IS NULL")[1]) == [("40",)]
+
+
+def test_a_segment_that_is_gone_when_it_is_opened_is_counted(journal: Path) -> None:
+    oldest = min(journal.glob("*-*.jsonl"))
+    oldest.unlink()
+    oldest.symlink_to("removed")  # listed, and not there
+
+    with database(journal) as trail:
+        assert len(list(trail.find(Filters()))) == 20
+        assert trail.gathered.removed == 1
+
+
+def test_more_segments_than_descriptors_are_read(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = found(Filters(), journal)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2, 2))
+
+    assert found(Filters(), journal) == whole
+
+
+def test_a_line_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
+    with recorder(tmp_path) as audit:
+        audit.log_mcp_call(tool_name="first")
+        segment = next(tmp_path.glob("*-*.jsonl"))
+        with segment.open("ab") as file:
+            file.write(b'{"event_type":"mcp.tools')
+        with database(tmp_path) as trail:
+            assert len(list(trail.find(Filters()))) == 1
+            assert (trail.gathered.unfinished, trail.gathered.damaged) == (1, 0)
 
 
 def test_a_span_of_time_has_its_first_moment_and_not_its_last(journal: Path) -> None:

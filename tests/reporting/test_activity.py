@@ -19,7 +19,7 @@ from otel_audit.query.filters import Filters
 from otel_audit.reporting.activity import Activity, activity_in
 from otel_audit.stores.location import open_store
 from tests.cli.journals import a_journal
-from tests.query.test_query import archive_of
+from tests.stores.archives import archive_of
 
 HOUR_NS = 3600 * 10**9
 START_NS = time.time_ns() // HOUR_NS * HOUR_NS - 100 * HOUR_NS

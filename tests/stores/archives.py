@@ -17,7 +17,7 @@ from otel_audit.journal.reader import lines_behind, stream_header
 from otel_audit.records.encoding import encoded_request
 from tests.cli.journals import a_journal, record
 
-__all__ = ["archived", "contents", "headers_of", "journal_lines", "some_streams"]
+__all__ = ["archive_of", "archived", "contents", "headers_of", "journal_lines", "some_streams"]
 
 
 def some_streams(directory: Path, *, streams: int = 3, events: int = 12) -> dict[str, list[bytes]]:
@@ -52,6 +52,15 @@ def archived(header: Mapping[str, Any], lines: Sequence[bytes]) -> bytes:
             for key in each.keys() & {"traceId", "spanId"}:
                 each[key] = base64.b64decode(each[key]).hex()
     return json.dumps(request, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def archive_of(journal: Path, path: Path) -> Path:
+    """Write the lines of a journal as an archive, a request for each stream."""
+    headers = headers_of(journal)
+    path.write_bytes(
+        b"".join(archived(headers[stream], lines) + b"\n" for stream, lines in journal_lines(journal).items())
+    )
+    return path
 
 
 def contents(found: Sequence[object]) -> list[bytes]:

@@ -1,0 +1,149 @@
+"""The files that DuckDB reads, as SQL: the lines of a trail where they lie, and what one scan of them tells.
+
+A file is read by its open descriptor, so it stays readable when retention removes its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+__all__ = ["Lines", "Run", "have_copies", "packed_rows", "packed_runs", "quoted", "runs_in", "spans_in"]
+
+_LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
+_BUFFER_BYTES: Final = 4 << 20  # for each thread and file
+_VALID: Final = "CASE WHEN json_valid(line) THEN line END"
+
+Rows = Callable[[str], Sequence[tuple[Any, ...]]]
+"""Asks DuckDB one question and returns all rows of the answer."""
+
+
+class Run(NamedTuple):
+    """The lines of one stream in one file. Lines that are no JSON have no stream.
+
+    `is_dense` says that each number from `first` to `last` is there exactly once. The times are those of the events.
+    """
+
+    file: str
+    stream_id: str | None
+    lines: int
+    size_bytes: int
+    first: int | None
+    last: int | None
+    first_ns: int | None
+    last_ns: int | None
+    is_dense: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines in some files, each with the service that wrote it.
+
+    `files` hold lines and nothing else, and the table `sources` has their services. `spool` is a file in which the
+    number of its stream in the variable `services` stands before each line.
+    """
+
+    files: Sequence[str] = ()
+    spool: str | None = None
+
+    def sql(self, condition: str = "true") -> str:
+        """Return the query for `line` and `service` of the lines that meet a condition over `line`."""
+        parts = []
+        if self.files:
+            parts.append(
+                f"SELECT line, service FROM ({_lines_in(self.files)}) JOIN sources USING (filename) WHERE {condition}"
+            )
+        if self.spool is not None:
+            # A number beyond a double, or half a surrogate, is JSON to Python and none to DuckDB.
+            valid = f"SELECT {_VALID} AS line, stream FROM ({_lines_in([self.spool], is_spool=True)})"
+            parts.append(
+                f"SELECT line, getvariable('services')[stream + 1] AS service FROM ({valid}) "
+                f"WHERE line IS NOT NULL AND {condition}"
+            )
+        return " UNION ALL ".join(parts) or "SELECT '' AS line, '' AS service WHERE false"
+
+
+def runs_in(files: Sequence[str], rows: Rows, *, is_spool: bool = False) -> Sequence[Run]:
+    """Return what one scan of files tells. It parses each line once, which is most of its cost."""
+    if not files:
+        return ()
+    # TRY gives NULL for a line that is no JSON. To ask json_valid first would parse each line twice.
+    ids = "TRY(json_extract_string(line, ['$.stream_id', '$.seq', '$.time_ns']))"
+    parsed = f"SELECT filename, strlen(line) + 1 AS size, {ids} AS ids FROM ({_lines_in(files, is_spool=is_spool)})"
+    found = (
+        "SELECT filename AS file, ids[1] AS stream_id, size, TRY_CAST(ids[2] AS BIGINT) AS seq, "
+        f"TRY_CAST(ids[3] AS BIGINT) AS time_ns FROM ({parsed})"
+    )
+    return [Run(*row) for row in rows(_grouped(found))]
+
+
+def packed_rows(files: Sequence[str], columns: str = "*") -> str:
+    """Return the query for columns of packed files."""
+    return f"SELECT {columns} FROM read_parquet([{_names(files)}], hive_partitioning = false, union_by_name = true)"
+
+
+def packed_runs(files: Sequence[str], rows: Rows) -> Sequence[Run]:
+    """Return the runs of packed files. The sizes and times of their lines are not looked at."""
+    columns = "filename AS file, stream_id, 0 AS size, seq, NULL::BIGINT AS time_ns"
+    source = f"read_parquet([{_names(files)}], filename = true, hive_partitioning = false, union_by_name = true)"
+    return [Run(*row) for row in rows(_grouped(f"SELECT {columns} FROM {source}"))]
+
+
+def spans_in(files: Sequence[str], rows: Rows) -> Sequence[tuple[int, int]]:
+    """Return the first and the last time of each row group of packed files, as their footers say."""
+    return rows(
+        "SELECT TRY_CAST(stats_min_value AS BIGINT), TRY_CAST(stats_max_value AS BIGINT) "
+        f"FROM parquet_metadata([{_names(files)}]) WHERE path_in_schema = 'time_ns' AND stats_min_value IS NOT NULL"
+    )
+
+
+def have_copies(runs: Sequence[Run]) -> bool:
+    """Return True if two lines may have the same stream and number."""
+    last: dict[str, int] = {}
+    for run in sorted(runs, key=lambda run: run.first or 0):
+        if run.stream_id is not None:
+            if not run.is_dense or (run.first or 0) <= last.get(run.stream_id, -1):
+                return True
+            last[run.stream_id] = run.last or 0
+    return False
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL."""
+    return "'{}'".format(text.replace("'", "''"))
+
+
+def _grouped(lines: str) -> str:
+    """Return the query for the runs of lines with `file`, `stream_id`, `size`, `seq` and `time_ns`.
+
+    To count distinct numbers takes memory for each. The sum of their hashes takes none, and is that of all numbers
+    from the first to the last exactly if each of them is there once.
+    """
+    runs = (
+        "SELECT file, stream_id, count(*) AS lines, sum(size) AS size, min(seq) AS first, max(seq) AS last, "
+        "min(time_ns) AS first_ns, max(time_ns) AS last_ns, sum(hash(seq)::HUGEINT) AS hashes "
+        f"FROM ({lines}) GROUP BY ALL"
+    )
+    # An empty range for all others: the query is planned as a join, which no condition around it keeps from running.
+    end = f"CASE WHEN last::HUGEINT - first + 1 = lines AND last < {2**63 - 1} THEN last + 1 ELSE first END"
+    every = f"SELECT sum(hash(number)::HUGEINT) FROM range(first, {end}) AS numbers(number)"
+    return (
+        f"WITH runs AS MATERIALIZED ({runs}) "
+        f"SELECT file, stream_id, lines, size, first, last, first_ns, last_ns, coalesce(({every}) = hashes, false) "
+        "FROM runs"
+    )
+
+
+def _lines_in(files: Sequence[str], *, is_spool: bool = False) -> str:
+    """Return the query for the lines of files. JSON has no control character, so none divides a line in two."""
+    columns = "{'stream': 'BIGINT', 'line': 'VARCHAR'}" if is_spool else "{'line': 'VARCHAR'}"
+    return (
+        f"SELECT * FROM read_csv([{_names(files)}], columns = {columns}, auto_detect = false, "
+        "header = false, delim = chr(1), quote = '', escape = '', new_line = '\\n', strict_mode = false, "
+        f"ignore_errors = true, filename = true, max_line_size = {_LINE_MAX_BYTES}, buffer_size = {_BUFFER_BYTES})"
+    )
+
+
+def _names(files: Sequence[str]) -> str:
+    return ", ".join(map(quoted, files))
