@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,32 +19,35 @@ from tests.walkthrough import ROOT
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 STEP = re.compile(r"^\d+\. `(?P<file>otel_audit/[\w/]+\.py)`, `(?P<function>[\w.]+)`", re.MULTILINE)
+METHOD = re.compile(r"`([A-Z]\w+\.\w+)`")
 MOST_FILES = 8
 
 Step = tuple[str, str]
 
 
+def section(title: str) -> str:
+    return PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
 def steps_of(title: str) -> list[Step]:
     """The numbered steps below a heading, as file and function, without the name of its class."""
-    section = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
-    return [(match["file"], match["function"].rpartition(".")[2]) for match in STEP.finditer(section)]
+    return [(match["file"], match["function"].rpartition(".")[2]) for match in STEP.finditer(section(title))]
 
 
 @contextmanager
-def first_calls(functions: list[Step]) -> Iterator[list[Step]]:
-    """Which of these functions are called inside, on any thread, in the order of their first calls."""
-    seen: list[Step] = []
+def first_calls(functions: list[Step]) -> Iterator[dict[Step, list[Step]]]:
+    """The functions that are called inside, on any thread, in the order of their first calls.
+
+    Each comes with the functions of the package that had called one another until then, innermost first, by full name.
+    """
+    seen: dict[Step, list[Step]] = {}
     wanted = set(functions)
 
     def note(frame: FrameType, kind: str, _: Any) -> None:
-        if kind != "call":
-            return
-        code = frame.f_code
-        path = Path(code.co_filename)
-        if path.is_relative_to(ROOT):
-            step = (path.relative_to(ROOT).as_posix(), code.co_name)
+        if kind == "call" and (file := file_of(frame)) is not None:
+            step = (file, frame.f_code.co_name)
             if step in wanted and step not in seen:
-                seen.append(step)
+                seen[step] = callers_of(frame)
 
     threading.setprofile(note)
     sys.setprofile(note)
@@ -54,6 +58,21 @@ def first_calls(functions: list[Step]) -> Iterator[list[Step]]:
         threading.setprofile(None)
 
 
+def file_of(frame: FrameType) -> str | None:
+    path = Path(frame.f_code.co_filename)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT / "otel_audit") else None
+
+
+def callers_of(frame: FrameType) -> list[Step]:
+    found: list[Step] = []
+    caller = frame.f_back
+    while caller is not None:
+        if (file := file_of(caller)) is not None:
+            found.append((file, caller.f_code.co_qualname))
+        caller = caller.f_back
+    return found
+
+
 def test_every_file_that_the_page_names_exists() -> None:
     named = set(re.findall(r"`((?:otel_audit|tests)/[\w/]*(?:\.py)?)`", PAGE))
 
@@ -62,7 +81,8 @@ def test_every_file_that_the_page_names_exists() -> None:
 
 def test_the_way_of_an_event_is_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
     steps = steps_of("The way of one event")
-    assert len({file for file, _ in steps}) <= MOST_FILES
+    files = {file for file, _ in steps}
+    assert len(files) <= MOST_FILES
 
     with OtlpServer() as server, first_calls(steps) as calls:
         audit = otel_audit.configure(
@@ -73,7 +93,18 @@ def test_the_way_of_an_event_is_taken_in_the_order_of_the_page(tmp_path: Path) -
         audit.close()
 
     assert delivered.complete
-    assert calls == steps
+    assert list(calls) == steps
+    named = set(METHOD.findall(section("The way of one event")))
+    assert [hidden for callers in calls.values() for hidden in not_named(callers, files, named)] == []
+
+
+def not_named(callers: list[Step], files: set[str], named: set[str]) -> list[Step]:
+    """The functions between a step and the one before it that are in no file of the page and are not named there."""
+    between = list(takewhile(lambda caller: caller[0] not in files, callers))
+    passing = {file for file, function in between if function in named}
+    if len(between) == len(callers):
+        return []  # the first one of its thread: nothing of the page called it
+    return [(file, function) for file, function in between if file not in passing]
 
 
 def test_the_way_of_a_request_is_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
@@ -84,7 +115,7 @@ def test_the_way_of_a_request_is_taken_in_the_order_of_the_page(tmp_path: Path) 
         asyncio.run(request(otel_audit.AuditMiddleware(answering, audit=audit)))
 
     audit.close()
-    assert calls == steps
+    assert list(calls) == steps
 
 
 async def answering(scope: Any, receive: Any, send: Callable[[Any], Any]) -> None:
