@@ -170,26 +170,26 @@ def _single(source: int | Source, offset: int, newline: int, line_max_bytes: int
     return Block(offset, newline + 1, read_at(source, newline + 1 - offset, offset) if is_held else b"")
 
 
-def pieces(path: Path, offset: int = 0) -> Iterator[Piece]:
-    """Yield what is between the newlines of a file, from the offset on.
+def pieces(path: Path) -> Iterator[Piece]:
+    """Yield what is between the newlines of a file.
 
     Raises:
         OSError: it cannot be read.
     """
     with opened(path) as descriptor:
-        for block in blocks(descriptor, offset):
+        for block in blocks(descriptor):
             yield from pieces_of(block)
 
 
-def pieces_backwards(path: Path, end: int | None = None) -> Iterator[Piece]:
-    """Yield the same pieces from the last to the first; from `end` on, which `whole_bytes` gave, if it is given.
+def pieces_backwards(path: Path) -> Iterator[Piece]:
+    """Yield the same pieces from the last to the first.
 
     Raises:
         OSError: it cannot be read.
     """
     with opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
-        for block in blocks_backwards(descriptor, last_newline(descriptor, size) + 1 if end is None else end):
+        for block in blocks_backwards(descriptor, last_newline(descriptor, size) + 1):
             yield from reversed(pieces_of(block))
 
 

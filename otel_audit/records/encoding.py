@@ -48,6 +48,7 @@ __all__ = [
     "encoded_request",
     "foreign_of",
     "read_line",
+    "read_object",
     "time_of",
     "trace_of",
 ]
@@ -124,17 +125,12 @@ _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 
 
 def read_line(line: bytes) -> dict[str, Any]:
-    """The event of a journal line, with the journal's keys.
+    """Return the event of a journal line, with the journal's keys.
 
     Raises:
         UnreadableLine: it is no JSON object, or lacks `event_type`, `time_ns`, `observed_ns`, `stream_id` or `seq`.
     """
-    try:
-        event = _decode(line)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableLine(f"expected a JSON object in UTF-8, got {type(error).__name__} - at `$`") from error
-    if type(event) is not dict:
-        raise UnreadableLine(f"expected a JSON object, got {type(event).__name__} - at `$`")
+    event = read_object(line)
     get = event.get
     observed_ns, seq = get("observed_ns"), get("seq")
     if not (
@@ -146,6 +142,21 @@ def read_line(line: bytes) -> dict[str, Any]:
     if not (0 <= observed_ns <= _INT64_MAX and 0 <= seq <= _INT64_MAX):
         raise UnreadableLine("expected numbers from 0 to 2^63-1 - at `$.observed_ns` or `$.seq`")
     return event
+
+
+def read_object(content: bytes) -> dict[str, Any]:
+    """Return the JSON object that these bytes are.
+
+    Raises:
+        UnreadableLine: they are something else.
+    """
+    try:
+        found = _decode(content)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableLine(f"expected a JSON object in UTF-8, got {type(error).__name__} - at `$`") from error
+    if type(found) is not dict:
+        raise UnreadableLine(f"expected a JSON object, got {type(found).__name__} - at `$`")
+    return found
 
 
 def _lacking(event: Mapping[str, Any]) -> UnreadableLine:

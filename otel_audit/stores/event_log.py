@@ -13,7 +13,7 @@ Source: RFC 9562, section 5.8 and appendix B.2: UUIDv8, name-based with SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ import msgspec
 
 from otel_audit.fast_line import time_ns_of
 from otel_audit.journal.line import Line
-from otel_audit.records.encoding import UnreadableLine, read_line
+from otel_audit.records.encoding import UnreadableLine, read_line, read_object
 from otel_audit.stores.lines import LONGER_THAN_HELD, first_line, hash_of, numbered_lines
 from otel_audit.stores.sorting import SortingStore
 from otel_audit.stores.store import DamagedBytes, Kind, Stored, stored_record
@@ -31,7 +31,6 @@ from otel_audit.stores.store import DamagedBytes, Kind, Stored, stored_record
 __all__ = ["EventLog", "EventLogStore"]
 
 _JOURNAL_KEYS: Final = frozenset({"time_ns", "observed_ns", "stream_id", "seq", "prev_hash"})
-_decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 _decode_raw: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -107,12 +106,7 @@ class EventLogStore(SortingStore):
 
 
 def _event(content: bytes) -> Mapping[str, Any]:
-    try:
-        event = _decode(content)
-    except (ValueError, RecursionError) as error:
-        raise UnreadableLine(f"expected a JSON object in UTF-8, got {type(error).__name__} - at `$`") from error
-    if type(event) is not dict:
-        raise UnreadableLine(f"expected a JSON object, got {type(event).__name__} - at `$`")
+    event = read_object(content)
     if type(event.get("event_type")) is not str:
         raise UnreadableLine(f"expected str, got {type(event.get('event_type')).__name__} - at `$.event_type`")
     return event
