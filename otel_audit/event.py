@@ -249,6 +249,9 @@ class AuditEvent(_Lenient):
     attributes: dict[str, Scalar | list[Scalar]] | None = Field(
         default=None, description="Facts of your own: flat, scalar or list values."
     )
+    tags: list[str] | None = Field(
+        default=None, description="Words to find the event by, such as `privileged`; a rule of the policy adds its own."
+    )
     redacted: list[str] | None = Field(default=None, description="Paths whose value was removed as a secret.")
     truncated: list[str] | None = Field(default=None, description="Paths whose value was cut to its cap.")
 

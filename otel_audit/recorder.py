@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Protocol
@@ -202,6 +202,8 @@ class Recorder:
         fields = fields_of(given)
         if decision.level is _METADATA:
             fields = as_metadata(fields)
+        if decision.tags:
+            fields = _tagged(fields, decision.tags)
         now_ns = self._clock()
         filled = draft.completed(
             fields,
@@ -311,11 +313,11 @@ class Recorder:
                     route = path_of(path) if route is None else route
                     actor = who.id or "", who.issuer or ""
                     facts = Facts(event_type, route, tool, username, outcome, actions, *actor)
-                    level, on_loss, _ = decisions.on(facts)
+                    level, on_loss, _, tags = decisions.on(facts)
                     if level is _NONE:
                         self._filtered.add()
                         return None
-                    quick = quick and level is _REQUEST
+                    quick = quick and level is _REQUEST and not tags  # few events have tags
                 if quick:
                     if span is None:
                         span = span_ids(get_current_span(context).get_span_context())
@@ -380,6 +382,13 @@ class Recorder:
 
 
 _NO_SPAN = Context()  # the caller knows its span, or knows that there is none
+
+
+def _tagged(fields: dict[str, Any], tags: Sequence[str]) -> dict[str, Any]:
+    own = fields.get("tags")
+    both = dict.fromkeys([*(own if isinstance(own, list) else ()), *tags])
+    tagged = {**fields, "tags": list(both)}
+    return {name: tagged[name] for name in AuditEvent.model_fields if name in tagged}
 
 
 def _given(**fields: Any) -> dict[str, Any]:

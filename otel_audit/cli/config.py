@@ -65,16 +65,18 @@ class Explanation:
 
     def as_text(self) -> str:
         """Return the explanation for people."""
-        level, on_loss, _ = self.decision
+        level, on_loss, _, tags = self.decision
         rows = [("event", self._event()), ("rule", self._rule()), ("level", f"{level}: {_LEVELS[level]}")]
         if self.decision.keep:
             rows.append(("on_loss", f"{on_loss}: {_RULES_OF_LOSS[on_loss]}"))
+        if tags:
+            rows.append(("tags", ", ".join(tags)))
         rows.append(("operation", _BEGINS if self.begins else _BEGINS_NOT if self.decision.keep else _LEVELS[level]))
         return "\n".join(f"{name:<9}  {escaped(text)}" for name, text in rows)
 
     def as_json(self) -> str:
         """Return the explanation as JSON."""
-        level, on_loss, _ = self.decision
+        level, on_loss, _, tags = self.decision
         return shown_json(
             {
                 "policy": self.policy.path if self.policy is not None else None,
@@ -84,6 +86,7 @@ class Explanation:
                 "keep": self.decision.keep,
                 "level": level,
                 "on_loss": on_loss,
+                "tags": list(tags),
                 "operation_begins": self.begins,
             }
         )

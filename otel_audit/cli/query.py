@@ -57,6 +57,7 @@ _WORD_HELP: Final = {
     "service": "The `service.name` of its writer.",
     "trace": "The trace id.",
     "request": "The request id.",
+    "tag": "A word that the policy gave it, such as privileged.",
 }
 
 

@@ -126,12 +126,14 @@ class Level(StrEnum):
 class Decision(NamedTuple):
     """What becomes of an event: how much of it is recorded, and what happens if that fails.
 
-    `is_vital`: on a disk that is nearly full it is written whatever its outcome, as with `closed`.
+    `is_vital`: on a disk that is nearly full it is written whatever its outcome, as with `closed`. `tags`: words that
+    the event gets.
     """
 
     level: Level
     on_loss: OnLoss
     is_vital: bool = False
+    tags: tuple[str, ...] = ()
 
     @property
     def keep(self) -> bool:
@@ -219,10 +221,11 @@ class Rule:
     conditions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     level: Level | None = None
     on_loss: OnLoss | None = None
+    tags: tuple[str, ...] = ()
 
     def decision(self, on_loss: OnLoss) -> Decision:
         """Return the decision that follows from the rule. `on_loss` is the setting."""
-        return Decision(self.level or Level.REQUEST, self.on_loss or on_loss)
+        return Decision(self.level or Level.REQUEST, self.on_loss or on_loss, tags=self.tags)
 
 
 def values_of(facts: Facts, condition: str) -> tuple[str, ...]:
@@ -266,7 +269,8 @@ class Decisions:
     def before(self, facts: Facts) -> Decision:
         """Return what becomes of an event before its outcome is known: the strictest decision that it may get.
 
-        It is kept if it may be kept, without its free texts if they may be left out, and `closed` if it may be.
+        It is kept if it may be kept, without its free texts if they may be left out, and `closed` if it may be. It has
+        every tag that it may get.
         """
         may = list(self._may_become(facts))
         kept = [decision for decision in may if decision.keep]
@@ -274,7 +278,8 @@ class Decisions:
             return self._not_kept
         level = Level.REQUEST if all(decision.level is Level.REQUEST for decision in may) else Level.METADATA
         closed = any(decision.on_loss is OnLoss.CLOSED for decision in kept)
-        return Decision(level, OnLoss.CLOSED if closed else OnLoss.OPEN)
+        tags = tuple(dict.fromkeys(tag for decision in kept for tag in decision.tags))
+        return Decision(level, OnLoss.CLOSED if closed else OnLoss.OPEN, tags=tags)
 
     def rule(self, facts: Facts) -> Rule | None:
         """Return the rule that an event meets, None if it meets none, or the one about successful reads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,8 @@ POLICY_VARIABLE: Final = "OTEL_AUDIT_POLICY"
 
 _BOOL: Final = "tag:yaml.org,2002:bool"
 _SHOWN_CHARS: Final = 80
+_TAG: Final = re.compile(r"[a-z][a-z0-9._-]{0,31}")
+_TAGS_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,9 @@ class _Rules:
         if level is Level.NONE and "on_loss" in effects:
             got = f"{effects['on_loss'].value!r} for one that is not"
             raise self._error(given["on_loss"], f"{at}.on_loss", "it for events that are kept", got, "leave it out")
+        if level is Level.NONE and "tags" in effects:
+            got = "them for one that is not"
+            raise self._error(given["tags"], f"{at}.tags", "them for events that are kept", got, "leave them out")
         line, column = place_of(node)
         return Rule(
             line=line,
@@ -85,6 +91,7 @@ class _Rules:
             conditions=conditions,
             level=level,
             on_loss=effects.get("on_loss"),
+            tags=effects.get("tags", ()),
         )
 
     def _level(self, given: Mapping[str, yaml.Node], effects: Mapping[str, Any], at: str) -> Level | None:
@@ -110,6 +117,23 @@ class _Rules:
     def on_loss(self, node: yaml.Node, at: str) -> OnLoss:
         return self._word(node, at, OnLoss)
 
+    def tags(self, node: yaml.Node, at: str) -> tuple[str, ...]:
+        items = node.value if is_list(node) else [node]
+        if not 0 < len(items) <= _TAGS_MAX:
+            raise self._error(node, at, f"1 to {_TAGS_MAX} words", f"{len(items)}", "leave out what is not needed")
+        tags = [self._tag(item, f"{at}[{number}]" if is_list(node) else at) for number, item in enumerate(items)]
+        for item, tag in zip(reversed(items), reversed(tags), strict=True):
+            if tags.count(tag) > 1:
+                raise self._error(item, at, "each word once", f"{tag!r} twice", "leave one out")
+        return tuple(tags)
+
+    def _tag(self, node: yaml.Node, at: str) -> str:
+        if is_text(node) and _TAG.fullmatch(str(node.value)):
+            return str(node.value)
+        raise self._error(
+            node, at, "a word of up to 32 of a-z, 0-9, . _ and -, which begins with a letter", _shown(node)
+        )
+
     def _word(self, node: yaml.Node, at: str, words: type[E]) -> E:
         if is_text(node) and node.value in list(words):
             return words(node.value)
@@ -130,7 +154,7 @@ class _Rules:
 
 
 _EFFECTS: Final[Mapping[str, Callable[[_Rules, yaml.Node, str], Any]]] = MappingProxyType(
-    {"keep": _Rules.keep, "level": _Rules.level, "on_loss": _Rules.on_loss}
+    {"keep": _Rules.keep, "level": _Rules.level, "on_loss": _Rules.on_loss, "tags": _Rules.tags}
 )
 
 

@@ -15,6 +15,8 @@ __all__ = ["WORDS", "Clue", "Filters", "Place"]
 
 _HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that say nothing of what was done
 
+_TAGS: Final = "tags"  # a list, one of whose words must match
+
 WORDS: Final[Mapping[str, Sequence[str]]] = {
     "actor": ("actor_id", "actor_name"),
     "on_behalf_of": ("on_behalf_of",),
@@ -26,6 +28,7 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
     "service": ("service",),
     "trace": ("trace_id",),
     "request": ("request_id",),
+    "tag": (_TAGS,),
 }
 """What can be asked for by a word, and the columns of `events` of which one must hold it."""
 
@@ -159,6 +162,9 @@ def _texts_of(word: str, *, may_be_json: bool) -> Sequence[str]:
 
 
 def _matches(column: str, word: str, values: list[object]) -> str:
+    if column == _TAGS:
+        matches = _matches("tag", word, values)
+        return f"len(list_filter(json_extract_string({column}, '$[*]'), lambda tag: {matches})) > 0"
     if "*" not in word:
         values.append(word)
         return f"{column} = ?"

@@ -188,6 +188,7 @@ ATTRIBUTES: Final[tuple[Attribute, ...]] = (
     Attribute("user_agent.original", _STRING, "source.user_agent", _SEMCONV, "User agent", direct=True),
     Attribute("error.type", _STRING, "error_type", _SEMCONV, "Error", direct=True, repeats=True),
     Attribute("audit.policy.id", _STRING, "policy_id", _OURS, "", direct=True),
+    Attribute("audit.tags", _STRINGS, "tags", _OURS, "", "words of the policy's rule", direct=True, repeats=True),
     Attribute("audit.reason", _STRING, "reason", _OURS, "", direct=True),
     Attribute(
         HTTP_METHOD,

@@ -226,6 +226,7 @@ def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
             action.get("mcp_tool"),
             resource.get("type"),
             resource.get("actions"),
+            event.get("tags"),
             part_of(event, "source").get("transport"),
             http.method,
             http.status_code,
@@ -251,7 +252,7 @@ def repeating_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpF
     if event_type in MCP_METHODS:
         found[keys.MCP_METHOD] = MCP_METHODS[event_type]
     for part, fields in _REPEATING_LISTS:
-        values = part_of(event, part)
+        values = part_of(event, part) if part else event
         for field, key in fields:
             if (value := values.get(field)) and _texts(value):
                 found[key] = value

@@ -133,6 +133,7 @@ def ocsf_event(line: bytes, service: str) -> dict[str, Any]:
         "log_provider": service,
         "log_name": facts.text("stream_id"),
         "sequence": facts.whole("seq"),
+        "labels": facts.texts("tags"),
     }
     duration_ms = event.get("duration_ms")  # the exact one is unmapped
     if isinstance(duration_ms, int | float) and 0 <= duration_ms <= _INT32_MAX:

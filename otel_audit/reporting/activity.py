@@ -17,8 +17,10 @@ from otel_audit.journal.room import TRUNCATED
 from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import Filters
 
-__all__ = ["SILENCE_S", "Activity", "Table", "activity_in"]
+__all__ = ["PRIVILEGED", "SILENCE_S", "Activity", "Table", "activity_in"]
 
+PRIVILEGED: Final = "privileged"
+"""The tag of the events that a report lists. Rules of the policy give it."""
 SILENCE_S: Final = 3600  # shorter times without an event are not listed
 
 # As `audit.actor.id` has it: the id identifies, and the name only where there is none.
@@ -49,6 +51,7 @@ _KEPT: Final = {
     "target": "nullif(concat_ws('/', nullif(target_type, ''), nullif(target, '')), '')",
     "reason": "left(coalesce(nullif(reason, ''), nullif(detail, '')), 1000)",
     "is_event": "system IS NULL",
+    "is_privileged": f"list_contains(json_extract_string(tags, '$[*]'), '{PRIVILEGED}')",
     "is_failed_login": (
         "event_type = 'authn.failure' OR starts_with(event_type, 'authn.') AND result IN ('failure', 'denied', 'error')"
     ),
@@ -95,6 +98,7 @@ class Activity:
     actors: Table
     denied: Table
     failed_logins: Table
+    privileged: Table
     new_actors: Table | None
     begins_ns: int | None
     services: Table
@@ -147,6 +151,11 @@ class _Questions:
             failed_logins=self._table(
                 f"{_WHO}, client, {_SPAN}, {_LAST}", "events DESC, last_ns DESC, actor, client", "is_failed_login"
             ),
+            privileged=self._table(
+                f"{_WHO}, on_behalf_of, event_type, what, target, result, {_SPAN}, {_LAST}",
+                "last_ns DESC, events DESC, actor, what, target, result",
+                "is_privileged",
+            ),
             new_actors=self._new_actors(begins_ns),
             begins_ns=begins_ns,
             services=self._coverage("service, count(DISTINCT stream_id) AS streams", "service"),
@@ -166,7 +175,8 @@ class _Questions:
     def _totals(self) -> Mapping[str, int]:
         events = self._one(
             f"SELECT count(*) AS events, count(DISTINCT actor) AS actors, {_BY_RESULT}, "
-            "count(*) FILTER (is_failed_login) AS failed_logins FROM kept WHERE is_asked AND is_event"
+            "count(*) FILTER (is_failed_login) AS failed_logins, count(*) FILTER (is_privileged) AS privileged "
+            "FROM kept WHERE is_asked AND is_event"
         )
         return {**events, **self._one(f"SELECT {_LOSSES} FROM kept")}
 

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from otel_audit._version import __version__
 from otel_audit.event import Outcome
-from otel_audit.reporting.activity import Activity, Table
+from otel_audit.reporting.activity import PRIVILEGED, Activity, Table
 from otel_audit.reporting.markup import Markup, document, element, joined, lines
 from otel_audit.reporting.report import LIMITS, TrailReport
 from otel_audit.reporting.stylesheet import POLICY, STYLESHEET
@@ -23,6 +23,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECTIONS: Final = {
     "happened": "What happened",
     "denied": "Denied",
+    "privileged": "Privileged",
     "logins": "Failed logins",
     "new": "New actors",
     "coverage": "Coverage",
@@ -61,6 +62,7 @@ def page_of(report: TrailReport, *, rows_max: int) -> str:
                 "main",
                 _section("happened", _numbers(activity), *_happened(activity)),
                 _section("denied", _denied(activity)),
+                _section("privileged", _privileged(activity)),
                 _section("logins", _failed_logins(activity)),
                 _section("new", _new_actors(activity)),
                 _section("coverage", *_coverage(report)),
@@ -113,6 +115,7 @@ def _numbers(activity: Activity) -> Markup:
         "events": totals["events"],
         "actors": totals["actors"],
         "denied": totals[Outcome.DENIED],
+        "privileged": totals["privileged"],
         "failed logins": totals["failed_logins"],
         "new actors": activity.new_actors.total if activity.new_actors is not None else None,
         "gaps": totals["gaps"],
@@ -169,6 +172,23 @@ def _denied(activity: Activity) -> Markup:
         _text("Target", "target"),
         _text("Last reason or detail", "reason"),
         _count("Events", "events"),
+        _moment("Last", "last_ns"),
+        _id("Last event", "last_event_id"),
+    )
+
+
+def _privileged(activity: Activity) -> Markup:
+    return _table(
+        f"Events with the tag {PRIVILEGED}, the last first",
+        activity.privileged,
+        _Column("Actor", _who, "text"),
+        _text("On behalf of", "on_behalf_of"),
+        _text("Type", "event_type"),
+        _text("Request or tool", "what"),
+        _text("Target", "target"),
+        _text("Result", "result"),
+        _count("Events", "events"),
+        _moment("First", "first_ns"),
         _moment("Last", "last_ns"),
         _id("Last event", "last_event_id"),
     )

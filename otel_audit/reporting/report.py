@@ -9,7 +9,7 @@ from typing import Any, Final
 from otel_audit._version import __version__
 from otel_audit.query.filters import Filters
 from otel_audit.query.gathering import Gathered
-from otel_audit.reporting.activity import SILENCE_S, Activity
+from otel_audit.reporting.activity import PRIVILEGED, SILENCE_S, Activity
 from otel_audit.verification.findings import Report
 
 __all__ = ["LIMITS", "TrailReport"]
@@ -20,7 +20,7 @@ LIMITS: Final = (
     "The verification is of the whole trail, not only of the period.",
     "Actors are called new if the trail has no earlier event of theirs. Events that retention removed are not in it.",
     f"Times of less than {SILENCE_S // 60} minutes without an event are not listed as silent.",
-    "No event is marked as privileged: policies have no rule for that yet.",
+    f"Privileged are the events that a rule of the policy gave the tag {PRIVILEGED}, when they were recorded.",
 )
 """What a reader must know of every report."""
 

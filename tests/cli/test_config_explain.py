@@ -104,6 +104,7 @@ def test_json_has_the_same_for_machines(policy: Path) -> None:
         "keep": True,
         "level": "metadata",
         "on_loss": "closed",
+        "tags": [],
         "operation_begins": True,
     }
 
@@ -177,3 +178,16 @@ def test_a_broken_policy_is_refused_with_its_place(policy: Path) -> None:
     for result in results:
         assert result.exit_code == 2
         assert f"{policy}:2:5: $.rules[0]: unknown key 'kep'; did you mean keep?" in result.stderr
+
+
+def test_the_tags_that_a_rule_gives_are_explained(tmp_path: Path) -> None:
+    policy = tmp_path / "tags.yaml"
+    policy.write_text("rules: [{outcome: denied, tags: [privileged, admin]}]")
+
+    text = explain(DENIED, OTEL_AUDIT_POLICY=str(policy)).stdout
+
+    assert "tags       privileged, admin\n" in text
+    assert json.loads(explain(DENIED, "--json", OTEL_AUDIT_POLICY=str(policy)).stdout)["tags"] == [
+        "privileged",
+        "admin",
+    ]

@@ -35,6 +35,7 @@ events = st.builds(
     action=st.builds(AuditAction, mcp_tool=texts, path=st.sampled_from(["", "/orders/7", "/orders/8", "/a_b"])),
     resource=st.builds(AuditResource, type=st.sampled_from(["", "table"]), name=texts),
     detail=texts,
+    tags=st.none() | st.lists(texts, max_size=2),
 )
 words = st.sampled_from(
     [*NAMES, SERVICE, "*", "a*", "*b", "/orders/*", "table/*", "denied", "error", "success", "http.*", "A*"]
@@ -83,6 +84,8 @@ def values_of(event: Mapping[str, Any], name: str) -> Sequence[str | None]:
             return (event["event_type"],)
         case "service":
             return (SERVICE,)
+        case "tag":
+            return tuple(event.get("tags", ()))
         case _:
             return (event.get({"trace": "trace_id", "request": "request_id"}[name]),)
 

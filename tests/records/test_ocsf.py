@@ -214,6 +214,13 @@ def test_an_address_is_an_ip_only_if_it_is_one(said: str, endpoint: dict[str, st
     assert event["src_endpoint"] == endpoint
 
 
+def test_tags_are_labels() -> None:
+    event = valid(line_of(AuditEvent(event_type="http.request", tags=["privileged", "admin"], **COMMON)))
+
+    assert event["metadata"]["labels"] == ["privileged", "admin"]
+    assert "tags" not in event["unmapped"]
+
+
 def test_a_cancelled_request_is_neither_a_success_nor_a_failure() -> None:
     event = valid(line_of(AuditEvent(event_type="http.request", outcome="cancelled")))
 
