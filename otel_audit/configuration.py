@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec.structs import replace
 from opentelemetry.sdk.environment_variables import OTEL_EXPERIMENTAL_RESOURCE_DETECTORS, OTEL_RESOURCE_ATTRIBUTES
 from opentelemetry.sdk.resources import Resource
 
@@ -102,8 +103,7 @@ def _read(exporters: Sequence[MadeOrMaker], overrides: Mapping[str, Any]) -> Set
     return Settings.load(os.environ, {**overrides, "export": "none"}, own_exporters=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Configuration:
+class _Configuration(msgspec.Struct, frozen=True):
     """Everything that distinguishes one trail from another. Callers with equal configurations share a trail.
 
     `exporters` are SDK exporters, used instead of those in the settings. `of_loggers` is True for the trail of audit

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pydantic_core
 from opentelemetry.sdk.resources import (
     PROCESS_PARENT_PID,
@@ -306,7 +307,7 @@ class Trail(AuditSink):
     def numbers(self) -> CountsByExporter:
         """Return the current numbers of this process by exporter, and the size and time of the ledger's last note."""
         self.journal.leave_to_parent()
-        return replace(self._numbers.numbers(), notes=self._notes())
+        return msgspec.structs.replace(self._numbers.numbers(), notes=self._notes())
 
     def _notes(self) -> Mapping[str, tuple[int, int]]:
         if self._registrar is None or self.is_closed:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, Generic, Protocol, Self, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
 
@@ -68,8 +70,8 @@ class Endpoint(Protocol[_P]):
         """Send one request."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: comparing the bytes of their lines is slow
-class Suspect(Generic[_P]):
+# Compared by identity: comparing the bytes of their lines is slow.
+class Suspect(msgspec.Struct, Generic[_P], frozen=True, eq=False):
     """A record that was refused alone, or a run of records that was refused.
 
     `accepted_before` is the number of parts that the endpoint had accepted by then. It is None for a piece of a broken
@@ -82,15 +84,13 @@ class Suspect(Generic[_P]):
     accepted_before: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stuck:
+class Stuck(msgspec.Struct, frozen=True):
     """The result if records were refused alone and no probe was accepted since."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class TooLarge:
+class TooLarge(msgspec.Struct, frozen=True):
     """The result if a part was too large for one request, with its number of records."""
 
     reason: str

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+import msgspec
+
 from otel_audit.journal.line import Tail
 from otel_audit.journal.reader import Line
 
@@ -76,8 +78,7 @@ class Fault(StrEnum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The destination has every record. `warning` is what it said besides."""
 
     warning: str | None = None
@@ -113,8 +114,7 @@ class Unavailable:
 ExportOutcome = Accepted | Refused | Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Lines of one segment, in order, with its header. Records are built from these alone."""
 
     header: Mapping[str, Any]

@@ -10,8 +10,10 @@ import os
 import random
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
+
+import msgspec
+from msgspec.structs import replace
 
 from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.halving import Halving, Stuck, Suspect, TooLarge
@@ -34,28 +36,24 @@ _PAUSE_AFTER_HALVING_S = 0.5
 _ACCEPTED_BEFORE_GROWING = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(msgspec.Struct, frozen=True):
     """The result of a step that had nothing to send."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """The result of a step that dealt with lines. If `full`, there are probably more."""
 
     full: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(msgspec.Struct, frozen=True):
     """The result of a step that stalled until the destination is tried again."""
 
     reason: str
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Halved:
+class Halved(msgspec.Struct, frozen=True):
     """The result of a step whose batch was too large. The next one is smaller, after a short pause."""
 
     reason: str

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.outcomes import Exporter
@@ -44,25 +45,22 @@ _BLOCKED_IN_A_ROW = 3
 _LOOKS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """A stream with undelivered lines, and the reason."""
 
     stream_id: str
     reason: str
 
 
-@dataclass(slots=True)
-class SweepReport:
+class SweepReport(msgspec.Struct):
     """The result of a sweep: the streams that it took, their gains, and the streams that it left."""
 
     streams: int = 0
-    counts: Counts = field(default_factory=Counts)
-    left: list[Left] = field(default_factory=list)
+    counts: Counts = msgspec.field(default_factory=Counts)
+    left: list[Left] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Errand:
+class _Errand(msgspec.Struct):
     shipment: Shipment
     export: StreamExport
     until: Position | None  # the end of a live stream when it was taken

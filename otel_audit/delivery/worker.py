@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import Empty
+
+import msgspec
 
 from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, Step, StreamExport
@@ -19,8 +20,7 @@ __all__ = ["BatchLimits", "Worker"]
 _REST_MIN_S = 0.02  # an exporter without a delay would keep a core busy
 
 
-@dataclass(frozen=True, slots=True)
-class BatchLimits:
+class BatchLimits(msgspec.Struct, frozen=True):
     """The most lines and bytes in one export, and the longest pause after a failure."""
 
     count: int = 512

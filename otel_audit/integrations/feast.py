@@ -17,9 +17,10 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
+
+import msgspec
 
 from otel_audit.configuration import configure
 from otel_audit.errors import ConfigError
@@ -298,8 +299,7 @@ class FeastSink:
             lease.give_back_now()
 
 
-@dataclass(frozen=True, slots=True)
-class _Installed:
+class _Installed(msgspec.Struct, frozen=True):
     """The state that `uninstall` needs. `is_own`: `install` made the logger. `restore` undoes a `replace`."""
 
     audit: AuditLogger

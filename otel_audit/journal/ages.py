@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from otel_audit.journal.files import replace_file
 from otel_audit.journal.locks import boot_id
@@ -42,8 +43,7 @@ def now() -> Moment:
     return Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), boot_id())
 
 
-@dataclass(slots=True)
-class Ages:
+class Ages(msgspec.Struct):
     """How old what is ready to go is. `lived_ns` is the time that has passed for this directory since its first look.
 
     `ready` says by stream and segment at which `lived_ns` it was first seen ready.
@@ -51,8 +51,9 @@ class Ages:
 
     lived_ns: int = 0
     wall_ns: int | None = None
-    boots: dict[str, tuple[int, int]] = field(default_factory=dict)  # clock since boot and `lived_ns` at its last look
-    ready: dict[str, dict[int, int]] = field(default_factory=dict)
+    # Clock since boot, and `lived_ns` at its last look.
+    boots: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    ready: dict[str, dict[int, int]] = msgspec.field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Ages:

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from otel_audit.journal.counts import Counts, Progress, counts_in, furthest_behind, refused_by_any, shared_by_all
 from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
@@ -41,8 +43,7 @@ ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known 
 _LOOKS: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class StreamCensus:
+class StreamCensus(msgspec.Struct, frozen=True):
     """One stream. `live`: its writer holds its lock; None where that may not be looked at.
 
     `is_unattended`: events wait, their writer is gone, and nobody is there who delivers them; False where that may not
@@ -68,8 +69,7 @@ class StreamCensus:
         return {name: progress.blocked for name, progress in self.exporters.items() if progress.blocked}
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(msgspec.Struct, frozen=True):
     """Events that wait in streams of other hosts, which nobody takes over without being told to."""
 
     directory: Path

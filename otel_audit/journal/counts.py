@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import msgspec
+
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.quarantine import Held, Quarantined
 from otel_audit.journal.room import lost_events
@@ -100,8 +102,7 @@ class Stats(Counts):
         return f"{Counts.__repr__(self)[:-1]}, filtered={self.filtered}, blocked={self.blocked})"
 
 
-@dataclass(frozen=True, slots=True)
-class CountsByExporter:
+class CountsByExporter(msgspec.Struct, frozen=True):
     """The application's events in a process, by exporter. For each exporter they add up to `emitted`.
 
     `dropped` is by reason, and equal for all exporters. `warnings` counts, by exporter, the exports that were accepted
@@ -110,12 +111,12 @@ class CountsByExporter:
     """
 
     emitted: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    exporters: Mapping[str, Counts] = field(default_factory=dict)
-    warnings: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = msgspec.field(default_factory=dict)
+    exporters: Mapping[str, Counts] = msgspec.field(default_factory=dict)
+    warnings: Mapping[str, int] = msgspec.field(default_factory=dict)
     blocked: Collection[str] = ()
     is_low: bool = False
-    notes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    notes: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=dict)
 
     @classmethod
     def sum(cls, parts: Iterable[CountsByExporter]) -> Self:
@@ -142,7 +143,7 @@ class CountsByExporter:
         for name, each in {**earlier.exporters, **self.exporters}.items():
             exported = max(each.exported, earlier.exporters.get(name, each).exported)
             exporters[name] = replace(each, exported=exported, pending=max(0, each.pending))
-        return replace(
+        return msgspec.structs.replace(
             self,
             emitted=max(self.emitted, earlier.emitted),
             dropped=_grown(earlier.dropped, self.dropped),
@@ -152,7 +153,7 @@ class CountsByExporter:
 
     def at_rest(self) -> CountsByExporter:
         """Return the numbers that remain when the trail is gone: it is no longer blocked or low on space."""
-        return replace(self, blocked=(), is_low=False, notes={})
+        return msgspec.structs.replace(self, blocked=(), is_low=False, notes={})
 
 
 def _grown(earlier: Mapping[str, int], later: Mapping[str, int]) -> dict[str, int]:
@@ -172,16 +173,15 @@ def counts_in(lines: Iterable[Line]) -> Counts:
     return Counts(pending=pending, dropped=dropped, system=system)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """How far one exporter has come in a stream. `counts` covers every line before the position; none is pending.
 
     `damaged` is the number of damaged pieces that were skipped. For onlookers, `quarantine` lists every quarantined
     line; for the shipper, only the lines that are not in the file yet. `blocked` says why delivery has stalled.
     """
 
-    position: Position = field(default_factory=Position)
-    counts: Counts = field(default_factory=Counts)
+    position: Position = msgspec.field(default_factory=Position)
+    counts: Counts = msgspec.field(default_factory=Counts)
     damaged: int = 0
     quarantine: tuple[Quarantined, ...] = ()
     blocked: str = ""
@@ -212,7 +212,7 @@ class Progress:
         """Return the progress after further lines, which end at `end` and came out as in `counts`."""
         # Compare line numbers, not offsets: in a file that somebody cut, a later line has a lower offset.
         position = self.position if self.position.seq >= end.seq else end
-        return replace(self, position=position, counts=self.counts + counts, blocked="")
+        return msgspec.structs.replace(self, position=position, counts=self.counts + counts, blocked="")
 
     def with_quarantined(self, seq: int, reason: str) -> Progress:
         """Return the progress with one more line in quarantine. Neighbours with the same reason form one range."""
@@ -221,14 +221,14 @@ class Progress:
             ranges = (*self.quarantine[:-1], last._replace(last_seq=seq))
         else:
             ranges = (*self.quarantine, Quarantined(seq, seq, reason))
-        return replace(self, quarantine=ranges)
+        return msgspec.structs.replace(self, quarantine=ranges)
 
     def listing(self, held: Held) -> Progress:
         """Return the progress with the quarantine of the file, up to the position. Released lines count as exported."""
         held = held.up_to(self.position.seq)
         freed = held.freed_events
         counts = self.counts + Counts(exported=freed, quarantined=-freed)
-        return replace(self, counts=counts, quarantine=tuple(held.aside))
+        return msgspec.structs.replace(self, counts=counts, quarantine=tuple(held.aside))
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Progress:

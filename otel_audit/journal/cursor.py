@@ -14,9 +14,11 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from otel_audit.journal.counts import Progress
 from otel_audit.journal.files import open_with_mode
@@ -42,14 +44,13 @@ _BLOCKED_CHARS: Final = (1000, 100, 0)
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-@dataclass(slots=True)
-class _State:
+class _State(msgspec.Struct):
     """The content of a slot. `listed` holds the first and last line that each exporter ever put into the quarantine."""
 
     generation: int = 0
     ended: bool = False
-    exporters: dict[str, Progress] = field(default_factory=dict)
-    listed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    exporters: dict[str, Progress] = msgspec.field(default_factory=dict)
+    listed: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
 
 
 def read_cursor(path: Path, *, listed: bool = True) -> tuple[dict[str, Progress], bool]:

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from otel_audit.errors import JournalUnwritable
 from otel_audit.notices import Notices
 
@@ -214,8 +216,7 @@ def make_directory(directory: Path) -> None:
         raise JournalUnwritable(_unusable(directory, PermissionError("not writable")))
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
+class Exposure(msgspec.Struct, frozen=True):
     """What every user of the machine can do to a directory, and what to do about it."""
 
     says: str

@@ -13,10 +13,11 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
+
+import msgspec
 
 from otel_audit import ids
 
@@ -64,8 +65,7 @@ class Position(NamedTuple):
     seq: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(msgspec.Struct, frozen=True):
     """The journal's own keys of one line."""
 
     time_ns: int

@@ -18,11 +18,12 @@ import re
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
+
+import msgspec
 
 from otel_audit.errors import JournalUnwritable
 from otel_audit.journal.files import is_at, open_with_mode
@@ -179,8 +180,7 @@ _MOUNT_POINT: Final = 4
 _OPTIONAL_FIELDS: Final = 6  # none or several, ended by a "-"
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """One mounted file system: where it is, and of which kind, as the kernel calls it."""
 
     point: Path

@@ -18,10 +18,11 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
 
 from otel_audit.journal.files import open_with_mode, sync_file, write_whole
 
@@ -77,12 +78,11 @@ _NAMES: Final = {kind: name for name, kind in _KINDS.items()}
 _Range = TypeVar("_Range", Quarantined, Released)
 
 
-@dataclass(slots=True)
-class Held:
+class Held(msgspec.Struct):
     """The state of one exporter's quarantine after the records so far. Both lists are ascending, without overlaps."""
 
-    aside: list[Quarantined] = field(default_factory=list)
-    freed: list[Released] = field(default_factory=list)  # of what was aside
+    aside: list[Quarantined] = msgspec.field(default_factory=list)
+    freed: list[Released] = msgspec.field(default_factory=list)  # of what was aside
 
     @property
     def last_seq(self) -> int:

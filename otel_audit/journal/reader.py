@@ -13,8 +13,9 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from otel_audit.errors import JournalUnreadable
 from otel_audit.journal.files import StreamFiles, is_at
@@ -59,8 +60,7 @@ _HEADER_MAX_BYTES: Final = 1 << 20
 _LINE_BYTES: Final = 1024  # the assumed length of a line before any was read
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """The result of one read: whole lines of one segment, and the damage between them.
 
     `end` is the position after all of it, and may advance even if there are no lines. If `more` is true, a limit ended

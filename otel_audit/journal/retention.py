@@ -16,10 +16,11 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from otel_audit.errors import LedgerBusy
 from otel_audit.journal.ages import STATE_NAME, Ages, Moment, now
@@ -56,8 +57,7 @@ _STATE_EVERY_NS: Final = 3600 * 10**9
 _DAY_NS: Final = 86_400 * 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionLimits:
+class RetentionLimits(msgspec.Struct, frozen=True):
     """The days to keep a segment after its delivery, and the bytes that all segments may take. 0 means no limit."""
 
     days: int = 0
@@ -68,8 +68,7 @@ class RetentionLimits:
         return self.days > 0 and age_ns >= self.days * _DAY_NS
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(msgspec.Struct, frozen=True):
     """The segments and bytes that one look removed."""
 
     segments: int = 0

@@ -18,10 +18,11 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty
 from typing import Any, Final
+
+import msgspec
 
 from otel_audit.journal.files import journal_bytes
 from otel_audit.journal.line import GAP, system_start
@@ -74,8 +75,7 @@ class NearlyFull(Limited):
     reason = "disk nearly full"
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(msgspec.Struct, frozen=True):
     """The free bytes of a file system, and below how many not every event is written. A floor of 0: there is none."""
 
     free_bytes: int = 0
@@ -349,8 +349,7 @@ def lost_events(line: bytes) -> int:
         return 0
 
 
-@dataclass(slots=True)
-class _Loss:
+class _Loss(msgspec.Struct):
     """Those of one reason since the last gap line."""
 
     count: int

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from otel_audit.journal.cursor import Cursor, Position, is_over
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
@@ -239,8 +241,7 @@ def _taken(
 _STREAMS_AT_ONCE = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Adoption:
+class Adoption(msgspec.Struct, frozen=True):
     """Which streams of other processes are taken over: those whose header is `wanted` and whose writer is gone.
 
     `live`: of those whose writer lives, which. `foreign`: also those whose writer may live on another host. `at_once`:

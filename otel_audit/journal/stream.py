@@ -13,9 +13,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
+
+import msgspec
 
 from otel_audit.journal.cursor import Position, read_cursor
 from otel_audit.journal.files import StreamFiles, sync_directory, write_whole
@@ -34,8 +35,7 @@ _LEAVES_MAX: Final = 4096  # in a longer burst, the oldest are read back from th
 _new_tuple = tuple.__new__  # builds a NamedTuple in half the time that its own `__new__` takes
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits of a segment, its file mode, and the size at which the directory refuses events.
 
     `free_bytes` is the floor of free space: see `otel_audit.journal.room.Space`.

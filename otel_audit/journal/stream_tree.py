@@ -11,9 +11,10 @@ from binascii import unhexlify
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import Line, Position
@@ -37,8 +38,7 @@ class TreeBroken(Exception):
     """The tree cannot be built: a line of the stream is not there any more, or is another one. It says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class TreeHead:
+class TreeHead(msgspec.Struct, frozen=True):
     """The tree of the first `size` lines: its root, the hex hash of its last line, and the edge to continue it from."""
 
     size: int

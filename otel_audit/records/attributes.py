@@ -7,9 +7,10 @@ row that is `direct` is copied from its field as it is; every other value is der
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 __all__ = [
     "ATTRIBUTES",
@@ -86,8 +87,7 @@ class Standard(StrEnum):
     OURS = "ours"
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(msgspec.Struct, frozen=True):
     """One key: the type of its value, the field of the event it comes from, and the section that names it.
 
     `direct`: copied from the field as it is. `repeats`: takes few values in a service, so it is encoded once a batch.

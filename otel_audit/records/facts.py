@@ -7,9 +7,10 @@ here raises.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from otel_audit.event import Outcome, PrincipalKind
 
@@ -31,8 +32,7 @@ def part_of(event: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part if type(part) is dict else {}
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What a stored outcome word says on a record: the derived outcome, the draft's word, and the severity."""
 
     result: Outcome

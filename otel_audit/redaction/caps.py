@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import msgspec
@@ -150,17 +150,16 @@ def json_text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-@dataclass(slots=True)
-class Findings:
+class Findings(msgspec.Struct):
     """What was removed from an event and what was cut, so far."""
 
     cut: Cut
     most_paths: int
-    redacted: set[Address] = field(default_factory=set)
-    truncated: set[Address] = field(default_factory=set)
+    redacted: set[Address] = msgspec.field(default_factory=set)
+    truncated: set[Address] = msgspec.field(default_factory=set)
     # Of texts that were cut: what is at hand of them, without secrets, and the marker of the whole.
-    whole: dict[Address, tuple[str, str]] = field(default_factory=dict)
-    before: dict[str, list[str]] = field(default_factory=dict)  # the lists that the event came with
+    whole: dict[Address, tuple[str, str]] = msgspec.field(default_factory=dict)
+    before: dict[str, list[str]] = msgspec.field(default_factory=dict)  # the lists that the event came with
 
     def lists(self) -> dict[str, list[str]]:
         """Return `redacted` and `truncated` with old and new paths, without a list that has none."""

@@ -6,16 +6,16 @@ Lengths are lower bounds where a service gives none or has changed them before: 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from otel_audit.redaction.values import SecretPattern, has_a_digit
 
 __all__ = ["FORMATS", "SERVICE_TOKENS", "TokenFormat"]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenFormat:
+class TokenFormat(msgspec.Struct, frozen=True):
     """The format of one service's tokens. The groups of `regex` are the secret part; without groups it is all of it.
 
     `source`: where the format is documented, or which public rule set has it.

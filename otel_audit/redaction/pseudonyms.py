@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from otel_audit.errors import ConfigError
 from otel_audit.json_values import safe_text
 from otel_audit.redaction.caps import Address, json_text
@@ -58,8 +60,7 @@ class PseudonymKey:
         return f"p1:{self.id}:{hmac.digest(self.secret, safe_text(name).encode(), 'sha256').hex()[:32]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Pseudonyms:
+class Pseudonyms(msgspec.Struct, frozen=True):
     """Keys, the newest first: that one is used, the others find what was recorded before."""
 
     keys: tuple[PseudonymKey, ...]

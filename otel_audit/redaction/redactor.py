@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
 import re2
 
 from otel_audit.errors import ConfigError
@@ -34,8 +34,7 @@ __all__ = ["Redactor", "Rules", "rewritten_event", "rewritten_field"]
 _REDACTED = REDACTED.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """The rules of a user. Their fields are the settings of docs/settings.md, but for the keys, which are read here.
 
     Raises:

@@ -15,9 +15,9 @@ import base64
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import re2
 
 __all__ = [
@@ -111,8 +111,7 @@ def is_opaque(value: bytes) -> bool:
     return has_a_digit(value) and _LETTER.search(value) is not None and _HEX_OR_UUID.fullmatch(value) is None
 
 
-@dataclass(frozen=True, slots=True)
-class SecretPattern:
+class SecretPattern(msgspec.Struct, frozen=True):
     """One kind of secret in a text. The groups of `regex` are the secret part; without groups it is the whole match.
 
     `source`: where the format is documented. `is_secret` has the last word on a matched part. `sign`: what every match

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Never
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
 from opentelemetry.util.re import parse_env_headers
 
 from otel_audit.settings.reader import Reader
@@ -81,8 +82,7 @@ class OtlpSettings:
         return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(msgspec.Struct, frozen=True):
     """Header names and values: a text as in OTel's variables, or a mapping or pairs, taken as they are."""
 
     @property
@@ -98,8 +98,7 @@ class Headers:
         return pairs
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """A URL, or for grpc also host:port. What its scheme must be depends on the protocol, and is checked with it."""
 
     @property

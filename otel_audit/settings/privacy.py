@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from otel_audit.settings.setting import AnyPath, Choice, Mismatch, Setting, Variable
 
@@ -43,8 +44,7 @@ class ForwardedHeader(StrEnum):
     FORWARDED = "forwarded"  # Source: RFC 7239
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyList:
+class ProxyList(msgspec.Struct, frozen=True):
     """Addresses, networks, and `unix` for peers on a Unix socket. Never everybody: that would believe every client."""
 
     @property
@@ -126,8 +126,7 @@ def pattern_fault(pattern: str) -> str | None:
     return "it matches the empty text" if regex.search(b"") is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class PatternList:
+class PatternList(msgspec.Struct, frozen=True):
     """RE2 patterns. A comma may be part of one: a variable has them on lines."""
 
     @property
@@ -145,8 +144,7 @@ class PatternList:
         return kept
 
 
-@dataclass(frozen=True, slots=True)
-class NameList:
+class NameList(msgspec.Struct, frozen=True):
     """Names of keys."""
 
     @property

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from otel_audit.settings.setting import AnyPath, Mismatch, Seconds, Setting, Switch, Variable, WholeNumber
 
@@ -30,8 +31,7 @@ def default_log_name(service_name: str) -> str:
     return "otel-audit/" + _NOT_IN_A_NAME.sub("_", service_name)[:_CHARS_MAX]
 
 
-@dataclass(frozen=True, slots=True)
-class LogName:
+class LogName(msgspec.Struct, frozen=True):
     """The name of a log. Source: C2SP signed-note, "Format": neither Unicode spaces nor a plus."""
 
     @property
@@ -46,8 +46,7 @@ class LogName:
         return given
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """A command with its arguments, as a shell would split it."""
 
     @property

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from otel_audit.errors import ConfigError
 from otel_audit.settings.setting import (
     PREFIX,
@@ -70,8 +72,7 @@ def _value(file: YamlFile, name: str, node: yaml.Node) -> str | list[str] | dict
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(msgspec.Struct, frozen=True):
     """Reads each setting once, in the order code, its variables, file, OTel's fallback variables, default.
 
     A variable that is empty, a `None` in code and a key without a value in the file count as not given.
@@ -83,7 +84,7 @@ class Reader:
     environ: Mapping[str, str]
     overrides: Mapping[str, object]
     file: Mapping[str, FileValue]
-    sources: dict[str, Provenance] = field(default_factory=dict)
+    sources: dict[str, Provenance] = msgspec.field(default_factory=dict)
 
     @classmethod
     def open(

@@ -8,10 +8,11 @@ import pwd
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
+
+import msgspec
 
 from otel_audit.errors import ConfigError
 from otel_audit.settings.setting import Mismatch, Setting, Variable
@@ -23,8 +24,7 @@ _PATH_CHARS = 100
 UNKNOWN_SERVICE: Final = "unknown_service"
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceName:
+class ServiceName(msgspec.Struct, frozen=True):
     """A name of a service."""
 
     @property
@@ -39,8 +39,7 @@ class ServiceName:
         return given
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceNameOfResource:
+class ServiceNameOfResource(msgspec.Struct, frozen=True):
     """The `service.name` among the attributes of a resource.
 
     Source: OTel specification, "Resource SDK", "Specifying resource information via an environment variable".

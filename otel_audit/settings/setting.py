@@ -9,11 +9,12 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
+
+import msgspec
 
 __all__ = [
     "PREFIX",
@@ -75,8 +76,7 @@ class Origin(StrEnum):
     DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Provenance:
+class Provenance(msgspec.Struct, frozen=True):
     """Where a value came from. `where`: the variable, `file:line`, or what a default follows from."""
 
     origin: Origin
@@ -92,16 +92,14 @@ class Provenance:
                 return f"{self.origin} {self.where}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class Variable(Generic[T_co]):
+class Variable(msgspec.Struct, Generic[T_co], frozen=True):
     """A variable that sets a setting. `kind`: when it counts in another unit, or has other words, than the setting."""
 
     name: str
     kind: Kind[T_co] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Setting(Generic[T_co]):
+class Setting(msgspec.Struct, Generic[T_co], frozen=True):
     """One row of the table.
 
     `variables`: the first one set wins, over the YAML file. `fallbacks`: variables of OTel that only replace the
@@ -199,8 +197,7 @@ _SWITCH_BY_WORD = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class WholeNumber:
+class WholeNumber(msgspec.Struct, frozen=True):
     """A whole number, both ends of the range included."""
 
     low: int
@@ -216,8 +213,7 @@ class WholeNumber:
         return _within(_whole(given), self.low, self.high)
 
 
-@dataclass(frozen=True, slots=True)
-class ByteCount:
+class ByteCount(msgspec.Struct, frozen=True):
     """A number of bytes; texts may end in KiB, MiB or GiB."""
 
     low: int
@@ -237,8 +233,7 @@ class ByteCount:
         return _within(int(number) * _BYTES_BY_SUFFIX.get((suffix or "").lower(), 1), self.low, self.high)
 
 
-@dataclass(frozen=True, slots=True)
-class Seconds:
+class Seconds(msgspec.Struct, frozen=True):
     """A time in seconds, fractions allowed, both ends included. `when_above`: what to do about a greater number."""
 
     low: float
@@ -258,8 +253,7 @@ class Seconds:
         return _within(seconds, self.low, self.high)
 
 
-@dataclass(frozen=True, slots=True)
-class Milliseconds:
+class Milliseconds(msgspec.Struct, frozen=True):
     """A time in whole milliseconds, as OTel's variables count, read into seconds."""
 
     low_s: float
@@ -275,12 +269,11 @@ class Milliseconds:
         return _within(_whole(given) / 1000, self.low_s, self.high_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice(Generic[E]):
+class Choice(msgspec.Struct, Generic[E], frozen=True):
     """One word of a closed set, in any case. `refused`: words that are known, and why they are not accepted."""
 
     words: type[E]
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def expected(self) -> str:
@@ -296,8 +289,7 @@ class Choice(Generic[E]):
             raise Mismatch(self.refused.get(word, "")) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(msgspec.Struct, frozen=True):
     """True or false."""
 
     @property
@@ -315,8 +307,7 @@ class Switch:
         return _SWITCH_BY_WORD[word]
 
 
-@dataclass(frozen=True, slots=True)
-class FileMode:
+class FileMode(msgspec.Struct, frozen=True):
     """Permission bits of files that we make: the owner reads and writes, nobody executes, others never write."""
 
     @property
@@ -332,8 +323,7 @@ class FileMode:
         return mode
 
 
-@dataclass(frozen=True, slots=True)
-class AnyPath:
+class AnyPath(msgspec.Struct, frozen=True):
     """A path, made absolute at once: the process may change its directory later."""
 
     @property
@@ -349,8 +339,7 @@ class AnyPath:
         return Path(os.path.abspath(text))
 
 
-@dataclass(frozen=True, slots=True)
-class ExistingPath:
+class ExistingPath(msgspec.Struct, frozen=True):
     """A path where something is at start-up. Whether it can be used is found out by who opens it."""
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+import msgspec
 
 from otel_audit.settings.otlp import OTLP_TABLE
 from otel_audit.settings.privacy import FORWARDED_HEADER, PRIVACY_TABLE, TRUSTED_PROXIES
@@ -56,8 +57,7 @@ class OnLoss(StrEnum):
 _ALONE = (ExporterName.NONE, ExporterName.SHIP)
 
 
-@dataclass(frozen=True, slots=True)
-class ExporterList:
+class ExporterList(msgspec.Struct, frozen=True):
     """Exporters by name, each once; `none` and `ship` only alone."""
 
     @property
@@ -73,8 +73,7 @@ class ExporterList:
         return names
 
 
-@dataclass(frozen=True, slots=True)
-class LogsExporterWords:
+class LogsExporterWords(msgspec.Struct, frozen=True):
     """The words of OTEL_LOGS_EXPORTER that we know. Source: OTel specification, "Exporter selection"."""
 
     @property

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress, is_over, read_cursor

@@ -7,12 +7,12 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress, read_cursor

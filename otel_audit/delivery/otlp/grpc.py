@@ -27,12 +27,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from queue import Empty
 from urllib.parse import urlsplit
 
 import grpc
 import grpc._channel  # the library would import it at the first call: a child that is forked then waits for it for ever
+import msgspec
 
 from otel_audit._version import __version__
 from otel_audit.delivery.otlp.grpc_answers import GrpcAnswer, outcome_of
@@ -171,8 +171,7 @@ _RECONNECT_AFTER = frozenset(
 _FileState = tuple[int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Connection:
+class _Connection(msgspec.Struct, frozen=True):
     """A channel, the process that may use it, and the state of the TLS files that it was made with."""
 
     channel: grpc.Channel

@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -37,8 +37,7 @@ _SENT_AT_ONCE_BYTES = 64 * 1024
 _INTERIM = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
 
-@dataclass(slots=True)
-class HttpExchange:
+class HttpExchange(msgspec.Struct):
     """How far one request and its answer came."""
 
     deadline: float  # seconds of time.monotonic()

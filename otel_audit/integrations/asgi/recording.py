@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET
 from opentelemetry.context import Context
 
@@ -42,8 +42,7 @@ _TURNS_OF_AN_ANSWER: Final = 8
 _TURNS_OF_AN_END: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(msgspec.Struct, frozen=True):
     """State shared by all recordings of one middleware. If `names_event`, responses carry the id of their event."""
 
     audit: AuditLogger

@@ -13,9 +13,9 @@ import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+import msgspec
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span, set_span_in_context
@@ -160,8 +160,7 @@ _W3C: Final = TraceContextTextMapPropagator()
 _PRINCIPALS: Final = principals.Principals(None, Notices())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The SDK's knowledge of one request.
 
     `target` is the name of the tool or prompt, or the URI of the resource. `request` is the HTTP request that carried
@@ -174,7 +173,7 @@ class Call:
     method: str
     target: str
     arguments: Any = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
     jsonrpc_id: str | None = None
     request: Any = None
     token: Any = None

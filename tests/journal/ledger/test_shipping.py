@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from otel_audit.journal.cursor import Progress
@@ -55,7 +56,7 @@ def exported(shipment: LedgerShipment) -> list[bytes]:
         position = chunk.end
         lines += chunk.lines
     reader.close()
-    shipment.cursor.advance("otlp", replace(Progress(), position=position))
+    shipment.cursor.advance("otlp", msgspec.structs.replace(Progress(), position=position))
     return [line.content for line in lines]
 
 
