@@ -31,9 +31,8 @@ if _typing.TYPE_CHECKING:
         AuditPrincipal,
         AuditResource,
         AuditSource,
-        Outcome,
-        PrincipalKind,
     )
+    from otel_audit.event_schema import Outcome, PrincipalKind
     from otel_audit.integrations.asgi.middleware import AuditMiddleware
     from otel_audit.integrations.otel_logs import (
         AuditConsoleLogExporter,
@@ -111,9 +110,9 @@ _HOME = {
     "JournalUnwritable": "errors",
     "LoggerAuditSink": "sinks",
     "Operation": "operation",
-    "Outcome": "event",
+    "Outcome": "event_schema",
     "Policy": "policy",
-    "PrincipalKind": "event",
+    "PrincipalKind": "event_schema",
     "Receipt": "journal.journal",
     "Settings": "settings",
     "Stats": "trail",

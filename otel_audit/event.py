@@ -6,18 +6,21 @@ when unset.
 
 `as_event` makes an event of whatever a caller gives: ours, Feast's own, any object that gives its fields, or a mapping
 with values of odd types.
+
+The models stand on Pydantic, which takes longer to load than the rest of a service's audit logger. What needs no model
+imports `event_schema`; what makes one imports this module where it makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import msgspec
 from pydantic import BaseModel, Field, ValidationError
 
+from otel_audit.event_schema import Outcome, PrincipalKind
 from otel_audit.json_values import JsonValues
 
 if TYPE_CHECKING:
@@ -36,38 +39,6 @@ __all__ = [
 ]
 
 Scalar = str | bool | int | float
-
-
-class PrincipalKind(StrEnum):
-    """The kind of actor. Source: OTel audit draft (OTEP 0267), `audit.actor.type`."""
-
-    USER = "user"
-    SERVICE = "service"
-    SYSTEM = "system"
-
-
-class Outcome(StrEnum):
-    """The result of an event, from which severity and attributes follow. The word in the event itself never changes."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    DENIED = "denied"
-    ERROR = "error"
-    CANCELLED = "cancelled"
-    UNKNOWN = "unknown"
-
-    @classmethod
-    def of(cls, word: object) -> Outcome:
-        """Return the outcome that a stored word stands for, `UNKNOWN` if the word is empty or unknown."""
-        return _OUTCOME_BY_WORD.get(word, cls.UNKNOWN) if isinstance(word, str) else cls.UNKNOWN
-
-
-_OUTCOME_BY_WORD = {
-    **{outcome.value: outcome for outcome in Outcome},
-    "allow": Outcome.SUCCESS,
-    "deny": Outcome.DENIED,
-    "mcp_error": Outcome.ERROR,
-}
 
 
 _DEPTH: Final = 6

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from opentelemetry.context import Context
 
 from otel_audit import fast_line as draft
 from otel_audit import ids
 from otel_audit.delivery.processor import FlushReport
-from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.journal.journal import Receipt
 from otel_audit.loss import Handover
 from otel_audit.notices import Notices
@@ -25,6 +24,9 @@ from otel_audit.redaction.redactor import Redactor
 from otel_audit.settings import OnLoss, Settings
 from otel_audit.sinks import AuditSink
 from otel_audit.trail import Stats, Trail
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, AuditSource
 
 __all__ = ["AuditLogger", "mcp_audit_request_id"]
 

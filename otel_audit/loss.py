@@ -7,18 +7,18 @@ import contextlib
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
-
-import pydantic_core
+from typing import TYPE_CHECKING, Any, Final
 
 from otel_audit.errors import AuditUnavailable, described
-from otel_audit.event import AuditEvent, as_event
 from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, OnLoss
 from otel_audit.sinks import AuditSink
 from otel_audit.trail import Trail
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent
 
 __all__ = ["Handover"]
 
@@ -130,6 +130,8 @@ class Handover:
         return self._lost(event_id, error, on_loss)
 
     def _emit(self, fields: Mapping[str, Any], on_loss: OnLoss) -> Receipt:
+        from otel_audit.event import as_event
+
         event = as_event(fields)
         if os.getpid() != self._pid:
             self._begin()  # a thread of the parent may have been inside the sink, and does not exist here
@@ -180,4 +182,6 @@ class Handover:
 
 
 def _json_of(fields: Mapping[str, Any]) -> bytes:
+    import pydantic_core
+
     return pydantic_core.to_json(fields, inf_nan_mode="null")

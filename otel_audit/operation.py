@@ -7,19 +7,22 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from opentelemetry.context import Context
 
 from otel_audit import fast_line as draft
 from otel_audit import ids
 from otel_audit.errors import AuditUnavailable, is_stop
-from otel_audit.event import AuditEvent, Outcome, as_event
+from otel_audit.event_schema import Outcome
 from otel_audit.journal.journal import Receipt
 from otel_audit.json_values import JsonValues
 from otel_audit.policy.decisions import Decision
 from otel_audit.recorder import Recorder
 from otel_audit.settings import OnLoss
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent
 
 __all__ = ["EXCEPTION_MESSAGE", "Operation", "audited", "operation"]
 
@@ -150,6 +153,8 @@ def operation(
     **fields: Any,
 ) -> Operation:
     """Return an operation whose event starts with these fields of `AuditEvent`. None means unset."""
+    from otel_audit.event import as_event
+
     # The event is built from plain values, so that filling it in does not change the caller's own objects.
     given = {"event_type": event_type, **{name: value for name, value in fields.items() if value is not None}}
     return Operation(

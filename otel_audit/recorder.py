@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,7 +21,6 @@ from opentelemetry.trace import get_current_span
 
 from otel_audit import fast_line as draft
 from otel_audit import ids
-from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource, as_event, fields_of
 from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text, span_ids
 from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
@@ -30,6 +29,9 @@ from otel_audit.policy.decisions import ROUTE_ATTRIBUTE, Decision, Decisions, Fa
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.settings import OnLoss
 from otel_audit.trail import is_vital
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent, AuditPrincipal, AuditResource, AuditSource
 
 __all__ = ["ModelLike", "Recorder"]
 
@@ -145,11 +147,11 @@ class Recorder:
 
     def decision_on(self, event: AuditEvent) -> Decision:
         """Return what the policy decides on the event as it is."""
-        return self._default if self._decisions is None else self._decisions.on(Facts.of(as_event(event)))
+        return self._default if self._decisions is None else self._decisions.on(Facts.of(_as_event(event)))
 
     def decision_before(self, event: AuditEvent) -> Decision:
         """Return what the policy may decide on the event, of which only the outcome is unknown."""
-        return self._default if self._decisions is None else self._decisions.before(Facts.of(as_event(event)))
+        return self._default if self._decisions is None else self._decisions.before(Facts.of(_as_event(event)))
 
     def log(self, event: ModelLike, context: Context | None = None, decision: Decision | None = None) -> Receipt | None:
         """Record the event, or return None if the policy filters it. `decision` replaces that of the policy.
@@ -194,7 +196,9 @@ class Recorder:
         self, event: ModelLike, context: Context | None, decision: Decision | None
     ) -> tuple[dict[str, Any], int, int, OnLoss, bool] | None:
         """Return what to record of an event, its two times, its loss rule and if it is vital; None if filtered."""
-        given = as_event(event)
+        from otel_audit.event import fields_of
+
+        given = _as_event(event)
         decision = decision or self.decision_on(given)
         if decision.level is _NONE:
             self._filtered.add()
@@ -376,9 +380,15 @@ class Recorder:
             if span is not None:
                 given |= _given(trace_id=span.trace_id, span_id=span.span_id, trace_flags=span.flags)
                 context = _NO_SPAN
-            return self.log(as_event(given), context)
+            return self.log(_as_event(given), context)
 
         return log_call
+
+
+def _as_event(given: object) -> AuditEvent:
+    from otel_audit.event import as_event
+
+    return as_event(given)
 
 
 _NO_SPAN = Context()  # the caller knows its span, or knows that there is none

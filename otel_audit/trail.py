@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import pydantic_core
 from opentelemetry.sdk.resources import (
     PROCESS_PARENT_PID,
     PROCESS_PID,
@@ -229,6 +228,8 @@ class Trail(AuditSink):
         Raises:
             AuditUnavailable: the event may not be durable; the loss is counted.
         """
+        import pydantic_core
+
         now_ns = time.time_ns()
         fields = pydantic_core.from_json(event.to_jsonl())
         event_id = fields.setdefault("event_id", str(ids.new_id()))

@@ -24,6 +24,7 @@ from otel_audit.event import (
     as_event,
     fields_of,
 )
+from otel_audit.event_schema import FIELDS
 
 FEAST_FIELDS = [
     "event_type",
@@ -84,6 +85,10 @@ def test_the_smallest_event_keeps_empty_texts_and_lists_and_leaves_none_out() ->
         '"source":{"ip":"","transport":""},"action":{"mcp_tool":"","path":""},'
         '"resource":{"type":"","name":"","actions":[]},"outcome":"","detail":""}'
     )
+
+
+def test_the_names_of_the_fields_are_known_without_the_model() -> None:
+    assert tuple(AuditEvent.model_fields) == FIELDS
 
 
 def test_our_fields_come_after_feasts_and_are_optional() -> None:

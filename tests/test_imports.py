@@ -20,6 +20,7 @@ PACKAGE = Path(otel_audit.__file__).parent
 LAYERS: list[set[str]] = [
     {"_version", "errors", "ids", "json_values", "threads", "notices"},
     {"settings"},
+    {"event_schema"},
     {"event", "redaction"},
     {"fast_line"},
     {"records"},
@@ -45,10 +46,11 @@ ONLY: dict[str, set[str]] = {
     "threads": set(),
     "notices": {"threads"},
     "_version": set(),
-    "event": {"json_values"},
+    "event_schema": set(),
+    "event": {"event_schema", "json_values"},
     "settings": {"settings", "errors"},
-    "records": {"records", "event", "errors", "ids"},
-    "policy": {"policy", "records", "event", "settings", "errors"},
+    "records": {"records", "event_schema", "errors", "ids"},
+    "policy": {"policy", "records", "event", "event_schema", "settings", "errors"},
     "sinks": set(),
     "signing": {"signing", "errors"},
     # Lines and hashes, not OTel and not what an event is.
@@ -59,7 +61,7 @@ ONLY: dict[str, set[str]] = {
 LINES_MAX = 500
 
 # The journal, for one, knows no OTel.
-NOT_OF_OTEL = {"signing", "journal", "event", "errors", "notices", "sinks", "redaction", "policy"}
+NOT_OF_OTEL = {"signing", "journal", "event", "event_schema", "errors", "notices", "sinks", "redaction", "policy"}
 # Private modules of OTel break between releases: tests/delivery/test_otel_logs.py says what these need of them.
 PRIVATE_OTEL = {"records/sdk.py", "delivery/suppression.py"}
 
@@ -261,10 +263,17 @@ HEAVY = ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic", "ope
     ("program", "unwanted"),
     [
         ("import otel_audit", HEAVY),
-        ("import otel_audit\notel_audit.configure", ["grpc", "requests", "rich", "google.protobuf", "yaml"]),
+        (
+            "import otel_audit\notel_audit.configure",
+            ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic"],
+        ),
+        (
+            "from otel_audit import AuditMiddleware, configure",
+            ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic"],
+        ),
         ("import otel_audit.cli.command", HEAVY),
     ],
-    ids=["package", "configure", "command"],
+    ids=["package", "configure", "service", "command"],
 )
 def test_importing_loads_only_what_is_used(program: str, unwanted: list[str]) -> None:
     done = subprocess.run(
@@ -282,7 +291,7 @@ def test_a_logger_loads_no_client_and_no_colour_before_an_exporter_needs_them(tm
     program = (
         "import sys, otel_audit, otel_audit.integrations.otel_logs\n"
         f"otel_audit.configure(directory={str(tmp_path)!r}, export='jsonl', service_name='shop').close()\n"
-        "print(*sorted({'requests', 'urllib3', 'grpc', 'rich'} & set(sys.modules)))"
+        "print(*sorted({'requests', 'urllib3', 'grpc', 'rich', 'pydantic'} & set(sys.modules)))"
     )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

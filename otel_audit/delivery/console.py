@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from otel_audit.delivery.outcomes import Accepted, Batch, ExportOutcome, Unavailable
-from otel_audit.event import Outcome
+from otel_audit.event_schema import Outcome
 from otel_audit.journal.line import GAP, SEGMENT
 from otel_audit.notices import escaped
 from otel_audit.records.encoding import UnreadableLine, read_line

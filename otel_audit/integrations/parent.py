@@ -9,9 +9,10 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from otel_audit.event import AuditEvent
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent
 
 __all__ = ["Ruling", "current_event", "leave", "parent_id", "under_way", "within"]
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from contextvars import ContextVar
 from enum import Enum
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel
-
 from otel_audit.errors import AuditError, described
-from otel_audit.event import AuditPrincipal, PrincipalKind
+from otel_audit.event_schema import PrincipalKind
 from otel_audit.notices import Notices
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditPrincipal
 
 __all__ = ["NotAwaited", "PrincipalSource", "Principals", "principal_of", "principal_of_token"]
 
@@ -147,7 +148,11 @@ def principal_of(value: object, *, unless: Callable[[str], bool] | None = None) 
         NotAwaited: the value is a coroutine.
         Exception: raised by the value's own methods.
     """
-    if value is None or isinstance(value, AuditPrincipal):
+    if value is None:
+        return None
+    from otel_audit.event import AuditPrincipal
+
+    if isinstance(value, AuditPrincipal):
         return value
     if isinstance(value, str):
         return AuditPrincipal(username=value) if value and not (unless and unless(value)) else None
@@ -182,6 +187,8 @@ def principal_of_token(token: Any) -> AuditPrincipal:
 
     A subject that is not the client is a user. Everything else is a service.
     """
+    from otel_audit.event import AuditPrincipal
+
     claims = getattr(token, "claims", None)
     claims = claims if isinstance(claims, Mapping) else {}
     named = _principal_in(claims.get, (), None) or AuditPrincipal()
@@ -212,6 +219,8 @@ def _principal_in(
     read: Callable[[str], object], role_keys: Sequence[str], unless: Callable[[str], bool] | None
 ) -> AuditPrincipal | None:
     """Return the principal that these claims or fields name, or None if they have neither an id nor a name."""
+    from otel_audit.event import AuditPrincipal
+
     identity = _first(read, _IDS, unless)
     name = _first(read, _NAMES, unless) or identity
     if not name:
@@ -253,6 +262,8 @@ def _is_mapped(kind: type) -> bool:
 @functools.lru_cache(maxsize=256)
 def _tells_more(kind: type) -> bool:
     """Return True if objects of this class may have values outside `__dict__`: a property, slot or `__getattr__`."""
+    from pydantic import BaseModel
+
     if hasattr(kind, "__getattr__") and not (issubclass(kind, BaseModel) and kind.model_config.get("extra") != "allow"):
         return True
     keys = (*_IDS, *_NAMES, *_ROLES, "is_authenticated")

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from otel_audit.event import AuditEvent, Outcome
+from otel_audit.event_schema import FIELDS, Outcome
 from otel_audit.records.facts import http_facts_of
 from otel_audit.settings import OnLoss
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent
 
 __all__ = [
     "CONDITIONS",
@@ -164,7 +167,7 @@ def as_metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(attributes, dict) and ROUTE_ATTRIBUTE in attributes:
         left["attributes"] = {ROUTE_ATTRIBUTE: attributes[ROUTE_ATTRIBUTE]}
     _keep_request(left, fields)
-    return {key: left[key] for key in AuditEvent.model_fields if key in left}
+    return {key: left[key] for key in FIELDS if key in left}
 
 
 def _keep_request(left: dict[str, Any], fields: Mapping[str, Any]) -> None:

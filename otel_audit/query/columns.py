@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from otel_audit.event import Outcome
+from otel_audit.event_schema import Outcome
 
 __all__ = ["COLUMNS", "Column", "events_sql"]
 

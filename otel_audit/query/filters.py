@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
-from otel_audit.event import Outcome
+from otel_audit.event_schema import Outcome
 
 __all__ = ["WORDS", "Clue", "Filters", "Place"]
 

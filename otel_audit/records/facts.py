@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from otel_audit.event import Outcome, PrincipalKind
+from otel_audit.event_schema import Outcome, PrincipalKind
 
 __all__ = [
     "HttpFacts",

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from otel_audit.event import Outcome
+from otel_audit.event_schema import Outcome
 from otel_audit.records.encoding import UnreadableLine
 from otel_audit.records.facts import HttpFacts, action_of, http_facts_of, verdict_of
 

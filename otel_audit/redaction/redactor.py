@@ -17,7 +17,7 @@ import msgspec
 import re2
 
 from otel_audit.errors import ConfigError
-from otel_audit.event import AuditEvent
+from otel_audit.event_schema import FIELDS
 from otel_audit.json_values import INT64_MAX, INT64_MIN, TOO_MANY, JsonValues, free_key
 from otel_audit.redaction.caps import Address, Caps, Findings, cut_key, fit_line, json_text, path_of
 from otel_audit.redaction.names import SecretNames, is_secret_name
@@ -120,7 +120,7 @@ def rewritten_event(fields: Mapping[str, Any], rules: Rules, removed: set[Addres
     return event
 
 
-MODEL_FIELDS: Final = frozenset(AuditEvent.model_fields)
+MODEL_FIELDS: Final = frozenset(FIELDS)
 _LISTS: Final = ("redacted", "truncated")
 _PARTS: Final = MODEL_FIELDS - {"attributes"}  # of a bounded shape
 _PLAIN_FIELDS: Final = MODEL_FIELDS.difference(_LISTS)

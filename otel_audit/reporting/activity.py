@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
-from otel_audit.event import Outcome
+from otel_audit.event_schema import Outcome
 from otel_audit.journal.line import GAP
 from otel_audit.journal.room import TRUNCATED
 from otel_audit.query.database import TrailDatabase

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from otel_audit._version import __version__
-from otel_audit.event import Outcome
+from otel_audit.event_schema import Outcome
 from otel_audit.reporting.activity import PRIVILEGED, Activity, Table
 from otel_audit.reporting.markup import Markup, document, element, joined, lines
 from otel_audit.reporting.report import LIMITS, TrailReport

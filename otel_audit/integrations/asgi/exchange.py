@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from msgspec import UNSET
 from opentelemetry.context import get_current
@@ -16,13 +16,16 @@ from opentelemetry.trace import SpanContext
 
 from otel_audit import ids
 from otel_audit.errors import is_stop
-from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditSource, Outcome
+from otel_audit.event_schema import Outcome
 from otel_audit.integrations.asgi.scope import Message, Scope, known_id, path_in, text_of, traceparent_in
 from otel_audit.integrations.asgi.span import ids_of, span_around, span_inside
 from otel_audit.integrations.client_address import TrustedProxies
 from otel_audit.integrations.parent import parent_id
 from otel_audit.logger import AuditLogger, mcp_audit_request_id
 from otel_audit.records.attributes import CLAIMED_REQUEST_ID, TRACEPARENT
+
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent, AuditPrincipal
 
 __all__ = [
     "Exchange",
@@ -152,6 +155,8 @@ class Exchange:
         """Return the event as far as it is known, to be filled in. It is always the same one. Any thread."""
         self.look()
         if self.event is None:
+            from otel_audit.event import AuditAction, AuditEvent, AuditSource
+
             event = AuditEvent(
                 event_type=self.event_type,
                 event_id=self.event_id,

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
 from opentelemetry.context import Context
 
 from otel_audit.errors import described
-from otel_audit.event import AuditEvent, AuditPrincipal
 from otel_audit.fast_line import given_or
 from otel_audit.integrations.asgi.exchange import Exchange
 from otel_audit.integrations.asgi.lifespan import UnderWay
@@ -28,9 +27,11 @@ from otel_audit.operation import Operation
 from otel_audit.policy.decisions import ROUTE_ATTRIBUTE
 from otel_audit.recorder import Recorder
 
+if TYPE_CHECKING:
+    from otel_audit.event import AuditEvent, AuditPrincipal
+
 __all__ = ["Recording", "Register", "WaitingRecording"]
 
-_NOBODY: Final = AuditPrincipal()
 _NO_SPAN: Final = Context()  # the exchange knows its span, or knows that there is none
 _ID_HEADER: Final = b"x-audit-id"
 _BEGINNINGS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -165,9 +166,11 @@ class Recording:
 
     def _fill(self, event: AuditEvent, error: BaseException | None) -> None:
         """Add the facts known at the end, but keep the values that the application has filled in."""
+        from otel_audit.event import AuditPrincipal
+
         exchange = self.exchange
         outcome = exchange.outcome(error)
-        if exchange.told is not None or event.principal == _NOBODY:
+        if exchange.told is not None or event.principal == AuditPrincipal():
             event.principal = self._principal() or event.principal
         else:
             self.register.principals.note(exchange.scope, event.principal, exchange.status_code)
