@@ -16,7 +16,6 @@ from rich.text import Text
 
 from otel_audit.cli.exposition import exposition
 from otel_audit.cli.options import GivenPath, directory_argument, free_bytes_of_settings, say_if_empty, unreadable
-from otel_audit.diagnosis.directory import missing_words
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.files import replace_file
@@ -146,7 +145,7 @@ def _print(counted: Census, space: Space, ledger: LedgerState | None) -> None:
     if len(shown) < len(counted.streams):
         console.print(Text(f"and {len(counted.streams) - len(shown)} more streams: see --json", "dim"))
     for stream in shown:
-        if said := missing_words(stream):
+        if said := stream.says_missing:
             console.print(Text(f"{stream.stream_id}: {said}", "bold red"), soft_wrap=True)
         for name, progress in stream.exporters.items():
             _print_troubles(console, stream.stream_id, name, progress)

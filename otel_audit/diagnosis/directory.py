@@ -19,13 +19,13 @@ from typing import Final
 
 from otel_audit.diagnosis.findings import Finding
 from otel_audit.errors import JournalUnwritable
-from otel_audit.journal.census import Census, StreamCensus, census
+from otel_audit.journal.census import Census, census
 from otel_audit.journal.files import exposure_of
 from otel_audit.journal.locks import mount_of, prove_locks
 from otel_audit.journal.room import Space
 from otel_audit.settings import Durability, ExporterName, Settings
 
-__all__ = ["UNFIT", "directory_findings", "missing_words"]
+__all__ = ["UNFIT", "directory_findings"]
 
 _GIB: Final = 1024**3
 # With less, a burst of events or an hour without a collector may fill the disk before anybody looks.
@@ -33,7 +33,6 @@ _FREE_BYTES: Final = _GIB
 _FREE_SEGMENTS: Final = 10
 # A stream has four files, and a service that restarts makes a few streams a day.
 _FREE_FILES: Final = 1000
-_SEGMENTS_SHOWN: Final = 10
 # Kernels stamp files milliseconds late, and some file systems in full seconds. A larger difference is another clock.
 _SKEW_S: Final = 5.0
 _EARLIEST: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -221,7 +220,7 @@ def _streams(directory: Path) -> list[Finding]:
 
 def _whole(counted: Census) -> Finding:
     """Report what somebody removed. Every line has a number, so the journal itself shows what is missing."""
-    told = [f"{each.stream_id}: {said}" for each in counted.streams if (said := missing_words(each))]
+    told = [f"{each.stream_id}: {said}" for each in counted.streams if (said := each.says_missing)]
     if not told:
         return Finding("journal", "no line is missing, as far as the numbers show")
     return Finding(
@@ -230,17 +229,6 @@ def _whole(counted: Census) -> Finding:
         "restore the files from a backup, and find out who removes or truncates files there: leave the directory out "
         "of logrotate, and set OTEL_AUDIT_RETENTION_DAYS or OTEL_AUDIT_RETENTION_BYTES instead",
     )
-
-
-def missing_words(stream: StreamCensus) -> str:
-    """Return what somebody removed from a stream, or an empty text if only retention removed anything."""
-    words = []
-    if stream.missing:
-        words.append(f"{stream.missing} events were taken out of the journal before every exporter had them")
-    if numbers := stream.missing_segments:
-        shown = ", ".join(map(str, numbers[:_SEGMENTS_SHOWN])) + ("..." if len(numbers) > _SEGMENTS_SHOWN else "")
-        words.append(f"somebody removed its segment{'s' * (len(numbers) > 1)} {shown}")
-    return ", and ".join(words)
 
 
 def _other_hosts(counted: Census) -> Finding:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from otel_audit.journal.files import StreamFiles, cursors_in, segments_in
 from otel_audit.journal.ledger.removals import Removals, stream_of
 from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
-from otel_audit.journal.reader import lines_behind, service_in, stream_header
+from otel_audit.journal.reader import header_of, lines_behind, service_in, stream_header
 from otel_audit.settings import Durability
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
 ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
 _LOOKS: Final = 5
+_SEGMENTS_SHOWN: Final = 10
 
 
 class StreamCensus(msgspec.Struct, frozen=True):
@@ -67,6 +69,17 @@ class StreamCensus(msgspec.Struct, frozen=True):
     def blocked(self) -> dict[str, str]:
         """Why nothing moves, by exporter."""
         return {name: progress.blocked for name, progress in self.exporters.items() if progress.blocked}
+
+    @property
+    def says_missing(self) -> str:
+        """What somebody removed from the stream; an empty text if only retention removed anything."""
+        words = []
+        if self.missing:
+            words.append(f"{self.missing} events were taken out of the journal before every exporter had them")
+        if numbers := self.missing_segments:
+            shown = ", ".join(map(str, numbers[:_SEGMENTS_SHOWN])) + ("..." if len(numbers) > _SEGMENTS_SHOWN else "")
+            words.append(f"somebody removed its segment{'s' * (len(numbers) > 1)} {shown}")
+        return ", and ".join(words)
 
 
 class Foreign(msgspec.Struct, frozen=True):
@@ -220,7 +233,10 @@ class Retained:
 def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retained) -> StreamCensus:
     known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
     live = False if ended else _is_held(files.writer_lock)
-    header = stream_header(files, numbers)
+    # Where nobody has begun to deliver, the header is the first of the lines to count, and the file is opened once.
+    lines = None if known or not numbers else _lines(files, numbers, Position())
+    first = None if lines is None else next(lines, None)
+    header = (header_of(first.content) if first else {}) or stream_header(files, numbers)
     words = [word for word in header.get("export", ()) if isinstance(word, str)]
     named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
     # An exporter that the writer has and the cursor does not name has not come to its first batch yet.
@@ -229,7 +245,9 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
     # Most streams of a directory with thousands have ended and are delivered: nothing of theirs is opened but the
     # header and the cursor.
     is_read = ended and _is_at_end(files, numbers, slowest.position)
-    behind, last_seq = (Counts(), 0) if is_read else _counted(_lines(files, numbers, slowest.position))
+    if lines is None:
+        lines = iter(()) if is_read else _lines(files, numbers, slowest.position)
+    behind, last_seq = _counted(lines if first is None else chain([first], lines))
     # In memory mode segments are removed without a word, so nobody knows which were removed by whom.
     is_in_memory = header.get("durability") == Durability.MEMORY
     gone = () if is_in_memory else _missing_segments(files, numbers, exporters.values(), retained)

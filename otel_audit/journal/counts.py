@@ -56,7 +56,13 @@ class Counts:
         return self.exported + self.pending + self.quarantined + self.dropped
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in Counts.__slots__))
+        return Counts(
+            self.exported + other.exported,
+            self.pending + other.pending,
+            self.quarantined + other.quarantined,
+            self.dropped + other.dropped,
+            self.system + other.system,
+        )
 
     def __sub__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, name) - getattr(other, name) for name in Counts.__slots__))

@@ -19,9 +19,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from types import TracebackType
 from typing import Final, NamedTuple, Protocol
 
 __all__ = [
@@ -85,22 +85,26 @@ def read_at(source: int | Source, size_bytes: int, offset: int) -> bytes:
     return os.pread(source, size_bytes, offset) if isinstance(source, int) else source.read_at(size_bytes, offset)
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[int]:
+class opened:  # in lower case, as it is used like a function; a generator would cost as much as the system call
     """Have a file open for reading, and its descriptor.
 
     Raises:
         OSError: it cannot be opened, or what is read of it inside cannot be read. The error names the file.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    except OSError as error:
-        if error.filename is None:  # the system names no file where only a descriptor was given
-            error.filename = str(path)
-        raise
-    finally:
-        os.close(descriptor)
+
+    __slots__ = ("_descriptor", "_path")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> int:
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._descriptor)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(self._path)  # the system names no file where only a descriptor was given
 
 
 def read_block(

@@ -57,6 +57,13 @@ __all__ = [
 
 _HEADER_BYTES: Final = 4096  # most headers
 _HEADER_MAX_BYTES: Final = 1 << 20
+
+
+class _HeaderLine(msgspec.Struct):
+    segment: dict[str, Any]
+
+
+_decode: Final = msgspec.json.Decoder(_HeaderLine).decode
 _LINE_BYTES: Final = 1024  # the assumed length of a line before any was read
 
 
@@ -380,8 +387,13 @@ def stream_header(files: StreamFiles, numbers: Sequence[int] | None = None) -> M
 
 def header_of(data: bytes) -> Mapping[str, Any]:
     """Return the `segment` object of the first line of these bytes, or an empty mapping if it is not a header."""
+    line = data.partition(b"\n")[0]
     try:
-        header = json.loads(data.partition(b"\n")[0])["segment"]
+        return _decode(line).segment
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        pass  # not a header, or one with a number of the Resource that JSON does not have, such as NaN
+    try:
+        header = json.loads(line)["segment"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

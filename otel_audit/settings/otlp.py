@@ -43,7 +43,7 @@ _MAX_TIMEOUT_S = 600.0
 
 # Source: RFC 9110, 5.6.2 (token); OTLP exporter specification: values as in W3C Baggage, not encoded ones too.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_ENCODED_VALUE = re.compile(r'[^\x00-\x1f\x7f-\U0010ffff",;\\]*')
+_ENCODED_VALUE = re.compile(r"[ !#-+\--:<-\[\]-~]*")  # printable ASCII without quote, comma, semicolon and backslash
 
 
 class OtlpProtocol(StrEnum):
