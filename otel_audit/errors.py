@@ -1,10 +1,10 @@
-"""The exceptions of this package, and what may be told about any exception that ended some work.
+"""The exceptions of this package, and a description of any exception that gives away no secret.
 
 AuditError
 ├── ConfigError           a setting is wrong (a ValueError too)
 ├── JournalUnreadable     a segment is of an unknown format
-├── LedgerBusy            it was not this process's turn at the ledger
-└── AuditUnavailable      the event is not known to be durable
+├── LedgerBusy            another process had its turn at the ledger
+└── AuditUnavailable      the event may not be durable
     ├── JournalFull
     └── JournalUnwritable
 """
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class AuditError(Exception):
-    """Anything that this package raises on purpose."""
+    """The base of every exception that this package raises on purpose."""
 
 
 class ConfigError(AuditError, ValueError):
@@ -40,19 +40,19 @@ class ConfigError(AuditError, ValueError):
 
 
 class JournalUnreadable(AuditError):
-    """A segment is of a format that this version does not know: nothing of it was read, sent or removed."""
+    """A segment has a format that this version does not know. It was not read, sent or removed."""
 
 
 class AuditUnavailable(AuditError):
-    """The event is not known to be durable.
+    """The event may not be durable.
 
-    `in_journal`: its line is in the chain all the same and will be delivered, unless the machine loses power before.
+    If `in_journal` is true, its line is in the chain and will be delivered, unless the machine loses power first.
     """
 
     in_journal = False
 
     def told_of(self, what: str) -> str:
-        """Return the notice about events that are lost, or may be. `what` names them."""
+        """Return a notice that events are lost, or may be. `what` names them."""
         return f"{what} {'may not survive a loss of power' if self.in_journal else 'are lost'}: {self}"
 
 
@@ -65,40 +65,42 @@ class JournalUnwritable(AuditUnavailable):
 
 
 class LedgerBusy(AuditError):
-    """It was not this process's turn at the ledger: nothing was written, and it may be tried again."""
+    """Another process had its turn at the ledger. Nothing was written; try again later."""
 
 
 class KeyUnusable(AuditError):
-    """A key is missing, may be read by others, or is none. Nothing was signed with it."""
+    """A key is missing, malformed or readable by others. Nothing was signed with it."""
 
 
 class NoteMalformed(AuditError, ValueError):
-    """A signed note, a checkpoint or a key is not written as its specification says. Nothing of it may be believed."""
+    """A signed note, a checkpoint or a key breaks its specification. Trust nothing in it."""
 
 
 class SignatureInvalid(AuditError):
-    """No trusted key signed a note, or a signature in it is not of the key that it names."""
+    """No trusted key signed a note, or a signature in it was not made by the key that it names."""
 
 
 class ProofInvalid(AuditError):
-    """A proof does not show what it is said to show."""
+    """A proof does not prove what it claims."""
 
 
 class ProofUnavailable(AuditError):
-    """No proof of an event can be made: it is not signed yet, or what a proof would stand on is gone. It says which."""
+    """No proof of an event can be made, because it is not signed yet or something that the proof needs is gone."""
 
 
 def is_stop(error: BaseException | None) -> bool:
-    """Return True if work was ended from outside: by a time-out, a cancellation of any library, or a group of them."""
+    """Return True if the work was stopped from outside: by a time-out or a cancellation, or a group of them."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_stop, error.exceptions))
     return isinstance(error, TimeoutError) or not isinstance(error, Exception | SystemExit | None)
 
 
 def described(error: BaseException) -> str:
-    """Return the message of an error of ours; of any other its class, the system's reason and where it was raised.
+    """Return the message of one of our errors.
 
-    Its own message may hold a secret.
+    For any other, return its class, the system's reason and where it was raised.
+
+    Its message is left out, since it may hold a secret.
     """
     if isinstance(error, AuditError):
         return str(error)

@@ -239,42 +239,46 @@ _UNREAD: Final = "the event's fields could not be read"
 
 
 def as_event(given: Any) -> AuditEvent:
-    """The event, never a reason to lose it: a value of the wrong type becomes its text, or its default. Never raises.
+    """Return an event for anything that a caller passes. This never raises, so a bad value never costs the event.
 
-    `given` is an `AuditEvent` (returned as it is if its parts are of their types), an object with `model_dump()`, or a
-    mapping of fields. Nothing of it is changed. `attributes` that are not flat are kept: the redactor makes them flat.
+    `given` is an `AuditEvent` (returned as it is if its parts have the right types), an object with `model_dump()`, or
+    a mapping of fields. It is not changed. A value of the wrong type becomes its text, or the default. Nested
+    `attributes` are kept, since the redactor flattens them.
     """
     if type(given) is AuditEvent and _is_as_declared(given):
         return given
     try:
         fields = _with_plain_parts(given if isinstance(given, Mapping) else _plain_part(given))
-    except Exception:  # not an event at all, or one whose methods raise
+    except Exception:  # not an event, or one whose methods raise
         return AuditEvent(event_type="unknown", detail=f"expected an event, got {_short_text(type(given).__name__)}")
     try:
         return _validated(fields)
-    except Exception:  # of a value's own methods, or of a list that is given item by item
+    except Exception:  # raised by a value's own methods, or by a list that is validated item by item
         return _simplified(fields)
 
 
 def fields_of(event: AuditEvent) -> dict[str, Any]:
-    """The fields of an event that are set, in the order of the model, of its types whatever was assigned later.
+    """Return the fields of an event that are set, in the order and with the types of the model.
 
-    `attributes` that are not flat are an exception: the redactor makes them flat.
+    Nested `attributes` are an exception, since the redactor flattens them.
     """
     try:
-        # What `model_dump` calls, without the cost of its own arguments: this is on every event's path.
+        # This is what `model_dump` calls, without the cost of its arguments: every event passes here.
         fields: dict[str, Any] = event.__pydantic_serializer__.to_python(event, exclude_none=True, warnings="error")
         return fields
-    except Exception:  # a value is not of its type
+    except Exception:  # a value has the wrong type
         mended = as_event(_set_fields(event))
     try:
         return mended.model_dump(exclude_none=True, warnings=False)
-    except Exception:  # a value that cannot be dumped, such as an object that holds itself
+    except Exception:  # a value that cannot be dumped, such as an object that contains itself
         return _with_plain_parts(_set_fields(mended))
 
 
 def _is_as_declared(event: AuditEvent) -> bool:
-    """Whether what the logger reads is of its type: a model can be assigned anything after it was made."""
+    """Return True if the fields that the logger reads have their types.
+
+    A model accepts any assignment once it is made.
+    """
     try:
         resource, action = event.resource, event.action
         return (
@@ -302,20 +306,20 @@ def _set_fields(model: BaseModel) -> dict[str, Any]:
 def _with_plain_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
     plain = dict(fields)
     for key, value in plain.items():
-        with suppress(Exception):  # an object that cannot give its fields stays as it is, to be mended
+        with suppress(Exception):  # an object that cannot give its fields is left for `_validated` to replace
             plain[key] = _plain_part(value)
     return plain
 
 
 def _plain_part(part: Any) -> Any:
-    """A model as a new dict, anything else as it is."""
+    """Return a model as a new dict, and anything else unchanged."""
     if isinstance(part, BaseModel):
         return _set_fields(part)
     return part.model_dump() if hasattr(part, "model_dump") else part
 
 
 def _validated(fields: dict[str, Any]) -> AuditEvent:
-    """The event, with its attributes as they were given: the redactor knows names in what is not flat yet."""
+    """Return the event with its attributes as given, since the redactor knows the names in nested ones."""
     event = AuditEvent.model_validate({"event_type": "unknown", **fields, "attributes": None})
     event.attributes = fields.get("attributes")
     return event
@@ -327,7 +331,7 @@ def _short_text(value: Any) -> str:
 
 
 def _simplified(fields: Mapping[str, Any]) -> AuditEvent:
-    """The event of fields in which every value is one of JSON: no other has methods that may raise."""
+    """Return an event whose values are all plain JSON values, since those have no methods that can raise."""
     json = JsonValues(depth=_DEPTH, items=_ITEMS_OF_FOREIGN)
     plain = {json.key(key): json.of_field(value) for key, value in fields.items()}
     try:

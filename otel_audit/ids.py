@@ -1,7 +1,7 @@
-"""The ids of events, streams and requests, and what keeps two processes with one memory from making the same ones.
+"""Make the ids of events, streams and requests, even when two processes have the same memory.
 
-The generator has a state in each thread. The child of a fork has its parent's in one thread; of a snapshot that is
-restored twice, both have the state of all threads.
+The generator keeps a state in each thread. After a fork, the child has its parent's state in one thread. If a snapshot
+is restored twice, both processes have the same state in all threads.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import uuid_utils
 
 __all__ = ["new_id", "new_random_id", "renew", "reseed"]
 
-# Looked up here at each call, since `renew` replaces them.
+# Callers look these up at each call, since `renew` replaces them.
 new_id: Callable[[], uuid_utils.UUID] = uuid_utils.uuid7
 new_random_id: Callable[[], uuid_utils.UUID] = uuid_utils.uuid4
-reseed = uuid_utils.reseed_rng  # of the calling thread
+reseed = uuid_utils.reseed_rng  # for the calling thread only
 
 
 def renew() -> None:

@@ -1,4 +1,4 @@
-"""Anything a caller may pass, as a value that JSON can hold: an odd value must never cost the event."""
+"""Turn any value that a caller passes into one that JSON can hold, so that an odd value never costs the event."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from typing import Any
 
 __all__ = ["INT64_MAX", "INT64_MIN", "TOO_MANY", "JsonValues", "free_key", "safe_text"]
 
-INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1  # what OTLP and the stores hold; Source: OTLP AnyValue.int_value
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1  # the range of OTLP and the stores. Source: OTLP AnyValue.int_value
 TOO_DEEP, TOO_MANY = "[too deep]", "[too many values]"
-_MAX_VALUES = 4096  # shared lists in lists grow without bound although they are not deep
+_MAX_VALUES = 4096  # nested lists that share items grow without bound even if they are not deep
 
 
 def safe_text(text: str) -> str:
-    """The text as a plain `str` that UTF-8 can hold: a lone surrogate becomes U+FFFD, a pair its character."""
+    """Return the text as a plain `str` that UTF-8 can encode.
+
+    A lone surrogate becomes U+FFFD, and a pair its character.
+    """
     plain = str.__str__(text)
     try:
         plain.encode()
@@ -27,10 +30,10 @@ def safe_text(text: str) -> str:
 
 
 class JsonValues:
-    """Turns the values of one event into JSON-safe ones. Never raises an `Exception`.
+    """Convert the values of one event to JSON-safe ones. Never raises an `Exception`.
 
-    `depth`: levels of lists and mappings that are kept below a field. `items`: at most one more than this is kept of
-    each of them, so that the caller of this class still sees that there were more.
+    `depth` is how many levels of lists and mappings are kept below a field. Of each, `items` plus one entries are kept
+    at most, so that the caller can see that there were more.
     """
 
     __slots__ = ("_depth", "_items", "_left")
@@ -41,14 +44,17 @@ class JsonValues:
         self._left = _MAX_VALUES
 
     def of_field(self, value: object) -> Any:
-        """The value of a field of the event. NaN stays here: as `duration_ms` it is written as null, as in Feast."""
+        """Return a field of the event as a JSON-safe value.
+
+        NaN is kept: as `duration_ms` it is written as null, as in Feast.
+        """
         return value if type(value) is float else self._of(value, self._depth)
 
     def _of(self, value: object, depth: int) -> Any:
         self._left -= 1
         try:
             return TOO_MANY if self._left < 0 else self._converted(value, depth)
-        except Exception:  # the value is the caller's object and may fail in any way
+        except Exception:  # the caller's object may fail in any way
             return _unreadable(value)
 
     def _converted(self, value: object, depth: int) -> Any:
@@ -78,13 +84,13 @@ class JsonValues:
         return found
 
     def key(self, key: object) -> str:
-        """The key of a mapping as a text."""
+        """Return the key of a mapping as text."""
         converted = self._of(key, 0)
         return converted if type(converted) is str else str(converted)
 
 
 def free_key(key: str, taken: Container[str]) -> str:
-    """The key, or the first of `key#2`, `key#3`, ... that is not taken: two keys may become the same text."""
+    """Return the key, or the first of `key#2`, `key#3`, ... that is free, since two keys may become the same text."""
     if key not in taken:
         return key
     return next(name for n in itertools.count(2) if (name := f"{key}#{n}") not in taken)
@@ -104,7 +110,7 @@ def _number(value: float) -> float | str:
 
 
 def _plain_scalar(value: Any) -> bool | int | float | str | None:
-    """What a number of an array library (numpy and those like it) is in Python; None for anything else."""
+    """Return the Python value of a number from an array library such as numpy, or None for anything else."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "dtype"):
         return None
     plain = value.item()

@@ -1,4 +1,4 @@
-"""Say notices on stderr, each kind at most once a minute, and make text safe to show on a terminal."""
+"""Print notices on stderr, each kind at most once a minute, and make text safe for a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from otel_audit.threads import get_ident, new_lock
 __all__ = ["Notices", "escaped", "escaped_json", "shown_json"]
 
 
-_SPACES: Final = ("Zs", "Zl", "Zp")  # those of JSON stay as they are: no terminal obeys them
+_SPACES: Final = ("Zs", "Zl", "Zp")  # left alone in JSON, since no terminal obeys them
 
 
 def escaped(text: str) -> str:
@@ -46,11 +46,11 @@ def _escape(char: str) -> str:
 
 
 _INTERVAL_S = 60.0
-_TURN_MAX_S = 1.0  # how long a notice waits for another one: stderr may be a pipe that nobody reads
+_TURN_MAX_S = 1.0  # the longest wait for another notice: stderr may be a pipe that nobody reads
 
 
 class Notices:
-    """Says each kind of notice at once, and then at most once a minute. Any thread; fork-safe; never raises."""
+    """Print each kind of notice at once, and then at most once a minute. Any thread; fork-safe; never raises."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -67,7 +67,7 @@ class Notices:
         if os.getpid() != self._pid:
             self._begin()  # the lock may be held by a thread of the parent
         me = get_ident()
-        if me in self._inside:  # a signal handler inside `say`: its notice can be done without
+        if me in self._inside:  # a signal handler inside `say`: its notice is dispensable
             return
         try:
             self._inside.add(me)
@@ -85,11 +85,11 @@ class Notices:
         now = self._clock()
         if now - self._said_at.get(kind, -_INTERVAL_S) < _INTERVAL_S:
             return False
-        self._said_at[kind] = now  # also of one whose turn does not come: not every call is to wait for it
+        self._said_at[kind] = now  # even if its turn never comes, so that not every call waits for it
         return True
 
 
 def _write(text: str) -> None:
     stream = sys.stderr
-    if stream is not None:  # without one, `print` would take stdout, which may carry a protocol
+    if stream is not None:  # if there is none, `print` would use stdout, which may carry a protocol
         print(f"otel-audit: {escaped(text)}", file=stream, flush=True)

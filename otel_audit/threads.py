@@ -1,12 +1,13 @@
-"""Threads, locks and queues of the operating system, and what must be still while a process forks.
+"""Use the threads, locks and queues of the operating system, and keep state consistent while a process forks.
 
 A server may patch the standard library before this package is imported, after it, or in a worker that it forks from a
-process that has loaded everything; and what began before stays as it was. So ours are always real: none of our threads
-waits for a greenlet to give way, and no slow disk or network holds up a hub. No greenlet gives way while it holds
-a lock of ours, so none waits for another one. Where a greenlet waits for one of our threads it looks again and again,
-and the others go on meanwhile.
+process that has loaded everything. Objects made before a patch stay unpatched. Ours are therefore always the real ones:
+none of our threads waits for a greenlet to yield, and no slow disk or network blocks a hub. A greenlet never yields
+while it holds one of our locks, so greenlets never wait for each other there. A greenlet that waits for one of our
+threads polls, and other greenlets run in between.
 
-A fork waits until no journal is in the middle of an append, or the child would get a copy of a half-moved state.
+A fork waits until no journal is in the middle of an append. Otherwise the child would get a copy of a half-updated
+state.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import weakref
-from _queue import SimpleQueue  # in `queue` gevent replaces it
+from _queue import SimpleQueue  # the one in `queue` is replaced by gevent
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -45,7 +46,7 @@ R = TypeVar("R")
 
 _LOOK_S: Final = 0.002
 _FORK_LOOK_S: Final = 0.0002
-_FORK_WAITS_S: Final = 1.0  # for whoever waits himself for the thread that forks
+_FORK_WAITS_S: Final = 1.0  # for a holder that is itself waiting for the forking thread
 
 
 def _patched(module: str) -> bool:
@@ -62,28 +63,29 @@ def _original(module: str, name: str) -> Any:
 new_lock: Final[Callable[[], threading.Lock]] = _original("_thread", "allocate_lock")
 new_rlock: Final[Callable[[], threading.RLock]] = _original("_thread", "RLock")
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
-real_sleep: Final[Callable[[float], None]] = _original("time", "sleep")  # for whoever holds a lock of ours
+real_sleep: Final[Callable[[float], None]] = _original("time", "sleep")  # for the holder of one of our locks
 _start_new_thread: Final = _original("_thread", "start_new_thread")
 
 
 class _ForksWait:
     """A context in which no other thread forks this process: `with FORKS_WAIT:`.
 
-    For native code that takes locks of its own, such as the mutex of RE2's automaton. A child would inherit one that
-    a thread of its parent holds, which is not there to release it, and its first event would wait for ever. A fork
-    waits for a second at most, and who comes meanwhile waits for the fork. May be entered again by the same thread.
+    It is for native code that takes locks of its own, such as the mutex of RE2's automaton. If a thread of the parent
+    held such a lock during a fork, the child would inherit it with nobody to release it, and its first event would wait
+    for ever. A fork waits for at most a second, and threads that arrive meanwhile wait for the fork. The same thread
+    may enter it again.
     """
 
     __slots__ = ("_forks", "_inside")
 
     def __init__(self) -> None:
-        self._inside: dict[int, int] = {}  # by thread: how many times it has entered
+        self._inside: dict[int, int] = {}  # how many times each thread has entered
         self._forks = 0
 
     def __enter__(self) -> None:
         me = get_ident()
         count = self._inside.get(me, 0) + 1
-        self._inside[me] = count  # before the look: the fork that is not seen here sees this thread
+        self._inside[me] = count  # before the check, so that a fork that the check misses sees this thread
         if self._forks and count == 1:
             self._let_fork(me)
 
@@ -96,7 +98,10 @@ class _ForksWait:
             self._inside.pop(me, None)
 
     def call(self, function: Callable[[T], R], argument: T) -> R:
-        """Call the function inside and return what it returns. Cheaper than `with` by two frames, for each event."""
+        """Call the function inside the context and return its result.
+
+        For each event this is cheaper than `with` by two frames.
+        """
         me = get_ident()
         inside = self._inside
         if me in inside:
@@ -108,7 +113,7 @@ class _ForksWait:
                 self._let_fork(me)
             return function(argument)
         finally:
-            self._inside.pop(me, None)  # of a child, if a signal handler has forked meanwhile
+            self._inside.pop(me, None)  # in a child, if a signal handler has forked meanwhile
 
     def _let_fork(self, me: int) -> None:
         deadline = time.monotonic() + 2 * _FORK_WAITS_S
@@ -125,7 +130,7 @@ class _ForksWait:
             real_sleep(_FORK_LOOK_S)
 
     def after_fork_in_parent(self) -> None:
-        """Let those in that wait."""
+        """Let the waiting threads in."""
         self._forks = max(0, self._forks - 1)
 
     def after_fork_in_child(self) -> None:
@@ -143,7 +148,7 @@ os.register_at_fork(
 
 
 class RealThread:
-    """A daemon thread of the operating system that does some work once."""
+    """A daemon thread of the operating system that runs one function once."""
 
     def __init__(self, work: Callable[[], None], *, name: str) -> None:
         self._work = work
@@ -152,10 +157,10 @@ class RealThread:
         self._under_way.acquire()
 
     def start(self) -> None:
-        """Begin the work.
+        """Start the thread.
 
         Raises:
-            RuntimeError: no thread can be started, since the interpreter ends or there are too many.
+            RuntimeError: no thread can be started, since the interpreter is shutting down or there are too many.
         """
         if _patched("threading"):
             _load_what_sockets_need()
@@ -165,11 +170,11 @@ class RealThread:
 
     @property
     def is_over(self) -> bool:
-        """True once the work is done or has failed. Meant for a thread that was started."""
+        """Return True once the function has returned or failed. The thread must have been started."""
         return not self._under_way.locked()
 
     def join(self, timeout_s: float) -> None:
-        """Return when the work is done, or after so many seconds."""
+        """Return when the function has ended, or after this many seconds."""
         if acquired(self._under_way, timeout_s):
             self._under_way.release()
 
@@ -183,15 +188,15 @@ class RealThread:
 def _load_what_sockets_need() -> None:
     """Import here what gevent's sockets would import in the new thread.
 
-    A greenlet that imports the same at that moment would wait for it, and gevent ends a wait with an exception
-    where its hub has nothing else to do.
+    A greenlet that imports the same modules at that moment would wait for the thread, and gevent ends such a wait with
+    an exception if its hub has nothing else to do.
     """
     hub = sys.modules["gevent"].get_hub()
     _ = hub.threadpool, hub.resolver
 
 
 def acquired(lock: threading.Lock | threading.RLock, timeout_s: float) -> bool:
-    """Acquire a lock within so many seconds, for a caller that may be a greenlet. True when it has it."""
+    """Acquire a lock within this many seconds, even for a caller that is a greenlet. Return True if it was acquired."""
     timeout_s = max(0.0, timeout_s)
     if not _gives_way():
         return lock.acquire(timeout=timeout_s)
@@ -199,7 +204,7 @@ def acquired(lock: threading.Lock | threading.RLock, timeout_s: float) -> bool:
 
 
 def wait_for_word(words: SimpleQueue[None], timeout_s: float) -> None:
-    """Take one word out of the queue, within so many seconds, for a caller that may be a greenlet."""
+    """Take one item from the queue within this many seconds, even for a caller that is a greenlet."""
     if not _gives_way():
         with suppress(Empty):
             words.get(timeout=max(0.0, timeout_s))
@@ -216,7 +221,7 @@ def wait_for_word(words: SimpleQueue[None], timeout_s: float) -> None:
 
 
 def _gives_way() -> bool:
-    """Whether a sleep of the caller lets others go on, who would stand still with its whole thread otherwise."""
+    """Return True if a sleep of the caller lets other greenlets of its thread run."""
     if not _patched("time"):
         return False
     gevent = sys.modules["gevent"]
@@ -231,34 +236,37 @@ def _looked(try_once: Callable[[], bool], timeout_s: float) -> bool:
 
 
 class Forkable(Protocol):
-    """What must be held still while its process forks."""
+    """An object whose state must not change while its process forks."""
 
     def hold(self) -> Iterator[None]:
-        """A generator that holds it still from its first step until it is closed."""
+        """Return a generator that holds the object still from its first step until it is closed."""
 
     def held(self) -> None:
-        """In the parent, after a fork: what had to wait is done."""
+        """Finish, in the parent after a fork, what had to wait."""
 
     def forked(self) -> None:
-        """In the child: what belongs to the parent is left to it."""
+        """Leave, in the child, the parent's belongings to the parent."""
 
 
 _times_reopened = 0
 
 
 def process() -> tuple[int, int]:
-    """Tell this process from its parent, and from another one with the same memory: connections are not shared."""
+    """Return an id that distinguishes this process from its parent and from one restored from the same memory.
+
+    They must not share connections.
+    """
     return os.getpid(), _times_reopened
 
 
 def begin_anew() -> None:
-    """From now on this is another process than before, since its memory was copied."""
+    """Treat this as a new process from now on, since its memory was copied."""
     global _times_reopened
     _times_reopened += 1
 
 
 class _Holds(threading.local):
-    """What this thread holds still: two may fork at the same time."""
+    """The objects that this thread holds still. Two threads may fork at the same time."""
 
     now: tuple[Iterator[None], ...] = ()
 
@@ -268,14 +276,14 @@ _holds = _Holds()
 
 
 def watch(forkable: Forkable) -> None:
-    """From now on, for as long as it lives, no fork of this process runs through the middle of what it does."""
+    """Keep forks out of the middle of what this object does, for as long as it lives."""
     _watched.add(forkable)
 
 
 def _before() -> None:
-    for forkable in sorted(_watched, key=id):  # in one order, or two that fork could wait for each other
+    for forkable in sorted(_watched, key=id):  # in a fixed order, or two forking threads could wait for each other
         hold = forkable.hold()
-        # Kept before it holds anything: whatever interrupts this, the end of the fork lets go of it.
+        # Stored before it holds anything, so that the end of the fork releases it whatever interrupts this.
         _holds.now = (*_holds.now, hold)
         next(hold, None)
 

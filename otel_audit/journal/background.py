@@ -1,11 +1,11 @@
-"""The threads that work for the stream that is open: one looks after it, one syncs it for those who wait.
+"""The threads that work for the open stream. One tends and syncs it, and the other syncs for callers that wait.
 
-A write that was acknowledged in `os` mode is in the page cache. Without the `Syncer` the kernel would write it back
-some thirty seconds later, and nobody would see an error of that write-back. A file that was removed would be noticed
-with the next event only, which may never come.
+In `os` mode an acknowledged write is in the page cache. Without the `Syncer`, the kernel would write it back some
+thirty seconds later, and nobody would see an error of that. A removed file would be noticed only with the next event,
+which may never come.
 
-With `fsync` the `Committer` does one `fdatasync` for every caller that waits for one. No caller does it itself: each
-may be interrupted at any step, and a failed sync must not go unnoticed with it.
+With `fsync`, the `Committer` does one `fdatasync` for every caller that waits for one. Callers do not do it themselves,
+since each may be interrupted at any step, and a failed sync must not go unnoticed because of that.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from otel_audit.threads import RealThread, SimpleQueue, acquired, get_ident, new
 __all__ = ["COMMIT_TIMEOUT_S", "Background", "Commit", "Committer", "Syncer"]
 
 
-# What the kernel gives a disk for one command before it resets it: who waits longer waits for a disk that is gone.
+# The kernel gives a disk this long for one command before it resets it. After that, the disk is gone.
 COMMIT_TIMEOUT_S: Final = 30.0
 _LOOK_S: Final = 0.1
 
 
 class Commit:
-    """The wait for one line to become durable. For one waiter, a thread or a callback."""
+    """The wait for one line to become durable. For one waiter, which is a thread or a callback."""
 
     def __init__(self, stream: StreamWriter, seq: int, committer: Committer) -> None:
         self.stream = stream
@@ -50,16 +50,16 @@ class Commit:
         self._failure: OSError | None = None
 
     def served(self, failure: OSError | None) -> None:
-        """Its sync is over, well or not; or there was none, because of the failure."""
+        """Return True if its sync is over, successful or not, or will not happen because of an earlier failure."""
         self._failure = failure
-        with contextlib.suppress(RuntimeError):  # by whoever closed the committer in the same moment
+        with contextlib.suppress(RuntimeError):  # by the thread that closed the committer at the same moment
             self._served.release()
         callback = self._callback
         if callback is not None:
             callback()
 
     def call_when_served(self, callback: Callable[[], object]) -> None:
-        """`callback` is called from another thread when the sync is over; perhaps twice, perhaps at once."""
+        """Have `callback` called from another thread when the sync is over. It may be called twice, or at once."""
         self._callback = callback
         if not self._served.locked():
             callback()
@@ -68,11 +68,11 @@ class Commit:
         """Return once the line is durable.
 
         Raises:
-            SyncFailed: it is in the chain, but not known to be durable.
+            SyncFailed: it is in the chain, but may not be durable.
         """
         deadline = time.monotonic() + timeout_s
         while not acquired(self._served, min(_LOOK_S, deadline - time.monotonic())):
-            # The stream was closed, or this is a child that was forked by a signal handler inside this wait.
+            # The stream was closed, or a signal handler inside this wait has forked, and this is the child.
             if self.stream.is_settled(self.seq) or self._committer.is_stopped or time.monotonic() >= deadline:
                 break
         self.check()
@@ -81,7 +81,7 @@ class Commit:
         """Return if the line is durable now.
 
         Raises:
-            SyncFailed: it is in the chain, but not known to be durable.
+            SyncFailed: it is in the chain, but may not be durable.
         """
         if not self.stream.is_settled(self.seq):
             error = self._failure or TimeoutError(errno.ETIMEDOUT, "the disk took too long")
@@ -91,16 +91,18 @@ class Commit:
 
 
 class Committer:
-    """The thread that syncs for all callers of one journal, whose `lock` it takes before and after a sync, not during.
+    """The thread that syncs for all callers of one journal.
 
-    Daemon; runs from `start` until `close`, and is among the threads `inside` the journal for as long: what is logged
-    in it, by a `__del__` that the collector of garbage runs there, must not wait for it.
+    It takes the journal's `lock` before and after a sync, not during it.
+
+    It is a daemon that runs from `start` until `close`. All that time it is among the threads `inside` the journal, so
+    that an event logged in it, by a `__del__` that the garbage collector runs there, does not wait for it.
     """
 
     def __init__(self, lock: threading.Lock, inside: set[int]) -> None:
         self._lock = lock
         self._inside = inside
-        # Not a Condition: a signal handler that logs may come in while its own thread is inside.
+        # Not a Condition, since a signal handler that logs may come in while its own thread is inside.
         self._waiting: SimpleQueue[Commit | StreamWriter | None] = SimpleQueue()
         self._thread: RealThread | None = None
         self._abandoned = False
@@ -108,16 +110,16 @@ class Committer:
 
     @property
     def is_running(self) -> bool:
-        """True while there is a thread that serves."""
+        """Return True while there is a thread that serves."""
         return self._thread is not None and not self.is_stopped
 
     @property
     def is_stopped(self) -> bool:
-        """True when nothing will be served any more: in a forked child, or when the interpreter ends."""
+        """Return True if nothing will be served any more: in a forked child, or when the interpreter is ending."""
         return self._abandoned or sys.is_finalizing()
 
     def start(self) -> None:
-        """The thread runs, if one can be started."""
+        """Start the thread, if one can be started."""
         if self._thread is None:
             thread = RealThread(self._run, name="otel-audit-commit")
             with contextlib.suppress(RuntimeError):  # the interpreter is about to end: nothing new is started
@@ -127,17 +129,17 @@ class Committer:
     def commit(self, stream: StreamWriter, seq: int) -> Commit | None:
         """Have this line synced, together with all others that are written by then.
 
-        None when it was synced here, since no thread does it.
+        Return None if it was synced here, since no thread does it.
 
         Raises:
-            SyncFailed: it is in the chain, but not known to be durable.
+            SyncFailed: it is in the chain, but may not be durable.
         """
         if not self.is_running:
             self._sync_here(stream, seq)
             return None
         commit = Commit(stream, seq, self)
         self._waiting.put(commit)
-        if self._closed:  # perhaps behind its last turn: all that was written is synced, as at every close
+        if self._closed:  # perhaps after its last turn, so everything written is synced, as at every close
             commit.served(None)
         return commit
 
@@ -146,7 +148,7 @@ class Committer:
         try:
             self._inside.add(me)
             with self._lock:
-                if not stream.is_settled(seq):  # else it was closed in this moment, which synced it
+                if not stream.is_settled(seq):  # otherwise it was closed at this moment, which synced it
                     stream.sync_at_once()
         except OSError as error:
             raise _sync_failed(stream, error) from error
@@ -156,16 +158,16 @@ class Committer:
             raise _sync_failed(stream, failed) from failed
 
     def ask(self, stream: StreamWriter) -> None:
-        """Have what is written synced; nobody waits for it."""
+        """Have the written lines synced. Nobody waits for it."""
         self._waiting.put(stream)
 
     def close(self) -> None:
-        """The thread ends when it has served who waits now. The streams are closed before."""
+        """Let the thread end once it has served the current waiters. Close the streams first."""
         self._closed = True
         self._waiting.put(None)
 
     def abandon(self) -> None:
-        """In a forked child, where the thread does not run."""
+        """Give up in a forked child, where the thread does not run."""
         self._abandoned = True
 
     def _run(self) -> None:
@@ -203,7 +205,7 @@ class Committer:
         return waiting
 
     def _sync(self, stream: StreamWriter) -> OSError | None:
-        """Why nothing could be synced; None also when a sync failed, which the stream knows."""
+        """Return why nothing could be synced. Return None also if a sync failed, which the stream knows."""
         try:
             with self._lock:
                 sync = stream.begin_sync()
@@ -213,7 +215,9 @@ class Committer:
                     stream.end_sync(sync)
         except OSError as error:
             return error
-        except Exception as error:  # a fault of ours must not end the thread: who waits is told, the next one tries
+        except (
+            Exception
+        ) as error:  # a fault of ours must not end the thread: the waiters get the error, and the next ones try again
             return OSError(errno.EIO, repr(error))
         return None
 
@@ -226,10 +230,10 @@ _INTERVAL_S = 1.0
 
 
 class Syncer:
-    """Syncs the open segment once a second while lines are written, and closes the ones that are full. Daemon.
+    """A daemon that syncs the open segment once a second while lines are written, and closes full ones.
 
-    `look_after` is a method that is called each second, for as long as its object lives. `syncs`: false where the
-    writer syncs, and must not be disturbed: the kernel tells an error only once.
+    `look_after` is a method that is called each second, as long as its object lives. `syncs` is False if the writer
+    syncs and must not be disturbed, since the kernel reports an error only once.
     """
 
     def __init__(self, directory: Path, look_after: weakref.WeakMethod[Callable[[], None]], *, syncs: bool) -> None:
@@ -238,16 +242,17 @@ class Syncer:
         self._syncs = syncs
         self._retired: deque[OpenSegment] = deque()
         self._stream: StreamWriter | None = None
-        # Not an Event, whose lock an asynchronous exception may leave locked: the next close would wait for ever.
+        # Not an Event, whose lock an asynchronous exception may leave locked, so that the next close would wait for
+        # ever.
         self._ended: SimpleQueue[None] = SimpleQueue()
         self._is_closed = False
         self._thread: RealThread | None = None
         self._synced: tuple[OpenSegment | None, int, int] = (None, -1, 0)
-        self._named: Path | None = None  # the segment whose name is known to be on the disk
+        self._named: Path | None = None  # the segment whose name is known to be durable
         self._has_failed = False
 
     def follow(self, stream: StreamWriter) -> None:
-        """Sync this stream from now on, and look after it each second."""
+        """Sync this stream from now on, and tend it each second."""
         self._stream = stream
         if self._thread is None:
             thread = RealThread(self._run, name="otel-audit-sync")
@@ -256,21 +261,24 @@ class Syncer:
                 self._thread = thread
 
     def retire(self, segment: OpenSegment) -> None:
-        """This segment is left: it will be closed, and synced before that unless its writer has done so."""
+        """Take over a segment that the writer has ended.
+
+        It is closed, and synced first unless the writer has done so.
+        """
         if self._thread is None or self._is_closed:
             self._finish(segment)
         else:
             self._retired.append(segment)
 
     def close(self) -> None:
-        """Every segment that is retired, now or later, is synced and closed at once. The thread ends by itself."""
+        """Sync and close each retired segment, now or later, without delay. The thread ends by itself."""
         self._is_closed = True
         self._ended.put(None)
         self._stream = None
         self._finish_retired()
 
     def abandon(self) -> None:
-        """In a forked child, where no thread runs: close the descriptors."""
+        """Close the descriptors in a forked child, where no thread runs."""
         self._stream = None
         while self._retired:
             self._retired.popleft().close()
@@ -284,17 +292,17 @@ class Syncer:
             if look_after is None:
                 return
             look_after()
-            del look_after  # or the journal would live for as long as this thread waits
+            del look_after  # otherwise the journal would live as long as this thread waits
 
     def _goes_on(self) -> bool:
-        """True after a second, false as soon as it is closed."""
+        """Return True after a second, or False as soon as the syncer is closed."""
         with contextlib.suppress(Empty):
             self._ended.get(timeout=_INTERVAL_S)
         return not self._is_closed
 
     def _finish_retired(self) -> None:
         while self._retired:
-            with contextlib.suppress(IndexError):  # the closing thread took it
+            with contextlib.suppress(IndexError):  # the closing thread has taken it
                 self._finish(self._retired.popleft())
 
     def _finish(self, segment: OpenSegment) -> None:
@@ -315,7 +323,7 @@ class Syncer:
             os.fdatasync(descriptor)
         except OSError as error:
             self._failed_for(segment, error)
-        except BaseException:  # it may have failed before this came, and the kernel tells an error only once
+        except BaseException:  # it may have failed earlier, and the kernel reports an error only once
             segment.sync_error = OSError(errno.EINTR, "the sync was interrupted")
             raise
         finally:
@@ -336,11 +344,11 @@ class Syncer:
         try:
             descriptor = os.dup(segment.descriptor)
         except OSError:
-            return  # closed or rotated in this moment
+            return  # closed or rotated at this moment
         self._synced = seen
         try:
             self._run_sync(segment, descriptor)
-            if segment.path != self._named:  # or a loss of power could take the whole file
+            if segment.path != self._named:  # otherwise a loss of power could take the whole file
                 sync_directory(segment.path.parent)
                 self._named = segment.path
         except OSError as error:
@@ -355,9 +363,9 @@ class Syncer:
 
 
 class Background:
-    """The syncer of one stream, and with `fsync` its committer; neither runs before `start`.
+    """The syncer of one stream, and with `fsync` its committer. Neither runs before `start`.
 
-    `lock` and `inside` are the journal's, see `Committer`; `look_after` is its method, see `Syncer`.
+    `lock` and `inside` belong to the journal, see `Committer`. `look_after` is a method of it, see `Syncer`.
     """
 
     committer: Committer | None = None
@@ -376,13 +384,13 @@ class Background:
             self.committer = Committer(lock, inside)
 
     def start(self, stream: StreamWriter) -> None:
-        """From now on the threads work for this stream, if they can be started. Without the journal's lock."""
+        """Make the threads work for this stream, if they can be started. The journal's lock is not held."""
         self.syncer.follow(stream)
         if self.committer is not None:
             self.committer.start()
 
     def end(self, stream: StreamWriter, *, leaves: bool = False) -> None:
-        """The stream is finished, or is left as it is, and the threads will end. May be called again."""
+        """Let the threads end, since the stream is finished or is left as it is. This may be called again."""
         self.syncer.close()
         if leaves:
             stream.leave()
@@ -392,11 +400,11 @@ class Background:
             self.committer.close()
 
     def abandon(self) -> None:
-        """In a forked child, where no thread runs."""
+        """Give up in a forked child, where no thread runs."""
         self.syncer.abandon()
         if self.committer is not None:
             self.committer.abandon()
 
     def __del__(self) -> None:
-        if self.committer is not None:  # of a journal that nobody closed
+        if self.committer is not None:  # if nobody closed the journal
             self.committer.close()

@@ -1,7 +1,7 @@
-"""Count what became of the events in a directory, from the cursors and the lines behind them.
+"""Count what became of the events in a directory, from the cursors and the lines after them.
 
-The `Counts` of each stream and of the directory add up. What retention removed is counted on, from the ledger. Each
-line has a number, so that those are counted too which somebody took away before an exporter had them: as `dropped`.
+The `Counts` of each stream and of the directory add up. The counts of what retention removed come from the ledger.
+Since each line has a number, events that somebody removed before an exporter had them are counted too, as `dropped`.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ __all__ = [
     "stream_counts",
 ]
 
-NOWHERE: Final = "none"  # the word in a header's `export` for: the journal is the destination
-ELSEWHERE: Final = "ship"  # and for: another process delivers, it is not known to where
+NOWHERE: Final = "none"  # in a header's `export`: the journal is the destination
+ELSEWHERE: Final = "ship"  # in a header's `export`: another process delivers, to an unknown place
 _LOOKS: Final = 5
 _SEGMENTS_SHOWN: Final = 10
 
 
 class StreamCensus(msgspec.Struct, frozen=True):
-    """One stream. `live`: its writer holds its lock; None where that may not be looked at.
+    """The counts and the condition of one stream.
 
-    `is_unattended`: events wait, their writer is gone, and nobody is there who delivers them; False where that may not
-    be looked at. `is_foreign`: nobody will, without being told to, since the writer may live on another machine.
-    `missing` are events that somebody took away before every exporter had them, `missing_segments` those whose files
-    were removed, but not by retention. `is_in_memory`: written with durability `memory`.
+    `live` is True if its writer holds its lock, and None if the lock may not be examined. `is_unattended` is True if
+    events wait, their writer is gone, and nobody delivers them; it is False if that may not be examined. `is_foreign`
+    is True if nobody will deliver them without being told to, since the writer may live on another machine. `missing`
+    counts events that somebody removed before every exporter had them, and `missing_segments` lists the segments whose
+    files were removed, but not by retention. `is_in_memory` is True if the stream was written with durability `memory`.
     """
 
     stream_id: str
@@ -67,7 +68,7 @@ class StreamCensus(msgspec.Struct, frozen=True):
 
     @property
     def blocked(self) -> dict[str, str]:
-        """Why nothing moves, by exporter."""
+        """Return why delivery has stalled, by exporter."""
         return {name: progress.blocked for name, progress in self.exporters.items() if progress.blocked}
 
     @property
@@ -91,7 +92,7 @@ class Foreign(msgspec.Struct, frozen=True):
 
     @property
     def says(self) -> str:
-        """How many they are, and why nobody delivers them."""
+        """Return how many events there are, and why nobody delivers them."""
         return (
             f"{self.events} events of {self.streams} streams wait that were written on another host; on this file "
             "system no lock says whether their writers are gone"
@@ -99,15 +100,15 @@ class Foreign(msgspec.Struct, frozen=True):
 
     @property
     def remedy(self) -> str:
-        """The command that delivers them."""
+        """Return the command that delivers them."""
         return f"be sure that they are, then run otel-audit ship --adopt-foreign {shlex.quote(str(self.directory))}"
 
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """A directory at one moment, in nanoseconds since 1970.
+    """The counts of a directory at one moment, in nanoseconds since 1970.
 
-    `removed` is what retention removed and no stream counts any more. `totals` are over all, those too.
+    `removed` is what retention removed and no stream counts any more. `totals` include it.
     """
 
     directory: Path
@@ -121,14 +122,16 @@ class Census:
 
     @property
     def foreign(self) -> Foreign:
-        """Those of the events that wait for somebody to say that their host is gone."""
+        """Return the events that wait until somebody says that their host is gone."""
         waiting = [stream for stream in self.streams if stream.is_unattended and stream.is_foreign]
         return Foreign(self.directory, sum(stream.counts.pending for stream in waiting), len(waiting))
 
     @property
     def is_stuck(self) -> bool:
-        """Something needs a person: events wait that nobody delivers, or behind an exporter that is blocked; lines are
-        in quarantine or damaged; events were lost, or somebody removed files.
+        """Return True if a person has to act.
+
+        That is so if events wait that nobody delivers, or wait behind a blocked exporter, if lines are in quarantine or
+        damaged, if events were lost, or if somebody removed files.
         """
         return any(
             (stream.counts.pending and stream.blocked)
@@ -136,14 +139,14 @@ class Census:
             or stream.counts.quarantined
             or stream.counts.dropped
             or stream.missing_segments
-            # The journal's own lines are no events, but a gap line that was refused tells of some.
+            # The journal's own lines are not events, but a refused gap line reports some.
             or any(progress.quarantine or progress.damaged for progress in stream.exporters.values())
             for stream in self.streams
         )
 
 
 def census(directory: Path) -> Census:
-    """Count what is in a directory now. No lock is kept, no memory for lines; an empty directory has no streams.
+    """Count a directory as it is now. No lock is kept and no line held in memory. An empty directory has no streams.
 
     Raises:
         OSError: a file of the directory cannot be read.
@@ -157,17 +160,17 @@ def census(directory: Path) -> Census:
         kept = [(StreamFiles(directory, stream_id), numbers) for stream_id, numbers in _kept(directory, retained)]
         streams = [_stream_census(files, numbers, retained) for files, numbers in kept]
         if not removals.refresh():
-            break  # else something was removed meanwhile, and may be counted twice
+            break  # otherwise something was removed meanwhile, and may be counted twice
     return Census(directory, time_ns, streams, removed)
 
 
 def _kept(directory: Path, retained: Retained) -> Iterator[tuple[str, list[int]]]:
-    """Streams and segments without one that is as good as removed: a crash came between its entry and its end.
+    """Return streams and their segments, except a segment whose removal a crash has interrupted after its entry.
 
-    Also streams of which somebody removed all but the cursor.
+    Streams of which somebody removed everything except the cursor are included.
     """
     gone = retained.unfinished()
-    cursors = {stream_id: list[int]() for stream_id in cursors_in(directory)}  # listed first: a stream may be new
+    cursors = {stream_id: list[int]() for stream_id in cursors_in(directory)}  # listed first, since a stream may be new
     for stream_id, numbers in sorted({**cursors, **segments_in(directory)}.items()):
         kept = [number for number in numbers if (stream_id, number) not in gone]
         if kept or (not numbers and _is_left_over(StreamFiles(directory, stream_id), retained)):
@@ -175,12 +178,14 @@ def _kept(directory: Path, retained: Retained) -> Iterator[tuple[str, list[int]]
 
 
 def _is_left_over(files: StreamFiles, retained: Retained) -> bool:
-    """True for a cursor that says of a delivery, and whose stream is gone, but not by retention."""
+    """Return True for a cursor with progress whose stream is gone, but was not removed by retention."""
     return bool(read_cursor(files.cursor, listed=False)[0]) and not retained.is_whole(files.stream_id)
 
 
 def stream_counts(files: StreamFiles, numbers: Sequence[int], removals: Removals | None = None) -> Counts:
-    """What became of the events of one stream that has these segments. `removals`: what was removed, if it was read.
+    """Return what became of the events of a stream that has these segments.
+
+    `removals` are the removals, if already read.
 
     Raises:
         OSError: a file cannot be read.
@@ -189,7 +194,9 @@ def stream_counts(files: StreamFiles, numbers: Sequence[int], removals: Removals
 
 
 def segment_counts(files: StreamFiles, number: int) -> Counts:
-    """What is in one segment, delivered as it is: `exported` are its events, `dropped` those that its gaps tell.
+    """Return the counts of one segment as if it were delivered.
+
+    `exported` are its events, `dropped` those that its gaps report.
 
     Raises:
         OSError: it cannot be read.
@@ -198,7 +205,7 @@ def segment_counts(files: StreamFiles, number: int) -> Counts:
 
 
 class Retained:
-    """What retention removed of each stream, by the ledgers, which are read when somebody asks for the first time."""
+    """What retention removed of each stream, according to the ledgers. They are read on first use."""
 
     def __init__(self, directory: Path, removals: Removals | None = None) -> None:
         self._directory = directory
@@ -213,25 +220,25 @@ class Retained:
         return removals
 
     def unfinished(self) -> set[tuple[object, object]]:
-        """Streams and segments that are as good as removed: a crash may have come between their entries and the end."""
+        """Return streams and segments whose removal a crash may have interrupted after its entry."""
         return {(stream_of(told), told.get("segment")) for told in self._removals.last}
 
     def segments(self, stream_id: str) -> set[object]:
-        """The numbers of the segments."""
+        """Return the numbers of the segments."""
         return {told.get("segment") for told in self._removals.told(stream_id)}
 
     def is_whole(self, stream_id: str) -> bool:
-        """True if the stream went as a whole."""
+        """Return True if the whole stream was removed."""
         return any(told.get("whole") is True for told in self._removals.told(stream_id))
 
     def counts(self, stream_id: str, *, by_ledger: bool) -> Counts:
-        """What went with the segments of a stream that the ledgers count in their totals, or that its cursors count."""
+        """Return the counts of a stream's removed segments that the totals of the ledgers or its cursors hold."""
         told = [each for each in self._removals.told(stream_id) if bool(each.get("counts")) is by_ledger]
         return sum((Counts.of({**each, "exported": each.get("events", 0)}) for each in told), Counts())
 
 
 def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retained) -> StreamCensus:
-    known, ended = read_cursor(files.cursor)  # before the lines: what is written since is behind it
+    known, ended = read_cursor(files.cursor)  # read before the lines, so that newer lines come after it
     live = False if ended else _is_held(files.writer_lock)
     # Where nobody has begun to deliver, the header is the first of the lines to count, and the file is opened once.
     lines = None if known or not numbers else _lines(files, numbers, Position())
@@ -239,16 +246,15 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
     header = (header_of(first.content) if first else {}) or stream_header(files, numbers)
     words = [word for word in header.get("export", ()) if isinstance(word, str)]
     named = () if ended else (word for word in words if word not in (NOWHERE, ELSEWHERE))
-    # An exporter that the writer has and the cursor does not name has not come to its first batch yet.
+    # An exporter that the writer has and the cursor does not name has not reached its first batch yet.
     exporters = {**dict.fromkeys(named, Progress()), **known}
     slowest = furthest_behind(exporters.values())
-    # Most streams of a directory with thousands have ended and are delivered: nothing of theirs is opened but the
-    # header and the cursor.
+    # Most streams of a directory with thousands have ended and are delivered. Only their header and cursor are opened.
     is_read = ended and _is_at_end(files, numbers, slowest.position)
     if lines is None:
         lines = iter(()) if is_read else _lines(files, numbers, slowest.position)
     behind, last_seq = _counted(lines if first is None else chain([first], lines))
-    # In memory mode segments are removed without a word, so nobody knows which were removed by whom.
+    # In memory mode removals are not recorded, so nobody knows who removed which segment.
     is_in_memory = header.get("durability") == Durability.MEMORY
     gone = () if is_in_memory else _missing_segments(files, numbers, exporters.values(), retained)
     missing = _missing(files, numbers, slowest, behind, last_seq or slowest.position.seq, gone, retained)
@@ -279,7 +285,7 @@ def _stream_census(files: StreamFiles, numbers: Sequence[int], retained: Retaine
 def _missing_segments(
     files: StreamFiles, numbers: Sequence[int], exporters: Iterable[Progress], retained: Retained
 ) -> Sequence[int]:
-    """The segments whose files are not there and that retention did not remove."""
+    """Return the segments whose files are missing and that retention did not remove."""
     last = max([*numbers[-1:], *(progress.position.segment for progress in exporters)], default=0)
     if len(numbers) == last:
         return ()
@@ -297,19 +303,19 @@ def _missing(
     gone: Sequence[int],
     retained: Retained,
 ) -> int:
-    """How many events have a number, and are neither in a file nor counted by the exporter that is furthest behind."""
+    """Return how many events have a number, but are in no file and not counted by the slowest exporter."""
     counts = slowest.counts + behind
     lines = last_seq - counts.exported - counts.quarantined - counts.pending - counts.system
     if lines <= 0:
         return 0
     elsewhere = retained.counts(files.stream_id, by_ledger=True)
     written = _system_lines(files, numbers)
-    lost_system = len(gone) if written is None else written - counts.system - elsewhere.system  # at least their headers
+    lost_system = len(gone) if written is None else written - counts.system - elsewhere.system  # their headers at least
     return max(0, lines - elsewhere.exported - elsewhere.system - max(0, lost_system))
 
 
 def _system_lines(files: StreamFiles, numbers: Sequence[int]) -> int | None:
-    """How many lines of a stream are the journal's own, wherever they are now, by its newest header."""
+    """Return how many lines of a stream are the journal's own, wherever they are now. Its newest header tells."""
     for number in reversed(numbers):
         before = stream_header(files, [number]).get("system_lines")
         if isinstance(before, int):
@@ -318,7 +324,7 @@ def _system_lines(files: StreamFiles, numbers: Sequence[int]) -> int | None:
 
 
 def _counted(lines: Iterable[Line]) -> tuple[Counts, int]:
-    """What the lines tell, and the number of the last one; 0 when there is none."""
+    """Return the counts of the lines, and the number of the last one, or 0 if there is none."""
     last_seq = 0
 
     def passed() -> Iterator[Line]:
@@ -340,7 +346,7 @@ def _is_at_end(files: StreamFiles, numbers: Sequence[int], position: Position) -
 
 
 def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> Iterator[Line]:
-    """The lines of the stream behind a position. Damage is passed over."""
+    """Yield the lines of the stream after a position. Damage is skipped."""
     for number in numbers:
         if number < position.segment:
             continue
@@ -348,7 +354,7 @@ def _lines(files: StreamFiles, numbers: Sequence[int], position: Position) -> It
 
 
 def _quarantined(files: StreamFiles, numbers: Sequence[int], exporters: Sequence[Progress]) -> int:
-    """How many events that every exporter has come to were set aside by one of them or more."""
+    """Return how many events that every exporter has reached were quarantined by at least one of them."""
     if len(exporters) <= 1:
         return furthest_behind(exporters).counts.quarantined
     ranges = refused_by_any(exporters)
@@ -367,4 +373,4 @@ def _is_held(lock: Path) -> bool | None:
     try:
         return FileLock.is_held(lock)
     except OSError:
-        return None  # a reader who may not open the lock file, or a read-only file system
+        return None  # the user may not open the lock file, or the file system is read-only

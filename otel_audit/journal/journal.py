@@ -1,8 +1,8 @@
-"""The journal: where events go before `log()` returns, and what it tells of the events that it was given.
+"""The journal, in which every event is written before `log()` returns, and its counts of those events.
 
-One lock, and under it one hash and one write. This module deals with who may come in and what may come in between: a
-call from inside a call (a signal handler, `__del__`, a logging handler), an asynchronous exception, a fork.
-`otel_audit.journal.writer` says what is done under the lock, and when a disk refuses.
+There is one lock, and under it one hash and one write. This module controls who may enter, and copes with
+interruptions: a call from inside a call (a signal handler, `__del__`, a logging handler), an asynchronous exception, or
+a fork. `otel_audit.journal.writer` does the work under the lock, and handles a disk that refuses.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ __all__ = ["Journal", "Receipt"]
 
 
 class Receipt(NamedTuple):
-    """What is known of a recorded event when `log()` returns.
+    """The result of recording an event, as known when `log()` returns.
 
-    `event_id` is None where the sink gives events no id. `stream_id` and `seq` (its number in the stream) are None
-    while the line has no place yet. `durable`: the line survives what the durability setting says; never in memory.
+    `event_id` is None if the sink gives events no id. `stream_id` and `seq` (the number in the stream) are None until
+    the line has a place. `durable` is True if the line survives what the durability setting promises, which is never so
+    in memory.
     """
 
     event_id: str | None
@@ -49,22 +50,21 @@ class Receipt(NamedTuple):
 _DEFERRED_MAX = 1000
 
 _getpid = os.getpid
-_new_tuple = tuple.__new__  # a NamedTuple is made in half the time without its own `__new__`
+_new_tuple = tuple.__new__  # builds a NamedTuple in half the time that its own `__new__` takes
 _get_ident = get_ident
 
-_leaving: dict[int, threading.RLock] = {}  # by the process that leaves what it was given at its fork
+_leaving: dict[int, threading.RLock] = {}  # held by a process while it leaves its parent's state
 
 
 class Journal:
     """Append-only, hash-chained lines in a directory. Any thread; fork-safe.
 
-    `describe` gives what each segment header says of the writer. `on_open` is called after a stream was opened, in the
-    process that opened it, without any lock; `on_close` when `close` has finished one, without any lock as well: its
-    file is closed and its writer lock is still held. False of it leaves the lock file there, free, for whoever takes
-    the stream over to tell of its end.
-    `on_fork` is called in a child before its first append. `ask_for_room` is called
-    when the directory is nearly as full as it may be, and says whether somebody will call `room_made`.
-    `commit_timeout_s`: how long an append waits for the disk with `fsync`.
+    `describe` returns the description of the writer for each segment header. `on_open` is called after a stream was
+    opened, in the process that opened it and without any lock. `on_close` is called, also without any lock, when
+    `close` has finished a stream: its file is closed and its writer lock is still held. If it returns False, the lock
+    file is left unlocked, so that the process that takes the stream over records its end. `on_fork` is called in a
+    child before its first append. `ask_for_room` is called when the directory is nearly full, and returns True if
+    somebody will call `room_made`. `commit_timeout_s` is how long an append waits for the disk with `fsync`.
 
     Raises:
         JournalUnwritable: the directory cannot be written, or its locks do not work.
@@ -87,7 +87,7 @@ class Journal:
     ) -> None:
         self.directory = directory
         self.prepare()
-        self.wake_seq = 1 << 62  # the line at which `on_wake` is called next; set by whoever reads along
+        self.wake_seq = 1 << 62  # the number of the line at which `on_wake` is called; the reader sets it
         self._describe = describe
         self._notices = notices or Notices()
         self._limits = limits or Limits()
@@ -103,7 +103,7 @@ class Journal:
         watch(self)
 
     def prepare(self) -> None:
-        """Make the directory, if it is not there, and try its locks.
+        """Make the directory if it does not exist, and test its locks.
 
         Raises:
             JournalUnwritable: the directory cannot be written, or its locks do not work.
@@ -112,7 +112,7 @@ class Journal:
         prove_locks(self.directory)
 
     def _begin(self) -> None:
-        """The state of a process that has written nothing yet."""
+        """Set the state of a process that has written nothing yet."""
         self._lock = new_lock()
         self._inside: set[int] = set()
         self._deferred: deque[tuple[bytes, int, int]] = deque()
@@ -128,7 +128,7 @@ class Journal:
             look_after=weakref.WeakMethod(self._look_after),
             ask_for_room=self._ask_for_room,
         )
-        self._pid = _getpid()  # last: whoever finds it right finds the rest right too
+        self._pid = _getpid()  # set last, so that a thread that sees the new value finds the rest ready
 
     @property
     def stream(self) -> StreamWriter | None:
@@ -137,26 +137,29 @@ class Journal:
 
     @property
     def counts(self) -> Counts:
-        """The events since the start of this process (or its fork). `pending` are all that it has, delivered or not."""
+        """Return the counts since the start of this process or its fork.
+
+        `pending` includes every event, delivered or not.
+        """
         return Counts(pending=self._end.events + len(self._deferred), dropped=sum(self.losses.values()))
 
     @property
     def losses(self) -> Mapping[str, int]:
-        """How many events were not written, by reason."""
+        """Return the number of events that were not written, by reason."""
         return dict(self._end.losses.total)
 
     @property
     def gone(self) -> int:
-        """How many of those that it had were taken away by somebody before any exporter had them."""
+        """Return the number of events that somebody removed before any exporter had them."""
         return self._end.gone
 
     @property
     def space(self) -> Space:
-        """The free space of the disk as it was within the last second, and its floor; nothing without a stream."""
+        """Return the free space of the disk, at most a second old, and its floor. Both are zero without a stream."""
         return self._end.room.space
 
     def room_made(self) -> None:
-        """Measure the directory anew, after what may be removed was removed: the answer to `ask_for_room`."""
+        """Measure the directory again after removable files were removed. This answers `ask_for_room`."""
         self._end.room.answered()
 
     def append(
@@ -168,15 +171,16 @@ class Journal:
         is_vital: bool = False,
         commits: list[Commit] | None = None,
     ) -> Receipt:
-        """Return once the line survives the death of this process, or of the machine with `fsync`.
+        """Return once the line survives the death of this process, or with `fsync` a loss of power.
 
-        `event` is a JSON object. `is_vital`: it is written on a disk that is nearly full too. A call from inside a
-        call of the same thread is kept and written by the outer one: its receipt says `durable=False`. Where there is a
-        wait for the disk, `commits` gets it; what the receipt says is true once `confirm` has returned for it.
+        `event` is a JSON object. If `is_vital`, it is written even on a disk that is nearly full. A call from inside a
+        call of the same thread is deferred, and the outer call writes it; its receipt says `durable=False`. If the line
+        has to wait for the disk, the wait is added to `commits`, and the receipt is true once `confirm` has returned
+        for it.
 
         Raises:
-            AuditUnavailable: the line is in the chain, but not known to be durable.
-            JournalFull: nothing was written, there is no room; the loss is counted.
+            AuditUnavailable: the line is in the chain, but may not be durable.
+            JournalFull: there is no room; nothing was written, and the loss is counted.
             JournalUnwritable: nothing was written, for another reason; the loss is counted.
         """
         if _getpid() != self._pid:
@@ -185,7 +189,7 @@ class Journal:
         if me in self._inside:
             return self._defer(event_id, event, time_ns, observed_ns)
         try:
-            # Marked before the lock is taken: a signal handler that comes in between must not wait for its own thread.
+            # Marked before the lock is taken, so that a signal handler in between does not wait for its own thread.
             self._inside.add(me)
             with self._lock:
                 seq, stream = self._end.write(event, time_ns, observed_ns, is_vital)
@@ -211,10 +215,10 @@ class Journal:
         return receipt
 
     def confirm(self, commit: Commit) -> None:
-        """The line of this commit is durable.
+        """Return if the line of this commit is durable.
 
         Raises:
-            AuditUnavailable: it is in the chain, but not known to be durable.
+            AuditUnavailable: it is in the chain, but may not be durable.
         """
         try:
             commit.check()
@@ -246,14 +250,14 @@ class Journal:
         return unavailable
 
     def tend(self) -> None:
-        """Look after the stream, and write what waits: deferred events, a gap, a new segment that is due.
+        """Check the stream, and write what is due: deferred events, a gap, or a new segment.
 
-        Nothing happens where no stream is open and nothing waits.
+        Without an open stream and with nothing due, do nothing.
         """
         self._tend(opens=True)
 
     def _look_after(self) -> None:
-        """Once a second, also while nothing is logged: is the file that was written still there and ours?"""
+        """Check once a second, even while nothing is logged, that the file is still in its place and ours."""
         self._end.room.measure()
         if (space := self.space).is_low:
             self._notices.say("space", f"{self.directory}: {space.says}; free space, or move OTEL_AUDIT_DIR")
@@ -275,8 +279,8 @@ class Journal:
             self._inside.add(me)
             with self._lock:
                 waits = opens and (self._deferred or self._end.losses)
-                # A directory that was removed as a whole is made again for the next event, not behind the back of
-                # whoever removed it.
+                # If the whole directory was removed, it is made again for the next event, and not behind the back of
+                # the person who removed it.
                 if not waits and (self._end.stream is None or not self.directory.exists()):
                     return
                 self._end.look_now()
@@ -284,23 +288,23 @@ class Journal:
                 self._end.write_waiting(self._deferred, stream)
                 self._ask_for_sync(stream)
         except OSError:
-            return  # what waits is still there, and counted; the next append tells its caller
+            return  # deferred events are still there and counted; the next append tells its caller
         finally:
             self._inside.discard(me)
         if self._end.is_unannounced:
             self._announce()
 
     def _ask_for_sync(self, stream: StreamWriter) -> None:
-        """What nobody waits for is synced too."""
+        """Have lines synced for which nobody waits."""
         committer = self._end.background.committer
         if committer is not None and not stream.is_settled(stream.head.seq):
             committer.ask(stream)
 
     def close(self) -> None:
-        """The stream has ended and its lock is released. A later `append` opens a new one.
+        """End the stream and release its lock. A later `append` opens a new one.
 
-        From inside an append of the same thread, as a signal handler may call it, nothing happens: the stream stays
-        open, and its lock goes with the process.
+        Called from inside an append of the same thread, as from a signal handler, this does nothing. The stream stays
+        open, and the kernel releases its lock when the process dies.
         """
         if _getpid() != self._pid:
             self.leave_to_parent()
@@ -308,7 +312,7 @@ class Journal:
         me = _get_ident()
         if me in self._inside:
             return
-        self._end.tell_now()  # or never by this stream
+        self._end.tell_now()  # or this stream never will
         self.tend()
         try:
             self._inside.add(me)
@@ -319,7 +323,7 @@ class Journal:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Tell of the ends of the streams that are finished, and let go of them. Who logs meanwhile opens another."""
+        """Report the ends of finished streams, and release them. Threads that log meanwhile open another stream."""
         finished = self._end.finished
         while finished:
             with suppress(IndexError):  # another thread, or a signal handler, closes too
@@ -329,20 +333,22 @@ class Journal:
         is_told = False
         try:
             is_told = self._is_end_told(stream)
-        finally:  # also where Ctrl-C has ended the wait for the ledger
+        finally:  # even if Ctrl-C has ended the wait for the ledger
             stream.let_go(remove=is_told)
 
     def _is_end_told(self, stream: StreamWriter) -> bool:
         try:
             return self._on_close(stream)
-        except Exception as error:  # the stream ends all the same, or nobody would take it over
+        except Exception as error:  # the stream must end anyway, or nobody would take it over
             self._notices.say("close", f"{self.directory}: the end of a stream could not be kept: {error!r}")
             return False
 
     def reopen(self) -> None:
-        """Leave the stream as it is. The next append opens a new one, since this memory was copied: see `Trail.reopen`.
+        """Leave the stream as it is, and let the next append open a new one, since this memory was copied.
 
-        From inside an append of the same thread nothing happens.
+        See `Trail.reopen`.
+
+        Called from inside an append of the same thread, this does nothing.
         """
         me = _get_ident()
         if me in self._inside:
@@ -355,17 +361,17 @@ class Journal:
             self._inside.discard(me)
 
     def _announce(self) -> None:
-        """Begin to look after the open stream, and to deliver it.
+        """Begin to tend and to deliver the open stream.
 
-        Without the journal's lock, since this starts threads: `Thread.start` waits until the new thread runs, and
-        waits for ever when an asynchronous exception meant for its caller hits the new thread first.
+        This holds no lock of the journal, since it starts threads. `Thread.start` waits until the new thread runs, and
+        waits for ever if an asynchronous exception meant for its caller hits the new thread first.
         """
         turn = object()
         try:
-            # Not a lock: an asynchronous exception that comes as soon as it is taken would leave it locked for ever.
+            # Not a lock, which an asynchronous exception just after its acquisition would leave locked for ever.
             self._announcing.append(turn)
             if self._announcing[0] is not turn:
-                return  # another thread is at it
+                return  # another thread is doing it
             end = self._end
             stream = end.stream
             if stream is not None:
@@ -383,12 +389,14 @@ class Journal:
         return Receipt(event_id, None, None, False)
 
     def hold(self) -> Iterator[None]:
-        """See `Forkable`. Nothing is held where a signal handler forks inside an append: that state is its own."""
+        """See `Forkable`. If a signal handler forks inside an append, nothing is held, since that state is its own."""
         me = _get_ident()
         if me in self._inside:
             return
         try:
-            self._inside.add(me)  # a signal handler that logs before the fork is over must not wait for this lock
+            self._inside.add(
+                me
+            )  # so that a signal handler that logs before the fork is over does not wait for this lock
             with self._lock:
                 yield
         finally:
@@ -400,19 +408,22 @@ class Journal:
             self.tend()
 
     def leave_to_parent(self) -> bool:
-        """In a child that C code has forked, which runs no hooks: as `forked`, and True. Else nothing happens."""
+        """In a child forked by C code, which runs no hooks, do as `forked` does and return True.
+
+        Otherwise return False.
+        """
         pid = _getpid()
         if pid == self._pid:
             return False
-        with _leaving.setdefault(pid, new_rlock()):  # the first two requests may come to two threads at once
+        with _leaving.setdefault(pid, new_rlock()):  # two threads may serve the first two requests at once
             if pid != self._pid:
                 self.forked()
         return True
 
     def forked(self) -> None:
-        """In a forked child: the parent keeps its stream, its locks and its waiting events."""
+        """Leave the stream, its locks and its deferred events to the parent, in a forked child."""
         end = self._end
         self._begin()
-        ids.reseed()  # or parent and child would make the same ids
+        ids.reseed()  # otherwise parent and child would make the same ids
         end.abandon()
         self._on_fork()

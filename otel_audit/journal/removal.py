@@ -1,8 +1,8 @@
-"""Remove one segment: may it go, what does the ledger say of it, and is it gone, also after a crash.
+"""Remove one segment: decide whether it may go, record that in the ledger, and finish the removal after a crash.
 
 A segment may go when every exporter has it to its last line, none of its lines is in quarantine, and nobody writes it
 any more. Its `retain` entry is durable before it goes. The entry names the numbers and the hashes at both ends, so that
-a chain which begins, or goes on, behind it can be verified, and it carries on the counts that no cursor holds any more.
+a chain which begins or goes on after it can be verified. It also keeps the counts that no cursor holds any more.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def ready_segments(
     is_held: bool = False,
     among: Collection[int] | None = None,
 ) -> list[int]:
-    """Return those segments that every exporter has, of which no line is in quarantine, and that nobody writes.
+    """Return the segments that every exporter has, that nobody writes, and of which no line is in quarantine.
 
-    Only those `among` some are looked at, if these are given.
+    If `among` is given, only these are examined.
 
-    The exporters are those that the header and the cursor name, and unless the stream was delivered to its end, the
-    given ones. `is_held`: the caller holds locks of the stream, and its last segment is left alone.
+    The exporters are those that the header and the cursor name and, unless the stream was delivered to its end, the
+    given ones. If `is_held`, the caller holds locks of the stream, and its last segment is left alone.
 
     Raises:
         OSError: a file cannot be read.
@@ -69,7 +69,7 @@ def ready_segments(
     named = {word for word in words if isinstance(word, str)} - {NOWHERE, ELSEWHERE}
     required = {*progress, *named, *(() if ended else exporters)}
     if not required and NOWHERE not in words:
-        return []  # left to a shipper, and none has come
+        return []  # left to a shipper, but none has come
     reached = [progress.get(name, Progress()) for name in required]
     return [
         number
@@ -81,9 +81,9 @@ def ready_segments(
 
 
 def _complete(files: StreamFiles, numbers: Sequence[int], *, is_held: bool) -> list[int]:
-    """The segments that nobody writes any more.
+    """Yield the segments that nobody writes any more.
 
-    A later segment that has a line behind its header proves it: one that is only begun may be given up again.
+    The proof is a later segment with a line after its header. One that has only begun may be given up again.
     """
     if not is_held and not FileLock.is_held(files.writer_lock):
         return list(numbers)
@@ -95,13 +95,16 @@ def _complete(files: StreamFiles, numbers: Sequence[int], *, is_held: bool) -> l
 
 
 def _has(progress: Progress, files: StreamFiles, number: int) -> bool:
-    """An exporter has every whole line of the segment."""
+    """Return True if an exporter has every whole line of the segment."""
     segment, offset, _ = progress.position
     return segment > number or (segment == number and offset >= whole_bytes(files.segment(number)))
 
 
 def _is_evidence(files: StreamFiles, number: int, reached: Sequence[Progress]) -> bool:
-    """A line of the segment is in quarantine, or may be; or nothing in it can be read, which somebody should see."""
+    """Return True if a line of the segment is or may be in quarantine, or if nothing in it can be read.
+
+    Somebody should see the latter.
+    """
     ends = end_lines(files, number)
     if ends is None:
         return True
@@ -114,7 +117,7 @@ def _is_evidence(files: StreamFiles, number: int, reached: Sequence[Progress]) -
 
 
 def end_lines(files: StreamFiles, number: int) -> tuple[Line, Line] | None:
-    """Return the first and the last line of a segment; None when there is no line of the stream in it.
+    """Return the first and the last line of a segment, or None if it has no line of the stream.
 
     Raises:
         OSError: it cannot be read.
@@ -127,9 +130,11 @@ def end_lines(files: StreamFiles, number: int) -> tuple[Line, Line] | None:
 def obituary(
     files: StreamFiles, number: int, reason: str, *, whole: bool = False, removals: Removals | None = None
 ) -> Mapping[str, Any] | None:
-    """What the unsigned ledger will say of a segment that goes; None when there is no line in it.
+    """Return what the unsigned ledger will record of a removed segment, or None if it has no line.
 
-    `whole`: the stream ended, and goes with it. Reads all of the segment.
+    This reads all of it.
+
+    `whole` means that the stream has ended and goes with it.
 
     Raises:
         OSError: it cannot be read.
@@ -159,12 +164,12 @@ def obituary(
 
 
 def remove(ledger: Ledger, files: StreamFiles, content: Mapping[str, Any], time_ns: int) -> bool:
-    """Say in the ledger that the segment of this obituary goes, then remove it. False: it was gone already.
+    """Record in the ledger that the segment of this obituary goes, then remove it. Return False if it was gone already.
 
-    Only for who has the right to export the stream.
+    Only for the process that has the right to export the stream.
 
     Raises:
-        OSError: the segment is there; if it was said already, `finish_removal` will remove it.
+        OSError: the segment is there; if the entry was written, `finish_removal` will remove it.
     """
     last = latest(files.directory, RETAIN)
     segment = files.segment(content["segment"])
@@ -173,20 +178,20 @@ def remove(ledger: Ledger, files: StreamFiles, content: Mapping[str, Any], time_
     before = {} if last is None else last.content.get("totals", {})
     ledger.append(RETAIN, {**content, "totals": _totals(before, content)}, time_ns)
     _unlink(files, content["segment"], whole=content["whole"])
-    sync_directory(files.directory)  # before the next entry: only the last one may be unfinished
+    sync_directory(files.directory)  # done before the next entry, since only the last one may be unfinished
     return True
 
 
 def signed_obituary(
     files: StreamFiles, number: int, reason: str, removals: Removals, *, whole: bool = False
 ) -> Mapping[str, Any] | None:
-    """What the signed ledger will say of a segment that goes; None when there is no line in it.
+    """Return what the signed ledger will record of a removed segment, or None if it has no line. See `obituary`.
 
-    With the edge of the stream's tree behind its last line, so that the tree goes on without it. See `obituary`.
+    It includes the edge of the stream's tree after its last line, so that the tree goes on without it.
 
     Raises:
         OSError: it cannot be read.
-        TreeBroken: its lines are not those that were signed; it is evidence, and must stay.
+        TreeBroken: its lines are not the ones that were signed; it is evidence, and must stay.
     """
     told = obituary(files, number, reason, whole=whole, removals=removals)
     if told is None:
@@ -199,7 +204,7 @@ def signed_obituary(
 
 
 def _edge_behind(files: StreamFiles, number: int, removals: Removals) -> tuple[Sequence[bytes] | None, str]:
-    """Return the edge of the stream's tree behind a segment, and why there is none; empty when there is one.
+    """Return the edge of the stream's tree after a segment, and the reason if there is none; empty if there is one.
 
     Raises:
         TreeBroken: another tree was signed there.
@@ -235,13 +240,13 @@ def remove_signed(
     told: Sequence[Mapping[str, Any]],
     failed: Callable[[StreamFiles, Exception], None],
 ) -> Sequence[Mapping[str, Any]]:
-    """Say in the signed ledger that the segments of these obituaries go, then remove them. Return of those that went.
+    """Record in the signed ledger that the segments of these obituaries go, then remove them. Return the removed ones.
 
-    Only for who has the right to export the streams. `failed` is told of a segment that was said and is still there:
-    `finish_removal` will remove it.
+    Only for the process that has the right to export the streams. `failed` is called with a segment that was recorded
+    and is still there: `finish_removal` will remove it.
 
     Raises:
-        LedgerBusy: nothing was said.
+        LedgerBusy: nothing was recorded.
         OSError: the entries may not be durable; nothing was removed.
     """
     directory = turn.log.directory
@@ -249,7 +254,7 @@ def remove_signed(
     for each in removals.last:
         _finish(directory, each)
     if any(_is_unfinished(directory, each) for each in removals.last):
-        return []  # only what the last turn told may be unfinished
+        return []  # only removals of the last turn may be unfinished
     totals = removals.signed_totals
     said: list[Mapping[str, Any]] = []
     for content in told:
@@ -275,15 +280,15 @@ def _files_of(directory: Path, content: Mapping[str, Any]) -> StreamFiles:
 
 
 def origin_of(files: StreamFiles) -> Progress:
-    """Where an exporter begins that is new to a stream: with the counts of what was removed, which is in no line.
+    """Return the progress at which an exporter that is new to a stream begins, with the counts of what was removed.
 
-    But for those that the ledger's totals count already: of lines that the journal was the destination of.
+    Lines that had the journal as their destination are left out, since the totals of the ledger count them already.
 
     Raises:
         OSError: the ledger cannot be read.
     """
     if not is_begun(files.directory) and not is_kept(files.directory):
-        return Progress()  # before a listing, since this is asked for each of thousands of streams
+        return Progress()  # before a listing, since this is called for each of thousands of streams
     numbers = files.segments()
     if numbers == list(range(1, len(numbers) + 1)):
         return Progress()
@@ -291,13 +296,13 @@ def origin_of(files: StreamFiles) -> Progress:
 
 
 def finish_removal(directory: Path, *, file_mode: int = 0o600, removals: Removals | None = None) -> None:
-    """Remove what the ledgers say is removed: a crash may have come in between.
+    """Remove what the ledgers record as removed and a crash may have left.
 
-    A file that has the name and is another one was restored from a backup since, and stays. `removals`: what was
-    removed, if it was read.
+    A different file with the same name was restored from a backup since, and stays. `removals` are the removals, if
+    already read.
 
     Raises:
-        OSError: it cannot be.
+        OSError: a file cannot be removed.
     """
     removals = removals or Removals(directory)
     removals.refresh()
@@ -313,7 +318,7 @@ def finish_removal(directory: Path, *, file_mode: int = 0o600, removals: Removal
 
 
 def _remove_left_locks(directory: Path, last: Mapping[str, Any]) -> None:
-    """Remove the lock files of a stream that went as a whole, unless whoever removed it still has them."""
+    """Remove the lock files of a stream that was removed as a whole, unless the remover still holds them."""
     told = _subject(directory, last)
     if told is None or not told[2] or told[0].segments():
         return
@@ -331,7 +336,10 @@ def _is_unfinished(directory: Path, last: Mapping[str, Any] | None) -> bool:
 
 
 def _finish(directory: Path, last: Mapping[str, Any] | None) -> bool:
-    """Unlink what a last entry tells, if that was not done. Only under the ledger's lock. True if there was any."""
+    """Unlink what a last entry records, if that was not done.
+
+    Return True if there was anything. Only under the ledger's lock.
+    """
     told = _subject(directory, last)
     if told is None or not _is_unfinished(directory, last):
         return False
@@ -349,9 +357,9 @@ def _finish(directory: Path, last: Mapping[str, Any] | None) -> bool:
 
 
 def _subject(directory: Path, last: Mapping[str, Any] | None) -> tuple[StreamFiles, int, bool, bool] | None:
-    """What the entry says of, whether the stream goes as a whole, and whether somebody has put the segment back.
+    """Return the subject of an entry, whether its stream goes as a whole, and whether the segment was restored.
 
-    Never a name outside the directory, whoever wrote it.
+    The name never leads outside the directory, whoever wrote the entry.
     """
     if last is None:
         return None
@@ -366,9 +374,11 @@ def _subject(directory: Path, last: Mapping[str, Any] | None) -> tuple[StreamFil
 
 
 def _identity(path: Path) -> Mapping[str, int] | None:
-    """What tells a file from a copy of it with the same name and content, as a restored backup is; None: no file.
+    """Return what distinguishes a file from a copy with the same name and content, such as a restored backup.
 
-    An inode may be given out again. The time of its last change cannot be set, so a copy never has that of the file.
+    None: no file.
+
+    An inode may be reused. The time of the last change cannot be set, so a copy never has that of the file.
     """
     try:
         status = os.stat(path, follow_symlinks=False)
@@ -385,9 +395,10 @@ def _unlink(files: StreamFiles, number: int, *, whole: bool) -> None:
 
 
 def _leaving(files: StreamFiles, lines: Counts, *, whole: bool, removals: Removals | None) -> Counts:
-    """What no stream counts any more without this segment.
+    """Return the counts that no stream holds any more without this segment.
 
-    A cursor goes on counting what it has passed, until it goes too. Without one, lines are counted where they are.
+    A cursor goes on counting the lines that it has passed until it goes too. Without one, lines are counted where they
+    are.
     """
     if whole:
         return stream_counts(files, files.segments(), removals)
@@ -396,7 +407,7 @@ def _leaving(files: StreamFiles, lines: Counts, *, whole: bool, removals: Remova
 
 
 def _totals(before: Mapping[str, Any], content: Mapping[str, Any]) -> Mapping[str, int]:
-    """All that retention has removed in this directory by this ledger, with this."""
+    """Return the counts of all removals in this directory that this ledger records, this one included."""
     counts = Counts.of(before) + Counts.of(content["counts"])
     return {
         "segments": int(before.get("segments", 0)) + 1,

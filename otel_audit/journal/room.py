@@ -1,11 +1,11 @@
-"""Room for events in a directory: what the disk has left, what a limit leaves of it, and the events that found none.
+"""Control the room for events in a directory, by free space and by a limit, and count the events that found none.
 
-Below a floor of free space a flood of successes must not take the room of what an auditor looks for first, nor that of
-everybody else on the disk: only the events that matter most are written, down to a tenth of the floor. Where there is
-no room at all every event is refused. The journal's own lines are not: how many events were lost, and the header of a
-new segment, are written into space that was set aside for them.
+Below a floor of free space, a flood of unimportant events must take neither the room of the important ones nor that of
+everybody else on the disk. So only vital events are written, down to a tenth of the floor. If there is no room at all,
+every event is refused. The journal's own lines are never refused: the number of lost events and the header of a new
+segment are written into reserved space.
 
-`Losses` counts events that could not be written, until a gap line tells of them.
+`Losses` counts events that could not be written, until a gap line reports them.
 """
 
 from __future__ import annotations
@@ -42,29 +42,32 @@ __all__ = [
 ]
 
 
-# Some three hundred gap lines: for hours, at one a minute beside a header an hour.
+# Some three hundred gap lines, which last for hours at one a minute and one header an hour.
 RESERVE_BYTES: Final = 256 * 1024
-# Taken where four of them are free: a disk that is nearly full is left to the events, and one that was full has room
-# for more than the next few of them before they are taken again.
+# It is taken if four times as much is free. So a disk that is nearly full is left to the events, and one that was full
+# has room for more than a few of them before the reserve is taken again.
 _AMPLE_BYTES: Final = 4 * RESERVE_BYTES
-# A listing of 20 000 files takes some 50 ms.
+# Listing 20 000 files takes some 50 ms.
 _MEASURE_INTERVAL_S: Final = 5.0
 _FLOOR_PARTS: Final = 10
 _FLOOR_MAX_BYTES: Final = 1024**3
-# More than one process writes in the second between two looks at the disk. With more than that above the floor nothing
-# need be counted; with less, a flood would be through a small floor before the next look.
+# More than one process writes in the second between two checks of the disk. With more than that above the floor,
+# nothing need be counted. With less, a flood would break through a small floor before the next check.
 _NEAR_BYTES: Final = 128 * 1024**2
-# Room is asked for before the limit is reached: to remove what is delivered takes longer than an event may wait.
+# Room is asked for before the limit is reached, since removing delivered files takes longer than an event may wait.
 _ASK_AT: Final = 0.75
 _ASK_EVERY_S: Final = 1.0
-# For an answer that takes milliseconds, unless the machine has no time for its thread.
+# The answer takes milliseconds, unless the machine has no time for its thread.
 _WAIT_S: Final = 0.25
 _WAIT_EVERY_S: Final = 5.0
 _LIMIT: Final = "OTEL_AUDIT_DIRECTORY_BYTES allows (in memory mode OTEL_AUDIT_QUEUE_BYTES)"
 
 
 class Limited(OSError):
-    """The journal holds as much as its directory may. `reason` counts the events that are lost for it."""
+    """The journal has reached the limit of its directory.
+
+    `reason` is the reason under which the lost events are counted.
+    """
 
     reason = "directory limit"
 
@@ -76,17 +79,17 @@ class NearlyFull(Limited):
 
 
 class Space(msgspec.Struct, frozen=True):
-    """The free bytes of a file system, and below how many not every event is written. A floor of 0: there is none."""
+    """The free bytes of a file system, and the floor below which not every event is written. A floor of 0 is none."""
 
     free_bytes: int = 0
     floor_bytes: int = 0
 
     @classmethod
     def of(cls, directory: Path, floor_bytes: int | None) -> Space:
-        """As it is now. `floor_bytes` None: a tenth of the file system, at most 1 GiB.
+        """Return the current space. If `floor_bytes` is None, it is a tenth of the file system, at most 1 GiB.
 
         Raises:
-            OSError: the file system does not say.
+            OSError: the file system does not tell.
         """
         found = os.statvfs(directory)
         if floor_bytes is None:
@@ -95,17 +98,17 @@ class Space(msgspec.Struct, frozen=True):
 
     @property
     def is_low(self) -> bool:
-        """True while only the events that matter most are written."""
+        """Return True while only vital events are written."""
         return self.free_bytes < self.floor_bytes
 
     @property
     def is_spent(self) -> bool:
-        """True while none is."""
+        """Return True while no event is written."""
         return self.free_bytes < self.floor_bytes // _FLOOR_PARTS
 
     @property
     def says(self) -> str:
-        """Which events are lost, where it is low."""
+        """Return which events are lost while space is low."""
         lost = "every event" if self.is_spent else "events with the outcome success, unless their rule is closed,"
         return (
             f"{self.free_bytes} bytes free, less than {'a tenth of ' if self.is_spent else ''}the floor of "
@@ -114,14 +117,14 @@ class Space(msgspec.Struct, frozen=True):
 
 
 class Room:
-    """What one process knows of the room in its directory. `limit_bytes` None: only the disk counts.
+    """The room in a directory, as far as one process knows. If `limit_bytes` is None, only the disk counts.
 
-    `floor_bytes` of free space: see `Space`. `ask_for_room` has somebody remove what may go, and returns True if there
-    is somebody, who then calls `answered`. It is asked from three quarters of the limit on, once a second while that
-    does not help. An event that finds the limit reached waits for the answer, a quarter of a second at most. Where that
-    does not help it is lost, and no event waits for the next five seconds.
+    For `floor_bytes` see `Space`. `ask_for_room` asks somebody to remove what may go, and returns True if there is
+    somebody, who then calls `answered`. It is called from three quarters of the limit on, once a second as long as that
+    does not help. An event that finds the limit reached waits for the answer, for a quarter of a second at most. If
+    that does not help, the event is lost, and no event waits for the next five seconds.
 
-    The reserve is a file without a name, for each process its own: nothing is left of it however the process ends, and
+    The reserve is a file without a name, one for each process. Nothing is left of it however the process ends, and
     nobody else can give it away.
     """
 
@@ -148,14 +151,14 @@ class Room:
         self._measured_at: float | None = None
         self._used_bytes = 0
         self._written_bytes = 0
-        self._seen = (Space(), 0)  # the last look, and what had been written before it
+        self._seen = (Space(), 0)  # the last measurement, and the number of bytes written before it
         self._is_given = False
-        # False while no event is refused and none need be counted: nearly always, so it must cost nothing.
+        # False as long as no event is refused and none need be counted, which is nearly always and must cost nothing.
         self.is_scarce = limit_bytes is not None
 
     @property
     def space(self) -> Space:
-        """The free space at the last look, without what was written near the floor since."""
+        """Return the free space at the last check, minus what was written near the floor since."""
         seen, written_bytes = self._seen
         if not seen.floor_bytes:
             return seen
@@ -163,14 +166,14 @@ class Room:
 
     @property
     def is_refused(self) -> bool:
-        """True while events are refused, all or those that matter less."""
+        """Return True while events are refused, either all or those that are not vital."""
         return self._is_given or self.space.is_low or self._is_over_limit()
 
     def check(self, *, is_vital: bool) -> None:
-        """Return if an event may be written. `is_vital`: it is one of those that matter most.
+        """Return if an event may be written. `is_vital` marks the ones that matter most.
 
         Raises:
-            Limited: the directory's limit is reached, or free space is below the floor.
+            Limited: the limit of the directory is reached, or free space is below the floor.
             OSError: the disk was full, and has not had ample room since.
         """
         if self._is_given:
@@ -183,7 +186,7 @@ class Room:
             raise Limited(errno.EDQUOT, used, str(self._directory))
 
     def added(self, line_bytes: int) -> None:
-        """A line was written; its length need not be exact, since the directory is measured again."""
+        """Count a written line. Its length need not be exact, since the directory is measured again."""
         self._used_bytes += line_bytes
         self._written_bytes += line_bytes
         if self._limit_bytes is not None and self._used_bytes >= _ASK_AT * self._limit_bytes:
@@ -192,7 +195,7 @@ class Room:
                 self._ask(now)
 
     def answered(self) -> None:
-        """Measure the directory, since what may be removed was removed, and let the event go on that waits for it."""
+        """Measure the directory, since files were removed, and release the event that waits for it."""
         self._pause_s = max(_ASK_EVERY_S, self._clock() - self._asked_at)
         self._measure_used()
         if self._limit_bytes is not None and self._used_bytes < _ASK_AT * self._limit_bytes:
@@ -204,12 +207,12 @@ class Room:
         return self._ask_for_room()
 
     def _is_room_made(self) -> bool:
-        """Wait a moment for whoever removes what may go; True if there is room then."""
+        """Wait a moment for files to be removed. Return True if there is room then."""
         now = self._clock()
         if now < self._next_wait_at:
             return False
         self._next_wait_at = now + max(_WAIT_EVERY_S, self._pause_s)
-        with contextlib.suppress(Empty):  # answers to what was asked before the last events came
+        with contextlib.suppress(Empty):  # answers to earlier questions
             while True:
                 self._answers.get_nowait()
         if not self._ask(now):
@@ -223,7 +226,7 @@ class Room:
         return True
 
     def look(self) -> None:
-        """The reserve is taken, or taken again, if there is ample room. Never raises: it can be done without."""
+        """Take the reserve, for the first time or again, if there is ample room. Never raises."""
         if self._reserve >= 0:
             return
         if self._is_ample():
@@ -233,9 +236,9 @@ class Room:
                 self._set_given(False)
 
     def measure(self) -> None:
-        """Free space is known anew, and what the files of the journal take, if a limit is set and it is time.
+        """Measure free space, and the files of the journal if a limit is set and it is time.
 
-        For the thread that looks after the journal once a second, and for a stream that begins. Never raises.
+        This is for the thread that tends the journal once a second, and for a new stream. Never raises.
         """
         if self._floor_bytes != 0:
             written_bytes = self._written_bytes
@@ -255,37 +258,38 @@ class Room:
             self._used_bytes = journal_bytes(self._directory)
 
     def give(self, error: OSError) -> None:
-        """After a write that failed: if that was for want of space, the reserve is free for the journal's own lines.
+        """After a failed write, free the reserve for the journal's own lines, if the disk was full.
 
-        Events are then refused until it is taken again. Where blocks are not what the disk is short of, or there is no
-        reserve, nothing changes: the next event is tried.
+        Events are then refused until the reserve is taken again. If the disk is short of something other than blocks,
+        or there is no reserve, nothing changes and the next event is tried.
         """
         if isinstance(error, Limited) or self._reserve < 0:
-            return  # before the disk is asked: that would be for each event that is refused
+            return  # checked before the disk is asked, which would happen for each refused event
         if error.errno == errno.EDQUOT or (error.errno == errno.ENOSPC and not self._is_ample()):
             self._set_given(True)
             self._free()
 
     def _free(self) -> None:
-        # Cut, not only closed: a child that ran no hooks after its fork may hold it open for as long as it lives.
+        # Truncated as well as closed, since a child that ran no hooks after its fork may hold it open as long as it
+        # lives.
         with contextlib.suppress(OSError):
             os.ftruncate(self._reserve, 0)
         self.abandon()
 
     def close(self) -> None:
-        """The reserve is given back to the disk."""
+        """Give the reserve back to the disk."""
         if self._reserve >= 0:
             self._free()
         self._set_given(False)
 
     def abandon(self) -> None:
-        """In a forked child: the reserve is its parent's."""
+        """Leave the reserve to the parent, in a forked child."""
         reserve, self._reserve = self._reserve, -1
         if reserve >= 0:
             os.close(reserve)
 
     def __del__(self) -> None:
-        self.abandon()  # of a journal that nobody closed
+        self.abandon()  # if nobody closed the journal
 
     def _set_given(self, is_given: bool) -> None:
         self._is_given = is_given
@@ -320,26 +324,26 @@ def _nameless(directory: Path, size_bytes: int) -> int:
     return descriptor
 
 
-TRUNCATED: Final = "segment truncated"  # of lines that have a number: what lacks in the row of numbers counts them
+TRUNCATED: Final = "segment truncated"  # not counted here: these lines have numbers, so the missing numbers count them
 
 _GAP: Final = system_start(GAP)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def is_full(error: OSError | None) -> bool:
-    """True when there is no room, and nothing else is wrong."""
+    """Return True if there is no room and nothing else is wrong."""
     return error is not None and error.errno in _FULL
 
 
 def reason_of(error: OSError) -> str:
-    """The words that count an event which could not be written."""
+    """Return the reason under which an event that could not be written is counted."""
     if isinstance(error, Limited):
         return error.reason
     return "disk full" if is_full(error) else errno.errorcode.get(error.errno or 0, "write failed")
 
 
 def lost_events(line: bytes) -> int:
-    """How many events a system line says were lost before they had a number; 0 if it is no gap line."""
+    """Return the number of events that a line reports as lost before they had a number, or 0 if it is no gap line."""
     if not line.startswith(_GAP):
         return 0
     try:
@@ -350,7 +354,7 @@ def lost_events(line: bytes) -> int:
 
 
 class _Loss(msgspec.Struct):
-    """Those of one reason since the last gap line."""
+    """The losses of one reason since the last gap line."""
 
     count: int
     first_ns: int
@@ -362,14 +366,14 @@ class Losses:
 
     def __init__(self) -> None:
         self._untold: dict[str, _Loss] = {}
-        self.total: dict[str, int] = {}  # all of them, by reason; empty where none was ever lost
+        self.total: dict[str, int] = {}  # all losses by reason; empty if there never was one
 
     def __bool__(self) -> bool:
-        """True while there are some that no gap line has told."""
+        """Return True if there are losses that no gap line has reported."""
         return any(loss.count for loss in list(self._untold.values()))
 
     def add(self, reason: str, observed_ns: int) -> None:
-        """One more event was lost."""
+        """Count one more lost event."""
         self.total[reason] = self.total.get(reason, 0) + 1
         loss = self._untold.setdefault(reason, _Loss(0, observed_ns, observed_ns))
         if not loss.count:
@@ -378,7 +382,7 @@ class Losses:
         loss.last_ns = observed_ns
 
     def untold(self) -> dict[str, Any]:
-        """The content of the gap line that tells what is untold now."""
+        """Return the content of the gap line that is due now."""
         by_reason = {
             reason: {"count": loss.count, "first_ns": loss.first_ns, "last_ns": loss.last_ns}
             for reason, loss in list(self._untold.items())
@@ -387,7 +391,7 @@ class Losses:
         return {"reason": "lost", "lines": sum(loss["count"] for loss in by_reason.values()), "by_reason": by_reason}
 
     def told(self, gap: Mapping[str, Any]) -> None:
-        """The gap line is written. What was added meanwhile waits for the next one."""
-        # None is taken out: a signal handler may be adding to it.
+        """Note that the gap line is written. Losses added meanwhile wait for the next one."""
+        # No entry is removed, since a signal handler may be adding to it.
         for reason, loss in gap["by_reason"].items():
             self._untold[reason].count -= loss["count"]

@@ -1,8 +1,8 @@
-"""The segment that is written now: its file, what repairs it, and how far its lines are durable.
+"""The segment being written: its file, its repair, and the position up to which its lines are durable.
 
-Everything that is known of one segment is in `OpenSegment`, so that none of it is left when the stream goes on in the
-next one. `Durable` keeps what came of the syncs of a stream, across its segments: how far it is durable, and of which
-lines that will never be known. A `SegmentSync` is one `fdatasync` that runs while the writer goes on.
+`OpenSegment` holds everything about one segment, so nothing of it remains when the stream goes on in the next one.
+`Durable` keeps the results of the syncs of a stream across its segments: how far it is durable, and which lines can
+never be known to be. A `SegmentSync` is one `fdatasync` that runs while the writer goes on.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _WRITTEN_TO: Final = "written by somebody else"
 
 
 class Head(NamedTuple):
-    """The end of the chain. One tuple, so that it moves in a single step or not at all.
+    """The end of the chain. It is one tuple, so that it changes in a single step or not at all.
 
-    `seq` is the number of the last line, `offset` the end of it in the segment, `system` how many of the lines so far
-    are the journal's own.
+    `seq` is the number of the last line, `offset` its end in the segment, and `system` how many of the lines so far are
+    the journal's own.
     """
 
     seq: int
@@ -45,10 +45,10 @@ class Head(NamedTuple):
 class OpenSegment:
     """The file of one segment, open until `close`. For the one thread that holds the journal's lock.
 
-    `is_over`: no line may follow here; `damage`: why, if not for its age. `is_broken`: a sync of it failed, or was
-    interrupted: the kernel may have thrown pages away, and forget it. `is_being_synced` while a background sync of it
-    is under way; `sync_error`: why one failed; `is_synced`: the last one, behind which no line follows, did not. These
-    are set by any thread.
+    If `is_over`, no line may follow here, and `damage` says why, unless the reason is its age. If `is_broken`, a sync
+    failed or was interrupted: the kernel may have dropped pages and will not report it again. `is_being_synced` is True
+    while a background sync runs, `sync_error` says why one failed, and `is_synced` is True after the last one, which no
+    line follows. Any thread may set these.
 
     Raises:
         OSError: the file can be neither opened nor made.
@@ -70,17 +70,17 @@ class OpenSegment:
 
     @property
     def size(self) -> int:
-        """The length of the file in bytes."""
+        """Return the length of the file in bytes."""
         return os.fstat(self.descriptor).st_size
 
     def put_header(self, header: bytes, stream_id: str, head: Head) -> bytes:
-        """The segment begins with this line behind that head; which is in the file now.
+        """Begin the segment with this line after that head, and return the head that is in the file now.
 
         Raises:
-            OSError: a piece of it may be.
+            OSError: a part of the line may be in the file.
         """
-        # An interrupted earlier attempt may have left a header here: it goes if it is not whole, and stays if it is,
-        # because an exporter may have read it.
+        # An interrupted earlier attempt may have left a header here. If it is whole it stays, because an exporter may
+        # have read it.
         left = os.pread(self.descriptor, _LOOK_BACK_BYTES, 0)
         tail = Tail.of(left[:-1]) if left.endswith(b"\n") and left.count(b"\n") == 1 else None
         if (
@@ -94,10 +94,10 @@ class OpenSegment:
         return header
 
     def settled(self, head: Head) -> Head:
-        """The end of the chain by the file, after an exception came between a write and the new head.
+        """Return the end of the chain according to the file, after an exception came between a write and the new head.
 
         Raises:
-            OSError: it could not be found out.
+            OSError: the file cannot be read.
         """
         size = self.size
         rest = os.pread(self.descriptor, max(0, size - head.offset), head.offset)
@@ -108,15 +108,15 @@ class OpenSegment:
         return head
 
     def undo(self, head: Head) -> None:
-        """Nothing is behind the last line any more, or the segment is over.
+        """Remove whatever follows the last line, or end the segment.
 
         Raises:
-            OSError: what is there could not be found out.
+            OSError: the file cannot be read.
         """
         size = self.size
         if size == head.offset or self.is_over:
             return
-        if not self._is_whole_until(head):  # to cut here could cut lines that were acknowledged
+        if not self._is_whole_until(head):  # truncating here could remove acknowledged lines
             self.seal(_touched(size, head.offset), head.offset)
             return
         try:
@@ -125,16 +125,16 @@ class OpenSegment:
             self.seal("a failed write could not be undone", head.offset)
 
     def _is_whole_until(self, head: Head) -> bool:
-        """True when the last line of the chain ends here: nobody else wrote into the file or cut it."""
+        """Return True if the last line of the chain ends here. Then nobody else wrote to the file or truncated it."""
         start = max(0, head.offset - _LOOK_BACK_BYTES)
         before = os.pread(self.descriptor, head.offset - start, start)
         return before.endswith(b"\n") and digest(before[:-1].rpartition(b"\n")[2]).encode() == head.hash
 
     def seal(self, reason: str, end: int) -> None:
-        """End the segment. The next header names the bytes behind its last whole line, which ends at this offset.
+        """End the segment. The next header names the bytes after its last whole line, which ends at this offset.
 
         Raises:
-            OSError: the size of the file could not be found out.
+            OSError: the size of the file cannot be read.
         """
         self.is_over = True
         size = self.size
@@ -145,15 +145,17 @@ class OpenSegment:
         self.damage = Damage(self.number, offset, length, sha, reason)
 
     def is_touched(self, end: int) -> bool:
-        """True when somebody else has cut the file or written to it: its last line should end at this offset.
+        """Return True if somebody else has truncated the file or written to it.
+
+        Its last line should end at this offset.
 
         Raises:
-            OSError: that could not be found out.
+            OSError: the file cannot be read.
         """
         return not self.is_over and self.size != end
 
     def seal_if_touched(self, end: int) -> None:
-        """No more lines here if somebody else has cut the file or written to it.
+        """End the segment if somebody else has truncated the file or written to it.
 
         Raises:
             OSError: as `seal`.
@@ -163,23 +165,23 @@ class OpenSegment:
 
     @property
     def is_cut(self) -> bool:
-        """True when it was sealed because somebody else had cut it."""
+        """Return True if the segment was sealed because somebody else had truncated it."""
         return self.damage is not None and self.damage.reason == _CUT
 
     @property
     def is_written_to(self) -> bool:
-        """True when it was sealed because somebody else had written to it."""
+        """Return True if the segment was sealed because somebody else had written to it."""
         return self.damage is not None and self.damage.reason == _WRITTEN_TO
 
     def is_linked(self) -> bool:
-        """True while the open file is the one that others find."""
+        """Return True while the open file is the one that others find at its path."""
         return is_at(self.path, self.descriptor)
 
     def put_back(self, end: int, observed_ns: int, *, syncs_name: bool) -> None:
-        """The file that was removed, renamed or replaced is there again, up to this offset, and open.
+        """Restore a file that was removed, renamed or replaced, up to this offset, and open it.
 
         Raises:
-            OSError: it could not be; the file without a name is still open.
+            OSError: it cannot be restored; the file without a name is still open.
         """
         path = self.path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -189,7 +191,7 @@ class OpenSegment:
         copy.unlink(missing_ok=True)
         descriptor = open_segment(copy, self._mode)
         try:
-            # As much as is there: what was cut off before is found by the next look at the file's length.
+            # As much as there is. The next check of the file's length finds what was cut off before.
             copy_bytes(self.descriptor, descriptor, end)
             os.fdatasync(descriptor)
             copy.rename(path)
@@ -203,13 +205,13 @@ class OpenSegment:
         os.close(removed)
 
     def close(self) -> None:
-        """The file is closed, unless it is already. Raises as `os.close`."""
+        """Close the file, unless it is closed. Raises as `os.close`."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        # Of a journal that nobody closed, or where an asynchronous exception came before anybody knew of it.
+        # If nobody closed the journal, or an asynchronous exception came before the object was stored.
         with contextlib.suppress(OSError):
             self.close()
 
@@ -222,10 +224,10 @@ _LOOK_S: Final = 0.1
 
 
 class SegmentSync:
-    """A sync of a segment that covers everything before `end`; under way until `run` has returned.
+    """A sync of a segment that covers everything before `end`. It is under way until `run` has returned.
 
-    It has a descriptor of its own, so that the writer may close its one meanwhile. Both share the open file, and with
-    it the error of a failed write-back, which the kernel tells only once: nobody else may sync until this is over.
+    It has a descriptor of its own, so that the writer may close its own meanwhile. Both share the open file, and with
+    it the error of a failed write-back, which the kernel reports only once. So nobody else may sync until this is over.
 
     Raises:
         OSError: the process has no descriptor left; nothing is under way.
@@ -235,13 +237,14 @@ class SegmentSync:
         self.end = end
         self.error: OSError | None = None
         self._descriptor = os.dup(descriptor)
-        # Not an Event: an asynchronous exception in `wait` could leave its lock locked, and `run` would never end.
+        # Not an Event, since an asynchronous exception in `wait` could leave its lock locked, and `run` would never
+        # end.
         self._is_over = False
         self._under_way = new_lock()
         self._under_way.acquire()
 
     def run(self) -> None:
-        """The sync is over; `error` says why it failed, if it did."""
+        """Run the sync. Afterwards `error` says why it failed, if it did."""
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
@@ -252,13 +255,16 @@ class SegmentSync:
             self._under_way.release()
 
     def abandon(self) -> None:
-        """Close the descriptor; in a forked child, where nobody runs it."""
+        """Close the descriptor. This is for a forked child, where nobody runs the sync."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def wait(self) -> bool:
-        """Wait until it is over. False when it never will be: the interpreter ends, and has stopped the thread."""
+        """Wait until the sync is over.
+
+        Return False if it never will be, since the interpreter is ending and has stopped the thread.
+        """
         while not self._is_over:
             if self._under_way.acquire(timeout=_LOOK_S):
                 self._under_way.release()
@@ -268,7 +274,7 @@ class SegmentSync:
 
 
 class _Unsynced(NamedTuple):
-    """Lines, both ends included, that a failed sync has left where nobody knows what became of them."""
+    """Lines, both ends included, of which nobody knows whether a failed sync has stored them."""
 
     first_seq: int
     last_seq: int
@@ -276,10 +282,10 @@ class _Unsynced(NamedTuple):
 
 
 class Durable:
-    """What is known of the lines of one stream that is synced by its writer.
+    """The durability of the lines of one stream that its writer syncs.
 
-    `position`: everything before it is durable, but for what `error` says. `end`, in every method: the end of what is
-    written to the segment now. Changed only under the journal's lock; read by any thread.
+    Everything before `position` is durable, except as `error` says. In every method, `end` is the end of what is
+    written to the segment now. Changed only under the journal's lock, and read by any thread.
     """
 
     def __init__(self) -> None:
@@ -288,30 +294,33 @@ class Durable:
         self._under_way: SegmentSync | None = None
 
     def is_settled(self, seq: int) -> bool:
-        """True when it is known whether a line is durable."""
+        """Return True if it is known whether a line is durable."""
         return self.position.seq >= seq or self.error(seq) is not None
 
     def error(self, seq: int) -> OSError | None:
-        """Why it will never be known whether a line is durable."""
+        """Return why it will never be known whether a line is durable."""
         return next((each.error for each in self._unsynced if each.first_seq <= seq <= each.last_seq), None)
 
     def reached(self, end: Position) -> None:
-        """The header of a new segment is durable, and with it all that will ever be of the one before."""
+        """Note that the header of a new segment is durable, which settles everything before it."""
         self.position = end
 
     def begin(self, segment: OpenSegment, end: Position) -> SegmentSync | None:
-        """A sync of what is written now, to be run without the journal's lock; None when it was done at once."""
+        """Return a sync of everything written so far, to be run without the journal's lock.
+
+        None if it was done at once.
+        """
         if self._under_way is None:
-            with contextlib.suppress(OSError):  # no descriptor is left for it
+            with contextlib.suppress(OSError):  # the process has no descriptor left
                 self._under_way = SegmentSync(segment.descriptor, end)
                 return self._under_way
         self.sync(segment, end)
         return None
 
     def end(self, sync: SegmentSync, segment: OpenSegment, end: Position) -> None:
-        """What came of a sync is known: its lines are durable, or the segment is left."""
+        """Take note of the result of a sync: its lines are durable, or the segment ends."""
         if self._under_way is not sync:
-            return  # the writer left the segment meanwhile, and waited for it
+            return  # the writer has ended the segment meanwhile, and waited for the sync
         self._under_way = None
         if sync.error is not None:
             self._break(segment, end, sync.error)
@@ -319,19 +328,19 @@ class Durable:
             self.position = max(self.position, sync.end)
 
     def settle(self, segment: OpenSegment, end: Position) -> None:
-        """Wait for the sync that is under way, if there is one, and take in what came of it."""
+        """Wait for the sync that is under way, if there is one, and take note of its result."""
         if (under_way := self._under_way) is not None:
             if not under_way.wait():
                 under_way.error = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             self.end(under_way, segment, end)
 
     def sync(self, segment: OpenSegment, end: Position) -> None:
-        """Every line of the segment is durable, or known not to be."""
+        """Sync the segment. Afterwards it is known of each of its lines whether it is durable."""
         self.settle(segment, end)
         if segment.is_broken:
             self._break(segment, end, OSError(errno.EINTR, "interrupted"))
         elif segment.descriptor >= 0 and self.position.seq < end.seq:
-            # Until it is known: an exception that comes in between must not lead to a second try.
+            # Set until the result is known, so that an exception in between does not lead to a second attempt.
             segment.is_broken = True
             try:
                 os.fdatasync(segment.descriptor)
@@ -342,12 +351,12 @@ class Durable:
             segment.is_broken = False
 
     def abandon(self) -> None:
-        """In a forked child: close the descriptor of a sync that the parent runs."""
+        """Close the descriptor of a sync that the parent runs, in a forked child."""
         if self._under_way is not None:
             self._under_way.abandon()
 
     def _break(self, segment: OpenSegment, end: Position, error: OSError) -> None:
-        """This segment is never synced again, and ends here. Its lines stay in the chain: a reader may have them."""
+        """End this segment and never sync it again. Its lines stay in the chain, since a reader may have them."""
         segment.is_broken = True
         known = max(self._unsynced[-1].last_seq if self._unsynced else 0, self.position.seq)
         if end.seq > known:

@@ -1,9 +1,9 @@
-"""The end of a journal where lines are added: the stream that is open, the room for it, and what was lost.
+"""The end of a journal at which lines are added: the open stream, the room for it, and the losses.
 
-A stream is opened when there is something to write, looked after once a second, and left when its lock was lost. A
-loss is told before anything else is written.
+A stream is opened when there is something to write, tended once a second, and abandoned if its lock was lost. A loss is
+recorded before anything else is written.
 
-Not safe for threads by itself: `Journal` holds its lock around every call.
+This code is not thread-safe by itself. `Journal` holds its lock around every call.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from otel_audit.settings import Durability
 __all__ = ["WritingEnd"]
 
 _TEND_NS: Final = 1_000_000_000
-_TELL_NS: Final = 60_000_000_000  # a gap line that often while events are refused: what is set aside is small
-_PLACE_BYTES: Final = 208  # what a stream adds to an event: two times, its id, a number, the hash of the line before
+_TELL_NS: Final = 60_000_000_000  # while events are refused, gap lines are this far apart, since the reserve is small
+_PLACE_BYTES: Final = 208  # added to each event by the stream: two times, its id, a number, the hash of the line before
 
 
 class WritingEnd:
-    """What one process writes of a journal. `describe` gives what each segment header says of the writer.
+    """The writing end of one process. `describe` returns the description of the writer for each segment header.
 
-    `lock`, `inside` and `look_after` are for the threads, see `Background`; `ask_for_room`: see `Room`.
+    `lock`, `inside` and `look_after` belong to the threads, see `Background`. For `ask_for_room` see `Room`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class WritingEnd:
         self.losses = Losses()
         self.room = Room(directory, limits.directory_bytes, floor_bytes=limits.free_bytes, ask_for_room=ask_for_room)
         self.stream: StreamWriter | None = None
-        self.is_unannounced = False  # somebody is to be told that a stream was opened
+        self.is_unannounced = False  # True until `on_open` is called for the open stream
         self._limits = limits
         self._durability = durability
         self._lock = lock
@@ -64,7 +64,7 @@ class WritingEnd:
         self.background = self._new_background()
         self._appended_before = self._gone_before = 0  # events in streams that have ended
         self._is_ending = False
-        self.finished: deque[StreamWriter] = deque()  # streams whose writer lock is to be let go
+        self.finished: deque[StreamWriter] = deque()  # streams whose writer lock is still to be released
         self._tended_ns = 0
         self._told_ns = 0
 
@@ -75,28 +75,28 @@ class WritingEnd:
 
     @property
     def events(self) -> int:
-        """How many events of the application were written. Any thread."""
+        """Return the number of events of the application that were written. Any thread."""
         stream = self.stream
         return self._appended_before + (_events(stream) if stream else 0)
 
     @property
     def gone(self) -> int:
-        """How many of them nobody can read any more, of those that no exporter had. Any thread."""
+        """Return the number of these that can no longer be read and that no exporter had. Any thread."""
         stream = self.stream
         return self._gone_before + (stream.gone if stream else 0)
 
     def write(self, event: bytes, time_ns: int, observed_ns: int, is_vital: bool) -> tuple[int, StreamWriter]:
-        """Append one line; its number, and the stream that has it.
+        """Append one line. Return its number and its stream.
 
-        `is_vital`: see `Journal.append`.
+        For `is_vital` see `Journal.append`.
 
         Raises:
-            JournalFull: nothing was written, there is no room; the loss is counted.
+            JournalFull: there is no room; nothing was written, and the loss is counted.
             JournalUnwritable: nothing was written, for another reason; the loss is counted.
         """
         stream, losses = self.stream, self.losses
         try:
-            # From both sides: a wall clock that was set back must not end the looks for years.
+            # Compared in both directions, so that a wall clock that was set back does not stop the checks for years.
             if stream is None or (losses.total and losses) or not 0 <= observed_ns - self._tended_ns < _TEND_NS:
                 stream = self.ready(observed_ns)
             if not self.room.is_scarce:
@@ -111,19 +111,20 @@ class WritingEnd:
             raise lost from error
 
     def write_waiting(self, waiting: deque[tuple[bytes, int, int]], stream: StreamWriter) -> None:
-        """Write what waits, in its order. On a disk that refuses it goes on waiting."""
+        """Write the deferred events in their order. If the disk refuses, they stay deferred."""
         with contextlib.suppress(OSError):
-            self.room.check(is_vital=True)  # they were accepted
+            self.room.check(is_vital=True)  # vital, since they were accepted
             while waiting:
-                # Written before it is taken out: an exception in between writes it twice, never not at all.
+                # Written before it is taken out, so that an exception in between may write it twice, but never loses
+                # it.
                 stream.write(*waiting[0])
                 waiting.popleft()
 
     def ready(self, observed_ns: int) -> StreamWriter:
-        """The open stream, looked after: opened if there is none, a loss told before anything else is written.
+        """Return the open stream after tending it. Open one if there is none, and record any loss first.
 
         Raises:
-            OSError: there is none, or what is wrong with it cannot be mended now.
+            OSError: no stream can be opened, or a fault cannot be repaired now.
         """
         if self._is_ending:
             self.end()
@@ -132,7 +133,8 @@ class WritingEnd:
             self.room.look()
             stream.tend(observed_ns)
             if not stream.keeps_its_lock():
-                # Whoever has the lock now takes the stream for ended: what is written there might never be exported.
+                # The new holder of the lock regards the stream as ended, so a line written there might never be
+                # exported.
                 stream.let_go()
                 self.end()
                 stream = self._open()
@@ -142,18 +144,19 @@ class WritingEnd:
         return stream
 
     def look_now(self) -> None:
-        """The stream is looked after with the next call, however short a time ago that was done."""
+        """Have the next call tend the stream, however recently that was done."""
         self._tended_ns = 0
 
     def tell_now(self) -> None:
-        """What is untold is told with the next look, however short a time ago that was done."""
+        """Have the next call record the losses, however recently that was done."""
         self._told_ns = 0
 
     def end(self, *, leaves: bool = False) -> None:
-        """The stream is finished. Where an asynchronous exception stops this, the next call or line goes on with it.
+        """Finish the stream. If an asynchronous exception stops this, the next call or line goes on with it.
 
-        Its writer lock is held for as long as it is among the `finished`, so that nobody takes it over meanwhile.
-        `leaves`: it has not, but is another process's from now on, if there is one with the same memory.
+        Its writer lock is held as long as the stream is among the `finished`, so that nobody takes it over meanwhile.
+        `leaves` is for copied memory: the stream does not end, but belongs to another process with the same memory, if
+        there is one.
         """
         stream = self.stream
         if stream is None:
@@ -169,21 +172,21 @@ class WritingEnd:
         gone = self.gone
         if not leaves and stream not in self.finished:
             self.finished.append(stream)
-        # No call from here on, so that nobody counts the events twice, or not at all.
+        # No call may come in between from here on, or events would be counted twice or not at all.
         self.background = background
         self._appended_before, self._gone_before = appended, gone
         self.stream = None
         self._is_ending = False
 
     def abandon(self) -> None:
-        """In a forked child: all of it is the parent's."""
+        """Leave everything to the parent, in a forked child."""
         self.background.abandon()
         self.room.abandon()
         if self.stream is not None:
             self.stream.abandon()
 
     def lost(self, reason: str, observed_ns: int, error: OSError | None) -> AuditUnavailable:
-        """Count an event that will not be written; the error for its caller."""
+        """Count an event that will not be written, and return the error for its caller."""
         self.losses.add(reason, observed_ns)
         kind = JournalFull if is_full(error) else JournalUnwritable
         return kind(
@@ -197,10 +200,10 @@ class WritingEnd:
         return "free space, or set OTEL_AUDIT_DIR to another volume"
 
     def _make_room(self, error: OSError, observed_ns: int) -> None:
-        """After a refusal: what is set aside for the journal's own lines is free for them, and the loss is told."""
+        """After a refusal, free the space that is reserved for the journal's own lines, and record the loss."""
         self.room.give(error)
         if self.room.is_refused and self.stream is not None:
-            with contextlib.suppress(OSError):  # it waits for the next try
+            with contextlib.suppress(OSError):  # the loss is recorded at the next attempt
                 self.ready(observed_ns)
 
     def _open(self) -> StreamWriter:
