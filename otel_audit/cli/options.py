@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
@@ -19,9 +17,10 @@ from typing import Any, Final, Self, TypeVar
 
 import click
 
-from otel_audit.errors import ConfigError
+from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.files import segments_in
 from otel_audit.notices import escaped
+from otel_audit.query.filters import moment_ns
 from otel_audit.settings import Settings
 
 __all__ = [
@@ -73,7 +72,6 @@ class GivenNumber(click.FloatRange):
 
 _LENGTH: Final = re.compile(r"(\d+)([smhdw])\Z")
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 
 
 class GivenAge(click.ParamType[float]):
@@ -100,23 +98,10 @@ class GivenMoment(click.ParamType[int]):
         """See `click.ParamType`."""
         if isinstance(value, int):
             return value
-        given = str(value)
-        if (ago := _LENGTH.match(given)) is not None:
-            return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
         try:
-            if given in _DAYS_AGO:
-                today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-                moment = today - timedelta(days=_DAYS_AGO[given])
-            else:
-                moment = datetime.fromisoformat(given)
-        except ValueError:
-            self.fail(
-                f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {escaped(given)!r}",
-                param,
-                ctx,
-            )
-        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-        return since // timedelta(microseconds=1) * 1000
+            return moment_ns(str(value))
+        except AuditError as error:
+            self.fail(escaped(str(error)), param, ctx)
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -194,9 +179,10 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """While entered, SIGTERM and Ctrl-C ask for an end instead of making one."""
+    """While entered, SIGTERM and Ctrl-C ask for an end instead of making one, and so do the signals in `also`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *also: signal.Signals) -> None:
+        self._signals = (*_SIGNALS, *also)
         self.asked = False
         self._asked: SimpleQueue[None] = SimpleQueue()  # its `put` may come in while the same thread is in its `get`
         self._former: dict[int, Any] = {}
@@ -217,7 +203,7 @@ class Stop:
         self._asked.put(None)
 
     def __enter__(self) -> Self:
-        self._former = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        self._former = {number: signal.signal(number, self._ask) for number in self._signals}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -63,6 +63,15 @@ class TrailDatabase:
     """
 
     def __init__(self, stores: Sequence[Store], *, out: Path | None = None) -> None:
+        self._begin(out, ":memory:", _MEMORY)
+        try:
+            self._load(stores)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, out: Path | None, file: str, memory: str) -> None:
+        """Connect to a database in memory, or in a file of the temporary directory."""
         self._duckdb = load_duckdb(QueryUnanswered, "expected DuckDB, which answers questions about a trail")
         self.gathered = Gathered()
         self._out = out
@@ -70,8 +79,7 @@ class TrailDatabase:
         self._held = HeldFiles(Path(self._temporary.name), self.gathered)
         self._trail = _Trail()
         try:
-            self._connection = self._connected()
-            self._load(stores)
+            self._connection = self._connected(file, memory)
         except BaseException:
             self._held.close()
             self._temporary.cleanup()
@@ -191,15 +199,15 @@ class TrailDatabase:
     ) -> None:
         self.close()
 
-    def _connected(self) -> duckdb.DuckDBPyConnection:
+    def _connected(self, file: str, memory: str) -> duckdb.DuckDBPyConnection:
         connection: duckdb.DuckDBPyConnection = self._duckdb.connect(
-            ":memory:",
+            str(Path(self._temporary.name) / file) if file != ":memory:" else file,
             config={
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
                 "python_enable_replacements": "false",  # or SQL could name a variable of this process
                 "temp_directory": self._temporary.name,
-                "memory_limit": _MEMORY,
+                "memory_limit": memory,
             },
         )
         return connection

@@ -32,7 +32,7 @@ from otel_audit.signing.tree import Edge, path_behind
 from otel_audit.verification.directory import is_alive
 from otel_audit.verification.proof import EventProof
 
-__all__ = ["Place", "ProofMade", "places_of", "prove"]
+__all__ = ["Place", "ProofMade", "place_at", "places_of", "prove"]
 
 _HEADS: Final = (Kind.HEAD, Kind.ADOPT, Kind.END)
 _NOTE: Final = system_start(NOTE)
@@ -71,6 +71,22 @@ def places_of(directory: Path, event_id: str) -> list[Place]:
         for line in _lines_with(StreamFiles(directory, stream_id), number, wanted)
         if _event_id(line) == event_id
     ]
+
+
+def place_at(directory: Path, stream_id: str, seq: int) -> Place | None:
+    """Return the line of this number in a stream, or None if it is not there.
+
+    Raises:
+        OSError: the stream cannot be read.
+    """
+    files = StreamFiles(directory, stream_id)
+    for number in reversed(segments_in(directory).get(stream_id, ())):
+        first = _first_in(files, number)
+        if first is not None and first <= seq:
+            lines = (each for each in segment_lines(files, number) if isinstance(each, Line) and each.seq == seq)
+            line = next(lines, None)
+            return Place(files, line) if line is not None else None
+    return None
 
 
 def _lines_with(files: StreamFiles, number: int, wanted: bytes) -> Iterator[Line]:

@@ -1,0 +1,103 @@
+"""A trail for many questions: its events are copied once into a table on disk, where each question takes milliseconds.
+
+The table lies in a directory for temporary files that only its owner can read, and is removed at the end. It is about
+half as large as the trail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Final, Self
+
+from otel_audit.query.columns import COLUMNS, events_sql
+from otel_audit.query.database import TrailDatabase
+from otel_audit.stores.store import Store
+
+__all__ = ["TrailIndex"]
+
+_FILE: Final = "trail.duckdb"
+_MEMORY: Final = "384MB"
+_COLUMNS: Final = ", ".join(column.name for column in COLUMNS)
+_VALID: Final = "SELECT line, service FROM (SELECT unnest(?::VARCHAR[]) AS line, unnest(?::VARCHAR[]) AS service)"
+
+
+class TrailIndex(TrailDatabase):
+    """The events of a trail in a table. It is empty until `fill` returns, and grows with `add`.
+
+    One thread fills it and adds to it. Others ask through `reader`, and may call `share` and `stop`.
+
+    Raises:
+        QueryUnanswered: DuckDB is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._begin(None, _FILE, _MEMORY)
+        # Without it `share` would be told nothing; nothing is printed all the same.
+        for setting in ("enable_progress_bar = true", "enable_progress_bar_print = false"):
+            self._execute(f"SET {setting}")
+
+    def fill(self, stores: Sequence[Store]) -> None:
+        """Copy the events of some stores into the table.
+
+        Raises:
+            QueryUnanswered: there is no room for the table, or `stop` was called.
+            OSError: a store cannot be read, or there is no room for the temporary file.
+            StoreUnreadable: a log store cannot be asked.
+        """
+        self._load(stores)
+        self._execute("CREATE TABLE indexed AS SELECT * FROM events")
+        for view in ("events", "sought"):
+            self._execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM indexed")
+
+    def add(self, lines: Sequence[tuple[bytes, str]]) -> int:
+        """Add lines, each with the service that wrote it; return how many. The others are no JSON, and are counted.
+
+        Raises:
+            QueryUnanswered: there is no room for them.
+        """
+        texts = [line.decode("utf-8", "surrogateescape") for line, _ in lines]
+        whole = [(text, lines[place][1]) for place, text in enumerate(texts) if text.isascii() or _is_utf8(text)]
+        given = [[text for text, _ in whole], [service for _, service in whole]]
+        question = f"INSERT INTO indexed SELECT {_COLUMNS} FROM ({events_sql(f'{_VALID} WHERE json_valid(line)')})"
+        added = int(self._execute(question, given).fetchall()[0][0])
+        self.gathered.damaged += len(lines) - added
+        return added
+
+    def reached(self) -> dict[str, int]:
+        """Return the number of the last line of each stream in the table."""
+        return dict(
+            self._execute("SELECT stream_id, max(seq) FROM indexed WHERE seq IS NOT NULL GROUP BY 1").fetchall()
+        )
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Self]:
+        """Give the trail to another thread, for some questions."""
+        other = copy(self)
+        other._connection = self._connection.cursor()
+        try:
+            yield other
+        finally:
+            other._connection.close()
+
+    def share(self) -> float | None:
+        """Return which share of the present step of `fill` is done, from 0 to 1; None if that is not known."""
+        try:
+            percent = float(self._connection.query_progress())
+        except (self._duckdb.Error, AttributeError):
+            return None
+        return percent / 100 if percent >= 0 else None
+
+    def stop(self) -> None:
+        """Break off what is under way: it raises `QueryUnanswered`."""
+        with contextlib.suppress(self._duckdb.Error):
+            self._connection.interrupt()
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
