@@ -73,6 +73,7 @@ NEWEST_ONLY = (
     "tests/testing/test_plugin.py",
     "tests/verification/test_proof.py",
     "tests/verification/test_proving.py",
+    "tests/viewing",
 )
 # The release whose audit logger this package takes the place of; docs/integrations.md names it too.
 FEAST = "feast==0.67.0"

@@ -34,7 +34,7 @@ LAYERS: list[set[str]] = [
     {"operation"},
     {"logger"},
     {"configuration", "access"},
-    {"integrations", "testing"},
+    {"integrations", "testing", "viewing"},
     {"cli"},
 ]
 

@@ -76,6 +76,7 @@ def test_the_wheel_has_every_module_the_marker_of_types_and_the_licence_and_noth
 
     assert modules <= names
     assert "otel_audit/py.typed" in names
+    assert {f"otel_audit/viewing/page/{name}" for name in ("index.html", "view.css", "view.js")} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     others = {name for name in names if not name.startswith("otel_audit/") and ".dist-info/" not in name}
     assert others == set()

@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "demo": "Run a small service with real requests and spans, and show its audit events as they happen",
     "tail": "Show the last events, and follow new ones",
     "query": "Find events in a trail, the newest first, or ask about it in SQL",
+    "view": "Look at a trail in a browser: what happened, who did it, and whether it is proven",
     "pack": "Pack a trail into Parquet files: a folder for each service, and files for each day",
     "report": "Report on a trail in one HTML file: what happened, what covers the time, and what a verification shows",
     "prove": "Write the proof that the event EVENT_ID stands in the trail as it was written",

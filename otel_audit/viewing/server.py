@@ -1,0 +1,275 @@
+"""Serve the page of one trail to whoever has its URL, on this machine.
+
+Every request must name this machine as its host, which a page of another site cannot do by a name of its own that it
+points here, and must have the token in its path. Both are looked at before anything else. Only GET is answered.
+
+Source: Content Security Policy Level 3; Fetch, "Cross-Origin-Resource-Policy"; DNS rebinding, CWE-350.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from otel_audit.access import AccessLog, Look
+from otel_audit.errors import AuditError, ProofUnavailable
+from otel_audit.viewing import answers
+from otel_audit.viewing.answers import Asked, Unanswerable
+from otel_audit.viewing.trail import ViewedTrail
+
+__all__ = ["PageServer"]
+
+_TOKEN_BYTES: Final = 32
+_IDLE_S: Final = 30.0
+_AT_ONCE: Final = 4  # questions; each may take a share of the memory
+_PARAMETERS: Final = 100
+_REMEMBERED: Final = 64  # questions that were recorded
+_CONTENT_TYPES: Final = {
+    "index.html": "text/html; charset=utf-8",
+    "view.css": "text/css; charset=utf-8",
+    "view.js": "text/javascript; charset=utf-8",
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_ANSWERS: Final[Mapping[str, Callable[[ViewedTrail, Asked], Mapping[str, Any]]]] = {
+    "timeline": answers.timeline,
+    "values": answers.values,
+}
+
+
+# Those that hand out an event, which is recorded.
+_EVENTS: Final[Mapping[str, Callable[[ViewedTrail, Asked], Mapping[str, Any]]]] = {
+    "event": answers.event,
+    "proof": answers.proof,
+}
+
+
+class PageServer(ThreadingHTTPServer):
+    """Serves the page of one trail on a loopback address, from `start` to `close`.
+
+    `access` records what is looked at. A question that is asked again and again, as while a trail is followed, is
+    recorded once. `places` are those of the trail, as the records name it.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(
+        self,
+        trail: ViewedTrail,
+        *,
+        port: int = 0,
+        ipv6: bool = False,
+        access: AccessLog | None = None,
+        places: Sequence[str] = (),
+    ) -> None:
+        self.trail = trail
+        self._access = access or AccessLog(None)
+        self._places = places or [trail.where]
+        self._recorded: dict[object, None] = {}
+        self._recording = threading.Lock()
+        self.token = secrets.token_urlsafe(_TOKEN_BYTES)
+        self.address_family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        self.turns = threading.BoundedSemaphore(_AT_ONCE)
+        self.is_closed = False
+        self.handed_out = 0
+        super().__init__(("::1" if ipv6 else "127.0.0.1", port), _Request)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="view-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The URL of the page. Whoever knows it can read the trail."""
+        host, port = self.server_address[:2]
+        name = f"[{host!s}]" if self.address_family == socket.AF_INET6 else str(host)
+        return f"http://{name}:{port}/{self.token}/"
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer nothing more, but for a last time on the connections that are open."""
+        self.is_closed = True
+        self.shutdown()
+        self.server_close()
+
+    @contextmanager
+    def look(
+        self, filters: Sequence[str], question: object, *, since_ns: int | None = None, until_ns: int | None = None
+    ) -> Iterator[Look]:
+        """Record that somebody looks, unless the same question was among the last ones.
+
+        Raises:
+            AccessUnrecorded: the block has not run.
+        """
+        with self._recording:
+            is_known = question in self._recorded
+        if is_known:
+            yield Look()
+            return
+        with self._access.look("view", self._places, filters, since_ns=since_ns, until_ns=until_ns) as look:
+            with self._recording:
+                self._recorded[question] = None
+                while len(self._recorded) > _REMEMBERED:
+                    del self._recorded[next(iter(self._recorded))]
+            yield look
+            with self._recording:
+                self.handed_out += look.returned
+
+    def server_bind(self) -> None:
+        """Bind without asking for the name of this machine, which the standard library would do by DNS."""
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = "localhost", int(self.server_address[1])
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that hung up."""
+
+
+class _Request(BaseHTTPRequestHandler):
+    """One connection of a browser."""
+
+    server: PageServer
+    protocol_version = "HTTP/1.1"
+    server_version = "otel-audit"
+    sys_version = ""
+    timeout = _IDLE_S
+
+    def parse_request(self) -> bool:
+        """Refuse whoever is not allowed in, before anything is done."""
+        if not super().parse_request():
+            return False
+        refused = self._refused()
+        if refused is not None:
+            self.close_connection = True
+            self._say(refused)
+        return refused is None
+
+    def do_GET(self) -> None:
+        """Answer a request that was let in."""
+        path, _, query = self.path.partition("?")
+        name = path.removeprefix(f"/{self.server.token}/")
+        if name in ("", *_CONTENT_TYPES):
+            name = name or "index.html"
+            self._send(HTTPStatus.OK, _CONTENT_TYPES[name], (files(__package__) / "page" / name).read_bytes())
+            return
+        try:
+            asked = parse_qs(query, max_num_fields=_PARAMETERS)
+            self._answer(name.removeprefix("api/") if name.startswith("api/") else "", asked)
+        except (Unanswerable, ValueError) as error:
+            self._send_json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+        except ProofUnavailable as error:
+            self._send_json(HTTPStatus.CONFLICT, {"error": str(error)})
+        except (AuditError, OSError) as error:
+            self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: the path has the token, and the query what somebody looked for."""
+
+    def _refused(self) -> HTTPStatus | None:
+        if not _is_this_machine(self.headers.get("Host", "")):
+            return HTTPStatus.FORBIDDEN
+        token, slash, _ = self.path.partition("?")[0].removeprefix("/").partition("/")
+        if not (slash and secrets.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())):
+            return HTTPStatus.FORBIDDEN
+        return None if self.command == "GET" else HTTPStatus.METHOD_NOT_ALLOWED
+
+    def _answer(self, name: str, asked: Asked) -> None:
+        trail = self.server.trail
+        if name == "state":
+            if asked.get("follow"):
+                trail.follow()
+            self._send_json(HTTPStatus.OK, answers.state(trail))
+        elif name == "verification":
+            self._send_json(HTTPStatus.OK, answers.verification(trail))
+        elif name == "events":
+            self._send_json(HTTPStatus.OK, self._events(asked))
+        elif name in _ANSWERS:
+            with self.server.turns:
+                answer = _ANSWERS[name](trail, asked)
+            self._send_json(HTTPStatus.OK, answer)
+        elif name in _EVENTS:
+            with self._look_at_event(name, asked):
+                answer = _EVENTS[name](trail, asked)
+            self._send_json(HTTPStatus.OK, answer)
+        elif name == "line":
+            with self._look_at_event(name, asked):
+                content = answers.line(trail, asked)
+            how = {"Content-Disposition": 'attachment; filename="line.json"'}
+            self._send(HTTPStatus.OK, "application/json", content + b"\n", how)
+        else:
+            self._say(HTTPStatus.NOT_FOUND)
+
+    def _events(self, asked: Asked) -> Mapping[str, Any]:
+        filters = answers.filters_of(asked)
+        # What is found while the trail is read may be a part of it, so it is another answer afterwards.
+        is_read = self.server.trail.reading.is_done
+        question = ("events", is_read, *sorted((name, *words) for name, words in asked.items()))
+        since_ns, until_ns = filters.since_ns, filters.until_ns
+        with (
+            self.server.turns,
+            self.server.look(filters.asked(), question, since_ns=since_ns, until_ns=until_ns) as look,
+        ):
+            answer = answers.events(self.server.trail, asked)
+            look.add(len(answer["events"]))
+        return answer
+
+    @contextmanager
+    def _look_at_event(self, name: str, asked: Asked) -> Iterator[None]:
+        which = f"{name}={':'.join(word for each in ('stream', 'seq') for word in asked.get(each, ()))}"
+        with self.server.turns, self.server.look([which], which) as look:
+            look.add(1)
+            yield
+
+    def _say(self, status: HTTPStatus) -> None:
+        allow = {"Allow": "GET"} if status is HTTPStatus.METHOD_NOT_ALLOWED else {}
+        self._send(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}\n".encode(), allow)
+
+    def _send_json(self, status: HTTPStatus, value: Mapping[str, Any]) -> None:
+        self._send(status, "application/json", json.dumps(value).encode())
+
+    def _send(self, status: HTTPStatus, kind: str, content: bytes, more: Mapping[str, str] | None = None) -> None:
+        self.send_response(status)
+        sent = {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(content)), **(more or {})}
+        if self.close_connection or self.server.is_closed:
+            self.close_connection = True
+            sent["Connection"] = "close"
+        for name, value in sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+def _is_this_machine(host: str) -> bool:
+    """Return True for a name of the loopback address. The port may be another one, as behind a tunnel of ssh."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

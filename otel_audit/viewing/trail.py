@@ -1,0 +1,260 @@
+"""A trail that is looked at: read into an index, verified, and followed, each in the background.
+
+Of a journal the newest events are there at once, while the rest is read. Then it is followed line by line. Any other
+store is read again while somebody follows it, and takes at most a tenth of the time in doing so. The same holds for
+verifying again what has grown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from otel_audit.errors import AuditError
+from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.reader import service_in, stream_header
+from otel_audit.query.index import TrailIndex
+from otel_audit.stores.directory import Latest, Seen
+from otel_audit.stores.store import Kind, Store
+from otel_audit.verification.archive import verify_store
+from otel_audit.verification.directory import bytes_of
+from otel_audit.verification.findings import Report
+from otel_audit.verification.ledger import Pins
+from otel_audit.verification.verify import verify_directory
+from otel_audit.viewing.standing import Standings
+
+__all__ = ["Stage", "ViewedTrail"]
+
+_FIRST: Final = 200  # events of a journal that are shown before the whole of it has been read
+_LOOK_EVERY_S: Final = 0.5
+_AGAIN_S: Final = 5.0  # at least so long between two readings, or two verifications
+_SHARE: Final = 10  # of the time, one part is spent on them
+_FOLLOWED_S: Final = 15.0  # after the page last asked
+_STOP_S: Final = 5.0
+
+
+class _Closed(Exception):
+    """Nobody looks at the trail any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far something has come. `share` is from 0 to 1, or None where it is not known; `error` says why it failed."""
+
+    is_done: bool = False
+    share: float | None = None
+    error: str = ""
+
+
+class ViewedTrail:
+    """A trail that is read and verified in the background from `start` to `close`. Any thread may ask it.
+
+    `opened` opens the store; each of the threads has one of its own. `grown` and `verified` count how often something
+    was read, and how often it was verified.
+    """
+
+    def __init__(self, opened: Callable[[], Store], pins: Pins) -> None:
+        self._opened = opened
+        self._pins = pins
+        with opened() as store:
+            self.kind = store.kind
+            self.where = store.where
+        self.directory = Path(self.where) if self.kind is Kind.JOURNAL else None
+        self.report: Report | None = None
+        self.standings = Standings(None)
+        self.grown = 0
+        self.verified = 0
+        self._verified_bytes = 0
+        self._all_bytes = 0
+        self._reading = Stage()
+        self._verifying = Stage()
+        self._index: TrailIndex | None = None
+        self._filling: TrailIndex | None = None
+        self._services: dict[str, str] = {}
+        self._followed_at = float("-inf")
+        self._closing = threading.Event()
+        self._is_read = threading.Event()
+        self._changed = threading.Event()
+        self._swap = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=f"view-{name}", daemon=True)
+            for name, work in (("read", self._read), ("verify", self._verify))
+        ]
+
+    def start(self) -> None:
+        """Begin to read and to verify."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop, and remove the temporary files."""
+        self._closing.set()
+        self._is_read.set()
+        self._changed.set()
+        for index in (self._filling, self._index):
+            if index is not None:
+                index.stop()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(_STOP_S)
+        for index in (self._filling, self._index):
+            if index is not None:
+                index.close()
+
+    @property
+    def reading(self) -> Stage:
+        """How far the trail has been read."""
+        filling = self._filling
+        if self._reading.is_done or self._reading.error or filling is None:
+            return self._reading
+        return Stage(share=filling.share())
+
+    @property
+    def verifying(self) -> Stage:
+        """How far the present verification has come; done with the last one. It begins when all has been read."""
+        if self._verifying.is_done or self._verifying.error or not self._all_bytes:
+            return self._verifying
+        return Stage(share=min(1.0, self._verified_bytes / self._all_bytes))
+
+    def follow(self) -> None:
+        """Take note that somebody follows the trail."""
+        self._followed_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def index(self) -> Iterator[TrailIndex | None]:
+        """Give what has been read so far, for some questions; None before there is anything."""
+        with contextlib.ExitStack() as stack:
+            with self._swap:
+                reader = stack.enter_context(self._index.reader()) if self._index is not None else None
+            yield reader
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        with contextlib.suppress(_Closed):
+            work()
+
+    # Reading.
+
+    def _read(self) -> None:
+        try:
+            latest = Latest(self.directory) if self.directory is not None else None
+            if latest is not None:
+                first = TrailIndex()
+                first.fill([])
+                first.add([self._with_service(each) for each in latest.last(_FIRST)])
+                self._show(first)
+            self._fill()
+            self._reading = Stage(is_done=True)
+        except (AuditError, OSError) as error:
+            if self._closing.is_set():
+                return
+            self._reading = Stage(error=str(error))
+            return
+        finally:
+            self._is_read.set()
+        if latest is not None:
+            self._follow_lines(latest)
+        else:
+            self._follow_by_reading_again()
+
+    def _fill(self) -> None:
+        filling = self._filling = TrailIndex()
+        try:
+            with self._opened() as store:
+                filling.fill([store])
+        except BaseException:
+            self._filling = None
+            filling.close()
+            raise
+        self._show(filling)
+        self._filling = None
+
+    def _show(self, index: TrailIndex) -> None:
+        with self._swap:
+            former, self._index = self._index, index
+        self._grown()
+        if former is not None:
+            former.close()  # whoever asks it at this moment has a connection of his own
+
+    def _grown(self) -> None:
+        self.grown += 1
+        self._changed.set()
+
+    def _with_service(self, seen: Seen) -> tuple[bytes, str]:
+        service = self._services.get(seen.stream_id)
+        if service is None and self.directory is not None:
+            service = service_in(stream_header(StreamFiles(self.directory, seen.stream_id)))
+            self._services[seen.stream_id] = service
+        return seen.line, service or ""
+
+    def _follow_lines(self, latest: Latest) -> None:
+        index = self._index
+        assert index is not None  # `_fill` has shown it
+        reached = index.reached()
+        while not self._closing.wait(_LOOK_EVERY_S):
+            with contextlib.suppress(AuditError, OSError):  # the next look may succeed; `verify` says what is wrong
+                new = [each for each in latest.new() if each.seq > reached.get(each.stream_id, 0)]
+                if new:
+                    index.add([self._with_service(each) for each in new])
+                    for each in new:
+                        reached[each.stream_id] = max(each.seq, reached.get(each.stream_id, 0))
+                    self._grown()
+
+    def _follow_by_reading_again(self) -> None:
+        took_s, known = 0.0, self._files()
+        while not self._closing.wait(max(_AGAIN_S, _SHARE * took_s)):
+            if time.monotonic() - self._followed_at > _FOLLOWED_S or (known and self._files() == known):
+                continue
+            begun, known = time.monotonic(), self._files()
+            with contextlib.suppress(AuditError, OSError):
+                self._fill()
+            took_s = time.monotonic() - begun
+
+    # Verifying.
+
+    def _verify(self) -> None:
+        self._is_read.wait()
+        if self.kind is Kind.EVENT_LOG:
+            return
+        while not self._closing.is_set():
+            self._changed.clear()
+            begun, known = time.monotonic(), self._files()
+            try:
+                report = self._verified()
+                self.standings, self.report = Standings(report), report
+                self._verifying = Stage(is_done=True)
+            except (AuditError, OSError) as error:
+                self._verifying = Stage(error=str(error))
+            self.verified += 1
+            took_s = time.monotonic() - begun
+            self._closing.wait(max(_AGAIN_S, _SHARE * took_s))
+            while not self._closing.is_set() and (self._files() == known if known else not self._changed.is_set()):
+                self._closing.wait(_AGAIN_S)
+
+    def _verified(self) -> Report:
+        self._verified_bytes, self._all_bytes = 0, 0
+        if self.directory is not None:
+            self._all_bytes = bytes_of(self.directory)
+            return verify_directory(self.directory, self._pins, passed=self._passed)
+        with self._opened() as store:
+            return verify_store(store, self._pins, passed=self._passed)
+
+    def _passed(self, size_bytes: int) -> None:
+        if self._closing.is_set():
+            raise _Closed
+        self._verified_bytes += size_bytes
+
+    def _files(self) -> Mapping[str, tuple[int, int]]:
+        """Return size and time of each file of the trail: what has changed if it has grown. Empty for a log store."""
+        found: dict[str, tuple[int, int]] = {}
+        path = Path(self.where)
+        with contextlib.suppress(OSError, ValueError):
+            for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                with contextlib.suppress(OSError):
+                    state = each.stat()
+                    found[str(each)] = (state.st_size, state.st_mtime_ns)
+        return found
