@@ -12,7 +12,7 @@ from copy import copy
 from typing import Final, Self
 
 from otel_audit.query.columns import COLUMNS, events_sql
-from otel_audit.query.database import TrailDatabase
+from otel_audit.query.database import TrailDatabase, _Trail
 from otel_audit.stores.store import Store
 
 __all__ = ["TrailIndex"]
@@ -50,6 +50,8 @@ class TrailIndex(TrailDatabase):
         self._execute("CREATE TABLE indexed AS SELECT * FROM events")
         for view in ("events", "sought"):
             self._execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM indexed")
+        self._trail = _Trail(is_indexed=True)
+        self._held.close()
 
     def add(self, lines: Sequence[tuple[bytes, str]]) -> int:
         """Add lines, each with the service that wrote it; return how many. The others are no JSON, and are counted.

@@ -84,7 +84,7 @@ def state(trail: ViewedTrail) -> Mapping[str, Any]:
     """Return how far reading and verifying have come."""
     report = trail.report
     with trail.index() as index:
-        gathered = index.gathered if index is not None else None
+        unread = list(index.gathered.unread()) if index is not None else []
     return {
         "version": __version__,
         "source": trail.where,
@@ -95,8 +95,7 @@ def state(trail: ViewedTrail) -> Mapping[str, Any]:
         "verifying": _stage(trail.verifying) if trail.kind is not Kind.EVENT_LOG else None,
         "verdict": str(report.verdict) if report is not None else None,
         "lines": sum(stream.lines for stream in report.streams) if report is not None else 0,
-        "damaged": gathered.damaged if gathered is not None else 0,
-        "others": gathered.others if gathered is not None else 0,
+        "unread": unread,
     }
 
 

@@ -713,11 +713,10 @@
   }
   $("follow").addEventListener("click", () => setFollowing(!following));
 
-  function showReading(reading, others, damaged) {
+  function showReading(reading, unread) {
     $("reading").hidden = reading.is_done;
     if (reading.is_done) {
-      const odd = [damaged && `${count(damaged)} damaged pieces were passed over, which may hold events`, others && `${count(others)} records of other programs were passed over`].filter(Boolean);
-      $("about").textContent = [odd.join("; "), `otel-audit ${seen.version}`].filter(Boolean).join(" · ");
+      $("about").textContent = [...unread, `otel-audit ${seen.version}`].join(" · ");
       return;
     }
     if (reading.error) {
@@ -743,7 +742,7 @@
         $("source").replaceChildren(element("span", { class: "unseen" }, `${state.kind}: `), shown(state.source));
         document.title = `Audit trail: ${plain(state.source)}`;
       }
-      showReading(state.reading, state.others, state.damaged);
+      showReading(state.reading, state.unread);
       showVerdict(state);
       const isVerified = state.verified !== seen.verified && state.verdict;
       if (isVerified) {
