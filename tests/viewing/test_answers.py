@@ -26,8 +26,9 @@ from otel_audit.verification.ledger import Pins
 from otel_audit.viewing import answers
 from otel_audit.viewing.answers import Unanswerable
 from otel_audit.viewing.trail import ViewedTrail
-from tests.query.test_query import archive_of, events, filters
+from tests.query.test_query import events, filters
 from tests.recording import recorder
+from tests.stores.archives import archive_of
 from tests.verification.forge import Forge
 from tests.verification.verifiers import of_python
 from tests.viewing.trails import ALICE, all_events, asking, logging, some_events, tampered, until, viewed
