@@ -16,6 +16,7 @@ from tests.compose.toolchain import compose_loader
 
 __all__ = [
     "COMPOSE_FILE",
+    "CONFIGS",
     "DEBUG_FILE",
     "GRAFANA",
     "ROOT",
@@ -64,7 +65,7 @@ def compose_config(environ: dict[str, str], *overrides: Path) -> subprocess.Comp
 @cache
 def project(*overrides: Path) -> dict[str, Any]:
     """The compose project with nothing set but what has to be set."""
-    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "chosen by the user"}, *overrides)
+    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD_FILE": "./chosen-by-the-user"}, *overrides)
     assert loaded.returncode == 0, loaded.stderr
     read: dict[str, Any] = json.loads(loaded.stdout)
     return read
@@ -104,6 +105,7 @@ def ports_listened_on() -> dict[str, set[int]]:
         "loki": {loki()["server"]["http_listen_port"]},
         "tempo": {tempo()["server"]["http_listen_port"], *(port_of(protocol["endpoint"]) for protocol in protocols)},
         "prometheus": {9090},
+        "alertmanager": {9093},
         "grafana": {3000},
     }
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.compose.stack import ROOT, bind_mounts, load_yaml, prometheus
+from tests.compose.stack import ROOT, bind_mounts, load_yaml, loki, prometheus
+from tests.compose.test_dashboard import labels_in_loki
 from tests.compose.toolchain import parse_queries
 from tests.servers import VMALERT_TOOL
 
@@ -18,11 +19,12 @@ pytestmark = pytest.mark.processes
 
 RULES = ROOT / "collector-config" / "alerts" / "audit.yaml"
 UNIT_TESTS = Path(__file__).parent / "alerts" / "audit.yaml"
+OF_LOKI = RULES.parent / "loki" / "people.yaml"
 OPERATIONS = ROOT / "docs" / "operations.md"
 
 
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in load_yaml(RULES)["groups"] for rule in group["rules"]]
+def rules(path: Path = RULES) -> list[dict[str, Any]]:
+    return [rule for group in load_yaml(path)["groups"] for rule in group["rules"]]
 
 
 def unit_tests() -> list[dict[str, Any]]:
@@ -73,9 +75,11 @@ def test_every_counter_of_a_unit_test_is_not_there_at_first() -> None:
             assert [series["series"] for series in test["input_series"] if not series["values"].startswith("_")] == []
 
 
-def test_every_expression_is_promql_and_keeps_the_labels_that_its_texts_show() -> None:
-    for rule, parsed in zip(rules(), parse_queries("promql", [rule["expr"] for rule in rules()]), strict=True):
-        kept = set(re.findall(r"\w+", " ".join(parsed.nodes.get("GroupingLabels", []))))
+@pytest.mark.parametrize(("path", "language"), [(RULES, "promql"), (OF_LOKI, "logql")])
+def test_every_expression_parses_and_keeps_the_labels_that_its_texts_show(path: Path, language: str) -> None:
+    read = rules(path)
+    for rule, parsed in zip(read, parse_queries(language, [rule["expr"] for rule in read]), strict=True):
+        kept = set(re.findall(r"\w+", " ".join(parsed.nodes.get("GroupingLabels", parsed.nodes.get("Labels", [])))))
         shown = set(re.findall(r"\$labels\.(\w+)", "".join(rule["annotations"].values())))
         assert parsed.errors == (), rule["alert"]
         assert shown <= kept, rule["alert"]
@@ -84,8 +88,9 @@ def test_every_expression_is_promql_and_keeps_the_labels_that_its_texts_show() -
 def test_every_alert_has_a_section_that_says_what_to_do() -> None:
     headings = re.findall(r"^#### (\w+)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
 
-    assert headings == [rule["alert"] for rule in rules()]
-    for rule in rules():
+    everything = [*rules(), *rules(OF_LOKI)]
+    assert headings == [rule["alert"] for rule in everything]
+    for rule in everything:
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
         assert rule["labels"]["severity"] in {"critical", "warning"}
 
@@ -95,3 +100,15 @@ def test_prometheus_loads_the_alerts() -> None:
 
     assert bind_mounts("prometheus")[str(Path(pattern).parent)] == RULES.parent
     assert [path.name for path in RULES.parent.glob(Path(pattern).name)] == [RULES.name]
+
+
+def test_every_label_that_a_rule_of_loki_names_is_one_that_is_written() -> None:
+    for parsed in parse_queries("logql", [rule["expr"] for rule in rules(OF_LOKI)]):
+        assert set(parsed.nodes["Identifier"]) - labels_in_loki() == set()
+
+
+def test_loki_loads_its_rules_for_the_tenant_that_everybody_is() -> None:
+    [target] = [target for target, source in bind_mounts("loki").items() if source == OF_LOKI.parent]
+
+    assert target == f"{loki()['ruler']['storage']['local']['directory']}/fake"
+    assert loki()["auth_enabled"] is False

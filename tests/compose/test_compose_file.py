@@ -15,17 +15,19 @@ from tests.compose.stack import (
     bind_mounts,
     collector_builder,
     compose_config,
+    load_yaml,
     port_of,
     ports_listened_on,
     project,
     services,
     volume_mounts,
 )
+from tests.servers import AGENT_CONFIG
 
 pytestmark = pytest.mark.processes
 
 IMAGES_WITHOUT_A_SHELL = ("collector", "loki", "tempo")
-CONFIGURED_BY_FILE = ("collector", "loki", "tempo", "prometheus")
+CONFIGURED_BY_FILE = ("collector", "loki", "tempo", "prometheus", "alertmanager")
 VARIABLE_OF_THE_AGENT = re.compile(r"\$\{env:(\w+)")
 
 
@@ -37,7 +39,7 @@ def test_the_stack_does_not_start_without_a_password_of_the_users_own() -> None:
     refused = compose_config({})
 
     assert refused.returncode != 0
-    assert "GRAFANA_ADMIN_PASSWORD" in refused.stderr
+    assert "GRAFANA_ADMIN_PASSWORD_FILE" in refused.stderr
     assert "docs/operations.md" in refused.stderr
 
 
@@ -77,7 +79,7 @@ def test_a_service_that_writes_events_cannot_reach_the_stores() -> None:
     networks = {name: set(service["networks"]) for name, service in services().items() if "networks" in service}
 
     assert networks["demo-service"] & networks["collector"]
-    for store in ("loki", "tempo", "prometheus", "grafana"):
+    for store in ("loki", "tempo", "prometheus", "alertmanager", "grafana"):
         assert not networks["demo-service"] & networks[store], store
     for store in ("loki", "tempo", "prometheus"):
         assert networks["collector"] & networks[store], store
@@ -109,7 +111,7 @@ def test_every_published_port_can_be_moved_when_it_is_taken() -> None:
         "GRAFANA_PORT": "41007",
     }
 
-    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD": "x", **moved}, DEBUG_FILE)
+    loaded = compose_config({"GRAFANA_ADMIN_PASSWORD_FILE": "./x", **moved}, DEBUG_FILE)
 
     assert set(re.findall(r'"published":\s*"(\d+)"', loaded.stdout)) == set(moved.values())
 
@@ -200,9 +202,9 @@ def test_the_health_of_the_collector_is_that_of_its_disks_too() -> None:
     assert all(mount["read_only"] for mount in mounts)
 
 
-@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+@pytest.mark.parametrize("name", ["prometheus", "alertmanager", "grafana"])
 def test_a_health_check_inside_a_container_asks_a_port_that_is_open_there(name: str) -> None:
-    [url] = re.findall(r"http://\S+", " ".join(services()[name]["healthcheck"]["test"]))
+    [url] = re.findall(r"http://[^\s]+", " ".join(services()[name]["healthcheck"]["test"]))
 
     assert urlsplit(url).hostname == "127.0.0.1"
     assert urlsplit(url).port in ports_listened_on()[name]
@@ -250,6 +252,33 @@ def test_no_service_keeps_a_capability_or_can_gain_one() -> None:
     for name, service in services().items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_no_service_writes_outside_its_volume_and_a_place_for_temporary_files() -> None:
+    for name, service in services().items():
+        assert service["read_only"] is True, name
+        assert service.get("tmpfs", ["/tmp"]) == ["/tmp"], name
+
+
+def test_no_service_can_take_all_memory_or_all_processes_of_the_machine() -> None:
+    for name, service in services().items():
+        assert 0 < int(service["mem_limit"]) <= 2 << 30, name
+        assert 0 < service["pids_limit"] <= 256, name
+
+
+def test_the_collector_refuses_before_its_memory_is_at_its_end() -> None:
+    limiter = load_yaml(AGENT_CONFIG)["processors"]["memory_limiter"]
+
+    assert int(services()["collector"]["mem_limit"]) >= 2 * (limiter["limit_mib"] << 20)
+
+
+def test_the_password_is_a_file_and_no_variable() -> None:
+    [secret] = services()["grafana"]["secrets"]
+    environment = services()["grafana"]["environment"]
+
+    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{secret['source']}"
+    assert "file" in project()["secrets"][secret["source"]]
+    assert "GF_SECURITY_ADMIN_PASSWORD" not in environment
 
 
 def test_events_are_taken_while_the_stores_are_away() -> None:

@@ -47,7 +47,7 @@ def _parsed(kind: str, language: str, **values: str) -> list[Parsed]:
     return parse_queries(language, [written_out(query["expr"], **values) for query in queries(kind)])
 
 
-def _labels_in_loki() -> set[str]:
+def labels_in_loki() -> set[str]:
     """Everything a record can be asked for in Loki: its attributes, its own fields, and the labels of its resource."""
     indexed = loki()["limits_config"]["otlp_config"]["resource_attributes"]["attributes_config"]
     resource = chain.from_iterable(rule["attributes"] for rule in indexed if rule["action"] == "index_label")
@@ -169,7 +169,7 @@ def test_every_label_that_a_logql_query_names_is_one_that_is_written() -> None:
     for parsed in _parsed("loki", "logql"):
         made = set(re.findall(r"(\w+)=`", parsed.text)) & {"actor", *(f"asked_{name}" for name in PERSONAL)}
 
-        assert set(parsed.nodes.get("Identifier", [])) - made - _labels_in_loki() == set()
+        assert set(parsed.nodes.get("Identifier", [])) - made - labels_in_loki() == set()
 
 
 def test_every_field_that_a_line_shows_is_one_that_is_written() -> None:
@@ -178,7 +178,7 @@ def test_every_field_that_a_line_shows_is_one_that_is_written() -> None:
     for line in lines:
         shown = set(FIELD_OF_A_TEMPLATE.findall(line))
         assert shown >= {"audit_actor_id", "audit_action", "audit_result", "audit_target_id"}
-        assert shown - _labels_in_loki() == set()
+        assert shown - labels_in_loki() == set()
 
 
 def test_the_filter_by_actor_finds_an_id_and_a_name() -> None:

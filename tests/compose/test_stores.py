@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.compose.stack import (
+    CONFIGS,
     dashboards,
     data_sources,
+    load_yaml,
     loki,
     port_of,
     ports_listened_on,
@@ -89,7 +91,9 @@ def test_loki_counts_by_person_for_more_than_its_default_of_500() -> None:
 def test_a_store_writes_to_its_volume_only(name: str) -> None:
     [kept] = volume_mounts(name)
 
-    written = list(_paths({"loki": loki, "tempo": tempo}[name]()))
+    config = {"loki": loki, "tempo": tempo}[name]()
+    read = {config.get("ruler", {}).get("storage", {}).get("local", {}).get("directory")}
+    written = [path for path in _paths(config) if path not in read]
 
     assert written
     assert [path for path in written if not PurePosixPath(path).is_relative_to(kept)] == []
@@ -198,3 +202,28 @@ def test_a_trace_links_to_its_events() -> None:
 
 def test_prometheus_is_asked_in_steps_of_its_scrape_interval() -> None:
     assert data_sources()["prometheus"]["jsonData"]["timeInterval"] == prometheus()["global"]["scrape_interval"]
+
+
+@pytest.mark.processes
+def test_what_fires_reaches_alertmanager_and_is_shown_in_grafana() -> None:
+    [prometheus_sends_to] = [
+        target
+        for manager in prometheus()["alerting"]["alertmanagers"]
+        for each in manager["static_configs"]
+        for target in each["targets"]
+    ]
+    ruler = loki()["ruler"]
+
+    assert prometheus_sends_to == urlsplit(ruler["alertmanager_url"]).netloc == "alertmanager:9093"
+    assert data_sources()["alertmanager"]["url"] == ruler["alertmanager_url"]
+    assert (ruler["enable_api"], ruler["enable_alertmanager_v2"]) == (True, True)
+
+
+def test_every_route_of_alertmanager_leads_to_a_receiver() -> None:
+    config = load_yaml(CONFIGS / "alertmanager.yaml")
+    routes = [config["route"], *config["route"].get("routes", [])]
+
+    assert {route["receiver"] for route in routes if "receiver" in route} <= {
+        each["name"] for each in config["receivers"]
+    }
+    assert "receiver" in config["route"]
