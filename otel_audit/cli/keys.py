@@ -15,7 +15,7 @@ from otel_audit.cli.options import GivenPath, unreadable
 from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.ledger.entries import SignedNote, statements_backwards
 from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.notices import escaped
+from otel_audit.notices import escaped, shown_json
 from otel_audit.redaction.pseudonyms import Pseudonyms, read_keyring
 from otel_audit.settings import Settings
 from otel_audit.settings.proof import default_log_name
@@ -29,7 +29,8 @@ _WRONG_USAGE: Final = 2
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def keygen(file: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the path of the file as one JSON object.")
+def keygen(file: Path, as_json: bool) -> None:
     """Make an identity key in FILE, which only you may read.
 
     Set OTEL_AUDIT_IDENTITY_KEY to the file, keep a copy of it where the host cannot reach it, and give auditors what
@@ -40,13 +41,17 @@ def keygen(file: Path) -> None:
     except ConfigError as error:
         click.echo(f"otel-audit keygen: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)
+    if as_json:
+        click.echo(shown_json({"file": str(file)}))
+        return
     click.echo(f"made {escaped(str(file))}; now: otel-audit vkey {escaped(str(file))} DIR")
 
 
 @click.command()
 @click.argument("file", type=GivenPath(exists=True, file_okay=True))
 @click.argument("directory", metavar="[DIR]", required=False, type=GivenPath(exists=True))
-def vkey(file: Path, directory: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the key and its name as one JSON object.")
+def vkey(file: Path, directory: Path | None, as_json: bool) -> None:
     """Print the verifier key of the identity in FILE, a private or a public key in PEM.
 
     Its name is that of the ledger in DIR, as its notes carry it. Without DIR it is the log name of the settings, which
@@ -61,7 +66,8 @@ def vkey(file: Path, directory: Path | None) -> None:
                 err=True,
             )
             sys.exit(_FINDING)
-        click.echo(str(VerifierKey(name, public)))
+        key = str(VerifierKey(name, public))
+        click.echo(shown_json({"vkey": key, "name": name}) if as_json else key)
     except AuditError as error:
         click.echo(f"otel-audit vkey: {escaped(str(error))}", err=True)
         sys.exit(_WRONG_USAGE)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from otel_audit.access import AccessUnrecorded, recorded_access
 from otel_audit.cli.options import GivenPath, directory_argument, unreadable
 from otel_audit.errors import ProofUnavailable
-from otel_audit.notices import escaped
+from otel_audit.notices import escaped, shown_json
 from otel_audit.verification.proving import ProofMade, places_of
 from otel_audit.verification.proving import prove as prove_line
 
@@ -27,7 +28,8 @@ _FINDING: Final = 1
 @click.option(
     "--out", metavar="FILE", type=GivenPath(), help="Where to write it, such as event.tlog-proof; without, to stdout."
 )
-def prove(event_id: str, directory: Path, out: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Say what was proven as one JSON object, with the proof in it.")
+def prove(event_id: str, directory: Path, out: Path | None, as_json: bool) -> None:
     """Write the proof that the event EVENT_ID stands in the trail as it was written.
 
     The proof holds that event and no other, and is checked without this machine: by `otel-audit verify --proof`, or by
@@ -37,17 +39,34 @@ def prove(event_id: str, directory: Path, out: Path | None) -> None:
         with recorded_access("prove", [os.path.abspath(directory)], [f"event_id={event_id}"]) as look:
             made = _made(directory, event_id)
             look.add(1)
-            if out is None:
+            if out is not None:
+                out.write_bytes(bytes(made.proof))
+            if as_json:
+                click.echo(shown_json(_as_json(made)))
+            elif out is None:
                 sys.stdout.buffer.write(bytes(made.proof))
                 sys.stdout.buffer.flush()
-            else:
-                out.write_bytes(bytes(made.proof))
     except ProofUnavailable as error:
+        if as_json:
+            click.echo(shown_json({"message": str(error)}))
+            sys.exit(_FINDING)
         click.echo(f"otel-audit prove: {escaped(str(error))}", err=True)
         sys.exit(_FINDING)
     except AccessUnrecorded as error:
         raise click.UsageError(escaped(str(error))) from error
-    _say_who_signed(made)
+    if not as_json:
+        _say_who_signed(made)
+
+
+def _as_json(made: ProofMade) -> Mapping[str, Any]:
+    shown = made.proof.unsigned()
+    return {
+        "stream_id": shown.stream_id,
+        "seq": shown.seq,
+        "origin": shown.origin,
+        "signers": list(map(str, made.signers)),
+        "proof": bytes(made.proof).decode(),
+    }
 
 
 def _made(directory: Path, event_id: str) -> ProofMade:

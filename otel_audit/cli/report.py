@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ import click
 
 from otel_audit.access import AccessUnrecorded, recorded_access
 from otel_audit.cli.options import GivenMoment, GivenPath, unreadable
-from otel_audit.cli.source import opened_source, places_of
+from otel_audit.cli.source import opened_source, places_of, progress_bar
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
 from otel_audit.errors import ProofUnavailable
 from otel_audit.journal.files import replace_file, replacing_file
@@ -29,6 +29,7 @@ from otel_audit.signing.keys import VerifierKey
 from otel_audit.stores.location import NothingStored
 from otel_audit.stores.store import Kind, Store, StoreUnreadable
 from otel_audit.verification.archive import verify_store
+from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Report
 from otel_audit.verification.ledger import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
@@ -146,13 +147,20 @@ def _made(
     """Return the report, and the evidence for it if there is a scratch directory to gather it in."""
     made_ns = time.time_ns()
     evidence = None
-    with TrailDatabase([store], out=scratch / EVENTS_PARQUET if scratch is not None else None) as database:
-        activity = activity_in(database, asked, rows_max=rows_max)
+    with ExitStack() as stack:
+        with progress_bar("reading", lambda: None):  # by DuckDB, which says nothing on its way
+            out = scratch / EVENTS_PARQUET if scratch is not None else None
+            database = stack.enter_context(TrailDatabase([store], out=out))
+            activity = activity_in(database, asked, rows_max=rows_max)
         if scratch is not None:
             evidence = Evidence(store, database, asked, scratch)
-            evidence.gather(event_ids)
+            with progress_bar("gathering evidence", lambda: None) as passed:
+                evidence.gather(event_ids, passed)
         gathered = database.gathered
-    verification = _verified(store, pins)
+    with progress_bar(
+        "verifying", lambda: bytes_of(Path(store.where)) if store.kind is Kind.JOURNAL else None
+    ) as passed:
+        verification = _verified(store, pins, passed)
     conclusion = (
         verdict_words(verification).plain
         if verification is not None
@@ -161,14 +169,14 @@ def _made(
     return TrailReport(store.where, made_ns, asked, activity, gathered, conclusion, verification), evidence
 
 
-def _verified(store: Store, pins: Pins) -> Report | None:
+def _verified(store: Store, pins: Pins, passed: Callable[[int], None]) -> Report | None:
     match store.kind:
         case Kind.EVENT_LOG:
             return None
         case Kind.JOURNAL:
             try:
-                return verify_directory(Path(store.where), pins)
+                return verify_directory(Path(store.where), pins, passed=passed)
             except OSError as error:
                 raise unreadable(Path(store.where), error) from error
         case _:
-            return verify_store(store, pins)
+            return verify_store(store, pins, passed=passed)

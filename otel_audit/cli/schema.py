@@ -19,6 +19,7 @@ from otel_audit.records.attributes import (
     SCHEMA_VERSION,
 )
 from otel_audit.records.facts import Verdict, verdict_of
+from otel_audit.reporting.schema import TABLES, trail_report_schema
 from otel_audit.verification.findings import report_schema
 
 __all__ = ["event_schema", "schema", "schema_markdown"]
@@ -114,6 +115,9 @@ def event_schema() -> dict[str, Any]:
 @click.option("--json", "form", flag_value="json", default="json", help="The JSON Schema of the event (default).")
 @click.option("--attributes", "form", flag_value="attributes", help="The table of OTel attributes.")
 @click.option("--report", "form", flag_value="report", help="The JSON Schema of what `verify --json` prints.")
+@click.option(
+    "--trail-report", "form", flag_value="trail-report", help="The JSON Schema of what `report --json` prints."
+)
 @click.option("--markdown", "form", flag_value="markdown", help="The page docs/schema.md, whole.")
 def schema(form: str) -> None:
     """Print the fields of an event and the OTel attributes that they are mapped to."""
@@ -122,6 +126,8 @@ def schema(form: str) -> None:
             click.echo("\n".join(_columns([("key", "type", "from", "named by"), *_attribute_cells()])))
         case "report":
             click.echo(json.dumps(report_schema(), indent=2))
+        case "trail-report":
+            click.echo(json.dumps(trail_report_schema(), indent=2))
         case "markdown":
             click.echo(schema_markdown(), nl=False)
         case _:
@@ -154,6 +160,7 @@ def schema_markdown() -> str:
         severities=_table(("outcome", "severity", "`audit.outcome`", "`audit.result`"), _verdict_cells()),
         attributes=_table(("key", "type", "from", "named by", "note"), _mapped_cells()),
         report=_table(("key", "what it is"), _report_cells()),
+        trail_report=_table(("key", "what it is"), _trail_report_cells()),
         conformance=_table(("the draft says", "here", "why"), _CONFORMANCE),
     )
 
@@ -206,6 +213,12 @@ def _report_cells() -> Iterator[tuple[str, str]]:
         for key, field in part["properties"].items():
             if said := field.get("description"):
                 yield f"`{name}.{key}`", said
+
+
+def _trail_report_cells() -> Iterator[tuple[str, str]]:
+    for key, field in trail_report_schema()["properties"].items():
+        columns = ", ".join(f"`{column}`" for column in TABLES[key][1]) if key in TABLES else ""
+        yield f"`{key}`", f"{field['description']} {columns}".rstrip()
 
 
 def _verdict_cells() -> Iterator[tuple[str, str, str, str]]:
@@ -363,6 +376,13 @@ Only in the body: `action.arguments_digest`, `redacted`, `truncated`, `prev_hash
 What `otel-audit verify --json` prints. The JSON Schema of it: `otel-audit schema --report`.
 
 {report}
+
+## Report on a trail
+
+What `otel-audit report --json` prints. The JSON Schema of it: `otel-audit schema --trail-report`. A table is an object
+of `rows`, whose columns stand behind its sentence here, and of `more`, which says how many rows are left out.
+
+{trail_report}
 
 ## Conformance with the OTel audit draft
 

@@ -74,7 +74,10 @@ def progress_bar(
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    # Rich would write to stderr what the command writes to stdout meanwhile, so that a pipe got none of it.
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(doing)
         if console.is_terminal:
             bar.update(task, total=size_bytes(), completed=done_bytes())

@@ -93,20 +93,20 @@ class Evidence:
         self._last: list[tuple[str, int, bytes]] = []  # the last line of each run
         self._journal = Path(store.where) if store.kind is StoreKind.JOURNAL else None
 
-    def gather(self, event_ids: Sequence[str], proved: Callable[[int], None] = lambda count: None) -> EvidenceMade:
+    def gather(self, event_ids: Sequence[str], passed: Callable[[int], None] = lambda size: None) -> EvidenceMade:
         """Write all that comes from the trail to the scratch directory, and return what it is.
 
-        `proved` is called with 1 for each proof that was tried.
+        `passed` is called with the bytes of each line and of each proof.
 
         Raises:
             ProofUnavailable: an event that was named cannot be proven.
             QueryUnanswered: DuckDB cannot answer.
             OSError: the trail cannot be read, or there is no room.
         """
-        self._write_events()
+        self._write_events(passed)
         self._database.write_parquet(*self._database.select(self._asked))
         self._write_ledger()
-        self._write_proofs(event_ids, proved)
+        self._write_proofs(event_ids, passed)
         return self._made
 
     def write(self, file: IO[bytes], report: TrailReport) -> None:
@@ -136,7 +136,7 @@ class Evidence:
                 with open(self._scratch / name, "rb") as source, archive.open(about, "w", force_zip64=True) as target_:
                     shutil.copyfileobj(source, target_, _CHUNK_BYTES)
 
-    def _write_events(self) -> None:
+    def _write_events(self, passed: Callable[[int], None]) -> None:
         """Write the lines that were asked for, by stream and number, with the headers that say who wrote them."""
         condition, values = self._asked.where()
         of_stream = f"stream_id IN (SELECT stream_id FROM sought WHERE {condition})"
@@ -161,6 +161,7 @@ class Evidence:
                     runs.append((seq, seq))
                 self._last.append(before := (stream_id, seq, line))
                 file.write(line + b"\n")
+                passed(len(line) + 1)
                 self._made.lines += 1
                 self._made.events += not is_system(line)
 
@@ -198,7 +199,7 @@ class Evidence:
             if seq is not None and line is not None:
                 yield Line(line.encode(), int(seq))
 
-    def _write_proofs(self, event_ids: Sequence[str], proved: Callable[[int], None]) -> None:
+    def _write_proofs(self, event_ids: Sequence[str], passed: Callable[[int], None]) -> None:
         """Prove each event that was named, and then the last line of each run, as far as that is possible."""
         if self._journal is None:
             if event_ids:
@@ -212,23 +213,24 @@ class Evidence:
             if not places:
                 raise ProofUnavailable(f"expected an event of the id {event_id!r} in {self._journal}, got none")
             for place in places:
-                self._write_proof(place)
-            proved(1)
+                passed(self._write_proof(place))
         for stream_id, seq, line in self._last[-RUNS_PROVEN_MAX:]:
             try:
-                self._write_proof(Place(StreamFiles(self._journal, stream_id), Line(line, seq)))
+                passed(self._write_proof(Place(StreamFiles(self._journal, stream_id), Line(line, seq))))
             except ProofUnavailable as error:
                 self._made.unproven.append({"stream_id": stream_id, "seq": seq, "why": str(error)})
-            proved(1)
 
-    def _write_proof(self, place: Place) -> None:
+    def _write_proof(self, place: Place) -> int:
+        """Write a proof that is not there yet. Return its size in bytes."""
         stream_id, seq = place.files.stream_id, place.line.seq
         name = f"proofs/{stream_id}.{seq}.tlog-proof"
         if (self._scratch / name).exists():
-            return
-        (self._scratch / name).write_bytes(bytes(prove(place).proof))
+            return 0
+        proof = bytes(prove(place).proof)
+        (self._scratch / name).write_bytes(proof)
         event_id = json.loads(place.line.content).get("event_id")
         self._made.proofs.append({"file": name, "event_id": event_id, "stream_id": stream_id, "seq": seq})
+        return len(proof)
 
     def _contents(self, report: TrailReport) -> Mapping[str, Any]:
         made, verification = self._made, report.verification
