@@ -58,7 +58,7 @@ TABLES: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     ),
     "failed_logins": ("Failed logins by actor and address.", {**_WHO, "client": _TEXT_OR_NULL, **_SPAN, **_LAST}),
     "new_actors": (
-        "Actors whose first event is in the period; null where the trail has nothing from before it.",
+        "Actors first seen in the period; null where nothing precedes it.",
         {**_WHO, **_SPAN, "client": _TEXT_OR_NULL, "first_event_id": _TEXT_OR_NULL},
     ),
     "services": (
@@ -101,7 +101,7 @@ def trail_report_schema() -> dict[str, Any]:
             {
                 "source": {**_TEXT, "description": "The trail: a path, or a URL without its credentials."},
                 "made_ns": {**_TIME, "description": "When it was made, in nanoseconds since 1970."},
-                "version": {**_TEXT, "description": "The version of otel-audit that made it."},
+                "version": {**_TEXT, "description": "The version of this package."},
                 "since_ns": {
                     **_TIME_OR_NULL,
                     "description": "The beginning of the period; null for the trail's.",
