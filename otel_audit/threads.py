@@ -33,6 +33,7 @@ __all__ = [
     "acquired",
     "begin_anew",
     "get_ident",
+    "give_way",
     "new_lock",
     "new_rlock",
     "process",
@@ -64,6 +65,7 @@ new_lock: Final[Callable[[], threading.Lock]] = _original("_thread", "allocate_l
 new_rlock: Final[Callable[[], threading.RLock]] = _original("_thread", "RLock")
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 real_sleep: Final[Callable[[float], None]] = _original("time", "sleep")  # for the holder of one of our locks
+_GIVE_WAY_S: Final = 0.0001
 _start_new_thread: Final = _original("_thread", "start_new_thread")
 
 
@@ -226,6 +228,11 @@ def _gives_way() -> bool:
         return False
     gevent = sys.modules["gevent"]
     return gevent.getcurrent() is not gevent.get_hub()  # a signal handler may run in the hub, which must not sleep
+
+
+def give_way() -> None:
+    """Let other threads run. Without a sleep they get the interpreter only when its switch interval is over: 5 ms."""
+    real_sleep(_GIVE_WAY_S)
 
 
 def _looked(try_once: Callable[[], bool], timeout_s: float) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +64,7 @@ class _HeaderLine(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(_HeaderLine).decode
+_LINES_AT_A_TIME: Final = 128  # as much work as building 32 records
 _LINE_BYTES: Final = 1024  # the assumed length of a line before any was read
 
 
@@ -94,10 +95,14 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class StreamReader:
-    """Read whole lines of one stream from any position. For one thread at a time; writers are not disturbed."""
+    """Read whole lines of one stream from any position. For one thread at a time; writers are not disturbed.
 
-    def __init__(self, files: StreamFiles) -> None:
+    `give_way` is called after every 128 lines, so that an event loop of the same process is not held up.
+    """
+
+    def __init__(self, files: StreamFiles, *, give_way: Callable[[], None] | None = None) -> None:
         self.files = files
+        self._give_way = give_way
         self._number = 0
         self._descriptor = -1
         self._header: Mapping[str, Any] = {}
@@ -209,7 +214,7 @@ class StreamReader:
         return Chunk(self._header, (), Position(closed, 0, position.seq), damage)
 
     def _parse(self, block: Block, begin: Position, max_lines: int, stop: int | None, *, is_cut: bool) -> Chunk:
-        found, end = _lines_in(block, begin, self.files.stream_id, max_lines, is_cut=is_cut)
+        found, end = _lines_in(block, begin, self.files.stream_id, max_lines, is_cut=is_cut, give_way=self._give_way)
         lines = tuple(each for each in found if type(each) is Line)
         damage = tuple(each for each in found if type(each) is Damage) if len(lines) < len(found) else ()
         if lines:
@@ -270,7 +275,13 @@ def segment_lines_backwards(files: StreamFiles, number: int, end: int | None = N
 
 
 def _lines_in(
-    block: Block, begin: Position, stream_id: str, max_pieces: int = -1, *, is_cut: bool = False
+    block: Block,
+    begin: Position,
+    stream_id: str,
+    max_pieces: int = -1,
+    *,
+    is_cut: bool = False,
+    give_way: Callable[[], None] | None = None,
 ) -> tuple[list[Line | Damage], Position]:
     """Return the lines and the damage of a block, and the position after it.
 
@@ -284,7 +295,7 @@ def _lines_in(
     search, own = TAIL.search, stream_id.encode()
     pieces = block.data.split(b"\n", max_pieces)
     del pieces[-1]  # the piece after the last newline that counts
-    for content in pieces:
+    for position, content in enumerate(pieces, 1):
         length = len(content)
         match = search(content, max(0, length - TAIL_BYTES))
         if match is None or match[3] != own or content[0] != 0x7B:  # {
@@ -296,6 +307,8 @@ def _lines_in(
             seq, is_cut = number, False
             found.append(Line(content, seq, segment, offset + length - len(content)))
         offset += length + 1
+        if give_way is not None and position % _LINES_AT_A_TIME == 0:
+            give_way()
     return found, Position(segment, offset, seq)
 
 

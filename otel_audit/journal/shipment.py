@@ -18,6 +18,7 @@ from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import StreamReader, has_lines_after, stream_header
 from otel_audit.journal.removal import origin_of
+from otel_audit.threads import give_way
 
 __all__ = ["Adoption", "Shipment", "adopt", "take"]
 
@@ -57,7 +58,7 @@ class Shipment:
 
     def reader(self) -> StreamReader:
         """A reader of its lines, for one thread."""
-        return StreamReader(self.files)
+        return StreamReader(self.files, give_way=give_way)
 
     def has_lines_after(self, position: Position) -> bool:
         """True when a whole line of the stream stands behind this position.

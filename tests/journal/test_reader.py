@@ -68,6 +68,16 @@ def test_a_read_that_a_limit_ended_says_that_there_is_more(tmp_path: Path) -> No
     assert (len(rest.lines), rest.more) == (2, False)
 
 
+def test_other_threads_are_let_in_after_every_128_lines(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, STREAM_ID)
+    files.segment(1).write_bytes(b"".join(_line(seq) + b"\n" for seq in range(1, 401)))
+    ways: list[None] = []
+
+    chunk = StreamReader(files, give_way=lambda: ways.append(None)).read(Position(), max_lines=2048, max_bytes=1 << 20)
+
+    assert (len(chunk.lines), len(ways)) == (400, 3)
+
+
 def test_a_read_that_a_segment_ended_says_that_another_one_follows(tmp_path: Path) -> None:
     files = StreamFiles(tmp_path, STREAM_ID)
     files.segment(1).write_bytes(_line(1) + b"\n")

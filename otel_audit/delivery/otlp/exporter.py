@@ -7,7 +7,7 @@ from typing import Protocol
 from otel_audit.delivery.outcomes import Batch, ExportOutcome, Refused, RefusedFor
 from otel_audit.records.encoding import UnreadableLine, encoded_request
 from otel_audit.settings import OtlpProtocol, OtlpSettings
-from otel_audit.threads import real_sleep
+from otel_audit.threads import give_way
 
 __all__ = ["OtlpExporter"]
 
@@ -37,7 +37,7 @@ class OtlpExporter:
     def export(self, batch: Batch) -> ExportOutcome:
         """Send the lines of the batch as one request, and return what became of them."""
         try:
-            request = encoded_request(batch.header, batch.contents, give_way=_give_way)
+            request = encoded_request(batch.header, batch.contents, give_way=give_way)
         except UnreadableLine as error:
             return Refused(str(error))
         except MemoryError:
@@ -58,14 +58,6 @@ class OtlpExporter:
     def close(self) -> None:
         """Close the connections. A later export opens new ones."""
         self._transport.close()
-
-
-_GIVE_WAY_S = 0.0001
-
-
-def _give_way() -> None:
-    """Let other threads run. Without a sleep they get the interpreter only when its switch interval is over: 5 ms."""
-    real_sleep(_GIVE_WAY_S)
 
 
 def _transport(settings: OtlpSettings) -> _Transport:
