@@ -397,8 +397,7 @@ _NO_SPAN = Context()  # the caller knows its span, or knows that there is none
 def _tagged(fields: dict[str, Any], tags: Sequence[str]) -> dict[str, Any]:
     own = fields.get("tags")
     both = dict.fromkeys([*(own if isinstance(own, list) else ()), *tags])
-    tagged = {**fields, "tags": list(both)}
-    return {name: tagged[name] for name in AuditEvent.model_fields if name in tagged}
+    return {**fields, "tags": list(both)}
 
 
 def _given(**fields: Any) -> dict[str, Any]:
