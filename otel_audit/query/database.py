@@ -390,13 +390,16 @@ class _Trail:
         """Return the query for the events, without those that cannot lie in the time or lack a clue."""
         files = [file for file, (first, last) in self.files.items() if _overlap(first, last, since_ns, last_ns)]
         condition = " AND ".join(["true", *map(_has_clue, clues)])
-        events = events_sql(Lines(files, self.spool).sql(condition), few=few)
+        parts = []
+        if files or self.spool is not None or not self.packed:
+            parts.append(events_sql(Lines(files, self.spool).sql(condition), few=few))
         if self.packed:
-            bounds = [f"time_ns >= {since_ns}"] * (since_ns is not None) + [f"time_ns <= {last_ns}"] * (
+            bounds = ["true"]
+            bounds += [f"time_ns >= {since_ns}"] * (since_ns is not None) + [f"time_ns <= {last_ns}"] * (
                 last_ns is not None
             )
-            events += f" UNION ALL {packed_rows(self.packed, _COLUMNS)} WHERE {' AND '.join(bounds) or 'true'}"
-        return events
+            parts.append(f"{packed_rows(self.packed, _COLUMNS)} WHERE {' AND '.join(bounds)}")
+        return " UNION ALL ".join(parts)
 
     def newest_ns(self, count: int, last_ns: int | None) -> int | None:
         """Return the time at which the newest parts begin, `count` of them; None if those are all."""
