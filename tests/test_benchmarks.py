@@ -120,3 +120,16 @@ def test_the_cost_of_the_ledger_is_measured_beside_a_process_without_one() -> No
     )
 
     assert [line.partition("  ")[0] for line in done.stdout.splitlines()] == ["without the ledger", "with it"]
+
+
+def test_questions_to_a_trail_are_measured_beside_a_plain_read() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.query", "--events", "2000", "--rounds", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.count("of one person") == 6
+    assert "a plain read of the journal" in done.stdout

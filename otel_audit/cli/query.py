@@ -116,7 +116,7 @@ def query(
             recorded_access("query", places_of(ctx, sources), asked, since_ns=since_ns, until_ns=until_ns)
         )
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
-        database = stack.enter_context(TrailDatabase(stores, out=out))
+        database = stack.enter_context(TrailDatabase(stores, out=out, asked=filters if sql is None else None))
         _Answer(database, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
         for said in database.gathered.unread():
             click.echo(said, err=True)

@@ -20,10 +20,12 @@ from otel_audit.errors import AuditError
 from otel_audit.query.columns import COLUMNS, events_sql
 from otel_audit.query.filters import Clue, Filters, Place
 from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
-from otel_audit.query.lines import Lines, Run, have_copies, packed_rows, packed_runs, quoted, runs_in, spans_in
+from otel_audit.query.lines import Lines, Run, Span, have_copies, packed_rows, packed_runs, quoted, runs_in, spans_in
 from otel_audit.stores.columns import ColumnStore, load_duckdb
 from otel_audit.stores.directory import DirectoryStore
-from otel_audit.stores.store import Store, StoreUnreadable
+from otel_audit.stores.loki import LokiStore
+from otel_audit.stores.store import Sought, Store, StoreUnreadable
+from otel_audit.stores.victorialogs import VictoriaLogsStore
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,7 +39,9 @@ _ORDER: Final = "ORDER BY time_ns DESC, stream_id DESC, seq DESC"
 _ORDER_BY_TIME: Final = "ORDER BY time_ns DESC"
 _COLUMNS: Final = ", ".join(column.name for column in COLUMNS)
 _PAGE_MAX: Final = 10_000  # the longest answer that is looked for in the newest part of the trail first
-_TRIES: Final = 2  # each with a part that is as large as the one before makes expect
+_EVERYTHING: Final = Sought()
+_FIRST_TRY: Final = 20  # lines for each event that is asked for
+_TRIES: Final = 2  # the second with a part that is as large as the first makes expect
 
 
 class QueryUnanswered(AuditError):
@@ -55,6 +59,7 @@ class TrailDatabase:
     """The events of some stores. One thread; to be closed, since a copy of some lines may be in a temporary file.
 
     `out` is the one file, or the one directory, that may be written. `gathered` says what of the stores is no event.
+    With `asked`, log stores are asked for no more than those filters find, so no question may go beyond them.
 
     Raises:
         QueryUnanswered: DuckDB is not installed.
@@ -62,10 +67,10 @@ class TrailDatabase:
         StoreUnreadable: a log store cannot be asked.
     """
 
-    def __init__(self, stores: Sequence[Store], *, out: Path | None = None) -> None:
+    def __init__(self, stores: Sequence[Store], *, out: Path | None = None, asked: Filters | None = None) -> None:
         self._begin(out, ":memory:", _MEMORY)
         try:
-            self._load(stores)
+            self._load(stores, (asked or Filters()).sought())
         except BaseException:
             self.close()
             raise
@@ -212,7 +217,7 @@ class TrailDatabase:
         )
         return connection
 
-    def _load(self, stores: Sequence[Store]) -> None:
+    def _load(self, stores: Sequence[Store], sought: Sought = _EVERYTHING) -> None:
         """Make the view `events`, and allow nothing but it from then on."""
         path = Path(self._temporary.name) / "lines.jsonl"
         segments: list[Segment] = []
@@ -224,6 +229,8 @@ class TrailDatabase:
                     segments += self._held.add_journal(store, spool)
                 elif isinstance(store, ColumnStore):
                     packed += [str(each) for each in store.files]
+                elif isinstance(store, LokiStore | VictoriaLogsStore):
+                    spool.add_found(store, sought)
                 else:
                     spool.add_store(store)
             runs: dict[str, list[Run]] = {each.file: [] for each in segments}
@@ -239,7 +246,7 @@ class TrailDatabase:
             spooled = runs_in([str(path)], self._all_rows, is_spool=True)
             self.gathered.damaged += spool.lines - sum(run.lines for run in spooled if run.stream_id is not None)
             known += spooled
-        spans: list[tuple[int, int]] = []
+        spans: list[Span] = []
         if packed:
             known += self._packed_runs(packed)
             spans += spans_in(packed, self._all_rows)
@@ -248,7 +255,7 @@ class TrailDatabase:
             "CREATE TEMP TABLE sources AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(?::VARCHAR[]) AS service",
             [[each.file for each in whole], [spool.service_of(each.stream_id) for each in whole]],
         )
-        files = {run.file: (run.first_ns, run.last_ns) for each in whole for run in runs[each.file]}
+        files = {run.file: Span(run.first_ns, run.last_ns, run.lines) for each in whole for run in runs[each.file]}
         self._trail = _Trail(files, str(path) if spool.lines else None, packed, spans, have_copies(known))
         self._make_views()
         self._lock([*files, *self._held.removed_names, *packed, str(path)])
@@ -286,9 +293,9 @@ class TrailDatabase:
         """Return a time from which on there are as many events as are asked for; None if there are fewer."""
         if limit is None or limit > _PAGE_MAX or self._has_differing_copies():
             return None
-        parts = 1
+        wanted = _FIRST_TRY * limit
         for _ in range(_TRIES):
-            since_ns = self._trail.newest_ns(parts, filters.last_ns())
+            since_ns, lines = self._trail.newest(wanted, filters.last_ns())
             if since_ns is None or (filters.since_ns is not None and since_ns <= filters.since_ns):
                 break
             found, first_ns = self._first_of(replace(filters, since_ns=since_ns), limit)
@@ -296,7 +303,7 @@ class TrailDatabase:
                 return first_ns
             if not found:
                 break
-            parts = 2 * parts * limit // found
+            wanted = 2 * lines * limit // found
         # In packed files the times are a column of their own, which tells whose lines have to be unpacked.
         return self._first_of(filters, limit)[1] if self._trail.is_packed else None
 
@@ -366,15 +373,15 @@ class TrailDatabase:
 
 @dataclass(slots=True)
 class _Trail:
-    """The parts of a trail. `files` are whole segments with their first and last times, `spans` those of row groups.
+    """The parts of a trail. `files` are whole segments, `spans` the row groups of the packed files.
 
     With an index, the views read nothing of this.
     """
 
-    files: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    files: Mapping[str, Span] = field(default_factory=dict)
     spool: str | None = None
     packed: Sequence[str] = ()
-    spans: Sequence[tuple[int, int]] = ()
+    spans: Sequence[Span] = ()
     has_copies: bool = False
     has_differing: bool | None = None
     is_indexed: bool = False
@@ -388,7 +395,7 @@ class _Trail:
         self, *, few: bool, since_ns: int | None = None, last_ns: int | None = None, clues: Sequence[Clue] = ()
     ) -> str:
         """Return the query for the events, without those that cannot lie in the time or lack a clue."""
-        files = [file for file, (first, last) in self.files.items() if _overlap(first, last, since_ns, last_ns)]
+        files = [file for file, span in self.files.items() if _overlap(span, since_ns, last_ns)]
         condition = " AND ".join(["true", *map(_has_clue, clues)])
         parts = []
         if files or self.spool is not None or not self.packed:
@@ -401,23 +408,30 @@ class _Trail:
             parts.append(f"{packed_rows(self.packed, _COLUMNS)} WHERE {' AND '.join(bounds)}")
         return " UNION ALL ".join(parts)
 
-    def newest_ns(self, count: int, last_ns: int | None) -> int | None:
-        """Return the time at which the newest parts begin, `count` of them; None if those are all."""
+    def newest(self, lines: int, last_ns: int | None) -> tuple[int | None, int]:
+        """Return the time from which on the newest parts have so many lines, and how many. No time if those are all."""
         if self.spool is not None or self.is_indexed:
-            return None
-        spans = [(last, first) for first, last in [*self.files.values(), *self.spans] if first is not None]
-        spans = sorted(((last, first) for last, first in spans if last_ns is None or first <= last_ns), reverse=True)
-        return min(first for _, first in spans[:count]) if len(spans) > count else None
+            return None, 0
+        found = 0
+        since_ns: int | None = None
+        for span in sorted([*self.files.values(), *self.spans], key=lambda span: span.last_ns or 0, reverse=True):
+            if span.first_ns is None or not _overlap(span, None, last_ns):
+                continue
+            if found >= lines:
+                return since_ns, found
+            since_ns = span.first_ns if since_ns is None else min(since_ns, span.first_ns)
+            found += span.lines
+        return None, found
 
 
 _DAY: Final = "strftime(time, '%Y-%m-%d')"
 
 
-def _overlap(first: int | None, last: int | None, since_ns: int | None, last_ns: int | None) -> bool:
-    """Return True if an event from `first` to `last` can lie in the time. One without a time lies in none."""
-    if first is None or last is None:
+def _overlap(span: Span, since_ns: int | None, last_ns: int | None) -> bool:
+    """Return True if one of its events can lie in the time. One without a time lies in none."""
+    if span.first_ns is None or span.last_ns is None:
         return since_ns is None and last_ns is None
-    return (since_ns is None or last >= since_ns) and (last_ns is None or first <= last_ns)
+    return (since_ns is None or span.last_ns >= since_ns) and (last_ns is None or span.first_ns <= last_ns)
 
 
 def _has_clue(clue: Clue) -> str:

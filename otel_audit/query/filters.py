@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
 from otel_audit.event_schema import Outcome
+from otel_audit.stores.store import Sought
 
 __all__ = ["WORDS", "Clue", "Filters", "Place", "moment_ns"]
 
@@ -43,6 +44,10 @@ _REWRITTEN: Final = re.compile(r'["\\/\x00-\x1f\ud800-\udfff]')
 _REWRITTEN_JSON: Final = re.compile(r'["\\/\x00-\x1f\ud800-\udfff\s{}\[\]:,]')
 _NUMBER: Final = re.compile(r"[-+.0-9eE]*")
 _INTEGER: Final = re.compile(r"[0-9]{1,15}")  # written as it is read
+# Letters whose other cases RE2 and DuckDB do not agree about: I has one with a dot, and others have one outside ASCII.
+_OTHER_CASES: Final = re.compile(r"[iI]|[^\x00-\x7f]")
+_PATTERN_MAX: Final = 200  # characters of a text, and texts of a pattern: it has to fit into a URL
+_PATTERNS_MAX: Final = 20
 _TEXTS_MAX: Final = 3  # of one word, the longest
 _WORDS_OF: Final[Mapping[Outcome, Sequence[str]]] = {
     Outcome.SUCCESS: ("success", "allow"),
@@ -141,7 +146,7 @@ class Filters:
             values.append(self.until_ns)
         if self.text:
             conditions.append("contains(lower(line), lower(?))")
-            values.append(json.dumps(self.text, ensure_ascii=False)[1:-1])
+            values.append(_written(self.text))
         if self.before is not None:
             conditions.append("(time_ns, stream_id, seq) < (?, ?, ?)")
             values += self.before
@@ -155,10 +160,37 @@ class Filters:
         of_words = (_clue(name, given) for name, given in self.words.items() if given and name != "service")
         return [clue for clue in of_words if clue]
 
+    def sought(self) -> Sought:
+        """Return what a log store is asked for: lines among which are all that are found."""
+        patterns = [
+            "|".join([*(_pattern(max(texts, key=len)[:_PATTERN_MAX]) for texts in clue), _pattern("\\u")])
+            for clue in self.clues()
+            if len(clue) <= _PATTERNS_MAX
+        ]
+        if text := max(_OTHER_CASES.split(_written(self.text)), key=len)[:_PATTERN_MAX]:
+            patterns.append(f"(?i:{_pattern(text)})")
+        services = "|".join(_pattern(word, "(?s:.*)") for word in self.words.get("service", ()))
+        if len(services) > _PATTERN_MAX * _PATTERNS_MAX:
+            services = ""
+        last_ns = self.last_ns()
+        return Sought(patterns, services, self.since_ns, None if last_ns is None else last_ns + 1)
+
     def last_ns(self) -> int | None:
         """Return the last moment at which an event can be that is found; None if there is none."""
         ends = [] if self.until_ns is None else [self.until_ns - 1]
         return min([*ends, self.before.time_ns] if self.before is not None else ends, default=None)
+
+
+def _written(text: str) -> str:
+    """Return a text as a line writes it."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _pattern(text: str, anything: str | None = None) -> str:
+    """Return the pattern of RE2 for a text, in which a `*` may stand for anything."""
+    if anything is not None:
+        return anything.join(map(_pattern, text.split("*")))
+    return "".join(char if char.isascii() and char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
 
 
 def _clue(name: str, given: Sequence[str]) -> Clue:

@@ -24,7 +24,9 @@ from otel_audit.journal.line import SEGMENT, Line, last_line_in, system_start
 from otel_audit.journal.line_file import BLOCK_BYTES, last_newline
 from otel_audit.journal.reader import header_of, service_in, stream_header
 from otel_audit.stores.directory import TORN, DirectoryStore
-from otel_audit.stores.store import DamagedBytes, ForeignRecord, Store, Stored
+from otel_audit.stores.loki import LokiStore
+from otel_audit.stores.store import DamagedBytes, ForeignRecord, Sought, Store, Stored
+from otel_audit.stores.victorialogs import VictoriaLogsStore
 
 __all__ = ["Gathered", "HeldFiles", "Segment", "Spool"]
 
@@ -160,6 +162,13 @@ class Spool:
     def add_store(self, store: Store) -> None:
         """Take all of a store."""
         self._add(store.contents())
+
+    def add_found(self, store: LokiStore | VictoriaLogsStore, sought: Sought) -> None:
+        """Take what is sought in a log store. Each record says the service, whose header may not be among them."""
+        for stored, service in store.search(sought):
+            if isinstance(stored, tuple) and isinstance(stored[1], Line):
+                self.name_service(stored[0], service)
+            self._add([stored])
 
     def add_segment(self, segment: Segment) -> None:
         """Take one segment of a journal."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Lines", "Run", "have_copies", "packed_rows", "packed_runs", "quoted", "runs_in", "spans_in"]
+__all__ = ["Lines", "Run", "Span", "have_copies", "packed_rows", "packed_runs", "quoted", "runs_in", "spans_in"]
 
 _LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
 _BUFFER_BYTES: Final = 4 << 20  # for each thread and file
@@ -34,6 +34,14 @@ class Run(NamedTuple):
     first_ns: int | None
     last_ns: int | None
     is_dense: bool
+
+
+class Span(NamedTuple):
+    """The first and the last time of the events in a part of a trail, and how many lines it has."""
+
+    first_ns: int | None
+    last_ns: int | None
+    lines: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +98,13 @@ def packed_runs(files: Sequence[str], rows: Rows) -> Sequence[Run]:
     return [Run(*row) for row in rows(_grouped(f"SELECT {columns} FROM {source}"))]
 
 
-def spans_in(files: Sequence[str], rows: Rows) -> Sequence[tuple[int, int]]:
-    """Return the first and the last time of each row group of packed files, as their footers say."""
-    return rows(
-        "SELECT TRY_CAST(stats_min_value AS BIGINT), TRY_CAST(stats_max_value AS BIGINT) "
-        f"FROM parquet_metadata([{_names(files)}]) WHERE path_in_schema = 'time_ns' AND stats_min_value IS NOT NULL"
+def spans_in(files: Sequence[str], rows: Rows) -> Sequence[Span]:
+    """Return the row groups of packed files, as their footers say."""
+    found = rows(
+        "SELECT TRY_CAST(stats_min_value AS BIGINT), TRY_CAST(stats_max_value AS BIGINT), row_group_num_rows "
+        f"FROM parquet_metadata([{_names(files)}]) WHERE path_in_schema = 'time_ns'"
     )
+    return [Span(*row) for row in found]
 
 
 def have_copies(runs: Sequence[Run]) -> bool:

@@ -19,7 +19,7 @@ from otel_audit.journal.line import Line
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
-from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
+from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, stored_record
 
 __all__ = ["LokiStore"]
 
@@ -31,6 +31,7 @@ _WINDOW_NS: Final = 28 * _DAY_NS
 _FIRST_NS: Final = 18_262 * _DAY_NS  # 2020: no trail is older
 _STREAM_ID: Final = keys.SEQUENCE_STREAM_ID.replace(".", "_")
 _NUMBER: Final = keys.SEQUENCE_NUMBER.replace(".", "_")
+_SERVICE: Final = "service_name"
 _SELECTOR: Final = '{service_name=~".+"}'
 _NUMBERS: Final = (0, 2**53)  # Loki compares numbers as doubles
 
@@ -63,7 +64,7 @@ class LokiStore(SortingStore):
         super().__init__()
         self.where = url.shown
         self._endpoint = LogEndpoint(url, {"X-Scope-OrgID": url.tenant} if url.tenant else {}, pause=pause)
-        self._query = f'{url.query or _SELECTOR} | {_STREAM_ID}!=""'
+        self._selector = url.query or _SELECTOR
         self._start_ns = _FIRST_NS if url.start_ns is None else url.start_ns
         self._end_ns = url.end_ns
         self._now_ns = now_ns
@@ -71,11 +72,22 @@ class LokiStore(SortingStore):
 
     def contents(self) -> Iterator[Stored]:
         """Yield everything, by time. Records that arrive in the meantime may be missing."""
-        begin_ns = self._start_ns
+        return (_stored(entry) for entry in self._entries(Sought()))
+
+    def search(self, sought: Sought) -> Iterator[tuple[Stored, str]]:
+        """Yield what is sought, each with the service of its writer."""
+        return ((_stored(entry), entry.labels.get(_SERVICE, "")) for entry in self._entries(sought))
+
+    def _entries(self, sought: Sought) -> Iterator[_Entry]:
+        query = self._selector + "".join(f" |~ {_quoted(pattern)}" for pattern in sought.patterns)
+        query += f' | {_STREAM_ID}!=""'
+        if sought.services:
+            query += f" | {_SERVICE}=~{_quoted(sought.services)}"
         last_ns = self._now_ns() + _DAY_NS if self._end_ns is None else self._end_ns  # clocks differ
+        begin_ns, last_ns = sought.within(self._start_ns, last_ns)
         while begin_ns < last_ns:
             end_ns = min(begin_ns + _WINDOW_NS, last_ns)
-            yield from map(_stored, self._window(begin_ns, end_ns))
+            yield from self._window(query, begin_ns, end_ns)
             begin_ns = end_ns
 
     def place_of(self, line: Line) -> str:
@@ -87,25 +99,25 @@ class LokiStore(SortingStore):
         super().close()
         self._endpoint.close()
 
-    def _window(self, begin_ns: int, end_ns: int) -> Iterator[_Entry]:
+    def _window(self, query: str, begin_ns: int, end_ns: int) -> Iterator[_Entry]:
         while begin_ns < end_ns:
-            page = self._page(self._query, begin_ns, end_ns)
+            page = self._page(query, begin_ns, end_ns)
             if len(page) < self._page_lines:
                 yield from page
                 return
             last_ns = max(entry.time_ns for entry in page)
             if last_ns == begin_ns:
-                yield from self._moment(begin_ns, _NUMBERS)
+                yield from self._moment(query, begin_ns, _NUMBERS)
                 begin_ns += 1
             else:
                 yield from (entry for entry in page if entry.time_ns < last_ns)
                 begin_ns = last_ns
 
-    def _moment(self, time_ns: int, numbers: tuple[int, int]) -> Iterator[_Entry]:
+    def _moment(self, query: str, time_ns: int, numbers: tuple[int, int]) -> Iterator[_Entry]:
         """Yield the lines of one time whose sequence numbers lie in `numbers`, the end excluded."""
         first, end = numbers
-        query = f"{self._query} | {_NUMBER}>={first} | {_NUMBER}<{end}"
-        page = self._page(query, time_ns, time_ns + 1)
+        numbered = f"{query} | {_NUMBER}>={first} | {_NUMBER}<{end}"
+        page = self._page(numbered, time_ns, time_ns + 1)
         if len(page) < self._page_lines:
             yield from page
         elif end - first == 1:
@@ -115,8 +127,8 @@ class LokiStore(SortingStore):
             )
         else:
             middle = (first + end) // 2
-            yield from self._moment(time_ns, (first, middle))
-            yield from self._moment(time_ns, (middle, end))
+            yield from self._moment(query, time_ns, (first, middle))
+            yield from self._moment(query, time_ns, (middle, end))
 
     def _page(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
         parameters = {"query": query, "start": str(begin_ns), "end": str(end_ns)}
@@ -135,6 +147,11 @@ class LokiStore(SortingStore):
                 f"{self.where}{_PATH}: expected streams of lines, got {answer[:100]!r}: {error}"
             ) from error
         return sorted(entries, key=lambda entry: entry.time_ns)
+
+
+def _quoted(pattern: str) -> str:
+    """Return a pattern as a string of LogQL, whose escapes are those of Go."""
+    return '"{}"'.format(pattern.replace("\\", "\\\\"))
 
 
 def _stored(entry: _Entry) -> Stored:

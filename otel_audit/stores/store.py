@@ -24,6 +24,7 @@ __all__ = [
     "ForeignRecord",
     "Kind",
     "Remains",
+    "Sought",
     "Store",
     "StoreUnreadable",
     "Stored",
@@ -82,6 +83,24 @@ Content = Line | Remains | DamagedBytes
 """The content of one stream."""
 Stored = tuple[str, Line] | Remains | ForeignRecord | DamagedBytes
 """The content of a store in its own order. A line comes with the id of its stream."""
+
+
+class Sought(NamedTuple):
+    """The lines that a log store is asked for: those of a time, without its end, that match all patterns.
+
+    A pattern is one of RE2 over the line, in printable ASCII and without quotes. `services` is one over the whole name
+    of the service, or empty.
+    """
+
+    patterns: Sequence[str] = ()
+    services: str = ""
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+    def within(self, since_ns: int, until_ns: int) -> tuple[int, int]:
+        """Return the part of a span of time that is asked for."""
+        since_ns = since_ns if self.since_ns is None else max(since_ns, self.since_ns)
+        return since_ns, until_ns if self.until_ns is None else min(until_ns, self.until_ns)
 
 
 class Store(Protocol):

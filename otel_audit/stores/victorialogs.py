@@ -20,14 +20,16 @@ from otel_audit.journal.line import Line
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
-from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
+from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, stored_record
 
 __all__ = ["VictoriaLogsStore"]
 
 _PATH: Final = "/select/logsql/query"
 _OURS: Final = f'"{keys.SEQUENCE_STREAM_ID}":*'
-_FIELDS: Final = f'fields _msg, _time, event_name, "{keys.SEQUENCE_STREAM_ID}", "{keys.SEQUENCE_NUMBER}"'
+_SERVICE: Final = "service.name"
+_FIELDS: Final = f'fields _msg, _time, event_name, "{_SERVICE}", "{keys.SEQUENCE_STREAM_ID}", "{keys.SEQUENCE_NUMBER}"'
 _WINDOW_LINES: Final = 50_000
+_ALL_NS: Final = (0, 2**63 - 1)
 
 
 class VictoriaLogsStore(SortingStore):
@@ -51,16 +53,26 @@ class VictoriaLogsStore(SortingStore):
 
     def contents(self) -> Iterator[Stored]:
         """Yield everything, by time. Records that arrive in the meantime with later times are left out."""
-        extent = self._extent()
+        return map(_stored, self._found(Sought()))
+
+    def search(self, sought: Sought) -> Iterator[tuple[Stored, str]]:
+        """Yield what is sought, each with the service of its writer."""
+        return ((_stored(row), str(row.get(_SERVICE, ""))) for row in self._found(sought))
+
+    def _found(self, sought: Sought) -> Iterator[dict[str, Any]]:
+        query = " ".join([self._filter, *(f"_msg:~{_quoted(pattern)}" for pattern in sought.patterns)])
+        if sought.services:
+            query += f' "{_SERVICE}":~{_quoted(f"^(?:{sought.services})$")}'
+        extent = self._extent(query, sought)
         windows = [] if extent is None else [extent]
         while windows:
             begin_ns, end_ns = windows.pop()
-            count = self._count(begin_ns, end_ns)
+            count = self._count(query, begin_ns, end_ns)
             if count > _WINDOW_LINES and end_ns - begin_ns > 1:
                 middle_ns = (begin_ns + end_ns) // 2
                 windows += [(middle_ns, end_ns), (begin_ns, middle_ns)]
             elif count:
-                yield from self._window(begin_ns, end_ns, count)
+                yield from self._window(query, begin_ns, end_ns, count)
 
     def place_of(self, line: Line) -> str:
         """See `Store`."""
@@ -71,27 +83,32 @@ class VictoriaLogsStore(SortingStore):
         super().close()
         self._endpoint.close()
 
-    def _extent(self) -> tuple[int, int] | None:
+    def _extent(self, query: str, sought: Sought) -> tuple[int, int] | None:
         """Return the time of the first line and a time after the last one, or None if there are no lines."""
-        [row] = self._rows(f"{self._filter} | stats min(_time) as first, max(_time) as last, count() as lines")
-        if row.get("lines") == "0":
-            return None
-        begin_ns, end_ns = _time_ns(row.get("first")), _time_ns(row.get("last")) + 1
+        begin_ns, end_ns = sought.within(*_ALL_NS)
         begin_ns = begin_ns if self._start_ns is None else max(begin_ns, self._start_ns)
         end_ns = end_ns if self._end_ns is None else min(end_ns, self._end_ns)
+        if begin_ns >= end_ns:
+            return None
+        is_bounded = (begin_ns, end_ns) != _ALL_NS
+        span = f"{_window(begin_ns, end_ns)} " if is_bounded else ""
+        [row] = self._rows(f"{span}{query} | stats min(_time) as first, max(_time) as last, count() as lines")
+        if row.get("lines") == "0":
+            return None
+        begin_ns, end_ns = max(begin_ns, _time_ns(row.get("first"))), min(end_ns, _time_ns(row.get("last")) + 1)
         return (begin_ns, end_ns) if begin_ns < end_ns else None
 
-    def _count(self, begin_ns: int, end_ns: int) -> int:
-        [row] = self._rows(f"{_window(begin_ns, end_ns)} {self._filter} | stats count() as lines")
+    def _count(self, query: str, begin_ns: int, end_ns: int) -> int:
+        [row] = self._rows(f"{_window(begin_ns, end_ns)} {query} | stats count() as lines")
         return int(row.get("lines", "0"))
 
-    def _window(self, begin_ns: int, end_ns: int, count: int) -> Iterator[Stored]:
+    def _window(self, query: str, begin_ns: int, end_ns: int, count: int) -> Iterator[dict[str, Any]]:
         found = 0
-        for row in self._rows(f"{_window(begin_ns, end_ns)} {self._filter} | {_FIELDS}"):
+        for row in self._rows(f"{_window(begin_ns, end_ns)} {query} | {_FIELDS}"):
             found += 1
-            yield _stored(row)
+            yield row
         # Its retention may have removed lines since the count. In that case a new count agrees.
-        if found < count and found < (left := self._count(begin_ns, end_ns)):
+        if found < count and found < (left := self._count(query, begin_ns, end_ns)):
             raise StoreUnreadable(
                 f"{self.where}: expected {left} lines from {_written(begin_ns)} to {_written(end_ns)}, got {found}; "
                 "ask again, and see -search.maxQueryDuration of the store"
@@ -120,6 +137,11 @@ def _stored(row: dict[str, Any]) -> Stored:
         place=f"_time {_written(time_ns)}",
         offset=time_ns,
     )
+
+
+def _quoted(pattern: str) -> str:
+    """Return a pattern as a string of LogsQL, whose escapes are those of Go."""
+    return '"{}"'.format(pattern.replace("\\", "\\\\"))
 
 
 def _window(begin_ns: int, end_ns: int) -> str:

@@ -24,7 +24,11 @@ from tests.servers.ports import LOOPBACK
 __all__ = ["LokiDouble"]
 
 _LIMIT_MAX = 5000
-_FILTER = re.compile(r'\s*([a-z_]+)\s*(=~|!=|>=|=|<)\s*("(?:[^"\\]|\\.)*"|\d+)\s*')
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_STAGE = re.compile(
+    rf"\s*(?:\|\s*|,\s*|{{\s*)(?P<name>[a-z_]+)\s*(?P<operator>=~|!=|>=|=|<)\s*(?P<value>{_STRING}|\d+)\s*}}?"
+    rf"|\s*\|~\s*(?P<line>{_STRING})"
+)
 
 
 @dataclass(slots=True)
@@ -112,7 +116,7 @@ class LokiDouble:
         found = [
             entry
             for entry in sorted(self.entries, key=lambda each: each.time_ns)
-            if begin <= entry.time_ns < end and all(_matches(entry.labels, *each) for each in wanted)
+            if begin <= entry.time_ns < end and all(_matches(entry, *each) for each in wanted)
         ]
         streams: dict[str, dict[str, Any]] = {}
         for entry in found[:limit]:
@@ -125,28 +129,44 @@ class LokiDouble:
 
 
 def _parsed(query: str) -> list[tuple[str, str, str]]:
-    selector, _, rest = query.partition("}")
+    """Return name, operator and value of each filter. A filter of lines has no name."""
     parsed: list[tuple[str, str, str]] = []
-    for piece in (selector.lstrip("{"), *(piece for piece in rest.split("|") if piece.strip())):
-        found = _FILTER.findall(piece)
-        assert found, f"the double does not know {piece!r}"
-        parsed += found
+    place = 0
+    while query[place:].strip():
+        found = _STAGE.match(query, place)
+        assert found, f"the double does not know {query[place:]!r}"
+        place = found.end()
+        if found["line"]:
+            parsed.append(("", "|~", found["line"]))
+        else:
+            parsed.append((found["name"], found["operator"], found["value"]))
     return parsed
 
 
-def _matches(labels: dict[str, str], name: str, operator: str, wanted: str) -> bool:
-    value = labels.get(name, "")
+def _matches(entry: _Stored, name: str, operator: str, wanted: str) -> bool:
+    value = entry.labels.get(name, "")
     match operator:
         case "=":
-            return value == str(json.loads(wanted))
+            return value == _text(wanted)
         case "!=":
-            return value != str(json.loads(wanted))
+            return value != _text(wanted)
         case "=~":
-            return re.fullmatch(json.loads(wanted), value) is not None
+            return re.fullmatch(_pattern(wanted), value) is not None
+        case "|~":
+            return re.search(_pattern(wanted), entry.body) is not None
         case ">=":
             return value.isdecimal() and float(value) >= float(wanted)
         case _:
             return value.isdecimal() and float(value) < float(wanted)
+
+
+def _text(written: str) -> str:
+    return str(json.loads(written))
+
+
+def _pattern(written: str) -> str:
+    """Return a pattern of RE2 in the syntax of Python."""
+    return re.sub(r"\\x\{([0-9a-f]+)\}", lambda found: re.escape(chr(int(found[1], 16))), _text(written))
 
 
 def _record(record: Any, shared: dict[str, str]) -> _Stored:
