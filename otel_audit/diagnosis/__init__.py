@@ -1,7 +1,12 @@
-"""Find out whether events can be recorded and delivered, as a process is configured and where it runs.
+"""Find out whether a process, as it is configured and where it runs, can record and deliver events.
 
-`otel-audit doctor` asks, in this order: `configuration` (do the settings say who records, and where events go),
-`directory` (can a journal be written there, and is the one that is there whole) and `probe` (does the endpoint accept
-an event). Each answer is a `Finding` of `findings`, with a remedy where there is something to do. Import from the
-modules themselves: `status` needs one word of `directory`, and not the exporters that `probe` loads.
+The checks of `otel-audit doctor`, in their order:
+
+1. `configuration`: do the settings name the service, and say where events go?
+2. `directory`: can a journal be kept in the directory, and is the present one complete?
+3. `ledger`: can the signed ledger of the directory go on?
+4. `probe`: does the endpoint accept a real event?
+
+Each returns a `Finding` of `findings`, with a remedy if there is something to do. Import from the modules themselves,
+since `status` and `config` need a part of the first ones and not the exporters that `probe` loads.
 """

@@ -1,14 +1,15 @@
-"""Lines on disk, who may write and send them, and what became of them.
+"""Keep lines on disk, control who may write and deliver them, and count what became of them.
 
 The life of one line, in the order of the modules that it passes:
 
-* `journal` takes an event from the caller, and `writer` and `room` see to it that there is a stream, and
-  space for it.
-* `stream` numbers the line, chains it to the one before and writes it to the open `segment`; `commit` and `background`
-  make it durable. `files` names what lies in the directory, `locks` says who may touch it.
-* `reader` reads it back, by blocks of `line_file`, as a `line`.
-* `shipment` is the right to deliver it. `cursor` keeps how far each exporter has come, `quarantine` which lines it
-  refused.
-* `counts` has the words for what became of it, and `census` counts a directory. When every exporter has it,
-  `retention` and `removal` remove its segment, and `ledger` tells of that for good.
+1. `journal`: take an event from the caller under one lock. `writer` opens a stream for it, and `room` checks the space.
+2. `stream`: number the line, chain it to the one before, and write it to the open `segment`. `background` makes it
+   durable. `files` names what lies in the directory, and `locks` says who may touch it.
+3. `reader`: read it back, in blocks of a `line_file`, as a `line`.
+4. `shipment`: hold the right to deliver the stream. `cursor` keeps the progress of each exporter, and `quarantine` the
+   lines that it refused.
+5. `ledger`: sign how far the stream came, over the tree of `stream_tree`.
+6. `retention`: choose a segment that every exporter has, by the `ages`, and `removal` removes it.
+
+`counts` has the terms for what became of a line, and `census` counts a directory.
 """

@@ -1,7 +1,10 @@
-"""Decide which events are recorded, how much of each, and which must not fail.
+"""Decide which events are recorded, how much of each, and what happens if one cannot be recorded.
 
-`policy_file` reads the rules from YAML, once. `decisions` asks them about each event: its `Facts` meet the first `Rule`
-that fits, and the `Decision` says the level and what happens if the event cannot be recorded.
+The life of one decision, in reading order:
+
+1. `policy_file`: read the rules from YAML, once, when the process starts.
+2. `decisions`: turn an event into its `Facts`, find the first `Rule` that matches them, and return the `Decision`: the
+   level at which the event is recorded, its tags, and whether a loss raises an error.
 """
 
 from otel_audit.policy.decisions import Decision, Decisions, Facts, Level, Rule

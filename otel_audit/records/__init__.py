@@ -1,9 +1,11 @@
-"""From a line of the journal to an OTel log record, or to an event of OCSF.
+"""Turn a line of the journal into an OTel LogRecord, and back.
 
-In reading order: `attributes` is the table of every key, and of the standard that names it. `facts` works out what an
-event does not say in so many words, such as its outcome in the words of OTel. `mapping` puts fields and facts under the
-keys of the table, as many as a store accepts. `encoding` makes the OTLP request of many lines: of a usual one by slices
-of it, of any other by its JSON, and of both with the pieces of protobuf that `wire` knows. `sdk` makes
-the same records for exporters that are written against the SDK. `otlp_json` reads and writes records as JSON, also
-those that others made through the OTel logs API. `ocsf` makes another record of a line: an event of OCSF, for a SIEM.
+The life of one record, in reading order:
+
+1. `encoding`: read a line, or recognise a usual one without parsing it, and build an OTLP request of many lines.
+2. `facts`: derive what the event does not say itself, such as the verdict on its outcome and its verb.
+3. `mapping`: choose the attributes of the record. `attributes` is the table of their keys, with sources.
+4. `wire`: put the request together from encoded pieces.
+5. `otlp_json` and `sdk`: read and write log records of other programs, in OTLP's JSON and as objects of OTel's SDK.
+6. `ocsf`: write an event in the format of OCSF instead.
 """

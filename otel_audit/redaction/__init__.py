@@ -1,9 +1,13 @@
-"""Keep secrets in the process, and cut what is too large.
+"""Remove secrets from an event before it is written, and cut what is too large.
 
-An event passes `redactor.Redactor`. Read it in this order: `redactor` (what is done to each field), `screen` (which
-parts of a text are secrets), `patterns` and `formats` (what secrets look like), `names` (which keys hold one),
-`values` (what only looks like a secret, where a value ends, and how a text reads once it is decoded), `caps` (how large
-a part may be, and how an event is made to fit into a line), `pseudonyms` (who acted and from where, made less exact).
+The life of one event, in reading order:
+
+1. `redactor`: check cheaply whether there is anything to do, which there rarely is. If so, clean each field.
+2. `screen`: find the secrets in a text. `patterns` and `formats` say what secrets look like. `values` decides whether a
+   match is a secret or only looks like one, and where it ends, and decodes a text that was encoded.
+3. `names`: decide by the name of a key whether its value is a secret.
+4. `pseudonyms`: replace names by pseudonyms, and shorten what is known of the client, if the user's rules say so.
+5. `caps`: limit the size of each part, and make the whole event fit into a line.
 """
 
 from otel_audit.redaction.caps import Caps

@@ -1,8 +1,11 @@
-"""Every setting, with its unit, default and range, read from code, environment or a YAML file.
+"""Read every setting from code, the environment or a YAML file, and check it.
 
-Read it in this order: `setting` (one row of the table, and what its value may be), `table`, `privacy`, `proof`,
-`service` and `otlp` (the rows), `yaml_file` and `reader` (where values come from, and which one wins), `settings` (all
-of them, checked).
+The life of one setting, in reading order:
+
+1. `setting`: a row of the table, with its names, its kind of value, its default and the reason for it.
+2. `table`, `privacy`, `proof`, `service` and `otlp`: the rows by topic.
+3. `reader`: find the value in code, environment or file, and choose the one that wins. `yaml_file` reads the file.
+4. `settings`: all settings together, checked against each other, each with the place that it came from.
 """
 
 from otel_audit.settings.otlp import Compression, OtlpProtocol, OtlpSettings
