@@ -61,9 +61,12 @@ def body_of(request: Received) -> bytes:
     return gzip.decompress(request.body) if request.header("Content-Encoding") == "gzip" else request.body
 
 
-def post(collector: Collector, service: str, records: list[dict[str, Any]], *, instance: str = "i-1") -> None:
+def post(
+    collector: Collector, service: str, records: list[dict[str, Any]], *, instance: str = "i-1", **resource_of: str
+) -> None:
     """Send records as one request, which has to be accepted."""
-    resource = {"attributes": [_attribute("service.name", service), _attribute("service.instance.id", instance)]}
+    named = {"service.name": service, "service.instance.id": instance, **resource_of}
+    resource = {"attributes": [_attribute(key, value) for key, value in named.items()]}
     request = {"resourceLogs": [{"resource": resource, "scopeLogs": [{"logRecords": records}]}]}
     requests.post(collector.logs_url, json=request, timeout=30).raise_for_status()
 
@@ -174,8 +177,22 @@ def test_the_counts_hold_nothing_of_a_person_or_a_process(collector: Collector) 
 
     [(labels, value)] = poll(lambda: counted(collector), until=bool, timeout_s=60, what="a count")
     assert value == 1
-    assert labels == {"service_name": "shop", "event_type": "http.request", "outcome": "denied"}
+    assert labels == {
+        "service_name": "shop",
+        "environment": "unknown",
+        "event_type": "http.request",
+        "outcome": "denied",
+    }
     assert "i-77" not in collector.counts()
+
+
+def test_the_environment_of_a_service_is_counted_apart(collector: Collector) -> None:
+    for environment in ("test", "production"):
+        post(collector, "shop", [record("http.request", "denied")], **{"deployment.environment.name": environment})
+
+    series = poll(lambda: counted(collector), until=lambda found: len(found) == 2, timeout_s=60, what="two series")
+
+    assert {labels["environment"] for labels, _ in series} == {"test", "production"}
 
 
 def test_a_record_of_the_plain_logs_api_is_counted_too(collector: Collector) -> None:

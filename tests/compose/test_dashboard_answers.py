@@ -116,6 +116,11 @@ METRICS = {
     ]
 }
 
+# What the metrics of a real Loki said after it had refused a record of tomorrow; no Loki runs in the tests.
+OF_LOKI = """\
+loki_discarded_samples_total{format="otlp",policy="",reason="too_far_in_future",retention_hours="744",tenant="fake"} 1
+"""
+
 
 @pytest.fixture
 def store(
@@ -139,8 +144,12 @@ def store(
 def test_every_query_has_an_answer(store: VictoriaMetrics) -> None:
     asked = {query["expr"]: as_prometheus_does(query["expr"]) for query in queries("prometheus")}
 
+    def unanswered_now() -> list[str]:
+        store.take(OF_LOKI)
+        return [text for text, query in asked.items() if not store.query(query)]
+
     unanswered = poll(
-        lambda: [text for text, query in asked.items() if not store.query(query)],
+        unanswered_now,
         until=lambda texts: not texts,
         timeout_s=120,
         what=f"an answer to each of {len(asked)} queries",

@@ -74,6 +74,10 @@ class VictoriaMetrics:
         self._scraped.write_text(yaml.safe_dump({"scrape_configs": jobs}))
         requests.post(f"{self.base_url}/-/reload", timeout=30).raise_for_status()
 
+    def take(self, exposition: str) -> None:
+        """Keep what a page of metrics said, as of now."""
+        requests.post(f"{self.base_url}/api/v1/import/prometheus", data=exposition, timeout=30).raise_for_status()
+
     def query(self, promql: str) -> list[dict[str, Any]]:
         """The series that an instant query answers with now, each with its labels and its value."""
         requests.get(f"{self.base_url}/internal/force_flush", timeout=30).raise_for_status()
