@@ -1,6 +1,6 @@
 """Find out whether a process, as it is configured and where it runs, can record and deliver events.
 
-The checks of `otel-audit doctor`, in their order:
+The checks of `otel-audit doctor`, in reading order:
 
 1. `configuration`: do the settings name the service, and say where events go?
 2. `directory`: can a journal be kept in the directory, and is the present one complete?

@@ -1,4 +1,4 @@
-"""Check the settings: do they name the service, do endpoint and protocol go together, is every variable obeyed.
+"""Check the settings: whether they name the service, endpoint and protocol match, and every variable takes effect.
 
 Nothing is sent.
 """
@@ -23,16 +23,16 @@ _PORTS: Final = {OtlpProtocol.GRPC: 4317, OtlpProtocol.HTTP_PROTOBUF: 4318}
 
 
 def destination_findings(settings: Settings) -> list[Finding]:
-    """Check that somebody said where events go, and that protocol and port belong together."""
+    """Check that a destination for events is configured, and that protocol and port match."""
     if ExporterName.OTLP in settings.export and settings.otlp is not None:
         return [_endpoint(settings, settings.otlp), _protocol(settings.otlp)]
     return [_without_otlp(settings)]
 
 
 def instrument_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
-    """Return whether the service exports in the same way when `opentelemetry-instrument` starts it.
+    """Check that the service exports in the same way when `opentelemetry-instrument` starts it.
 
-    `settings` are those of `environ`. Empty where opentelemetry-distro, which changes variables, is not installed.
+    `settings` are those of `environ`. Empty if opentelemetry-distro, which changes variables, is not installed.
     """
     if find_spec("opentelemetry.distro") is None:
         return []
@@ -46,7 +46,7 @@ def instrument_findings(settings: Settings, environ: Mapping[str, str]) -> list[
 
 
 def _otherwise(difference: str) -> Finding:
-    """Return the finding. Nothing else than a protocol in the file can lose against a variable of the distro."""
+    """Return the finding. Only a protocol in the file can lose against a variable of the distro."""
     return Finding(
         "instrument",
         f"under opentelemetry-instrument {difference}: opentelemetry-distro sets OTEL_EXPORTER_OTLP_PROTOCOL, which "
@@ -100,7 +100,7 @@ def _protocol(otlp: OtlpSettings) -> Finding:
 def _port(otlp: OtlpSettings) -> int | None:
     parts = urlsplit(otlp.endpoint)
     if parts.scheme not in ("http", "https"):
-        return None  # gRPC's own kinds of address
+        return None  # gRPC has kinds of address of its own
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
@@ -113,7 +113,7 @@ def _settings(settings: Settings) -> Finding:
     if not settings.ignored:
         return Finding("settings", "all are valid")
     has = "has" if len(settings.ignored) == 1 else "have"
-    # Not wrong: the rest of the service may want them.
+    # Not an error, since the rest of the service may need them.
     return Finding("settings", f"all are valid; {', '.join(settings.ignored)} {has} no effect on audit events")
 
 

@@ -1,6 +1,6 @@
-"""Check whether a journal can be kept in its directory, without leaving anything there or making the directory.
+"""Check whether a journal can be kept in its directory, without making the directory or leaving anything there.
 
-Another user than the service's may ask: a directory made by root would lock the service out.
+The check may run as another user than the service. A directory made by root would lock the service out.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _unusable(directory: Path, place: Path, error: OSError) -> Finding:
 
 
 def _permissions(settings: Settings) -> Finding:
-    """Report files that others can read. They need the permission to enter the directory and to read the file."""
+    """Report files that others can read. For that they must be able to enter the directory and to read the file."""
     directory = settings.directory
     mode = stat.S_IMODE(directory.stat().st_mode)
     shown = f"{directory} has mode {mode:04o}"

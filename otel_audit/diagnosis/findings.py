@@ -1,4 +1,4 @@
-"""What one check of `doctor` found, and the remedy for an export that failed."""
+"""The finding of one check of `doctor`, and the remedies for an export that failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Finding", "remedy_for"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. `remedy` says what to do; without one all is well."""
+    """The result of one check. Without a `remedy` all is well."""
 
     check: str
     says: str
@@ -88,7 +88,7 @@ _REMEDIES: Final = {
 
 
 def remedy_for(outcome: Refused | Unavailable) -> str:
-    """Return what to do about a refusal, or about an endpoint that is not available; never empty."""
+    """Return the remedy for a refusal, or for an unavailable endpoint. It is never empty."""
     match outcome:
         case Refused(about=RefusedFor.SIZE):
             return _BUSY

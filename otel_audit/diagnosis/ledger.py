@@ -1,4 +1,4 @@
-"""Check whether the signed ledger of a directory can go on: its key and lock, how far it came, and who else writes."""
+"""Check whether the signed ledger of a directory can go on: its key, its lock, its progress, and other writers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _note(files: LedgerFiles, settings: Settings, now_ns: int) -> Finding:
 
 
 def _unsigned_since(directory: Path, note_ns: int, due_ns: int) -> str:
-    """Return a stream whose writer lives and whose last line should have been signed by now; empty when all are."""
+    """Return a stream with a living writer whose last line should be signed by now, or an empty text if all are."""
     for files in streams_in(directory):
         if not FileLock.is_held(files.writer_lock):
             continue

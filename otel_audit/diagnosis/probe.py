@@ -29,7 +29,7 @@ _MAX_BYTES: Final = 1 << 20
 def probe_finding(settings: Settings, exporter: OtlpExporter) -> Finding:
     """Ask the endpoint to accept one event of this service. This takes at most the time-out of the settings.
 
-    The stream that it is in is sent as a whole, so that nothing is missing to whoever verifies the store.
+    Its whole stream is sent, so that nothing is missing for somebody who verifies the store.
     """
     try:
         batch = _recorded(settings)
@@ -56,7 +56,7 @@ def _record(trail: Trail) -> None:
 
 
 def _place(settings: Settings) -> str:
-    """Return where a journal can be tried: in memory mode there may be no other place that can be written."""
+    """Return a place where a journal can be tried. In memory mode no other place may be writable."""
     if settings.durability is Durability.MEMORY:
         return str(next(path for path in settings.directory.parents if path.exists()))
     return tempfile.gettempdir()
@@ -65,7 +65,7 @@ def _place(settings: Settings) -> str:
 def _recorded(settings: Settings) -> Batch:
     """Return the lines that a service with these settings writes for one event."""
     with tempfile.TemporaryDirectory(prefix="otel-audit-doctor-", dir=_place(settings)) as made:
-        # Without retention, whose thread would write to the directory while it is removed.
+        # Without retention, whose thread would write to the directory while it is being removed.
         here = replace(
             settings,
             directory=Path(made),

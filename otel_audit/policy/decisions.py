@@ -1,8 +1,8 @@
-"""Ask the rules of a policy about an event: what it says of itself, which rule it meets, and what follows.
+"""Find the rule of a policy that matches an event, and decide what follows.
 
-`Facts` are what a rule may ask about. `Rule` is one entry of the file. `Decisions` finds the first rule that an event
-meets in a time that hardly depends on how many rules there are. `Decision` is the answer. `as_metadata` takes the
-callers' free texts out of an event that is kept at level `metadata`.
+`Facts` are the properties of an event that a rule may examine. `Rule` is one entry of the file. `Decisions` finds the
+first rule that matches an event, in a time that hardly depends on the number of rules. `Decision` is the answer.
+`as_metadata` removes the caller's free texts from an event that is kept at level `metadata`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _READ_ACTIONS: Final = frozenset({"READ_ONLINE", "READ_OFFLINE"})
 
 
 class Facts(NamedTuple):
-    """What an event says of itself, as texts; empty where it says nothing.
+    """The properties of an event, as texts, empty if unknown.
 
-    `route`: the route template, else the path without its query. `actor`: the name of the principal; `actor_id` and
-    `issuer`: what identifies it. `outcome`: the stored word. `actions`: what was done to the resource, for the rule
+    `route` is the route template, or else the path without its query. `actor` is the name of the principal, and
+    `actor_id` and `issuer` identify it. `outcome` is the stored word. `actions` were done to the resource, for the rule
     about reads.
     """
 
@@ -66,7 +66,7 @@ class Facts(NamedTuple):
         """Return the facts of an event, whatever was assigned to its fields."""
         try:
             return cls._read(event)
-        except Exception:  # of a model that lost a field, or of a value's own methods: no rule can ask for it
+        except Exception:  # the model lost a field, or a value's own methods failed: no rule can examine it
             return cls(_text(event.event_type))
 
     @classmethod
@@ -86,7 +86,7 @@ class Facts(NamedTuple):
 
     @property
     def derived(self) -> str:
-        """Return the derived outcome: `denied` where the word is `deny`."""
+        """Return the derived outcome, such as `denied` for the word `deny`."""
         return _derived(self.outcome)
 
 
@@ -101,7 +101,7 @@ def path_of(path: str) -> str:
 
 
 def is_successful_read(facts: Facts) -> bool:
-    """Return whether `log_successful_reads=False` leaves the event out.
+    """Return True if `log_successful_reads=False` leaves the event out.
 
     Source: Feast 0.67 `AuditLogger._is_read_event`.
     """
@@ -111,7 +111,7 @@ def is_successful_read(facts: Facts) -> bool:
 
 
 def _text(value: object) -> str:
-    """Return the text itself, not an object of a class derived from `str`, whose methods may do anything."""
+    """Return the text itself, and not an object of a class derived from `str`, whose methods may do anything."""
     return value if type(value) is str else str.__str__(value) if isinstance(value, str) else ""
 
 
@@ -127,10 +127,10 @@ class Level(StrEnum):
 
 
 class Decision(NamedTuple):
-    """What becomes of an event: how much of it is recorded, and what happens if that fails.
+    """The decision on an event: how much of it is recorded, and what happens if that fails.
 
-    `is_vital`: on a disk that is nearly full it is written whatever its outcome, as with `closed`. `tags`: words that
-    the event gets.
+    If `is_vital`, it is written on a nearly full disk whatever its outcome, as with `closed`. `tags` are words that the
+    event gets.
     """
 
     level: Level
@@ -152,10 +152,10 @@ _FREE_FIELDS: Final = ("detail", "attributes")
 
 
 def as_metadata(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an event without the caller's free ones: detail, attributes, digest of the arguments.
+    """Return the fields of an event without the caller's free ones: detail, attributes and digest of the arguments.
 
-    The route template stays: it is a text of the program. So do the method and status of a request, of which a helper
-    writes nothing but the detail.
+    The route template stays, since it is a text of the program. So do the method and status of a request, which a
+    helper writes only into the detail.
     """
     left = {key: value for key, value in fields.items() if key not in _FREE_FIELDS}
     action = fields.get("action")
@@ -186,9 +186,9 @@ CONDITIONS: Final = ("type", "route", "tool", "actor", "actor_id", "issuer", "ou
 
 
 class Glob:
-    """A pattern in which `*` stands for any characters, none and `/` included; all others stand for themselves.
+    """A pattern in which `*` stands for any characters, none and `/` included. All others stand for themselves.
 
-    Matched from piece to piece without going back, so that no text takes long, however it was made.
+    It is matched piece by piece without going back, so that no crafted text takes long.
     """
 
     __slots__ = ("_first", "_last", "_middle", "_min_chars", "text")
@@ -214,9 +214,9 @@ class Glob:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule as it stands in the file. `line` and `column` count from 1; `conditions` has no entry for what is open.
+    """A rule of the file. `line` and `column` count from 1. `conditions` has entries only for the conditions given.
 
-    `level` and `on_loss`: None where the rule leaves them to the defaults.
+    `level` and `on_loss` are None if the rule leaves them to the defaults.
     """
 
     line: int
@@ -227,7 +227,7 @@ class Rule:
     tags: tuple[str, ...] = ()
 
     def decision(self, on_loss: OnLoss) -> Decision:
-        """Return the decision that follows from the rule. `on_loss` is the setting."""
+        """Return the decision of the rule. `on_loss` is the setting."""
         return Decision(self.level or Level.REQUEST, self.on_loss or on_loss, tags=self.tags)
 
 
@@ -235,21 +235,23 @@ def values_of(facts: Facts, condition: str) -> tuple[str, ...]:
     """Return the values of which one must match: word and meaning of an outcome, id and name of an actor."""
     if condition == "outcome":
         return facts.outcome, facts.derived
-    if condition == "actor" and facts.actor_id:  # or `actor: ""`, which is nobody, would match whoever has no name
+    if (
+        condition == "actor" and facts.actor_id
+    ):  # otherwise `actor: ""`, which means nobody, would match everybody without a name
         return (facts.actor_id, facts.actor) if facts.actor else (facts.actor_id,)
     return (getattr(facts, condition),)
 
 
-_REMEMBERED: Final = 256  # types are free words: a flood of them must not take memory
+_REMEMBERED: Final = 256  # types are free words, and a flood of them must not take memory
 _KNOWN_BEFORE: Final = tuple(name for name in CONDITIONS if name not in ("type", "outcome"))
 
 
 class Decisions:
-    """The rules in force. Any thread; nothing changes but what is remembered of event types.
+    """The rules in force. Any thread; nothing changes except the cached event types.
 
-    An event meets the first rule whose conditions it fulfils. With `log_successful_reads=False` there is one before
-    all others, Feast's: it leaves out reads that succeeded. Without a rule, the event is recorded whole, and `on_loss`
-    says what happens if that fails.
+    The first rule whose conditions all match decides. With `log_successful_reads=False` there is one before all others,
+    Feast's, which leaves out successful reads. If no rule matches, the event is recorded whole, and `on_loss` decides
+    what happens if that fails.
     """
 
     def __init__(self, rules: Sequence[Rule], *, on_loss: OnLoss, log_successful_reads: bool = True) -> None:
@@ -263,14 +265,14 @@ class Decisions:
         self._by_numbers: dict[int, _RulesOfType] = {}
 
     def on(self, facts: Facts) -> Decision:
-        """Return what becomes of an event."""
+        """Return the decision on an event."""
         if self._drops_reads and is_successful_read(facts):
             return self._not_kept
         number = self._of_type(facts.type).first(facts) if self.rules else None
         return self.default if number is None else self._decisions[number]
 
     def before(self, facts: Facts) -> Decision:
-        """Return what becomes of an event before its outcome is known: the strictest decision that it may get.
+        """Return the decision on an event before its outcome is known: the strictest that it may get.
 
         It is kept if it may be kept, without its free texts if they may be left out, and `closed` if it may be. It has
         every tag that it may get.
@@ -285,7 +287,10 @@ class Decisions:
         return Decision(level, OnLoss.CLOSED if closed else OnLoss.OPEN, tags=tags)
 
     def rule(self, facts: Facts) -> Rule | None:
-        """Return the rule that an event meets, None if it meets none, or the one about successful reads."""
+        """Return the rule that matches an event.
+
+        None if there is none, or if the rule about successful reads applies.
+        """
         number = None if self.is_dropped_read(facts) else self._of_type(facts.type).first(facts)
         return None if number is None else self.rules[number]
 
@@ -313,7 +318,7 @@ class Decisions:
 
 
 class _RulesOfType:
-    """The rules that an event of one type can meet, by their numbers in the whole policy."""
+    """The rules that can match an event of one type, by their numbers in the whole policy."""
 
     __slots__ = ("_all", "_before", "_numbers", "_outcome")
 
@@ -322,19 +327,19 @@ class _RulesOfType:
         self._all = (1 << len(self._numbers)) - 1
         rules = [policy[number] for number in self._numbers]
         asked = {name for rule in rules for name in rule.conditions}
-        # What no rule asks costs nothing.
+        # A property that no rule examines costs nothing.
         self._before = tuple((name, _Column(name, rules)) for name in _KNOWN_BEFORE if name in asked)
         self._outcome = _Column("outcome", rules) if "outcome" in asked else None
 
     def first(self, facts: Facts) -> int | None:
-        """Return the first rule that the event fulfils."""
+        """Return the first rule that matches the event."""
         met = self._met_before(facts)
         if met and self._outcome is not None:
             met = self._outcome.met_by(values_of(facts, "outcome"), met)
         return self._numbers[_lowest(met)] if met else None
 
     def whatever_outcome(self, facts: Facts) -> Iterator[int]:
-        """Return all rules that the event fulfils with one outcome or another, in order."""
+        """Return all rules that match the event with any outcome, in order."""
         return (self._numbers[place] for place in _each(self._met_before(facts)))
 
     def _met_before(self, facts: Facts) -> int:
@@ -347,7 +352,10 @@ class _RulesOfType:
 
 
 class _Column:
-    """One condition of all rules: which of them a value fulfils. Sets of rules are numbers with a bit for each."""
+    """One condition of all rules, with the rules whose condition a value meets.
+
+    A set of rules is a number with a bit for each.
+    """
 
     __slots__ = ("_globs", "_is_open", "_words")
 

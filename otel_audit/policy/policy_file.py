@@ -1,4 +1,4 @@
-"""The YAML file of a policy. It is read once, and strictly: an error names the line and column."""
+"""Read the YAML file of a policy, once and strictly. An error names the line and column."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TAGS_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules of a file in their order. `sha256`: of the bytes of the file, in hex."""
+    """The rules of a file in their order. `sha256` is that of the bytes of the file, in hex."""
 
     path: str
     sha256: str
@@ -54,7 +54,7 @@ def read_policy(path: str | Path) -> Policy:
 
 
 class _Rules:
-    """Makes rules of the nodes of one file."""
+    """Makes rules from the nodes of one file."""
 
     def __init__(self, file: YamlFile) -> None:
         self._mapping = file.mapping
@@ -95,7 +95,7 @@ class _Rules:
         )
 
     def _level(self, given: Mapping[str, yaml.Node], effects: Mapping[str, Any], at: str) -> Level | None:
-        """Return the level that `keep` and `level` say together."""
+        """Return the level that results from `keep` and `level`."""
         keeps: bool | None = effects.get("keep")
         level: Level | None = effects.get("level")
         if keeps is None or level is None:
@@ -147,7 +147,7 @@ class _Rules:
         return tuple(self._pattern(item, f"{at}[{number}]") for number, item in enumerate(node.value))
 
     def _pattern(self, node: yaml.Node, at: str) -> str:
-        # As it stands there, whatever YAML makes of it: `actor: 007` is no number. Only what is no text is no word.
+        # The text as written, whatever YAML makes of it: `actor: 007` is not a number.
         if not is_text(node) or is_nothing(node):
             raise self._error(node, at, "a word, in which * stands for anything, or a list of such words", _shown(node))
         return str(node.value)

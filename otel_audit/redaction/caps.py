@@ -35,7 +35,7 @@ __all__ = [
 
 
 JOURNAL_BYTES: Final = 512  # of a line, kept free for the keys that the journal adds: ids, hash, times, seq
-SHORTEST_CUT: Final = 112  # characters: the marker and a few of the text
+SHORTEST_CUT: Final = 112  # in characters: the marker, and a few of the text
 
 _RANGES: Final[dict[str, tuple[int, int]]] = {
     "text_chars": (128, 1 << 16),
@@ -50,12 +50,12 @@ _RANGES: Final[dict[str, tuple[int, int]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The largest size of each part of an event. Only what is larger is cut; the rest stays as it is.
+    """The largest size of each part of an event. Only larger parts are cut.
 
     Raises:
         ConfigError: a cap is outside its range. The lowest `line_bytes` holds every event of the model's shape.
 
-    Source: ours. The reasons stand beside the numbers.
+    Source: ours. The reasons are beside the numbers.
     """
 
     text_chars: int = 2048  # any text: the longest URL and user agent that proxies and browsers pass on in practice
@@ -91,9 +91,9 @@ def marker_of(text: str, rest: str = "") -> str:
 
 
 def cut_text(text: str, chars: int, marker: str = "") -> str:
-    """Return at most `chars` characters of the text (112 or more); the last are the marker if it was cut.
+    """Return at most `chars` characters of the text (112 or more), ending in the marker if it was cut.
 
-    `marker`: that of the whole, where the text is only its beginning. No `[REDACTED]` is cut in two.
+    `marker` is that of the whole text if this is only its beginning. No `[REDACTED]` is cut in two.
     """
     if not marker:
         if len(text) <= chars:
@@ -103,9 +103,9 @@ def cut_text(text: str, chars: int, marker: str = "") -> str:
 
 
 def cut_key(key: str, chars: int, marker: str = "") -> str:
-    """Return the key with at most `chars` characters; two long keys that differ are still different.
+    """Return the key with at most `chars` characters. Two long keys that differ stay different.
 
-    `marker`: that of the whole, where the key is only its beginning.
+    `marker` is that of the whole key if this is only its beginning.
     """
     if len(key) <= chars and not marker:
         return key
@@ -123,7 +123,7 @@ def beginning_of(text: str, chars: int) -> str:
 
 
 def split_marker(text: str) -> tuple[str, str]:
-    """Return the text and the marker of an earlier cut, empty when there is none."""
+    """Return the text and the marker of an earlier cut, which is empty if there is none."""
     if not text.endswith("]"):
         return text, ""
     tail = text[-_MARKER_CHARS:]
@@ -141,7 +141,7 @@ Cut = Callable[[str, int], str]
 
 
 def path_of(at: Address) -> str:
-    """Return the address as it is written in `redacted` and `truncated`: `$.principal.roles[1]`."""
+    """Return the address in the form of `redacted` and `truncated`: `$.principal.roles[1]`."""
     return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in at)
 
 
@@ -151,13 +151,13 @@ def json_text(value: Any) -> str:
 
 
 class Findings(msgspec.Struct):
-    """What was removed from an event and what was cut, so far."""
+    """The parts that were removed from an event and those that were cut, so far."""
 
     cut: Cut
     most_paths: int
     redacted: set[Address] = msgspec.field(default_factory=set)
     truncated: set[Address] = msgspec.field(default_factory=set)
-    # Of texts that were cut: what is at hand of them, without secrets, and the marker of the whole.
+    # For texts that were cut: the known beginning without secrets, and the marker of the whole.
     whole: dict[Address, tuple[str, str]] = msgspec.field(default_factory=dict)
     before: dict[str, list[str]] = msgspec.field(default_factory=dict)  # the lists that the event came with
 
@@ -174,7 +174,7 @@ class Findings(msgspec.Struct):
         return sorted({*before[: self.most_paths - len(new)], *new})
 
     def _at_most(self, added: set[Address], count: int) -> set[str]:
-        """Return the paths of all; when they are too many, those of the lists and fields that hold them."""
+        """Return the paths of all. If there are too many, return those of the lists and fields that hold them."""
         for steps in (None, 2, 1, 0):
             paths = {path_of(at[:steps]) for at in added}
             if len(paths) <= count:
@@ -187,10 +187,10 @@ _PATH_CHARS: Final = 1024
 
 
 def fit_line(event: dict[str, Any], findings: Findings, caps: Caps) -> None:
-    """Cut `event` until it has at most `caps.event_bytes` as JSON, the lists of `findings` included.
+    """Cut `event` until it has at most `caps.event_bytes` as JSON, including the lists of `findings`.
 
-    Order: the texts of `attributes`, `detail`, all other texts; then `attributes` as a whole. An event of the model's
-    shape fits by then. Of any other, the largest fields become text.
+    The order is: the texts of `attributes`, `detail`, all other texts, then `attributes` as a whole. An event of the
+    model's shape fits by then. For any other, the largest fields become text.
     """
     fit = _Fit(event, findings, caps.event_bytes)
     if fit.fits():
@@ -244,7 +244,7 @@ class _Fit:
                 shortest = middle
             else:
                 longest = middle
-        # Only now is looked at what the cut has left: a secret of two letters in it grows by the mark.
+        # The remainder is checked only now: a secret of two letters in it grows by the mark.
         return any(fits_with(chars, self._findings.cut) for chars in (shortest, SHORTEST_CUT))
 
     def drop_attributes(self) -> None:
@@ -254,7 +254,7 @@ class _Fit:
             findings.redacted = {at[:1] if at[:1] == ("attributes",) else at for at in findings.redacted}
 
     def flatten_largest(self) -> bool:
-        """Return whether something could still be made smaller: the path lists first, then the largest field."""
+        """Return True if something could still be made smaller: the path lists first, then the largest field."""
         if self._findings.before or max(len(self._findings.redacted), len(self._findings.truncated)) > 1:
             self._findings.before = {}
             self._findings.redacted = {()} if self._findings.redacted else set()

@@ -1,6 +1,6 @@
-"""The formats of tokens and keys that say by themselves whose they are: one row a service.
+"""The formats of tokens and keys that reveal their service: one row for each.
 
-Lengths are lower bounds where a service gives none or has changed them before: a token that is cut is a secret too.
+Lengths are lower bounds if a service gives none or has changed them before, since a token that was cut is a secret too.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ __all__ = ["FORMATS", "SERVICE_TOKENS", "TokenFormat"]
 
 
 class TokenFormat(msgspec.Struct, frozen=True):
-    """The format of one service's tokens. The groups of `regex` are the secret part; without groups it is all of it.
+    """The format of one service's tokens. The groups of `regex` are the secret part; without groups, all of it is.
 
-    `source`: where the format is documented, or which public rule set has it.
+    `source` is the place where the format is documented, or the public rule set that has it.
     """
 
     service: str
@@ -220,7 +220,7 @@ _MIXED: Final = re.compile(rb"(?=.*[0-9])(?=.*[a-z])(?=.*[A-Z]).{6,}")
 
 
 def _is_sk_key(value: bytes) -> bool:
-    """Return True for a known kind, or a part that no name has: sk-learn-pipeline-V2 has none."""
+    """Return True for a known kind of key, or one with a part that no name has. `sk-learn-pipeline-V2` has none."""
     return _OF_A_KNOWN_KIND.fullmatch(value) is not None or any(map(_MIXED.fullmatch, re.split(rb"[_-]", value)))
 
 

@@ -51,7 +51,7 @@ _ABOUT_A_SECRET: Final = """
     server set source start state status store strength sub supported timeout total ttl type types uri url usage used
     valid verified version
 """
-# Which key or token it was is what an auditor asks for. The id of a session is a secret, and Vault's `secret_id`.
+# An auditor asks which key or token it was. But the id of a session is a secret, and so is Vault's `secret_id`.
 _ABOUT_A_SECRET_IN_TWO_WORDS: Final = """
     credential_id expires_in key_id token_id
 """
@@ -72,9 +72,9 @@ _END_CHARS: Final = 256
 
 
 class SecretNames:
-    """Names of keys whose values are secrets: the words above, and the names that a user adds or takes away.
+    """Names of keys whose values are secrets: the words above, with the names that a user adds or removes.
 
-    A name of `own` counts wherever its words stand together in a key, a name of `harmless` only as the whole key.
+    A name of `own` counts if its words stand together anywhere in a key, a name of `harmless` only as the whole key.
     """
 
     __slots__ = ("_cached", "_harmless", "_own")
@@ -85,11 +85,11 @@ class SecretNames:
         self._cached = functools.lru_cache(maxsize=2048)(self._is_secret)
 
     def is_secret(self, name: str) -> bool:
-        """Return whether a value under this key is a secret by its name: `api_key`, `X-Auth-Token`, `clientSecret`.
+        """Return True if the name of this key makes its value a secret: `api_key`, `X-Auth-Token`, `clientSecret`.
 
-        Compared by whole words, so that `input_tokens`, `token_count`, `author` and `tokenizer` are not.
+        Whole words are compared, so `input_tokens`, `token_count`, `author` and `tokenizer` do not count.
         """
-        # Only short names are remembered: the cache must not hold what a hostile caller sends.
+        # Only short names are cached, so that a hostile caller cannot fill the cache.
         return self._cached(name) if len(name) <= _CACHED_NAME_CHARS else self._is_secret(_ends_of(name))
 
     def _is_secret(self, name: str) -> bool:
@@ -103,7 +103,7 @@ class SecretNames:
 
 
 def _ends_of(name: str) -> str:
-    """Return the part that is looked at of a name longer than any in a program."""
+    """Return the part that is examined of a name that is longer than any in a program."""
     return name if len(name) <= 2 * _END_CHARS else f"{name[:_END_CHARS]} {name[-_END_CHARS:]}"
 
 
@@ -128,7 +128,7 @@ def _is_translated(name: str) -> bool:
 
 
 def _key_words(name: str) -> tuple[str, ...]:
-    """Return the words of a name; of one in another script the whole name."""
+    """Return the words of a name, or the whole name if it is in another script."""
     return tuple(_words(name)) or (unicodedata.normalize("NFKC", name).casefold(),)
 
 

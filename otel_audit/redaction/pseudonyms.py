@@ -1,8 +1,8 @@
-"""Record names as pseudonyms, and addresses of clients less exactly.
+"""Record names as pseudonyms, and the addresses of clients with less detail.
 
 A pseudonym is `p1:<key id>:<32 hex digits>`. The same name has the same pseudonym as long as the key stays the same, so
-that the actions of one person can be followed. Only somebody who holds the key can find out who it was, by trying
-names. `p1` is the first form: HMAC-SHA-256 (RFC 2104) of the name in UTF-8, its first 128 bits.
+the actions of one person can be followed. Only somebody who holds the key can find out who it was, by trying names.
+`p1` is the first form: the first 128 bits of HMAC-SHA-256 (RFC 2104) of the name in UTF-8.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ _MAKE_ONE: Final = "make one with `openssl rand -hex 32`"
 
 @dataclass(frozen=True, slots=True)
 class PseudonymKey:
-    """A key of 32 bytes. `id`: 8 hex digits that follow from it and do not tell it."""
+    """A key of 32 bytes. `id` is 8 hex digits that follow from the key and do not reveal it."""
 
     id: str
     secret: bytes = field(repr=False)
 
     @classmethod
     def of(cls, secret: bytes) -> PseudonymKey:
-        """Return the key of these 32 bytes."""
+        """Return the key made of these 32 bytes."""
         return cls(hmac.digest(secret, _KEY_ID_DOMAIN, hashlib.sha256).hex()[:8], secret)
 
     def pseudonym_of(self, name: str) -> str:
-        """Return what is recorded instead of the name."""
+        """Return the pseudonym that is recorded instead of the name."""
         return f"p1:{self.id}:{hmac.digest(self.secret, safe_text(name).encode(), 'sha256').hex()[:32]}"
 
 
 class Pseudonyms(msgspec.Struct, frozen=True):
-    """Keys, the newest first: that one is used, the others find what was recorded before."""
+    """Keys, the newest first. The newest is used, and the others find earlier pseudonyms."""
 
     keys: tuple[PseudonymKey, ...]
 
     def of(self, name: str) -> str:
-        """Return the pseudonym under the newest key. An empty name is nobody's and stays empty."""
+        """Return the pseudonym under the newest key. An empty name stays empty."""
         return self.keys[0].pseudonym_of(name) if name else name
 
     def of_principal(self, principal: Any) -> Any:
-        """Return a `principal` with pseudonyms for its names. One that is no mapping may be a name itself."""
+        """Return a `principal` with pseudonyms for its names. If it is not a mapping, it may be a name itself."""
         if type(principal) is dict:
             return {key: self._of_any(value) if key in _NAMES else value for key, value in principal.items()}
         return self._of_any(principal)
@@ -86,10 +86,10 @@ class Pseudonyms(msgspec.Struct, frozen=True):
 
 
 def read_keyring(path: str | Path) -> Pseudonyms:
-    """Return the keys in a file: 64 hex digits a line, the newest first. Empty lines and `# comments` do not count.
+    """Return the keys in a file: 64 hex digits a line, the newest first. Empty lines and `# comments` are ignored.
 
     Raises:
-        ConfigError: it cannot be read, others may read it, or it is not such a file. No key is in the message.
+        ConfigError: the file cannot be read, others may read it, or it has another format. The message shows no key.
     """
     try:
         with open(path, "rb") as file:
@@ -123,7 +123,7 @@ def _key(path: str | Path, number: int, line: bytes) -> PseudonymKey:
 
 
 def _refuse_if_others_may_read(path: str | Path, status: os.stat_result) -> None:
-    # A secret that root mounts for the service's group, as Kubernetes does, has no other way to the service.
+    # A secret that root mounts for the service's group, as Kubernetes does, can reach the service in no other way.
     allowed = 0o640 if status.st_uid == 0 and os.geteuid() != 0 else 0o600
     mode = stat.S_IMODE(status.st_mode)
     if mode & ~allowed & 0o077:
@@ -144,15 +144,15 @@ _ADDRESS_ATTRIBUTES: Final = """
 _AGENT_ATTRIBUTES: Final = "user_agent.original http.user_agent http.request.header.user-agent"
 
 _IPV4_PREFIX: Final = 24
-_IPV6_PREFIX: Final = 48  # what one customer may have. Source: RFC 6177
+_IPV6_PREFIX: Final = 48  # the block of one customer. Source: RFC 6177
 
 
 def network_of(address: str) -> str:
-    """Return the client's network, with the last octet or the last 80 bits zero. Empty if it is no address."""
+    """Return the client's network, with the last octet or the last 80 bits zero. Empty if it is not an address."""
     try:
         known = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return ""  # a name, or an address with a port: which part of it says who it is cannot be told
+        return ""  # a name, or an address with a port: nobody can tell which part identifies the client
     if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is not None:
         known = known.ipv4_mapped
     prefix = _IPV4_PREFIX if known.version == 4 else _IPV6_PREFIX
@@ -172,17 +172,20 @@ _ATTRIBUTES: Final = {
 
 
 def shortened_source(source: Any, info: ClientInfo, removed: set[Address]) -> Any:
-    """Return what `info` leaves of the `source` of an event. The addresses of what changes go to `removed`."""
+    """Return the `source` of an event with the detail that `info` allows.
+
+    The addresses of changed parts are added to `removed`.
+    """
     if info is ClientInfo.KEEP:
         return source
-    if type(source) is not dict:  # of an odd model: what it holds cannot be told
+    if type(source) is not dict:  # an odd model with unknown content
         return {}
     left = _shortened(source, "source", _SOURCE, info, removed)
     return {key: value for key, value in left.items() if key != "user_agent" or value}
 
 
 def shortened_attributes(attributes: dict[str, Any], info: ClientInfo, removed: set[Address]) -> dict[str, Any]:
-    """Return the attributes; what they say about the client is as short as it is in `source`."""
+    """Return the attributes, with those about the client shortened as in `source`."""
     return attributes if info is ClientInfo.KEEP else _shortened(attributes, "attributes", _ATTRIBUTES, info, removed)
 
 

@@ -35,10 +35,10 @@ _REDACTED = REDACTED.encode()
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """The rules of a user. Their fields are the settings of docs/settings.md, but for the keys, which are read here.
+    """The rules of a user. Its fields are the settings of docs/settings.md, except for the keys, which are read here.
 
     Raises:
-        ConfigError: a pattern is wrong; says which one, and where.
+        ConfigError: a pattern is wrong; the message names it and the place.
     """
 
     redact_patterns: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Rules(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
-        """Return the rules that the settings say.
+        """Return the rules that the settings ask for.
 
         Raises:
             ConfigError: the file of keys cannot be used.
@@ -71,22 +71,22 @@ class Rules(msgspec.Struct, frozen=True):
 
     @property
     def rewrite(self) -> bool:
-        """Return whether they may change an event in which there is no secret."""
+        """Return True if the rules may change an event that holds no secret."""
         return self.rewrite_more or self.pseudonyms is not None
 
     @property
     def rewrite_more(self) -> bool:
-        """Return whether they may change more of it than names."""
+        """Return True if the rules may change more of it than names."""
         return self.keep_attributes is not None or self.client_info is not ClientInfo.KEEP
 
     def screen(self) -> Screen:
-        """Return the screen for the secrets of the table and those of `redact_patterns`."""
+        """Return the screen for the secrets of the table and of `redact_patterns`."""
         if not self.redact_patterns:
             return standard_screen()
         return Screen(SecretPattern("own", pattern, "the user's", _is_not_redacted) for pattern in self.redact_patterns)
 
     def keeps_attribute(self, key: str) -> bool:
-        """Return whether an attribute with this key is recorded at all."""
+        """Return True if an attribute with this key is recorded at all."""
         return self.keep_attributes is None or any(_matches(key, name) for name in self.keep_attributes)
 
 
@@ -95,12 +95,12 @@ def _matches(key: str, name: str) -> bool:
 
 
 def _is_not_redacted(value: bytes) -> bool:
-    """Return whether it is no part of the mark of an earlier removal, and not empty."""
+    """Return True if the text is not empty and not part of the mark of an earlier removal."""
     return value not in _REDACTED
 
 
 def rewritten_field(name: str, value: Any, rules: Rules, removed: set[Address]) -> Any:
-    """Return a field of the model with pseudonyms and what is left of the client. No attribute is removed yet."""
+    """Return a field of the model with pseudonyms and a shortened client. No attribute is removed yet."""
     if name == "principal" and rules.pseudonyms is not None:
         return rules.pseudonyms.of_principal(value)
     if name == "source":
@@ -111,7 +111,7 @@ def rewritten_field(name: str, value: Any, rules: Rules, removed: set[Address]) 
 
 
 def rewritten_event(fields: Mapping[str, Any], rules: Rules, removed: set[Address]) -> dict[str, Any]:
-    """Return an event in which there is no secret, with all that the rules change. `fields` is not changed."""
+    """Return an event that holds no secret, with all changes of the rules. `fields` is not changed."""
     event = {name: rewritten_field(name, value, rules, removed) for name, value in fields.items()}
     attributes = event.get("attributes")
     if rules.keep_attributes is not None and type(attributes) is dict:
@@ -122,11 +122,11 @@ def rewritten_event(fields: Mapping[str, Any], rules: Rules, removed: set[Addres
 
 MODEL_FIELDS: Final = frozenset(FIELDS)
 _LISTS: Final = ("redacted", "truncated")
-_PARTS: Final = MODEL_FIELDS - {"attributes"}  # of a bounded shape
+_PARTS: Final = MODEL_FIELDS - {"attributes"}  # a bounded shape
 _PLAIN_FIELDS: Final = MODEL_FIELDS.difference(_LISTS)
 _NUMBERS: Final = frozenset({"duration_ms", "status_code", "trace_flags"})
 _NUMBER_TYPES: Final = (int, float, type(None))
-# Made by us, and never screened as long as they look so: a number or hash may look like anything.
+# Made by us, and not screened as long as they have this form, since a number or hash may look like anything.
 _GENERATED: Final = frozenset(
     [("event_id",), ("timestamp",), ("trace_id",), ("span_id",), ("action", "arguments_digest")]
 )
@@ -141,7 +141,10 @@ _LARGE: Final = 10**12  # no smaller number is a card's
 
 
 class Redactor:
-    """Removes secrets from events and cuts what is above the caps. Holds no state of an event; safe in threads."""
+    """Remove secrets from events and cut what exceeds the caps.
+
+    It holds no state of an event, and is safe in threads.
+    """
 
     __slots__ = ("_caps", "_find", "_is_secret_name", "_most_plain_texts", "_plain_chars", "_rules", "_screen")
 
@@ -158,28 +161,27 @@ class Redactor:
 
     @property
     def caps(self) -> Caps:
-        """Return the caps that events are cut to."""
+        """Return the caps for events."""
         return self._caps
 
     @property
     def pseudonym_of(self) -> Callable[[str], str] | None:
-        """Return the function that makes the pseudonym of a name; None if names are recorded."""
+        """Return the function that makes the pseudonym of a name, or None if names are recorded."""
         return self._rules.pseudonyms.of if self._rules.pseudonyms is not None else None
 
     @property
     def rewrites_more(self) -> bool:
-        """Return whether the user's rules may change more of a clean event than its names."""
+        """Return True if the user's rules may change more of a clean event than its names."""
         return self._rules.rewrite_more
 
     def is_clean(self, texts: list[str]) -> bool:
-        """Return True if `clean` would change no more than `rewritten` does in an event with these texts. It may also
-        return False where `clean` would change no more.
+        """Return True if `clean` would change no more than `rewritten` does in an event with these texts.
 
-        `texts`: every text of the event that its caller gave, the keys and texts of `attributes` included. About what
-        texts cannot show see `attributes_are_clean`.
+        It may also return False if `clean` would change no more. `texts` are all texts that the caller gave, including
+        the keys and texts of `attributes`. `attributes_are_clean` covers what texts cannot show.
 
         Raises:
-            TypeError: one of them is no text.
+            TypeError: one of them is not a text.
         """
         # An event with a list of too many items has at least as many texts, one with a text above its cap is at least
         # as long: one look at the whole is enough.
@@ -192,9 +194,9 @@ class Redactor:
             return False
 
     def attributes_are_clean(self, attributes: Mapping[str, Any]) -> bool:
-        """Return whether `clean` would change nothing in `attributes` but for its texts, which `is_clean` looks at.
+        """Return True if `clean` would change nothing in `attributes` except their texts, which `is_clean` examines.
 
-        That is: no key names a secret, all is within the caps, and all values are of the model's types.
+        That is: no key names a secret, all is within the caps, and all values have the types of the model.
         """
         if type(attributes) is not dict or len(attributes) > self._caps.attributes:
             return False
@@ -226,9 +228,8 @@ class Redactor:
     def clean(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return a new event without secrets, within the caps, that JSON and UTF-8 can hold. `fields` is not changed.
 
-        The paths of what was removed are in `redacted`, of what was cut in `truncated`, added to those that were
-        there. Cleaning it again changes nothing, but that a pseudonym gets one too. Never raises an `Exception`,
-        whatever the values are.
+        The paths of removed parts are added to `redacted`, those of cut parts to `truncated`. Cleaning the event again
+        changes nothing, except that a pseudonym gets another one. Never raises an `Exception`, whatever the values are.
         """
         with FORKS_WAIT:
             return _Cleaning(self._caps, self._rules, self._screen, self._is_secret_name).event(fields)
@@ -283,11 +284,11 @@ class _Cleaning:
     def _field(self, name: str, value: Any) -> Any:
         value = rewritten_field(name, value, self._rules, self._found.redacted)
         if name == "attributes" and value is not None:
-            # What is no mapping is a fact all the same.
+            # Even if it is not a mapping, it is a fact.
             attributes = value if type(value) is dict else self._json.of_field({"value": value})
             return self._attributes(self._kept_attributes(attributes))
         if name in _NUMBERS and type(value) not in _NUMBER_TYPES:
-            self._found.truncated.add((name,))  # a number without end, or none at all: no reader expects a text here
+            self._found.truncated.add((name,))  # infinity or NaN: no reader expects a text here
             return None
         return self._value(value, (name,))
 
@@ -301,13 +302,13 @@ class _Cleaning:
         if self._rules.keep_attributes is None:
             return attributes
         if len(attributes) > max(self._caps.list_items, self._caps.attributes):
-            self._found.truncated.add(("attributes",))  # there were more, and one of them may be to be kept
+            self._found.truncated.add(("attributes",))  # there were more, and one of them may have to be kept
         left_out = [key for key in attributes if not self._rules.keeps_attribute(key)]
         self._found.redacted |= {("attributes", self._texts.key(key).text) for key in left_out}
         return {key: value for key, value in attributes.items() if key not in left_out}
 
     def _attributes(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """Return attributes as flat as the model wants them: nested values become JSON text, None is left out."""
+        """Return attributes as flat as the model wants them. Nested values become JSON text, and None is left out."""
         present = {key: value for key, value in attributes.items() if value is not None}
         cleaned = self._object(present, ("attributes",))
         return {key: self._flat(value, ("attributes", key)) for key, value in cleaned.items()}
@@ -365,10 +366,10 @@ class _Cleaning:
         return cleaned
 
     def _is_removed(self, raw_name: str, value: Any, at: Address) -> bool:
-        """Return whether the name makes the value a secret. A yes or no, or nothing, is none: `password: true`."""
+        """Return True if the name makes the value a secret. A yes, a no or nothing is not one: `password: true`."""
         if value is None or value == "" or type(value) is bool:
             return False
-        # The name as it is written counts too: a cut may have left `token` of `token_count`.
+        # The name as written counts too, since a cut may have left `token` of `token_count`.
         if not self._is_secret_name(raw_name) and not self._is_secret_name(str(at[-1])):
             return False
         if value != REDACTED:

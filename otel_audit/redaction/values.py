@@ -1,12 +1,12 @@
-"""Tell a secret from what only looks like one, and find where it ends in a text that a person would read.
+"""Tell a secret from something that only looks like one, and find its end in a text that a person would read.
 
 A matched part may be an ordinary word ("token: expired"), a mask or a piece of code. The number of a payment card must
 have the prefix of an issuer, its length, the usual grouping and the right check digit. One number in ten has a right
-check digit by chance, so that digit alone would remove ids and times. A Visa number of 19 digits looks like an id of
-64 bits unless it is grouped, and no card has 13 digits any more.
+check digit by chance, so that digit alone would remove ids and times. A Visa number of 19 digits looks like an id of 64
+bits unless it is grouped, and no card has 13 digits any more.
 
-A secret may stand in a text that was encoded for a URL, for HTML or as a JSON string, or that was copied from a page
-with characters that nobody sees. `Reading` decodes such a text, and maps what is found in it back to the original.
+A secret may be in a text that was encoded for a URL, for HTML or as a JSON string, or that was copied from a page with
+invisible characters. `Reading` decodes such a text, and maps the parts found in it back to the original.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _ORDINARY: Final = frozenset(
     started str success the token tokens true undefined unknown unset update updated use used user valid verified
     was with write wrong yes""".split()
 )
-# What stands for a secret and is none: a mask, and the sign after which YAML has a text of several lines.
+# Placeholders for a secret: a mask, or the sign after which YAML has a text of several lines.
 _PLACEHOLDER: Final = re.compile(rb"\*+|[|>][-+0-9]{0,2}")
 # Code on a line of a traceback: `token = self._token`, `secret = get_secret(name)`. No digit, no capital.
 _CODE: Final = re.compile(
@@ -71,14 +71,14 @@ _CASES: Final = (re.compile(rb"[a-z]"), re.compile(rb"[A-Z]"), re.compile(rb"[0-
 
 
 def is_not_ordinary(value: bytes) -> bool:
-    """Return whether it is no word of an ordinary message, no mask and no code."""
+    """Return True unless it is a word of ordinary messages, a mask or code."""
     if value == _REDACTED or value.strip(b"[]{}()<>.,:;!?=").lower() in _ORDINARY:
         return False
     return _PLACEHOLDER.fullmatch(value) is None and _CODE.fullmatch(value) is None
 
 
 def is_basic_credential(value: bytes) -> bool:
-    """Return whether it decodes to `user:password`, or is too long for a word. Source: RFC 7617, section 2."""
+    """Return True if it decodes to `user:password`, or is too long for a word. Source: RFC 7617, section 2."""
     if not is_not_ordinary(value):
         return False
     digits = value.rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
@@ -92,32 +92,32 @@ _CONSTANT = re.compile(rb"[A-Z]+(?:[_-][A-Z]+)+[_-]?[0-9]{0,6}")
 
 
 def has_a_digit(value: bytes) -> bool:
-    """Return whether it is no plain word: what was made at random has a digit somewhere."""
+    """Return True unless it is a plain word, since random text has a digit somewhere."""
     return is_not_ordinary(value) and _DIGIT.search(value) is not None
 
 
 def is_random(value: bytes) -> bool:
-    """Return whether it has a digit and is not the name of an error: `ERR_TOO_MANY_REQUESTS_429`."""
+    """Return True if it has a digit and is not the name of an error, such as `ERR_TOO_MANY_REQUESTS_429`."""
     return has_a_digit(value) and _CONSTANT.fullmatch(value) is None
 
 
 def is_generated(value: bytes) -> bool:
-    """Return whether it has small and large letters and digits, and is no word with a number."""
+    """Return True if it has small and capital letters and digits, and is not a word with a number."""
     return all(case.search(value) for case in _CASES) and _WORD_WITH_A_NUMBER.fullmatch(value) is None
 
 
 def is_opaque(value: bytes) -> bool:
-    """Return whether it is no word, number or id in hex: a `key` may be any of these and no secret."""
+    """Return True unless it is a word, a number or an id in hex: a `key` may be any of these without being a secret."""
     return has_a_digit(value) and _LETTER.search(value) is not None and _HEX_OR_UUID.fullmatch(value) is None
 
 
 class SecretPattern(msgspec.Struct, frozen=True):
-    """One kind of secret in a text. The groups of `regex` are the secret part; without groups it is the whole match.
+    """One kind of secret in a text. The groups of `regex` are the secret part; without groups, the whole match is.
 
-    `source`: where the format is documented. `is_secret` has the last word on a matched part. `sign`: what every match
-    of `regex` has in it; it is looked for first, where a match may begin at any letter. `part`, where there is one,
-    takes the place of `is_secret`: it is given the text, where the match begins, and from where to where the matched
-    part goes, and says from where to where the secret goes, or None.
+    `source` is the place where the format is documented. `is_secret` decides on a matched part. `sign` is contained in
+    every match of `regex`, and is searched for first if a match may begin at any letter. `part`, if given, replaces
+    `is_secret`: it gets the text, the start of the match and the span of the matched part, and returns the span of the
+    secret or None.
     """
 
     name: str
@@ -128,7 +128,7 @@ class SecretPattern(msgspec.Struct, frozen=True):
     part: Callable[[bytes, int, int, int], tuple[int, int] | None] | None = None
 
     def secret_in(self, text: bytes, at: int, start: int, stop: int) -> tuple[int, int] | None:
-        """Return where the secret is in a text of which `start` to `stop` was matched; None where there is none."""
+        """Return the span of the secret in a text whose part from `start` to `stop` matched. None if there is none."""
         if self.part is not None:
             return self.part(text, at, start, stop)
         return (start, stop) if self.is_secret(text[start:stop]) else None
@@ -160,7 +160,7 @@ _SEPARATORS: Final = re.compile(rb"[^0-9]+")
 
 
 def is_card_number(value: bytes) -> bool:
-    """Return whether the digits, grouped by one kind of separator, are a number that a card may have."""
+    """Return True if the digits, grouped by one kind of separator, are a possible card number."""
     plain = value.replace(b"%20", b" ").replace("\u00a0".encode(), b" ")
     if len(set(_SEPARATORS.findall(plain))) > 1:
         return False
@@ -168,7 +168,7 @@ def is_card_number(value: bytes) -> bool:
 
 
 def is_card_integer(value: float) -> bool:
-    """Return whether the number, written out, is one that a card may have. A table may have made a float of it."""
+    """Return True if the number, written out, is a possible card number. A table may have made a float of it."""
     return _LOWEST <= value <= _HIGHEST and value == int(value) and _is_card(str(int(value)))
 
 
@@ -208,7 +208,7 @@ _ORDINARY_WORDS: Final = re.compile(
 )
 
 _SHORT_NAME: Final = re.compile(rb"(?i)(pass|pw|auth|sid|psk|pin|clave|parola)[^a-z]*\Z")
-# How somebody was let in, not with what.
+# The way in which somebody was authenticated, not the credential.
 _WAYS_IN: Final = frozenset(
     b"""anonymous aws azure azuread cert certificate cognito entra external github gitlab google gssapi iam internal
     kerberos key keycloak ldap ldaps local mtls mutual oauth oauth2 oidc okta openid optional pam passkey
@@ -222,9 +222,10 @@ _IS_RESET: Final = re.compile(rb"(?i)reset|password|magic|time")
 
 
 def named_value(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """Return the secret behind a name: to the end of the brackets that it opens, or of the text where none closes them.
+    """Return the secret after a name, up to the end of the brackets that it opens, or of the text if nothing closes
+    them.
 
-    `at`: where the match begins, with the name. None for an ordinary word.
+    `at` is the start of the match, with the name. None for an ordinary word.
     """
     span = _whole(data, start, stop)
     value = data[slice(*span)]
@@ -237,7 +238,7 @@ def named_value(data: bytes, at: int, start: int, stop: int) -> Span | None:
 
 
 def short_named_value(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """Return the secret behind a name that means something else as well: `pass=12` counts, `auth=ldap` says how."""
+    """Return the secret after a name with other meanings too: `pass=12` counts, `auth=ldap` does not."""
     span = _whole(data, start, stop)
     value = data[slice(*span)]
     short = _SHORT_NAME.search(data[at:start])
@@ -248,9 +249,9 @@ def short_named_value(data: bytes, at: int, start: int, stop: int) -> Span | Non
 
 
 def block(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """Return the lines behind a name that are indented more than its own, or are items of a list below it.
+    """Return the lines after a name that are indented more than its own, or are items of a list below it.
 
-    None for a sentence, and for one ordinary word.
+    None for a sentence, or for one ordinary word.
     """
     line = data.rfind(b"\n", 0, at) + 1
     indent = _indent_of(data[line : line + 256])
@@ -270,7 +271,7 @@ def block(data: bytes, at: int, start: int, stop: int) -> Span | None:
 
 
 def link_secret(data: bytes, at: int, start: int, stop: int) -> Span | None:
-    """Return the secret at the end of a link that lets somebody in. In a reset, an id in hex is a secret too."""
+    """Return the secret at the end of a link that grants access. In a password reset, an id in hex is a secret too."""
     value = data[start:stop]
     is_secret = is_random if _IS_RESET.search(data[at:start]) is not None else is_opaque
     return (start, stop) if is_secret(value) else None
@@ -391,7 +392,7 @@ _PATTERNS: Final = {
 
 
 class Reading:
-    """A text with what is encoded in it written out, and without what is not seen. `data`: its bytes."""
+    """A text with its encoded parts decoded and its invisible characters left out. `data` holds its bytes."""
 
     __slots__ = ("_is_written", "_original", "_pattern", "data")
 

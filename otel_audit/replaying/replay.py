@@ -1,11 +1,11 @@
 """The two runs of `otel-audit replay`: send the records of a source, or the quarantined lines of a journal again.
 
-`Replay` keeps how far it came in a small file that survives a kill, and the same command goes on from there. A record
-is passed over when it was refused twice alone and another one was accepted in between, so an endpoint that refuses
-everything costs no record.
+`Replay` keeps its progress in a small file that survives a kill, and the same command goes on from there. A record is
+skipped if it was refused twice alone and another one was accepted in between, so an endpoint that refuses everything
+costs no record.
 
-`QuarantineReplay` needs no file and no lock. The cursors belong to the process that ships the streams, and what is
-accepted is written down beside them.
+`QuarantineReplay` needs no file and no lock. The cursors belong to the process that ships the streams, and accepted
+lines are recorded beside them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TROUBLES_KEPT: Final = 1000
 class Tally:
     """What became of the records so far, over all runs: `read = sent + refused`.
 
-    `unreadable` counts pieces of lines. Of each kind of trouble the first thousand are listed.
+    `unreadable` counts pieces of lines. The first thousand of each kind of trouble are listed.
     """
 
     read: int = 0
@@ -64,7 +64,7 @@ class Tally:
         )
 
     def with_unreadable(self, troubles: Sequence[Trouble]) -> Tally:
-        """Return the tally with more pieces that are no records."""
+        """Return the tally with more pieces that are not records."""
         return replace(
             self,
             unreadable=self.unreadable + len(troubles),
@@ -73,7 +73,7 @@ class Tally:
 
 
 def state_path(directory: Path, source: str, endpoint: str) -> Path:
-    """Return the file for a source and where it goes: the same records may be sent to another place as well."""
+    """Return the file for a source and an endpoint, since the same records may be sent to another place as well."""
     digest = sha256(f"{source}\n{endpoint}".encode()).hexdigest()[:32]
     return directory / f"replay-{digest}.json"
 
@@ -82,7 +82,7 @@ def state_path(directory: Path, source: str, endpoint: str) -> Path:
 class ReplayState:
     """The marks of the files that were begun, and the tally up to there. The directory of `path` exists.
 
-    `note` says why a state that was there is not used.
+    `note` says why an existing state is not used.
     """
 
     path: Path
@@ -95,7 +95,7 @@ class ReplayState:
         """Return the state that an earlier run kept, or a new one.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         try:
             stored = path.read_bytes()
@@ -107,10 +107,10 @@ class ReplayState:
             return cls(path, note=f"{path}: expected the state of a replay, got something else; sending all of it")
 
     def keep(self, marks: Mapping[str, Mark], tally: Tally) -> None:
-        """Write down that all before these marks, by file, is dealt with. It is in the file when this returns.
+        """Record that everything before these marks, by file, is dealt with. It is in the file when this returns.
 
         Raises:
-            OSError: it is not; the next run begins further back.
+            OSError: it is not, and the next run begins further back.
         """
         self.marks, self.tally = {**self.marks, **marks}, tally
         replace_file(self.path, json.dumps(self._stored(), separators=(",", ":")).encode(), mode=0o600)
@@ -152,7 +152,7 @@ def _troubles(stored: Sequence[Any]) -> tuple[Trouble, ...]:
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What was kept when it ended. `left` says why it did not come to the end; empty if it did."""
+    """The state at the end. `left` says why the run did not come to the end of the source, and is empty if it did."""
 
     tally: Tally
     left: str
@@ -164,7 +164,7 @@ class ReplayReport:
 
 
 class Replay:
-    """One run over a source, from where the state says. `moved` is told how many bytes of it are passed."""
+    """One run over a source, from where the state says. `moved` is called with the number of bytes that were passed."""
 
     def __init__(
         self,
@@ -183,13 +183,13 @@ class Replay:
         self._moved = moved
         self._sending = Sending(sender, self._patience, accepted=self._count_sent, refused=self._count_refused)
         self._tally = state.tally
-        self._passed: dict[str, Mark] = {}  # not kept yet
+        self._passed: dict[str, Mark] = {}  # not stored yet
 
     def run(self) -> ReplayReport:
         """Send everything. The report says what was not sent, and why.
 
         Raises:
-            OSError: a file cannot be read, or the state not be kept.
+            OSError: a file cannot be read, or the state cannot be stored.
         """
         unfinished: list[Trouble] = []
         for portion in self._source.portions(dict(self._state.marks), self._limits):
@@ -210,7 +210,10 @@ class Replay:
             self._passed = {}
 
     def _deliver(self, portion: Portion) -> str:
-        """Send a portion. Return why the replay stops; empty if each record was accepted, or refused alone."""
+        """Send a portion.
+
+        Return why the replay stops, or an empty text if each record was accepted or refused alone.
+        """
         self._tally = self._tally.with_unreadable(portion.unreadable)
         return self._sending.deliver(portion.parcel) if portion.parcel else ""
 
@@ -223,10 +226,10 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineReport:
-    """What became of the quarantined lines, those of the journal itself included: `lines = sent + refused + missing`.
+    """What became of the quarantined lines, including the journal's own: `lines = sent + refused + missing`.
 
-    Unless `left` says why it did not come to the end. `missing` lines are not in the journal any more. A place here is
-    a stream and the number of the line in it. `streams`: how many have a quarantine.
+    That does not hold if `left` says why the run did not come to the end. `missing` lines are no longer in the journal.
+    A place here is a stream and the number of the line in it. `streams` is how many have a quarantine.
     """
 
     streams: int
@@ -266,7 +269,7 @@ class QuarantineReplay:
     def run(self) -> QuarantineReport:
         """Send every quarantined line again. The report says what was not sent, and why.
 
-        What was accepted and cannot be written down stays in quarantine.
+        An accepted line stays in quarantine if that cannot be recorded.
         """
         try:
             left = next((left for files in streams_in(self._directory) if (left := self._replay(files))), "")
@@ -318,7 +321,7 @@ def _parcels(files: StreamFiles, quarantine: Sequence[Quarantined], limits: Parc
 
 
 def _runs(exporter: str, lines: Sequence[JournalLine]) -> Iterator[Released]:
-    """Yield neighbours of one kind as one range."""
+    """Yield neighbouring lines of one kind as one range."""
     kinds = [(line.place.line, is_system(line.content)) for line in lines]
     first = kinds[0][0]
     for (seq, system), (next_seq, next_system) in pairwise([*kinds, (0, False)]):

@@ -1,10 +1,10 @@
-"""Send parcels one after the other, by the halving of delivery, and wait for an endpoint that is away.
+"""Send parcels one after the other, with the halving of delivery, and wait for an endpoint that is away.
 
-A parcel is what becomes one request. It differs from a batch of delivery in that its records may come from several
-writers, and in that whole requests from an archive pass through unchanged.
+A parcel becomes one request. Unlike a batch of delivery, its records may come from several writers, and whole requests
+from an archive pass through unchanged.
 
-Source: the outcome table of docs/delivery.md, with two differences, since a person is waiting: after a while the
-endpoint is given up, and one that refuses everything is given up at once.
+Source: the outcome table of docs/delivery.md, with two differences, since a person is waiting: the run gives up on the
+endpoint after a while, and at once if it refuses everything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """A line of which something could not be sent, and why."""
+    """A line of which something could not be sent, and the reason."""
 
     place: Place
     reason: str
@@ -61,7 +61,7 @@ class JournalLine:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that was sent before, as it was."""
+    """A request that was sent before, unchanged."""
 
     place: Place
     message: ExportLogsServiceRequest
@@ -118,7 +118,7 @@ class Parcel:
                 raise ValueError("expected more than one record to halve, got one line")
 
     def samples(self) -> list[Parcel]:
-        """Return none: no run is made of records that somebody waits for."""
+        """Return none, since nobody waits for other records here."""
         return []
 
 
@@ -136,17 +136,17 @@ def _encoded(pieces: Sequence[Piece]) -> bytes:
 
 
 class RequestSender(Protocol):
-    """Where requests go, such as `OtlpExporter`."""
+    """A sender of requests, such as `OtlpExporter`."""
 
     def send(self, request: bytes, records: int) -> ExportOutcome:
-        """Send a serialised request with so many records. Return what became of it."""
+        """Send a serialised request with this many records. Return what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How an endpoint that is away is waited for.
+    """How long and how to wait for an endpoint that is away.
 
-    `give_up_after_s`: from the first failure on. `pause` waits so many seconds, or until `stopped` is true.
+    `give_up_after_s` counts from the first failure. `pause` waits this many seconds, or until `stopped` is true.
     """
 
     give_up_after_s: float = 60.0
@@ -157,9 +157,9 @@ class Patience:
 
 
 class Sending:
-    """Gives parcels to a sender. Each record is accepted, in a part that `accepted` is told, or refused twice alone.
+    """Give parcels to a sender, until each record is accepted in a part, or refused twice alone. For one thread.
 
-    `refused` is told of the latter. One thread.
+    `accepted` is called with each accepted part, and `refused` with each refused record.
     """
 
     def __init__(
@@ -180,15 +180,18 @@ class Sending:
 
     @property
     def is_settled(self) -> bool:
-        """Return True if `refused` was told of everything that was refused."""
+        """Return True if `refused` was called for everything that was refused."""
         return not self._halving.suspects
 
     def deliver(self, parcel: Parcel) -> str:
-        """Send a parcel. Empty, or why it does not go on; what was not told then is still to be sent."""
+        """Send a parcel.
+
+        Return why it does not go on, or an empty text. Records not reported by then are still to be sent.
+        """
         return self._reason(self._halving.deliver(parcel))
 
     def settle(self) -> str:
-        """Find out whether it is the refused records that are bad. Empty, or why something stays unsettled."""
+        """Find out whether the refused records are to blame. Return why some stay unsettled, or an empty text."""
         return self._reason(self._halving.ask())
 
     def _reason(self, stopped: TooLarge | Unavailable | Stuck | None) -> str:
@@ -207,7 +210,7 @@ _STOPPED: Final = Unavailable("stopped")
 
 
 class _RequestEndpoint:
-    """A sender of requests, as an endpoint of parcels."""
+    """A sender of requests as an endpoint of parcels."""
 
     def __init__(self, sender: RequestSender, stopped: Callable[[], bool]) -> None:
         self._sender = sender
@@ -216,14 +219,14 @@ class _RequestEndpoint:
         self.last_accepted: Parcel | None = None
 
     def send(self, part: Parcel) -> ExportOutcome:
-        """See `Endpoint`. Unavailable, too, once somebody asked to stop."""
+        """See `Endpoint`. The outcome is also unavailable once somebody has asked to stop."""
         if self._stopped():
             return _STOPPED
         try:
             request = part.request()
         except MemoryError:
             raise
-        except Exception as error:  # nothing but lines went in: it will not be better the next time
+        except Exception as error:  # the request depends on the lines alone, so another attempt would fail too
             return Refused(f"no record can be built: {error or type(error).__name__}")
         outcome = self._sender.send(request, part.records)
         if isinstance(outcome, Accepted):
@@ -233,7 +236,7 @@ class _RequestEndpoint:
 
 
 class _Waiting:
-    """Waits for an endpoint that is away, as long as there is patience."""
+    """Wait for an endpoint that is away, as long as there is patience."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -241,9 +244,11 @@ class _Waiting:
         self._deadline: float | None = None  # while it is away
 
     def outlasted(self, outcome: ExportOutcome) -> ExportOutcome | None:
-        """Return the outcome if it stands: the endpoint has answered, the patience is over, or somebody asked to stop.
+        """Return the outcome if it stands.
 
-        None, after a pause, if the part is to be sent again.
+        Then the endpoint has answered, patience is over, or somebody has asked to stop.
+
+        Return None, after a pause, if the part is to be sent again.
         """
         if isinstance(outcome, Unavailable) and outcome is not _STOPPED:
             return self._wait(outcome)

@@ -1,7 +1,7 @@
-"""Read the records behind a path: of a journal, of a collector's archive, or of a log of events.
+"""Read the records at a path, from a journal, a collector's archive or a log of events.
 
-A `ReplaySource` goes through its files in order. What is in one line depends on the kind of file. The records leave it
-in portions, each with a mark behind which a later run goes on.
+A `ReplaySource` reads its files in order. The kind of file determines what is in a line. Records leave it in portions,
+each with a mark after which a later run goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Found(NamedTuple):
-    """What is in one line: pieces to send, and why other parts of it are none."""
+    """The content of one line: pieces to send, and for other parts the reason why they are none."""
 
     pieces: Sequence[Piece] = ()
     unreadable: Sequence[str] = ()
@@ -47,11 +47,14 @@ class LineFile(Protocol):
     """A file whose lines are sent."""
 
     def read(self, line: NumberedLine, content: bytes) -> Found:
-        """Return what is in this line, whose content is not empty."""
+        """Return the content of this line, which is not empty."""
 
 
 class SegmentFile:
-    """A segment: its lines as they are, with its header, or another one of the stream when that is damaged."""
+    """A segment.
+
+    Its lines are sent unchanged, with its header, or with another one of the stream if that is damaged.
+    """
 
     def __init__(self, path: Path, stream_id: str) -> None:
         self._name = path.name
@@ -72,7 +75,7 @@ class SegmentFile:
 
 
 class EventLogFile:
-    """A log of events. `header` says who sends them; a segment that is given alone has its own."""
+    """A log of events. `header` names the sender, unless this is a single segment, which has its own."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         first = first_line(path)
@@ -103,7 +106,7 @@ class ArchiveFile:
 
 @dataclass(frozen=True, slots=True)
 class ParcelLimits:
-    """How much goes into one parcel; a single line may be more."""
+    """The limits of a parcel. A single line may exceed them."""
 
     records: int = 512
     bytes: int = 3 << 20
@@ -111,9 +114,10 @@ class ParcelLimits:
 
 @dataclass(frozen=True, slots=True)
 class Portion:
-    """A parcel and what was met on the way to it. Behind `mark` of file `file_id` begins the next one.
+    """A parcel, with everything else that was found on the way. The next one begins after `mark` of file `file_id`.
 
-    `unfinished`: the last line of the file, which is not whole: it is not passed, since it may be when it is next seen.
+    `unfinished` is the last line of the file, if it is not whole. It is not passed, since it may be whole the next
+    time.
     """
 
     file_id: str
@@ -125,12 +129,12 @@ class Portion:
 
 
 class ReplaySource:
-    """The records behind a path.
+    """The records at a path.
 
-    `header` says who sends events that come without a header of their own.
+    `header` names the sender of events that have no header of their own.
 
     Raises:
-        NothingStored: they are none.
+        NothingStored: there are none.
         OSError: a file cannot be read.
     """
 
@@ -151,13 +155,13 @@ class ReplaySource:
 
     @property
     def identity(self) -> str:
-        """Return an id of the records: that of a file survives a new name, that of a directory new files."""
+        """Return an id of the records. That of a file survives renaming, that of a directory new files."""
         if self.path.is_dir():
             return _digest(b"directory", str(self.path.resolve()).encode("utf-8", "surrogateescape"))
         return _file_id(self.path)
 
     def size_bytes(self) -> int | None:
-        """Return the size of all files now; None if one is compressed: nobody knows then how much it holds."""
+        """Return the size of all files now, or None if one is compressed, since its content has an unknown size."""
         if any(compression_of(path) for path in self._files):
             return None
         return sum(path.stat().st_size for path in self._files)
@@ -167,7 +171,7 @@ class ReplaySource:
         return sum(marks.get(_file_id(path), Mark()).offset for path in self._files) if marks else 0
 
     def goes_on(self, marks: Mapping[str, Mark]) -> bool:
-        """Return whether each mark was made in its own file, and not in one that only begins alike.
+        """Return True if each mark was made in its own file, and not in one that only begins alike.
 
         Raises:
             OSError: a file cannot be read.
@@ -175,9 +179,9 @@ class ReplaySource:
         return not marks or all(is_marked(path, marks.get(_file_id(path), Mark())) for path in self._files)
 
     def portions(self, marks: Mapping[str, Mark], limits: ParcelLimits) -> Iterator[Portion]:
-        """Yield everything behind the marks, file by file. What is appended to a file meanwhile is left out.
+        """Yield everything after the marks, file by file. Whatever is appended meanwhile is left out.
 
-        A copy of a file goes on where the file ended: the compressed one beside the one that it was made of.
+        A copy of a file goes on where the file ended, such as the compressed one beside its original.
 
         Raises:
             OSError: a file cannot be read.
@@ -200,7 +204,7 @@ class ReplaySource:
 
 
 class _Portions:
-    """The portions of one file behind a mark."""
+    """The portions of one file after a mark."""
 
     def __init__(self, path: Path, file_id: str, mark: Mark, limits: ParcelLimits) -> None:
         self._path = path

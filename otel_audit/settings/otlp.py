@@ -1,6 +1,6 @@
-"""Where and how records go out over OTLP: OTel's variables, read as the official Python exporters read them.
+"""The settings for OTLP, from OTel's variables, read as the official Python exporters read them.
 
-Where they warn and go on, or fail at the first export, a wrong value stops start-up here.
+If a value is wrong, those warn and go on, or fail at the first export. Here it stops start-up.
 
 Source: OTel specification, "OpenTelemetry Protocol Exporter"; opentelemetry-exporter-otlp-proto-http and -grpc 1.45.
 """
@@ -37,7 +37,7 @@ _BASE_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _LOGS_PATH = "v1/logs"
 _DEFAULT_HTTP = f"http://localhost:4318/{_LOGS_PATH}"
 _DEFAULT_GRPC = "http://localhost:4317"
-# gRPC resolves these itself; they have no http or https form.
+# gRPC resolves these by itself, and they have no http or https form.
 _GRPC_RESOLVERS = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:")
 _MAX_TIMEOUT_S = 600.0
 
@@ -63,7 +63,7 @@ class Compression(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OtlpSettings:
-    """Where and how records go out over OTLP: the values of OTEL_EXPORTER_OTLP_[LOGS_]*, checked."""
+    """The settings for sending records over OTLP: the values of OTEL_EXPORTER_OTLP_[LOGS_]*, checked."""
 
     endpoint: str  # full URL with its path for http/protobuf; scheme, host and port for grpc
     protocol: OtlpProtocol = OtlpProtocol.GRPC
@@ -77,13 +77,13 @@ class OtlpSettings:
 
     @property
     def shown_endpoint(self) -> str:
-        """Return the endpoint without the user, password and query that a URL may hold: they may be secrets."""
+        """Return the endpoint without the user, password and query of its URL, which may be secrets."""
         scheme, separator, rest = self.endpoint.partition("?")[0].rpartition("://")
         return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 class Headers(msgspec.Struct, frozen=True):
-    """Header names and values: a text as in OTel's variables, or a mapping or pairs, taken as they are."""
+    """Header names and values, as a text like OTel's variables, or as a mapping or pairs taken as they are."""
 
     @property
     def expected(self) -> str:
@@ -99,7 +99,7 @@ class Headers(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A URL, or for grpc also host:port. What its scheme must be depends on the protocol, and is checked with it."""
+    """A URL, or for grpc also host:port. The protocol determines its scheme, and both are checked together."""
 
     @property
     def expected(self) -> str:
@@ -222,7 +222,7 @@ OTLP_TABLE: tuple[Setting[object], ...] = (
 
 
 def is_otlp_configured(reader: Reader, *origins: Origin) -> bool:
-    """Return whether one of `origins` gives any setting of OTLP. Nothing is parsed."""
+    """Return True if one of `origins` gives any setting of OTLP. Nothing is parsed."""
     return any(reader.is_given(setting, *origins) for setting in OTLP_TABLE)
 
 
@@ -230,7 +230,7 @@ def read_otlp(reader: Reader) -> OtlpSettings:
     """Return the OTLP settings in force, checked one by one and together.
 
     Raises:
-        ConfigError: one is not allowed, or does not go with another one.
+        ConfigError: one is not allowed, or contradicts another.
     """
     protocol = reader.value(PROTOCOL)
     endpoint, insecure = _grpc_target(reader) if protocol is OtlpProtocol.GRPC else (_http_url(reader), False)
@@ -286,7 +286,7 @@ def _grpc_target(reader: Reader) -> tuple[str, bool]:
 
 
 def _split(url: str) -> SplitResult | None:
-    """Return the parts of a URL, or None when it has no host or an impossible port."""
+    """Return the parts of a URL, or None if it has no host or an impossible port."""
     try:
         parts = urlsplit(url)
         return parts if parts.hostname and parts.port != 0 else None
@@ -297,7 +297,7 @@ def _split(url: str) -> SplitResult | None:
 def _client_files(reader: Reader) -> tuple[str | None, str | None]:
     key, certificate = reader.value(CLIENT_KEY), reader.value(CLIENT_CERTIFICATE)
     if key is not None and certificate is None:
-        # The official exporters go on without mutual TLS, in silence.
+        # The official exporters silently go on without mutual TLS.
         raise reader.error(CLIENT_KEY, key, "a client certificate beside the key", "set client_certificate too")
     return key, certificate
 
@@ -312,7 +312,7 @@ def _compression(reader: Reader, protocol: OtlpProtocol) -> Compression:
 def _pairs_of_text(text: str) -> tuple[tuple[str, str], ...]:
     items = [item.strip() for item in text.split(",")]
     items = [item for item in items if item]
-    # Checked before it is parsed: for a wrong item the official parser logs the item, with the token in it.
+    # Checked before it is parsed, since the official parser logs a wrong item with the token in it.
     if not all(_is_pair(item) for item in items):
         raise Mismatch
     return tuple(parse_env_headers(",".join(items), liberal=True).items())

@@ -1,6 +1,7 @@
-"""The settings about what an event says of people: the rules for secrets, who may be recognised, whom to believe.
+"""The settings for what an event says about people: rules for secrets, pseudonyms, and trusted proxies.
 
-A proxy that is trusted is believed about the address of the client. What it writes that into is a setting too.
+A trusted proxy is believed about the address of the client. The header that it writes the address into is a setting
+too.
 """
 
 from __future__ import annotations
@@ -33,19 +34,22 @@ __all__ = [
 ]
 
 
-# A peer without an address: whoever can open the socket's file is on this machine.
+# A peer without an address. It can open the socket's file, so it is on this machine.
 UNIX: Final = "unix"
 
 
 class ForwardedHeader(StrEnum):
-    """The header in which proxies say whom they speak for."""
+    """The header in which proxies name their client."""
 
     X_FORWARDED_FOR = "x-forwarded-for"
     FORWARDED = "forwarded"  # Source: RFC 7239
 
 
 class ProxyList(msgspec.Struct, frozen=True):
-    """Addresses, networks, and `unix` for peers on a Unix socket. Never everybody: that would believe every client."""
+    """Addresses, networks, and `unix` for peers on a Unix socket.
+
+    Never everybody, since then every client would be believed.
+    """
 
     @property
     def expected(self) -> str:
@@ -102,7 +106,7 @@ FORWARDED_HEADER: Final[Setting[ForwardedHeader]] = Setting(
 
 
 class ClientInfo(StrEnum):
-    """What is left of a client's address and user agent."""
+    """The part of a client's address and user agent that is kept."""
 
     KEEP = "keep"
     TRUNCATE = "truncate"  # its network, and the first product of the user agent
@@ -110,8 +114,8 @@ class ClientInfo(StrEnum):
 
 
 def pattern_fault(pattern: str) -> str | None:
-    """Return what is wrong with an RE2 pattern, and where; None if nothing is."""
-    import re2  # not at the top: most services have no pattern of their own
+    """Return what is wrong with an RE2 pattern, and where, or None if nothing is."""
+    import re2  # not at the top, since most services have no pattern of their own
 
     options = re2.Options()
     options.log_errors = False
@@ -127,7 +131,7 @@ def pattern_fault(pattern: str) -> str | None:
 
 
 class PatternList(msgspec.Struct, frozen=True):
-    """RE2 patterns. A comma may be part of one: a variable has them on lines."""
+    """RE2 patterns. They may contain commas, so a variable holds one per line."""
 
     @property
     def expected(self) -> str:

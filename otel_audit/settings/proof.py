@@ -1,4 +1,4 @@
-"""The settings of the signed ledger: its name, how often it is told how far a stream came, and who signs beside it."""
+"""The settings of the signed ledger: its name, how often it is signed, and who else signs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOT_IN_A_NAME: Final = re.compile(r"[\s+\x00-\x1f\x7f-\x9f]")
 
 
 def default_log_name(service_name: str) -> str:
-    """Return the name of a service's log where nobody has chosen one."""
+    """Return the name of a service's log if nobody has chosen one."""
     return "otel-audit/" + _NOT_IN_A_NAME.sub("_", service_name)[:_CHARS_MAX]
 
 
@@ -47,7 +47,7 @@ class LogName(msgspec.Struct, frozen=True):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A command with its arguments, as a shell would split it."""
+    """A command with its arguments, split as a shell would."""
 
     @property
     def expected(self) -> str:

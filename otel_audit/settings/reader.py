@@ -1,6 +1,6 @@
-"""Read each setting from code, environment and YAML file: which of them wins, and what a wrong value is told.
+"""Read each setting from code, the environment and a YAML file, decide which value wins, and explain a wrong one.
 
-The file is flat, its keys are the names of settings, and every value knows its line.
+The file is flat. Its keys are the names of settings, and every value knows its line.
 """
 
 from __future__ import annotations
@@ -35,21 +35,24 @@ CONFIG_VARIABLE = "OTEL_AUDIT_CONFIG"
 
 @dataclass(frozen=True, slots=True)
 class FileValue:
-    """A value as it stands in the file, and `file:line:column`. Scalars stay texts: `file_mode: 600` is not decimal."""
+    """A value as written in the file, and `file:line:column`.
+
+    Scalars stay texts, since `file_mode: 600` is not decimal.
+    """
 
     given: str | list[str] | dict[str, str] = field(repr=False)  # headers hold tokens
     where: str
 
 
 def read_config_file(path: str, names: Collection[str]) -> dict[str, FileValue]:
-    """Return the settings that the file gives, by name; keys without a value are left out.
+    """Return the settings in the file, by name. Keys without a value are left out.
 
     Raises:
-        ConfigError: not a readable file of UTF-8 YAML, not one flat mapping, a key unknown or given twice.
+        ConfigError: it is not a readable file of UTF-8 YAML with one flat mapping, or a key is unknown or given twice.
     """
     file = YamlFile.read(path, CONFIG_VARIABLE)
     root = file.root()
-    if root is None or is_nothing(root):  # the second is `---` and nothing behind it
+    if root is None or is_nothing(root):  # the latter is `---` with nothing after it
         return {}
     given = file.mapping(root, "$", names, "`name: value` lines")
     return {
@@ -90,7 +93,7 @@ class Reader(msgspec.Struct, frozen=True):
     def open(
         cls, environ: Mapping[str, str], overrides: Mapping[str, object], table: Collection[Setting[object]]
     ) -> Reader:
-        """Return a reader of these places; no name in them is unknown.
+        """Return a reader for these places, in which no name is unknown.
 
         Raises:
             ConfigError: a name is unknown, or the file cannot be read.
@@ -104,10 +107,10 @@ class Reader(msgspec.Struct, frozen=True):
         return cls(environ, overrides, read_config_file(path, names) if path else {})
 
     def value(self, setting: Setting[T]) -> T:
-        """Return the effective value, parsed. Its source is in `sources` from now on.
+        """Return the effective value, parsed. Afterwards its source is in `sources`.
 
         Raises:
-            ConfigError: the value that wins is not allowed. A lower one is not looked at.
+            ConfigError: the value that wins is not allowed. Lower ones are not examined.
         """
         for given, kind, source in self._candidates(setting):
             self.sources[setting.name] = source
@@ -118,11 +121,11 @@ class Reader(msgspec.Struct, frozen=True):
         return setting.default
 
     def is_given(self, setting: Setting[object], *origins: Origin) -> bool:
-        """Return whether one of `origins` gives this setting a value. Nothing is parsed."""
+        """Return True if one of `origins` gives this setting a value. Nothing is parsed."""
         return any(source.origin in origins for _, _, source in self._candidates(setting))
 
     def error(self, setting: Setting[object], given: object, expected: str, remedy: str = "") -> ConfigError:
-        """Return what to raise for a value that was read: expected, got, where, remedy."""
+        """Return the error for a value that was read: what was expected, what was found, where, and the remedy."""
         source = self.sources[setting.name]
         label = source.where if source.origin is Origin.ENVIRONMENT else setting.name
         place = source.where if source.origin is Origin.FILE else source.origin.value

@@ -1,4 +1,4 @@
-"""Find the name of the service as OTel's SDK does, and the directory that follows from it."""
+"""Find the name of the service as OTel's SDK does, and derive the default directory from it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ SERVICE_NAME: Final[Setting[str | None]] = Setting(
 
 
 def name_for_a_path(name: str) -> str:
-    """Return the name as one part of a path. Two names never give the same part: a changed one carries a digest."""
+    """Return the name as one part of a path.
+
+    Two names never give the same part, since a changed one carries a digest.
+    """
     safe = _UNSAFE.sub("_", name)[:_PATH_CHARS].lstrip(".")
     if safe == name:
         return safe
@@ -78,10 +81,10 @@ def name_for_a_path(name: str) -> str:
 
 
 def default_directory(environ: Mapping[str, str], service_name: str, euid: int) -> Path:
-    """Return where this user's services keep state, one directory for each. Nothing is created.
+    """Return the directory of this user's service. Nothing is created.
 
-    Source: XDG Base Directory Specification, `XDG_STATE_HOME` (a relative path in it is to be ignored);
-    Filesystem Hierarchy Standard, /var/lib.
+    Source: XDG Base Directory Specification, `XDG_STATE_HOME` (a relative path in it is to be ignored); Filesystem
+    Hierarchy Standard, /var/lib.
 
     Raises:
         ConfigError: the user has no home directory.
@@ -90,10 +93,12 @@ def default_directory(environ: Mapping[str, str], service_name: str, euid: int) 
 
 
 def memory_directory(service_name: str, euid: int, mounts: Sequence[Path] | None = None) -> Path:
-    """Return the directory of a service on the first file system in memory that this user can write. Make nothing.
+    """Return the directory of a service on the first file system in memory that this user can write.
 
-    `mounts` are the candidates: /dev/shm, which each container has, also one whose root is read-only, and /run/user. A
-    directory of this name that belongs to somebody else, or that others may enter, is passed over.
+    Nothing is created.
+
+    `mounts` are the candidates: /dev/shm, which every container has even if its root is read-only, and /run/user. A
+    directory of this name that belongs to another user, or that others may enter, is skipped.
 
     Source: Filesystem Hierarchy Standard, /dev/shm; XDG Base Directory Specification, `XDG_RUNTIME_DIR`.
 

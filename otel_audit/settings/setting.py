@@ -1,4 +1,4 @@
-"""One row of the table of settings: its names, what its value may be, how it is shown, and where it came from.
+"""One row of the table of settings: its names, its kind of value, how it is displayed, and where it came from.
 
 Each kind of value describes what it expects, and reads a text or a Python value.
 """
@@ -43,32 +43,32 @@ T_co = TypeVar("T_co", covariant=True)
 
 _MASK = "****"
 _SHOWN_CHARS = 80
-# Up to the last `@`: a password with an unescaped `/` must not be shown either.
-_USERINFO = re.compile(r"(?<=://)\S*@|(?<![^\s'\"])[^\s/'\"]+:(?!//)[^\s'\"]*@")  # also where the scheme was forgotten
+# Up to the last `@`, so that a password with an unescaped `/` is not shown either.
+_USERINFO = re.compile(r"(?<=://)\S*@|(?<![^\s'\"])[^\s/'\"]+:(?!//)[^\s'\"]*@")  # even if the scheme was forgotten
 _QUERY = re.compile(r"(://[^\s?]*\?)\S+")  # some vendors take a token there
 
 
 class Mismatch(Exception):
-    """A value is not of the kind that was expected. The text, if any, says what to do about it."""
+    """A value is not of the expected kind. The text, if any, is the remedy."""
 
 
 class Kind(Protocol[T_co]):
-    """What a value may be: how it is described, and how it is read."""
+    """A kind of value: how it is described, and how it is read."""
 
     @property
     def expected(self) -> str:
-        """Return the allowed values in words, after `expected`, with range and unit."""
+        """Return the allowed values in words that follow "expected", with range and unit."""
 
     def parse(self, given: object) -> T_co:
-        """Return the value that `given`, a text or a Python value, stands for.
+        """Return the value of `given`, a text or a Python value.
 
         Raises:
-            Mismatch: it stands for none.
+            Mismatch: it is not of this kind.
         """
 
 
 class Origin(StrEnum):
-    """Where the value of a setting was found, in the order in which they win."""
+    """The place where a value was found, in the order of precedence."""
 
     CODE = "code"
     ENVIRONMENT = "environment"
@@ -77,7 +77,7 @@ class Origin(StrEnum):
 
 
 class Provenance(msgspec.Struct, frozen=True):
-    """Where a value came from. `where`: the variable, `file:line`, or what a default follows from."""
+    """The source of a value. `where` is the variable, `file:line`, or what a default follows from."""
 
     origin: Origin
     where: str = ""
@@ -93,7 +93,7 @@ class Provenance(msgspec.Struct, frozen=True):
 
 
 class Variable(msgspec.Struct, Generic[T_co], frozen=True):
-    """A variable that sets a setting. `kind`: when it counts in another unit, or has other words, than the setting."""
+    """A variable for a setting. `kind` is given if its unit or its words differ from those of the setting."""
 
     name: str
     kind: Kind[T_co] | None = None
@@ -102,8 +102,8 @@ class Variable(msgspec.Struct, Generic[T_co], frozen=True):
 class Setting(msgspec.Struct, Generic[T_co], frozen=True):
     """One row of the table.
 
-    `variables`: the first one set wins, over the YAML file. `fallbacks`: variables of OTel that only replace the
-    default. `reason`: why the default is what it is.
+    The first of `variables` that is set wins, and wins over the YAML file. `fallbacks` are variables of OTel that only
+    replace the default. `reason` explains the default.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Setting(msgspec.Struct, Generic[T_co], frozen=True):
         return self.default_text or self.shown(self.default)
 
     def shown(self, value: object) -> str:
-        """Return the value for people: secrets masked, and in URLs the password and the query."""
+        """Return the value for display, with secrets masked, and without the password and query of a URL."""
         if self.secret:
             return _masked_pairs(value)
         if isinstance(value, bool):
@@ -135,7 +135,7 @@ class Setting(msgspec.Struct, Generic[T_co], frozen=True):
         return "none" if value is None else _masked_urls(str(value))
 
     def shown_given(self, given: object) -> str:
-        """Return a value that was refused, for its error message: masked, quoted when it is a text, and cut."""
+        """Return a refused value for its error message: masked, quoted if it is a text, and cut."""
         if self.secret:
             return "a value that is not shown"
         try:
@@ -177,7 +177,7 @@ def known_names(name: str, names: Collection[str]) -> str:
 
 
 def unknown_variables(environ: Iterable[str], names: Collection[str]) -> list[str]:
-    """Return the variables that look like ours and are none of `names`, sorted."""
+    """Return the variables that look like ours and are not among `names`, sorted."""
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in names and not _is_reserved(name))
 
 
@@ -187,7 +187,7 @@ def _is_reserved(name: str) -> bool:
 
 E = TypeVar("E", bound=StrEnum)
 
-# No more digits than Python reads: it refuses thousands of them.
+# At most as many digits as Python reads, which refuses thousands of them.
 _DIGITS = re.compile(r"[+-]?[0-9]{1,99}")
 _BYTES = re.compile(r"([0-9]{1,99})\s*(KiB|MiB|GiB)?", re.IGNORECASE)
 _BYTES_BY_SUFFIX = {"kib": 1024, "mib": 1024**2, "gib": 1024**3}
@@ -198,7 +198,7 @@ _SWITCH_BY_WORD = {
 
 
 class WholeNumber(msgspec.Struct, frozen=True):
-    """A whole number, both ends of the range included."""
+    """A whole number. Both ends of the range are included."""
 
     low: int
     high: int
@@ -234,7 +234,10 @@ class ByteCount(msgspec.Struct, frozen=True):
 
 
 class Seconds(msgspec.Struct, frozen=True):
-    """A time in seconds, fractions allowed, both ends included. `when_above`: what to do about a greater number."""
+    """A time in seconds.
+
+    Fractions are allowed, and both ends are included. `when_above` is the remedy for a greater number.
+    """
 
     low: float
     high: float
@@ -270,7 +273,7 @@ class Milliseconds(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, Generic[E], frozen=True):
-    """One word of a closed set, in any case. `refused`: words that are known, and why they are not accepted."""
+    """One word of a closed set, in any case. `refused` are known words, each with the reason why it is not accepted."""
 
     words: type[E]
     refused: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -308,7 +311,7 @@ class Switch(msgspec.Struct, frozen=True):
 
 
 class FileMode(msgspec.Struct, frozen=True):
-    """Permission bits of files that we make: the owner reads and writes, nobody executes, others never write."""
+    """Permission bits of our files: the owner reads and writes, nobody executes, and others never write."""
 
     @property
     def expected(self) -> str:
@@ -324,7 +327,7 @@ class FileMode(msgspec.Struct, frozen=True):
 
 
 class AnyPath(msgspec.Struct, frozen=True):
-    """A path, made absolute at once: the process may change its directory later."""
+    """A path. It is made absolute at once, since the process may change its directory later."""
 
     @property
     def expected(self) -> str:
@@ -340,7 +343,7 @@ class AnyPath(msgspec.Struct, frozen=True):
 
 
 class ExistingPath(msgspec.Struct, frozen=True):
-    """A path where something is at start-up. Whether it can be used is found out by who opens it."""
+    """A path at which something exists at start-up. The code that opens it finds out whether it can be used."""
 
     @property
     def expected(self) -> str:

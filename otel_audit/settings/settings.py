@@ -1,4 +1,4 @@
-"""The settings in force: each value checked, and where it came from."""
+"""The settings in force: each value, checked, with its source."""
 
 from __future__ import annotations
 
@@ -57,10 +57,12 @@ IGNORED_VARIABLES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. Times in seconds, sizes in bytes. `Settings.load` makes it; docs/settings.md lists them.
+    """Every setting, checked.
 
-    `otlp` is there when `export` names it, or when code or file give a setting of OTLP. `sources` has an entry for
-    each setting that was read, `ignored` the names of variables that are set and have no effect here.
+    Times are in seconds, sizes in bytes. `Settings.load` makes it, and docs/settings.md lists them.
+
+    `otlp` is set if `export` names it, or if code or file give a setting of OTLP. `sources` has an entry for each
+    setting that was read. `ignored` are the names of variables that are set but have no effect here.
     """
 
     service_name: str
@@ -109,7 +111,7 @@ class Settings:
 
     @property
     def is_directory_in_memory(self) -> bool:
-        """True if the directory was chosen because durability is memory: it must belong to this user alone."""
+        """Return True if the directory was chosen because durability is memory. It must belong to this user alone."""
         return self.sources.get(table.DIRECTORY.name) == _IN_MEMORY
 
     @classmethod
@@ -120,13 +122,13 @@ class Settings:
         *,
         own_exporters: bool = False,
     ) -> Settings:
-        """Return the settings in force: from `overrides`, `environ`, the file named by OTEL_AUDIT_CONFIG, and defaults.
+        """Return the settings in force from `overrides`, `environ`, the file named by OTEL_AUDIT_CONFIG, and defaults.
 
-        Nothing is read from the process's own environment, and nothing is created. `own_exporters`: there are exporters
-        beside those of the setting export.
+        The process's own environment is not read, and nothing is created. `own_exporters` says that there are exporters
+        besides those of the setting export.
 
         Raises:
-            ConfigError: a value is not allowed, or a name is unknown. The message says the valid ones.
+            ConfigError: a value is not allowed, or a name is unknown. The message lists the valid ones.
         """
         reader = Reader.open(environ, overrides or {}, table.TABLE)
         service_name = reader.value(SERVICE_NAME) or UNKNOWN_SERVICE
@@ -186,7 +188,7 @@ def _exporters(reader: Reader) -> tuple[ExporterName, ...]:
     in_code = reader.is_given(ENDPOINT, Origin.CODE)
     is_own = reader.is_given(table.EXPORT, Origin.CODE, Origin.FILE) or reader.environ.get("OTEL_AUDIT_EXPORT")
     if in_code and not is_own:
-        # Who wrote an endpoint into the code means it, whatever the SDK's own exporters are.
+        # An endpoint in the code is intended, whatever the SDK's own exporters are.
         reader.sources[table.EXPORT.name] = Provenance(Origin.DEFAULT, "code sets an endpoint")
         return (ExporterName.OTLP,)
     if (given := reader.value(table.EXPORT)) is not None:
@@ -217,8 +219,7 @@ def _retention_days(reader: Reader, export: tuple[ExporterName, ...]) -> int:
 
 
 def _otlp(reader: Reader, export: tuple[ExporterName, ...]) -> OtlpSettings | None:
-    # Variables of OTLP alone may be meant for traces only: a service that does not export by OTLP is not stopped
-    # by one of them.
+    # Variables of OTLP may be meant for traces only, so they do not stop a service that does not export over OTLP.
     if ExporterName.OTLP in export or is_otlp_configured(reader, Origin.CODE, Origin.FILE):
         return read_otlp(reader)
     return None
@@ -234,7 +235,7 @@ def _directory(reader: Reader, service_name: str, durability: Durability) -> Pat
 
 
 def _jsonl_path(reader: Reader, service_name: str, directory: Path, export: tuple[ExporterName, ...]) -> Path:
-    """Beside the journal; but not in memory, which a file that grows would fill."""
+    """Return the path beside the journal. In memory there is none, since a growing file would fill it."""
     if reader.sources[table.DIRECTORY.name] == _IN_MEMORY and ExporterName.JSONL in export:
         directory = default_directory(reader.environ, service_name, os.geteuid())
     return directory / "export.jsonl"

@@ -30,7 +30,7 @@ __all__ = ["CORE_TABLE", "FORWARDED_HEADER", "TABLE", "TRUSTED_PROXIES", "Durabi
 
 
 class Durability(StrEnum):
-    """What a line survives once `log()` has returned: the end of the process, of the machine's power, or neither."""
+    """What a line survives once `log()` has returned: the end of the process, a loss of power, or neither."""
 
     OS = "os"
     FSYNC = "fsync"
@@ -38,7 +38,7 @@ class Durability(StrEnum):
 
 
 class ExporterName(StrEnum):
-    """Where events go from the journal."""
+    """The destinations of events from the journal."""
 
     OTLP = "otlp"
     CONSOLE = "console"
@@ -58,7 +58,7 @@ _ALONE = (ExporterName.NONE, ExporterName.SHIP)
 
 
 class ExporterList(msgspec.Struct, frozen=True):
-    """Exporters by name, each once; `none` and `ship` only alone."""
+    """Exporters by name, each once. `none` and `ship` stand alone."""
 
     @property
     def expected(self) -> str:
@@ -82,7 +82,7 @@ class LogsExporterWords(msgspec.Struct, frozen=True):
         return "a comma list of otlp, console, or none alone"
 
     def parse(self, given: object) -> tuple[ExporterName, ...] | None:
-        """See `Kind`. None: the SDK was told to use our own exporter, which says nothing about where that sends."""
+        """See `Kind`. None: the SDK was told to use our own exporter, which does not say where that sends."""
         if "otel_audit" in _words(given):
             return None
         names = ExporterList().parse(given)

@@ -1,4 +1,4 @@
-"""A YAML file that is read strictly: its nodes with line and column, and errors that say where.
+"""Read a YAML file strictly: nodes with line and column, and errors with their place.
 
 An error about YAML itself repeats no word of the file, which may hold tokens: to YAML `*abc` is an alias.
 """
@@ -52,7 +52,7 @@ class YamlFile:
         Raises:
             ConfigError: the content is not one document of YAML in UTF-8.
         """
-        import yaml  # not at the top: it takes 15 ms to load, and most services have no such file
+        import yaml  # not at the top, since it takes 15 ms to load and most services have no such file
 
         try:
             return yaml.compose(self.content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
@@ -79,7 +79,7 @@ class YamlFile:
         """Return the keys of a mapping, each one of `names`, with their nodes and those of their values.
 
         Raises:
-            ConfigError: it is no mapping, which is `expected`, or a key is unknown or stands there twice.
+            ConfigError: it is not a mapping, which is `expected`, or a key is unknown or appears twice.
         """
         if not is_mapping(node):
             raise self.error(node, at, expected, kind_of(node))
@@ -95,7 +95,7 @@ class YamlFile:
         return found
 
     def error(self, node: yaml.Node, at: str, expected: str, got: str, remedy: str = "correct it") -> ConfigError:
-        """Return what to raise for a node. `at` is its path in the file, such as `$.rules[0]`."""
+        """Return the error for a node. `at` is its path in the file, such as `$.rules[0]`."""
         return ConfigError(f"{self.where(node)}: {at}: expected {expected}, got {got}; {remedy}")
 
     def where(self, node: yaml.Node) -> str:
@@ -114,33 +114,36 @@ def place_of(node: yaml.Node) -> tuple[int, int]:
 
 
 def is_text(node: yaml.Node) -> TypeGuard[yaml.ScalarNode]:
-    """Return whether a node is a single value; it is the text that stands in the file, not what YAML makes of it."""
+    """Return True if a node is a single value.
+
+    It is the text as written in the file, not the value that YAML makes of it.
+    """
     import yaml
 
     return isinstance(node, yaml.ScalarNode)
 
 
 def is_list(node: yaml.Node) -> TypeGuard[yaml.SequenceNode]:
-    """Return whether a node is a list."""
+    """Return True if a node is a list."""
     import yaml
 
     return isinstance(node, yaml.SequenceNode)
 
 
 def is_mapping(node: yaml.Node) -> TypeGuard[yaml.MappingNode]:
-    """Return whether a node is a mapping."""
+    """Return True if a node is a mapping."""
     import yaml
 
     return isinstance(node, yaml.MappingNode)
 
 
 def is_nothing(node: yaml.Node) -> bool:
-    """Return whether a key has no value, or `~`."""
+    """Return True if a key has no value, or `~`."""
     return is_text(node) and node.tag == _NULL
 
 
 def kind_of(node: yaml.Node) -> str:
-    """Return the kind of a node in words, for an error that must not show what is in it."""
+    """Return the kind of a node in words, for an error that must not show its content."""
     if is_nothing(node):
         return "nothing"
     return "a list" if is_list(node) else "a mapping" if is_mapping(node) else "a single value"
