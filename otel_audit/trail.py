@@ -211,11 +211,15 @@ class Trail(AuditSink):
 
     def _ledger_shipping(self) -> LedgerShipping:
         """Deliver the ledger to the exporters that leave this host. A copy beside the journal cannot anchor it."""
-        names = [name for name in self._exporter_names if name not in _ON_THIS_HOST]
-        return LedgerShipping(self.settings.directory, names, file_mode=self.settings.file_mode)
+        return LedgerShipping(self.settings.directory, self._off_host, file_mode=self.settings.file_mode)
+
+    @property
+    def _off_host(self) -> Sequence[str]:
+        return [name for name in self._exporter_names if name not in _ON_THIS_HOST]
 
     def _retention(self, adoption: Adoption, ledger: Ledger | None) -> Retention | None:
-        return retention_of(self.settings, adoption, self._exporter_names, self.notices, ledger=ledger)
+        names = self._exporter_names
+        return retention_of(self.settings, adoption, names, self.notices, ledger=ledger, off_host=self._off_host)
 
     @property
     def _is_shipped(self) -> bool:

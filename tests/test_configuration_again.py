@@ -18,7 +18,7 @@ from tests.servers.otlp_server import OtlpServer
 from tests.test_start import delivered, run
 
 CELLS = """
-    import os, sys, threading
+    import os, sys, threading, time
     import otel_audit
 
     def cell(number):
@@ -30,6 +30,9 @@ CELLS = """
         return [threading.active_count(), len(os.listdir("/proc/self/fd"))]
 
     cell(0)
+    directory = os.environ["OTEL_AUDIT_DIR"]
+    while not any(name.startswith("ledger.") and name.endswith(".cursor") for name in os.listdir(directory)):
+        time.sleep(0.01)  # until it delivers the ledger too
     first = held()
     for number in range(1, 30):
         cell(number)

@@ -85,7 +85,9 @@ def ship(
     notices = Notices()
     say_exposure(directory, notices)
     ledger = ledger_of(settings, partial(_description, settings), notices)
-    retention = retention_of(settings, adoption, [exporter.name], notices, ledger=ledger, begins=False)
+    retention = retention_of(
+        settings, adoption, [exporter.name], notices, ledger=ledger, begins=False, off_host=[exporter.name]
+    )
     # Which name a ledger has is for the service to say that writes the directory.
     adopter = adopter_of(ledger, settings, notices, foreign=adopt_foreign, begins=False)
     shipping = None

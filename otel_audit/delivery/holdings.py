@@ -52,6 +52,12 @@ class Holdings:
         """All held streams, by their ids."""
         return {each.stream_id: each for each in [*self._own, *self._adopted]}
 
+    @property
+    def removable(self) -> dict[str, Shipment]:
+        """All that retention may remove from: the held streams and the ledger, by their ids."""
+        ledger = self._ledger
+        return self.shipments if ledger is None or ledger.released else {**self.shipments, ledger.stream_id: ledger}
+
     def expect(self, taking: Callable[[], Shipment | None]) -> None:
         """Take a stream of this process as soon as possible."""
         self._waiting.append(taking)

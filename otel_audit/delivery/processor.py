@@ -434,7 +434,7 @@ class BatchProcessor:
         if self._retention is None:
             return
         with self._adopting:
-            held = self._holdings.shipments
+            held = self._holdings.removable
         try:
             self._retention.look_if_due(held, self._adopting, closing.is_set, at_once=at_once)
         except Exception as error:  # whatever it was, the next look may be better

@@ -8,7 +8,7 @@ retention, the ledger and the adopter that the settings ask for, for every calle
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -311,10 +311,11 @@ def retention_of(
     *,
     ledger: Ledger | None = None,
     begins: bool = True,
+    off_host: Collection[str] = (),
 ) -> Retention | None:
     """Return the retention for streams delivered by these exporters, or None if everything is kept for ever.
 
-    Removals are entered in `ledger` first, if it exists or `begins`.
+    Removals are entered in `ledger` first, if it exists or `begins`. `off_host`: the exporters that deliver the ledger.
     """
     limits = RetentionLimits(settings.retention_days, settings.retention_bytes)
     if settings.durability is Durability.MEMORY:
@@ -338,4 +339,5 @@ def retention_of(
         ledger=ledger,
         begins=begins,
         keeps_room=settings.durability is not Durability.MEMORY,
+        off_host=off_host,
     )

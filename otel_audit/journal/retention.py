@@ -7,7 +7,8 @@ more bytes than it may. The last segment of an ended stream takes its cursor and
 
 Only the holder of a stream's ship lock removes its segments; a stream locked by another process is left to that one.
 The ledger records each removal beforehand: see `otel_audit.journal.removal`. If the directory has a signed ledger, only
-lines that an entry covers are removed. `otel_audit.journal.ages` keeps the age of each segment.
+lines that an entry covers are removed. `otel_audit.journal.ages` keeps the age of each segment. Segments of the ledger
+itself go in the end: see `otel_audit.journal.pruning`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from otel_audit.journal.ages import STATE_NAME, Ages, Moment, now
 from otel_audit.journal.census import Retained
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger import former
+from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.ledger.removals import Removals, is_kept
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
+from otel_audit.journal.pruning import LedgerPruning
 from otel_audit.journal.reader import stream_header
 from otel_audit.journal.removal import (
     end_lines,
@@ -55,6 +58,7 @@ _MOST_A_TURN: Final = 32  # each from a different stream, whose locks are held m
 _FIRST_LOOK_S: Final = 5.0  # the first look reads the signed ledger, and a process that ends sooner is spared that
 _STATE_EVERY_NS: Final = 3600 * 10**9
 _DAY_NS: Final = 86_400 * 10**9
+_LEDGER_DAYS: Final = 30  # what the ledger says is kept for, where streams are removed by bytes alone
 
 
 class RetentionLimits(msgspec.Struct, frozen=True):
@@ -83,7 +87,8 @@ class Retention:
     If a stream cannot be examined or removed, `failed` is called, and the others go ahead. `ledger` is the signed
     ledger of the directory. Without it, removals are recorded in the unsigned one, and a directory that has a signed
     ledger is left alone. `begins` says that the signed ledger exists or will. `keeps_room` sets room aside for the
-    entries that must be written on a full disk; memory mode needs none.
+    entries that must be written on a full disk; memory mode needs none. `off_host`: those of the exporters that the
+    ledger goes to as well.
     """
 
     def __init__(
@@ -100,11 +105,13 @@ class Retention:
         ledger: Ledger | None = None,
         begins: bool = True,
         keeps_room: bool = True,
+        off_host: Collection[str] = (),
     ) -> None:
         self._directory = directory
         self._ledger = ledger
         self._begins = begins
         self._keeps_room = keeps_room
+        self._off_host = off_host
         self._limits = limits
         self._wanted = wanted
         self._exporters = frozenset(exporters)
@@ -118,6 +125,7 @@ class Retention:
     def _begin(self) -> None:
         self._locks: list[FileLock | former.Ledger] = []
         self._removals = Removals(self._directory)
+        self._pruning = LedgerPruning(self._directory, self._off_host, file_mode=self._file_mode)
         self._is_signed = False  # the directory keeps a signed ledger, or will
         self._look_at = 0.0 if self._ledger is None else time.monotonic() + _FIRST_LOOK_S
 
@@ -170,7 +178,8 @@ class Retention:
         self._is_signed = (self._ledger is not None and self._begins) or is_kept(self._directory)
         finish_removal(self._directory, file_mode=self._file_mode, removals=self._removals)
         segments = segments_in(self._directory)
-        ages = self._aged(segments, held)
+        ledger = LedgerFiles(self._directory).latest() if self._ledger is not None and self._is_signed else None
+        ages = self._aged(segments, held, ledger)
         removed = Removed()
         gone: list[tuple[str, int]] = []
         for batch in _batches(islice(self._due(ages, segments), _MOST_A_LOOK), _MOST_A_TURN if self._is_signed else 1):
@@ -181,14 +190,36 @@ class Retention:
                 removed = Removed(removed.segments + (size > 0), removed.bytes + size)
         if gone:
             self._keep(lambda state: state.forget_all(gone))
+        if ledger is not None and not stopped():
+            self._prune(ledger, ages, held.get(ledger.directory_id), guard)
         return removed
 
-    def _aged(self, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment]) -> Ages:
+    def _prune(
+        self, log: LedgerLog, ages: Ages, shipment: Shipment | None, guard: AbstractContextManager[object]
+    ) -> None:
+        """Remove segments of the ledger that are as old as a stream may get. See `otel_audit.journal.pruning`."""
+        limits = RetentionLimits(self._limits.days or _LEDGER_DAYS)
+        old = {number for age_ns, each, number in ages.by_age() if each == log.directory_id and limits.is_old(age_ns)}
+        if self._ledger is None or not old:
+            return
+        try:
+            self._pruning.prune(self._ledger, self._removals, old, shipment, guard)
+        except LedgerBusy:
+            return
+        except OSError as error:
+            self._failed(log, error)
+
+    def _aged(
+        self, segments: Mapping[str, Sequence[int]], held: Mapping[str, Shipment], ledger: LedgerLog | None
+    ) -> Ages:
         """Return the current ages of the ready segments, and store them if there is anything new."""
         ages = Ages.read(self._directory / STATE_NAME)
         known, before_ns = ages.boots, ages.lived_ns
-        stale = [(stream, number) for _, stream, number in ages.by_age() if number not in segments.get(stream, ())]
+        left = {} if ledger is None else {ledger.directory_id: ledger.numbers[:-1]}  # that nobody writes any more
+        there = {**segments, **left}
+        stale = [(stream, number) for _, stream, number in ages.by_age() if number not in there.get(stream, ())]
         fresh = list(self._fresh(ages, segments, held))
+        fresh += [(each, number) for each in left for number in left[each] if not ages.is_ready(each, number)]
 
         def change(state: Ages) -> None:
             state.forget_all(stale)
@@ -246,6 +277,8 @@ class Retention:
         sizes = self._sizes(segments) if self._limits.bytes else {}
         total = sum(sizes.values())
         for age_ns, stream_id, number in ages.by_age():
+            if stream_id not in segments:
+                continue  # the ledger
             is_old = self._limits.is_old(age_ns)
             if is_old or total > self._limits.bytes > 0:
                 yield "age" if is_old else "bytes", stream_id, number

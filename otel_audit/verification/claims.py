@@ -19,7 +19,7 @@ from otel_audit.signing.keys import strict_base64
 from otel_audit.verification.anchors import Anchor, Bridge
 from otel_audit.verification.findings import Findings
 
-__all__ = ["Claims", "StreamClaims"]
+__all__ = ["Claims", "StreamClaims", "bridge_of"]
 
 _DAY_NS: Final = 86_400 * 10**9
 _HASH: Final = re.compile(r"[0-9a-f]{64}\Z")
@@ -81,6 +81,7 @@ class Claims:
     ) -> None:
         self.streams: dict[str, StreamClaims] = {}
         self.lived_ns = 0
+        self.removed: dict[str, Bridge] = {}  # by ledger: the lines of its own that it says were removed
         self.begins_later = False  # the first lines of a ledger are not there, and nobody knows what they said
         self.changed: set[str] = set()
         self._time_ns = 0
@@ -183,11 +184,9 @@ class Claims:
                 claims.found = True
 
     def _retain(self, claims: StreamClaims, content: Mapping[str, Any], place: int) -> None:
-        first, last = _size(content["first_seq"]), _size(content["last_seq"])
+        bridge = bridge_of(content)
+        first, last = bridge.first_seq, bridge.last_seq
         reason = _text(content.get("reason")) or "no reason given"
-        if not 0 < first <= last:
-            raise ValueError(f"lines {first} to {last}")
-        bridge = Bridge(first, last, _hash_or_none(content.get("prev_hash")), _hash(content["hash"]), _nodes(content))
         if last > claims.signed_size() and (claims.opened or not self.begins_later):
             claims.findings.broken(
                 "retained_unsigned",
@@ -229,6 +228,21 @@ class Claims:
                 f"{lived_ns / _DAY_NS:.1f} days; they were declared to be kept {declared}",
                 last,
             )
+
+
+def bridge_of(content: Mapping[str, Any]) -> Bridge:
+    """Return which lines a `retain` entry says were removed.
+
+    Raises:
+        KeyError: it does not say so.
+        TypeError: as well.
+        ValueError: as well.
+        NoteMalformed: as well.
+    """
+    first, last = _size(content["first_seq"]), _size(content["last_seq"])
+    if not 0 < first <= last:
+        raise ValueError(f"lines {first} to {last}")
+    return Bridge(first, last, _hash_or_none(content.get("prev_hash")), _hash(content["hash"]), _nodes(content))
 
 
 def _anchor(kind: str, content: Mapping[str, Any], place: int) -> Anchor:

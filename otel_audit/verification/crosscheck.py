@@ -17,13 +17,15 @@ from typing import Final
 
 from otel_audit.journal.cursor import Progress, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
-from otel_audit.journal.ledger.entries import ENTRY, NOTE, SignedNote, statement
+from otel_audit.journal.ledger.entries import ENTRY, NOTE, Entry, SignedNote, statement
+from otel_audit.journal.ledger.entries import Kind as EntryKind
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.line import SEGMENT, Line, system_start
 from otel_audit.journal.locks import boot_id
 from otel_audit.signing.note import Checkpoint
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Kind, Remains, Store
+from otel_audit.verification.anchors import Bridge
 from otel_audit.verification.archive import directory_in
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Class, Finding, Findings
@@ -88,6 +90,7 @@ class CrossCheck:
         self._due_ns = time.time_ns() - int(settle_s * 1e9)
         self._progress = _progress_in(directory)
         self._there = frozenset(store.streams())
+        self._told: dict[str, Mapping[str, bool] | None] = {}
         ledgers = [log.stream_id for log in LedgerFiles(directory).logs() if log.stream_id in self._there]
         self.notes = {each: note for each in ledgers if (note := _newest_note(store, each)) is not None}
 
@@ -110,9 +113,11 @@ class CrossCheck:
             for stream_id in sorted(here | self._there | claims.streams.keys()):
                 told = claims.streams.get(stream_id)
                 if stream_id in here or told is not None:
-                    found += self._compare_stream(journal, stream_id, told, is_ledger=stream_id in ledgers)
+                    removed = claims.removed.get(stream_id)
+                    is_ledger = stream_id in ledgers
+                    found += self._compare_stream(journal, stream_id, told, is_ledger=is_ledger, removed=removed)
                 else:
-                    found += self._judge_stranger(stream_id, here, ledgers)
+                    found += self._judge_stranger(stream_id, here, ledgers, claims.removed)
         return found
 
     def _begin_of_store(self, ours: Set[str], ledgers: Set[str]) -> int:
@@ -129,7 +134,13 @@ class CrossCheck:
         return min((line.tail.observed_ns for line in lines if line is not None), default=0)
 
     def _compare_stream(
-        self, journal: DirectoryStore, stream_id: str, claims: StreamClaims | None, *, is_ledger: bool
+        self,
+        journal: DirectoryStore,
+        stream_id: str,
+        claims: StreamClaims | None,
+        *,
+        is_ledger: bool,
+        removed: Bridge | None,
     ) -> list[Finding]:
         spans = _Spans(stream_id, self._store.where)
         progress = self._progress.get(stream_id, {})
@@ -138,9 +149,12 @@ class CrossCheck:
             fact: _Fact | None
             for first, end in self._in_neither(claims, last + 1, seq - 1):
                 spans.add(first, _FOREIGN if _is_before_foreign(before) else _IN_NEITHER, end)
+            if removed is not None and last and seq > last + 1:  # what is before the first line there, it may let go of
+                spans.add(last + 1, _IN_NEITHER, seq - 1)
             last, before = seq, _body_of(ours or theirs)
             if ours is None:
-                fact = self._in_store_only(seq, claims, is_ledger=is_ledger)
+                is_removed = removed is not None and removed.covers(seq, seq)  # lines of the ledger itself
+                fact = _RETAINED if is_removed else self._in_store_only(seq, claims, is_ledger=is_ledger)
             elif theirs is None:
                 fact = self._in_journal_only(seq, ours, progress)
             else:
@@ -185,18 +199,22 @@ class CrossCheck:
             what = f"no note of this ledger is in {self._store.where}, which vouches for none therefore"
             findings.unproven("store_notes", None, what)
 
-    def _judge_stranger(self, stream_id: str, here: frozenset[str], ledgers: set[str]) -> list[Finding]:
-        """Judge a stream of the store that this directory does not know: of another one, or removed from this one."""
+    def _judge_stranger(
+        self, stream_id: str, here: frozenset[str], ledgers: set[str], removed: Mapping[str, Bridge]
+    ) -> list[Finding]:
+        """Judge a stream of the store that this directory does not know: of another one, or removed from this one.
+
+        Its ledger may have removed the lines that speak of it: then the copy that the store has of them says.
+        """
         findings = Findings(stream_id)
         is_ledger, named = False, False
         for each in self._store.lines_of(stream_id):
             if not isinstance(each, Line):
                 continue
             is_ledger = is_ledger or each.content.startswith(_OF_LEDGER) or directory_in(each.content) == stream_id
-            if not is_ledger and any(b'"directory_id":"%b"' % ledger.encode() in each.content for ledger in ledgers):
-                findings.broken(
-                    "store_only", 1, f"it is in {self._store.where}, of this directory, and not in the journal"
-                )
+            named_by = (ledger for ledger in ledgers if b'"directory_id":"%b"' % ledger.encode() in each.content)
+            if not is_ledger and (ledger := next(named_by, None)) is not None:
+                self._judge_forgotten(findings, stream_id, ledger, removed.get(ledger))
                 break
             if is_ledger and (subject := _subject_of(each)) in here:
                 findings.broken(
@@ -210,7 +228,50 @@ class CrossCheck:
                 break  # its headers name its ledger, and the first of them has come
         if is_ledger and not named:
             findings.notice("foreign_ledger", None, f"another directory's ledger is in {self._store.where}")
+        elif not is_ledger and not findings.all:  # as the first stream of a directory, whose headers name no ledger yet
+            for ledger, gone in removed.items():
+                if stream_id in (self._told_before(ledger, gone) or {}):
+                    self._judge_forgotten(findings, stream_id, ledger, gone)
         return findings.all
+
+    def _judge_forgotten(self, findings: Findings, stream_id: str, ledger: str, removed: Bridge | None) -> None:
+        """Judge a stream of this directory that only the store has, and that its ledger does not know any more."""
+        told = self._told_before(ledger, removed) if removed is not None else {}
+        what = f"it is in {self._store.where}, of this directory, and not in the journal"
+        if told is None:
+            why = "the ledger lines that may say so were removed, and are not whole there either"
+            findings.unproven("store_only", 1, f"{what}: {why}")
+        elif told.get(stream_id):
+            findings.notice("store_only", 1, f"{what}: retention removed it, as ledger lines say that are there only")
+        else:
+            findings.broken("store_only", 1, what)
+
+    def _told_before(self, ledger: str, removed: Bridge) -> Mapping[str, bool] | None:
+        """Return which streams a ledger's removed lines name, and whether as removed; None if the store lacks lines.
+
+        The lines there are believed if they lead to the one that the journal's ledger names as the last of them.
+        """
+        if ledger not in self._told:
+            self._told[ledger] = _told_in(self._store, ledger, removed)
+        return self._told[ledger]
+
+
+def _told_in(store: Store, ledger: str, removed: Bridge) -> Mapping[str, bool] | None:
+    told: dict[str, bool] = {}
+    seq, digest = 0, None
+    for each in store.lines_of(ledger):
+        if not isinstance(each, Line) or seq == removed.last_seq:
+            break
+        if each.seq == seq:
+            continue  # a copy
+        if each.seq != seq + 1 or each.tail.prev_hash != digest:
+            return None
+        seq, digest = each.seq, each.hash
+        said = statement(each)
+        if isinstance(said, Entry) and isinstance(stream_id := said.content.get("stream"), str):
+            is_gone = said.kind == EntryKind.RETAIN and said.content.get("whole") is True
+            told[stream_id] = told.get(stream_id, False) or is_gone
+    return told if seq == removed.last_seq and digest == removed.hash else None
 
 
 def _newest_note(store: Store, ledger_id: str) -> Checkpoint | None:

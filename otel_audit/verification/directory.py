@@ -11,7 +11,9 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from otel_audit.errors import JournalUnreadable, NoteMalformed, ProofInvalid, SignatureInvalid
 from otel_audit.journal.files import StreamFiles, segments_in
@@ -30,7 +32,28 @@ from otel_audit.verification.findings import Findings
 from otel_audit.verification.judging import judge_headers
 from otel_audit.verification.ledger import LedgerCheck, Pins
 
-__all__ = ["LedgerReading", "StreamReading", "bytes_of", "heads_of", "is_alive", "read_stream"]
+__all__ = ["LedgerReading", "StreamReading", "bytes_of", "heads_of", "is_alive", "read_ledgers", "read_stream"]
+
+
+_ROUNDS: Final = 8  # of a directory of which the ledger is pruned while it is read
+
+
+def read_ledgers(directory: Path, pins: Pins, claims: Callable[[], Claims]) -> LedgerReading:
+    """Read all ledgers of a directory. `claims` gives new ones, since it begins anew if segments go meanwhile.
+
+    Raises:
+        OSError: a ledger cannot be read.
+    """
+    left = _ROUNDS
+    while True:
+        reading = LedgerReading(directory, claims(), pins)
+        try:
+            reading.read()
+            return reading
+        except FileNotFoundError:
+            left -= 1
+            if not left:
+                raise
 
 
 class LedgerReading:
@@ -42,7 +65,7 @@ class LedgerReading:
     def __init__(self, directory: Path, claims: Claims, pins: Pins) -> None:
         self.checks: list[LedgerCheck] = []
         self._files = LedgerFiles(directory)
-        self._claims = claims
+        self.claims = claims
         self._pins = pins
         self._places: dict[str, Position] = {}
         self.unfinished: list[Line] = []
@@ -51,6 +74,7 @@ class LedgerReading:
         """Take what is new. Return True if there was anything.
 
         Raises:
+            FileNotFoundError: retention has removed segments behind the first ones that were read.
             OSError: the ledger cannot be read.
         """
         is_new = False
@@ -66,11 +90,11 @@ class LedgerReading:
         formers = {check.report.origin: check for check in self.checks}
         check = LedgerCheck(
             log.stream_id,
-            self._claims,
+            self.claims,
             self._pins,
             formers=formers,
             follows=bool(self.checks),
-            keys=_keys_before(log),
+            keys=partial(_keys_before, log),
         )
         self.checks.append(check)
         return check
@@ -84,16 +108,20 @@ class LedgerReading:
                 continue
             if turn and turn[-1].segment != number:
                 turn = self._abandoned(log, check, turn, number)
-            for each in segment_lines(log, number, place if number == place.segment else None):
-                if not isinstance(each, Line):
-                    check.take_damage(each.segment, each.offset, each.length)
-                    continue
-                turn.append(each)
-                if isinstance(statement(each), SignedNote):
-                    for line in turn:
-                        check.take(line)
-                    turn, is_new = [], True
-                    place = self._places[log.stream_id] = each.end
+            try:
+                for each in segment_lines(log, number, place if number == place.segment else None):
+                    if not isinstance(each, Line):
+                        check.take_damage(each.segment, each.offset, each.length)
+                        continue
+                    turn.append(each)
+                    if isinstance(statement(each), SignedNote):
+                        for line in turn:
+                            check.take(line)
+                        turn, is_new = [], True
+                        place = self._places[log.stream_id] = each.end
+            except FileNotFoundError:  # removed since it was listed
+                if check.chain.seq:
+                    raise
         self.unfinished = turn
         return is_new
 
@@ -110,20 +138,17 @@ class LedgerReading:
         return []
 
 
-def _keys_before(log: LedgerLog) -> Mapping[int, VerifierKey]:
-    """Return the keys that a ledger announced before the first line that is there, as far as the archive shows them.
+def _keys_before(log: LedgerLog, seq: int) -> Mapping[int, VerifierKey]:
+    """Return the keys that a ledger announced before the line of this number, as far as the archive shows them.
 
     Each must be announced under a note that the key before it has signed.
     """
     found: dict[int, VerifierKey] = {}
-    first = next((line for number in log.segments()[:1] for line in segment_lines(log, number)), None)
-    if not isinstance(first, Line) or first.seq == 1:
-        return found
     with contextlib.suppress(JournalUnreadable, NoteMalformed, ProofInvalid, SignatureInvalid):
         for record in EpochKeys.read(log.directory):
             if not record.origin.endswith(f"/{log.stream_id}"):
                 continue
-            if record.announced().line.seq >= first.seq or record.number != len(found) + 1:
+            if record.announced().line.seq >= seq or record.number != len(found) + 1:
                 break
             record.note.verified([found.get(record.number - 1, record.vkey)])
             found[record.number] = record.vkey
@@ -271,5 +296,10 @@ def heads_of(directory: Path, streams: Mapping[str, list[Anchor]]) -> None:
     Raises:
         OSError: the ledger cannot be read.
     """
-    claims = Claims(watched={stream_id: anchors.append for stream_id, anchors in streams.items()})
-    LedgerReading(directory, claims, Pins()).read()
+
+    def claims() -> Claims:
+        for anchors in streams.values():
+            anchors.clear()
+        return Claims(watched={stream_id: anchors.append for stream_id, anchors in streams.items()})
+
+    read_ledgers(directory, Pins(), claims)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from otel_audit.signing.note import Checkpoint, Note, Signature
 from otel_audit.signing.tree import Edge
 from otel_audit.verification.anchors import AnchorWalk, Bridge
 from otel_audit.verification.chain import Chain
-from otel_audit.verification.claims import Claims
+from otel_audit.verification.claims import Claims, bridge_of
 from otel_audit.verification.findings import Findings, LedgerReport
 
 __all__ = ["KnownNote", "LedgerCheck", "Pins"]
@@ -70,9 +71,9 @@ class LedgerCheck:
     """Takes the lines of one ledger in order. For one thread.
 
     What the entries say goes into `claims`, each as soon as a note covers it. `formers` are the ledgers that were
-    checked before, by origin; `follows`: one of them is of the same directory. `keys` are the public keys of its epochs
-    so far, for a ledger of which the first lines were removed. `has_window`: the source lets go of what is old, so that
-    the ledger is read from the first header on that has the tree before it.
+    checked before, by origin; `follows`: one of them is of the same directory. `keys` gives the public keys of its
+    epochs before a line, for a ledger of which the first lines were removed. `has_window`: the source lets go of what
+    is old, so that the ledger is read from the first header on that has the tree before it.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class LedgerCheck:
         *,
         formers: Mapping[str, LedgerCheck] | None = None,
         follows: bool = False,
-        keys: Mapping[int, VerifierKey] | None = None,
+        keys: Callable[[int], Mapping[int, VerifierKey]] = lambda seq: {},
         has_window: bool = False,
     ) -> None:
         self.ledger_id = ledger_id
@@ -96,7 +97,10 @@ class LedgerCheck:
         self._pins = pins
         self._formers = formers or {}
         self._follows = follows
-        self._keys = keys or {}
+        self._keys_before = keys
+        self._keys: Mapping[int, VerifierKey] = {}
+        self._missing: Header | None = None  # the lines before this one are not there
+        self._removed: Bridge | None = None  # lines of its own that it says were removed
         self._bridges: list[Bridge] = []
         self._walk = AnchorWalk((), self._bridges, self.findings, tree=True)
         self.chain = Chain(ledger_id, self._walk, self.findings)
@@ -177,6 +181,8 @@ class LedgerCheck:
         """Begin with the key of the epoch in which the first line that is there was written."""
         self.begin_ns = header.line.tail.observed_ns
         self.claims.begins_later = True
+        self._missing = header
+        self._keys = self._keys_before(header.line.seq)
         if not self._keys:
             self._is_keyless = True
             self.findings.unproven(
@@ -250,8 +256,8 @@ class LedgerCheck:
                 self._take_key(content, place)
             case "signature":
                 self._take_signature(content, place)
-            case _ if content.get("stream") == self.ledger_id:
-                pass  # the ledger removed segments of its own
+            case "retain" if content.get("stream") == self.ledger_id:
+                self._take_removal(content, place)
             case _:
                 self.claims.take(entry.kind, content, place, time_ns, self.findings)
 
@@ -276,6 +282,46 @@ class LedgerCheck:
         self.epoch_keys.append(self._key)
         self._epoch = 1
         self._check_former(content.get("former"), place)
+
+    def _take_removal(self, content: Mapping[str, Any], place: int) -> None:
+        """Take what the ledger says of lines of its own: up to which one they were removed, and how it began."""
+        try:
+            removed = bridge_of(content)
+        except (KeyError, TypeError, ValueError, NoteMalformed) as error:
+            self._broken("entry", place, f"ledger line {place}: expected a 'retain' entry, got another one: {error}")
+            return
+        if removed.first_seq != 1 or removed.last_seq >= place:
+            self._broken("entry", place, f"ledger line {place} removes ledger lines up to {removed.last_seq}")
+            return
+        self._removed = self.claims.removed[self.ledger_id] = removed
+        self.findings.notice(
+            "ledger_retained",
+            1,
+            f"ledger lines 1 to {removed.last_seq} were removed by retention (ledger line {place})",
+            removed.last_seq,
+        )
+        begin = content.get("begin")
+        if self._missing is not None and isinstance(begin, dict):
+            keys = begin.get("keys")
+            with suppress(NoteMalformed, TypeError, AttributeError):
+                identities = keys[1:] if isinstance(keys, list) else []
+                self._identity = VerifierKey.parse(identities[0]) if identities else None
+            self._check_former(begin.get("former"), place)
+
+    def _judge_missing(self) -> None:
+        """Say so if lines are not there that nobody says were removed."""
+        if self._missing is None or self._has_window:
+            return
+        last, removed = self._missing.line.seq - 1, self._removed
+        first = 1 if removed is None else removed.last_seq + 1
+        if first <= last:
+            what = f"ledger lines {first} to {last} are not there, and the ledger does not say that they were removed"
+            self._broken("ledger_cut", first, what, last)
+        elif removed is not None and removed.last_seq == last:
+            edge = self._missing.content.get("edge")
+            nodes = [base64.b64encode(node).decode() for node in removed.nodes or ()]
+            if removed.hash != self._missing.line.tail.prev_hash or nodes != edge:
+                self._broken("ledger_cut", last, f"ledger line {last} is not the one that the ledger says was removed")
 
     def _check_former(self, told: object, place: int) -> None:
         if not isinstance(told, dict):
@@ -416,6 +462,7 @@ class LedgerCheck:
             self._broken("no_note", None, f"ledger {self.ledger_id} has no signed note")
             return
         self._check_signature(self._last)
+        self._judge_missing()
         self._finish_report()
         self._finish_identity()
         self._finish_known()

@@ -20,7 +20,7 @@ from otel_audit.verification.anchors import Anchor, Bridge, rising
 from otel_audit.verification.archive import SETTLE_S
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.crosscheck import CrossCheck
-from otel_audit.verification.directory import LedgerReading, StreamReading, heads_of, is_alive, read_stream
+from otel_audit.verification.directory import StreamReading, heads_of, is_alive, read_ledgers, read_stream
 from otel_audit.verification.findings import Class, Finding, Findings, Report, StreamReport
 from otel_audit.verification.former import removed_before
 from otel_audit.verification.judging import describe, judge_ledgers, unfinished_words
@@ -69,16 +69,15 @@ class _Directory:
         self._directory = directory
         self._pins = pins
         self._passed = passed
-        self._claims = Claims(from_ns=from_ns)
         self._from_ns = from_ns
-        self._ledgers = LedgerReading(directory, self._claims, pins)
         self._removed: Mapping[str, Sequence[Bridge]] = {}
         self._readings: dict[str, StreamReading] = {}
         self._alive: dict[str, bool | None] = {}
         self._findings = Findings()
 
     def verify(self, anchored_within_s: float | None, check: CrossCheck | None) -> Report:
-        self._ledgers.read()
+        self._ledgers = read_ledgers(self._directory, self._pins, lambda: Claims(from_ns=self._from_ns))
+        self._claims = self._ledgers.claims
         self._removed = removed_before(self._directory)
         self._read_new()
         for _ in range(_ROUNDS):

@@ -254,6 +254,12 @@ class ForgedLedger:
         told = {"format": 1, "directory_id": self.ledger_id, "number": self.number}
         self.append("segment", {**told, "size": len(self.lines), "edge": nodes_of(self.lines)})
 
+    def retain_own(self) -> Self:
+        """Say that the lines before the last segment are removed."""
+        gone = self.lines[: self.pruned_to]
+        told = {"first_seq": 1, "last_seq": len(gone), "prev_hash": None, "hash": digests(gone)[-1].hex()}
+        return self.turn(("retain", {"stream": self.ledger_id, **told, "edge": nodes_of(gone), "reason": "age"}))
+
     def write_pruned(self, first_key: str) -> None:
         """Only the last segment is there, and what `ledger.keys` says of the first epoch."""
         path = self.directory / f"ledger.{self.number:08d}.jsonl"

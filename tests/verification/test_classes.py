@@ -423,7 +423,8 @@ def test_a_ledger_of_which_the_first_lines_are_gone_goes_on_with_the_key_that_it
 
     report = verified(forge)
 
-    assert seen(report) == [("unproven", "ledger_begin", forge.ledger.ledger_id, 1)]
+    id_ = forge.ledger.ledger_id
+    assert seen(report) == [("unproven", "ledger_begin", id_, 1), ("finding", "ledger_cut", id_, 1)]
     assert [each.signed_to for each in report.streams] == [len(stream.lines)]
 
 
@@ -432,17 +433,34 @@ def test_a_ledger_of_which_the_first_lines_were_removed_goes_on_by_its_archive_o
     first_key = forge.ledger.epoch_key.verifier(forge.ledger.origin)
     forge.ledger.begin_segment()
     stream = forge.honest_stream()
+    forge.ledger.retain_own()
     forge.write()
     (tmp_path / "ledger.00000002.jsonl").unlink()
     forge.ledger.write_pruned(str(first_key))
 
     report = verified(forge, Pins(known_key=first_key))
 
+    id_ = forge.ledger.ledger_id
     assert report.verdict is Verdict.PROVEN
-    assert seen(report) == [("notice", "ledger_begin", forge.ledger.ledger_id, 1)]
+    assert seen(report) == [("notice", "ledger_begin", id_, 1), ("notice", "ledger_retained", id_, 1)]
     assert [each.signed_to for each in report.streams] == [len(stream.lines)]
     (tmp_path / "ledger.keys").unlink()
-    assert seen(verified(forge)) == [("unproven", "ledger_begin", forge.ledger.ledger_id, 1)]
+    assert seen(verified(forge))[0] == ("unproven", "ledger_begin", id_, 1)
+
+
+def test_a_ledger_of_which_first_lines_are_gone_that_no_entry_tells_of_is_cut(tmp_path: Path) -> None:
+    forge = Forge(tmp_path)
+    first_key = forge.ledger.epoch_key.verifier(forge.ledger.origin)
+    forge.ledger.begin_segment()
+    forge.honest_stream()
+    forge.write()
+    (tmp_path / "ledger.00000002.jsonl").unlink()
+    forge.ledger.write_pruned(str(first_key))
+
+    report = verified(forge, Pins(known_key=first_key))
+
+    assert report.verdict is Verdict.BROKEN
+    assert ("finding", "ledger_cut", forge.ledger.ledger_id, 1) in seen(report)
 
 
 def held(stream: ForgedStream) -> FileLock:

@@ -65,6 +65,8 @@ class Removals:
         self._told: dict[str, list[Mapping[str, Any]]] = {}
         self._signed: dict[str, Signed] = {}
         self._last: list[Mapping[str, Any]] = []
+        self._totals: Mapping[str, Any] = {}
+        self.pruned: Mapping[str, Any] | None = None  # the last entry of lines of the ledger itself
         self._place = Position(0)  # behind the last note
         self._former: dict[str, list[Mapping[str, Any]]] = {}
         self._former_last: Mapping[str, Any] | None = None
@@ -91,7 +93,7 @@ class Removals:
     @property
     def signed_totals(self) -> Mapping[str, Any]:
         """All that was removed as the signed ledger says."""
-        return _totals(self._last[-1] if self._last else None)
+        return self._totals
 
     @property
     def totals(self) -> Sequence[Mapping[str, Any]]:
@@ -171,7 +173,11 @@ class Removals:
                 continue
             if entry.kind in _COVERING:
                 self._cover(stream_id, entry)
+            elif entry.kind == Kind.RETAIN and stream_id == entry.line.tail.stream_id:
+                self.pruned = entry.content
+                self._totals = _totals(entry.content)
             elif entry.kind == Kind.RETAIN:
+                self._totals = _totals(entry.content)
                 self._told.setdefault(stream_id, []).append(entry.content)
                 self._forget(stream_id, entry.content)
                 removed.append(entry.content)
