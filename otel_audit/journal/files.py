@@ -1,4 +1,4 @@
-"""The names of the files in a journal directory, and which streams are there.
+"""Name the files in a journal directory, and list its streams.
 
 <stream_id>.<segment>.jsonl    lines, append only
 <stream_id>.writer.lock        held while the writer lives
@@ -7,8 +7,7 @@
 <stream_id>.quarantine         lines that were refused: set aside, and released since
 ledger.*                       the directory's own log and its keys: see `otel_audit.journal.ledger.files`
 
-Also how such a file is opened, filled and copied.
-"""
+Also open, write, replace, sync and copy such files."""
 
 from __future__ import annotations
 
@@ -54,49 +53,49 @@ __all__ = [
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
-# Not a copy that somebody made of one, nor the file of an exporter, which would keep events out until it is removed.
+# Neither a copy that somebody made, nor the file of an exporter, which would keep events out until it is removed.
 _OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[0-9a-z.-]+|retention\.state)\Z")
 _WRITER_LOCK = re.compile(rf"(?P<stream>{_UUID})\.writer\.lock\Z")
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 _UNFINISHED: Final = ".unfinished"
-_LISTING_MAX_S: Final = 30.0  # where a file system does not stamp a directory when a name in it changes
+_LISTING_MAX_S: Final = 30.0  # for a file system that does not update the time of a directory when a name in it changes
 _LISTINGS_MAX: Final = 4
-_TICK_NS: Final = 100 * 10**6  # kernels stamp by a clock of some milliseconds
-_LONG_TICK_NS: Final = 3 * 10**9  # of file systems that know full seconds only, or every other one
+_TICK_NS: Final = 100 * 10**6  # the resolution of the clock with which kernels stamp files
+_LONG_TICK_NS: Final = 3 * 10**9  # for file systems whose times are full seconds, or every other one
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFiles:
-    """Where the files of one stream are."""
+    """The paths of the files of one stream."""
 
     directory: Path
     stream_id: str
 
     def segment(self, number: int) -> Path:
-        """The path of one segment, numbered from 1."""
+        """Return the path of one segment. Numbers begin at 1."""
         return self.directory / f"{self.stream_id}.{number:08d}.jsonl"
 
     @property
     def writer_lock(self) -> Path:
-        """Held while the writer lives."""
+        """The lock that its writer holds as long as it lives."""
         return self.directory / f"{self.stream_id}.writer.lock"
 
     @property
     def ship_lock(self) -> Path:
-        """Held by whoever exports the stream."""
+        """The lock that its exporter holds."""
         return self.directory / f"{self.stream_id}.ship.lock"
 
     @property
     def cursor(self) -> Path:
-        """How far each exporter has come."""
+        """The progress of each exporter."""
         return self.directory / f"{self.stream_id}.cursor"
 
     def segments(self) -> list[int]:
-        """The numbers of the segments that exist, ascending."""
+        """Return the numbers of the segments that exist, ascending."""
         return list(segments_in(self.directory).get(self.stream_id, ()))
 
     def segment_from(self, number: int) -> int | None:
-        """Return the lowest segment that exists and is not below `number`; None when there is none."""
+        """Return the lowest existing segment that is not below `number`, or None if there is none."""
         if self.segment(number).exists():
             return number
         return next((found for found in self.segments() if found >= number), None)
@@ -108,7 +107,7 @@ def streams_in(directory: Path) -> list[StreamFiles]:
 
 
 class _Listing(NamedTuple):
-    """The segments in a directory, and what says whether they still are: device, inode and time of its last change."""
+    """The segments in a directory, with what shows that they are current: device, inode and time of the last change."""
 
     stamp: tuple[int, int, int]
     listed_at: float
@@ -119,10 +118,10 @@ _listings: dict[Path, _Listing] = {}
 
 
 def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
-    """Return by stream, oldest first (a UUIDv7 sorts by time), the numbers of its segments, ascending.
+    """Return the numbers of the segments of each stream, ascending. The streams are sorted by age, as a UUIDv7 is.
 
-    The directory is listed again only when a name in it has changed: to list thousands of files takes milliseconds,
-    and whoever waits at the end of a stream asks some times a second.
+    The directory is listed again only when a name in it has changed. Listing thousands of files takes milliseconds, and
+    a reader that waits at the end of a stream calls this several times a second.
     """
     try:
         status = os.stat(directory)
@@ -133,7 +132,7 @@ def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
     listed_at = time.monotonic()
     if known is not None and known.stamp == stamp and listed_at - known.listed_at < _LISTING_MAX_S:
         return known.segments
-    # A name that changes within one tick of the file system's clock after this look leaves no other time behind.
+    # A name that changes within one tick of the file system's clock after this check leaves the same time.
     tick_ns = _TICK_NS if status.st_mtime_ns % 10**9 else _LONG_TICK_NS
     is_settled = time.time_ns() - status.st_mtime_ns - tick_ns > 0
     found: dict[str, list[int]] = {}
@@ -148,17 +147,17 @@ def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
 
 
 def cursors_in(directory: Path) -> list[str]:
-    """The ids of the streams that have a cursor in the directory."""
+    """Return the ids of the streams that have a cursor in the directory."""
     return [match["stream"] for match in map(_CURSOR.match, _names_in(directory)) if match is not None]
 
 
 def writer_locks_in(directory: Path) -> list[str]:
-    """The ids of the streams that have a lock file of their writer in the directory, oldest first."""
+    """Return the ids of the streams that have a lock file of their writer in the directory, oldest first."""
     return sorted(match["stream"] for match in map(_WRITER_LOCK.match, _names_in(directory)) if match is not None)
 
 
 def journal_bytes(directory: Path) -> int:
-    """The bytes of all files that journals have in the directory; what else is there is not counted.
+    """Return the size in bytes of all files of journals in the directory. Other files are not counted.
 
     Raises:
         OSError: the directory cannot be listed.
@@ -180,9 +179,10 @@ def _names_in(directory: Path) -> list[str]:
 
 
 def make_private(directory: Path) -> None:
-    """Make the directory and the one above it, if they are missing; both belong to this user alone from then on.
+    """Make the directory and its parent if they are missing. Afterwards both belong to this user alone.
 
-    For a place such as /dev/shm, where every user can make a directory, or a link, of the name that we would choose.
+    This is for a place such as /dev/shm, where every user can make a directory, or a link, with the name that we would
+    choose.
 
     Raises:
         JournalUnwritable: one of them cannot be made, is a link, or others may enter it.
@@ -203,7 +203,7 @@ def make_private(directory: Path) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """The directory exists and takes new files; made with mode 0700 if it was missing.
+    """Make the directory with mode 0700 if it is missing, and check that it takes new files.
 
     Raises:
         JournalUnwritable: it cannot be made or written; nothing was changed.
@@ -217,16 +217,16 @@ def make_directory(directory: Path) -> None:
 
 
 class Exposure(msgspec.Struct, frozen=True):
-    """What every user of the machine can do to a directory, and what to do about it."""
+    """What every user of the machine can do to a directory, and the remedy."""
 
     says: str
     remedy: str
 
 
 def exposure_of(directory: Path) -> Exposure | None:
-    """What the modes of the directory and of those above it let every user do to its files; None: nothing.
+    """Return what the modes of the directory and its parents let every user do to its files, or None.
 
-    A group is trusted: its members may be a side-car, and many a user is alone in his.
+    Groups are trusted: a side-car may be a member, and many a user is alone in a group.
 
     Raises:
         OSError: a mode cannot be read.
@@ -245,8 +245,8 @@ def exposure_of(directory: Path) -> Exposure | None:
 
 
 def say_exposure(directory: Path, notices: Notices) -> None:
-    """Say at the start what every user can do to the files of the directory. Raises nothing."""
-    with contextlib.suppress(OSError):  # one above it may not be looked at
+    """Print at start-up what every user can do to the files of the directory. Never raises."""
+    with contextlib.suppress(OSError):  # a parent may be unreadable
         if (exposure := exposure_of(directory)) is not None:
             notices.say("permissions", f"{exposure.says}; {exposure.remedy}")
 
@@ -256,7 +256,7 @@ def _shown(path: Path, mode: int) -> str:
 
 
 def open_with_mode(path: Path, flags: int, mode: int) -> int:
-    """A descriptor of the file, never through a link. If it was missing it is made, with this mode whatever the umask.
+    """Open a file, never through a link. If it is missing, make it with this mode whatever the umask.
 
     Raises:
         OSError: it cannot be opened or made.
@@ -269,13 +269,13 @@ def open_with_mode(path: Path, flags: int, mode: int) -> int:
             try:
                 return os.open(path, flags)
             except FileNotFoundError:
-                continue  # removed in this moment
+                continue  # removed at this moment
         try:
-            # A umask of 022 would take the group's right to write from 0660, and a side-car could lock nothing.
+            # A umask of 022 would remove the group's right to write from 0660, and a side-car could lock nothing.
             os.fchmod(descriptor, mode)
         except OSError:
-            pass  # of a file system without modes
-        except BaseException:  # an asynchronous one: nobody else knows of the descriptor
+            pass  # a file system without modes
+        except BaseException:  # an asynchronous exception, and nobody else knows the descriptor
             os.close(descriptor)
             raise
         return descriptor
@@ -292,12 +292,12 @@ _BLOCK_BYTES = 1 << 20
 
 
 def open_segment(path: Path, mode: int) -> int:
-    """A descriptor that appends to the file and reads it; made with the mode if it was missing, never a link."""
+    """Open a file for appending and reading, never through a link. If it is missing, make it with this mode."""
     return open_with_mode(path, os.O_RDWR | os.O_APPEND, mode)
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """True while the open file is the one that others find at the path."""
+    """Return True while the open file is the one that others find at the path."""
     try:
         there = os.stat(path, follow_symlinks=False)
     except OSError:
@@ -306,10 +306,10 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 
 def write_whole(descriptor: int, data: bytes) -> None:
-    """All of the data is written.
+    """Write all of the data.
 
     Raises:
-        OSError: some of it may be.
+        OSError: a part of it may be written.
     """
     done = 0
     while done < len(data):
@@ -317,10 +317,10 @@ def write_whole(descriptor: int, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes, *, mode: int) -> None:
-    """Write a whole file or none, in the place of an earlier one: no reader sees a part of it.
+    """Replace a file by a new one that holds this data. No reader ever sees a part of it.
 
     Raises:
-        OSError: it cannot be written; an earlier file is as it was.
+        OSError: it cannot be written; an earlier file is unchanged.
     """
     with replacing_file(path, mode=mode) as descriptor:
         write_whole(descriptor, data)
@@ -328,13 +328,13 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
 
 @contextmanager
 def replacing_file(path: Path, *, mode: int) -> Iterator[int]:
-    """Give a descriptor to write a file to, which takes the place of an earlier one when all of it is written.
+    """Yield a descriptor of a new file, which replaces an earlier one at the end of the block.
 
     Raises:
-        OSError: it cannot be written; an earlier file is as it was.
+        OSError: it cannot be written; an earlier file is unchanged.
     """
     unfinished = path.with_name(path.name + _UNFINISHED)
-    unfinished.unlink(missing_ok=True)  # of a run that was killed, or made by somebody else for all to read
+    unfinished.unlink(missing_ok=True)  # left by a killed run, or made by another user for all to read
     descriptor = open_with_mode(unfinished, os.O_WRONLY | os.O_TRUNC, mode)
     try:
         yield descriptor
@@ -347,10 +347,10 @@ def replacing_file(path: Path, *, mode: int) -> Iterator[int]:
 
 
 def copy_bytes(source: int, target: int, length: int) -> None:
-    """The first bytes of one file are appended to another: `length` of them, or as many as there are.
+    """Append the first `length` bytes of one file to another, or as many as there are.
 
     Raises:
-        OSError: some may be.
+        OSError: some of them may be appended.
     """
     done = 0
     while done < length and (block := os.pread(source, min(_BLOCK_BYTES, length - done), done)):

@@ -1,10 +1,10 @@
 """A line of the journal: one JSON object whose last keys are the journal's own.
 
-Because they come last, a reader finds them with one pattern. To verify a line, its stored bytes are hashed; nothing is
-serialised again.
+Because these keys come last, a reader finds them with one pattern. To verify a line, its stored bytes are hashed, and
+nothing is serialised again.
 
-`Line` is what every reader gets: the delivery, the counts, retention, `tail` and `replay`. It holds bytes and a place,
-and parses nothing until somebody asks.
+`Line` is used by every reader: delivery, counts, retention, `tail` and `replay`. It holds bytes and a place, and parses
+nothing until asked.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ __all__ = [
     "system_start",
 ]
 
-FORMAT_VERSION = 1  # of the lines of a segment, as its header says; raised when an older reader would get them wrong
+FORMAT_VERSION = 1  # the format of lines in each segment header; raised if older readers would misread them
 SEGMENT = "segment"
 GAP = "gap"
 
-_SYSTEM_PREFIX = b'{"system":'  # an event of the application always begins with {"event_type":
-# Compiled once, for all streams: to compile one for each of thousands takes a second. Its third group is the id of the
-# stream, which whoever matches compares with the one that is expected, and the fourth the number.
+_SYSTEM_PREFIX = b'{"system":'  # an event of an application always begins with {"event_type":
+# Compiled once for all streams, since one for each of thousands would take a second. The third group is the id of the
+# stream, which the caller compares with the expected one, and the fourth is the number.
 TAIL = re.compile(
     rb',"time_ns":(-?\d+),"observed_ns":(\d+),"stream_id":"([^"]{36})","seq":(\d+)(?:,"prev_hash":"([0-9a-f]{64})")?\}\Z'
 )
@@ -58,7 +58,7 @@ _BEGINNING = re.compile(rb'\{"(?:event_type|system)":')
 
 
 class Position(NamedTuple):
-    """A place between two lines: everything before it is dealt with. `seq` is the number of the last line before it."""
+    """A place between two lines. Everything before it is dealt with. `seq` is the number of the last line before it."""
 
     segment: int = 1
     offset: int = 0
@@ -76,7 +76,7 @@ class Tail(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, line: bytes) -> Tail | None:
-        """Return the tail of a line without its newline, or None if these bytes are no line of a journal."""
+        """Return the tail of a line without its newline, or None if these bytes are not a line of a journal."""
         match = TAIL.search(line, max(0, len(line) - TAIL_BYTES))
         if match is None or line[:1] != b"{" or not _STREAM_ID.fullmatch(match[3]):
             return None
@@ -87,9 +87,9 @@ class Tail(msgspec.Struct, frozen=True):
 
 
 class Line:
-    """One whole line of a stream, without its newline, and where it stands: its segment and its offset there.
+    """One whole line of a stream, without its newline, with its segment and its offset there.
 
-    Never changed once it is made. `seq` was read to know that it is a line of its stream; all else is read when asked.
+    It never changes. Only `seq` is read at once, to know that it is a line of its stream; the rest is read on demand.
     """
 
     __slots__ = ("content", "offset", "segment", "seq")
@@ -105,7 +105,7 @@ class Line:
 
     @property
     def end(self) -> Position:
-        """The position behind it."""
+        """The position after the line."""
         return Position(self.segment, self.offset + len(self.content) + 1, self.seq)
 
     @property
@@ -123,7 +123,7 @@ class Line:
         """The journal's own keys.
 
         Raises:
-            ValueError: it was made of bytes that are no line of a journal.
+            ValueError: these bytes are not a line of a journal.
         """
         tail = Tail.of(self.content)
         if tail is None:
@@ -132,10 +132,10 @@ class Line:
 
 
 class Damage(NamedTuple):
-    """Bytes of a segment that are no line of its stream, without the newline behind them.
+    """Bytes of a segment that are not a line of its stream, without the newline after them.
 
-    A reader says only where they are; `otel_audit.journal.line_file.hash_between` gives their hash. A writer that ends
-    a segment before its time says the hash and the reason too, in the header of the next one.
+    A reader gives only their place, and `otel_audit.journal.line_file.hash_between` their hash. A writer that ends a
+    segment early also gives the hash and the reason, in the header of the next one.
     """
 
     segment: int
@@ -146,7 +146,7 @@ class Damage(NamedTuple):
 
 
 def stream_and_seq(line: bytes) -> tuple[str, int] | None:
-    """Return the id of the stream and the number of a line, or None if these bytes are no line of a journal."""
+    """Return the id of the stream and the number of a line, or None if these bytes are not a line of a journal."""
     match = TAIL.search(line, max(0, len(line) - TAIL_BYTES))
     if match is None or line[:1] != b"{" or not _STREAM_ID.fullmatch(match[3]):
         return None
@@ -154,7 +154,7 @@ def stream_and_seq(line: bytes) -> tuple[str, int] | None:
 
 
 def seq_reader(stream_id: str) -> Callable[[bytes], int | None]:
-    """Return a function that gives the number of a line of this stream, and None for bytes that are no line of it."""
+    """Return a function that returns the number of a line of this stream, or None for other bytes."""
     search, own = TAIL.search, stream_id.encode()
 
     def seq_of(line: bytes) -> int | None:
@@ -165,9 +165,9 @@ def seq_reader(stream_id: str) -> Callable[[bytes], int | None]:
 
 
 def names_line(before: bytes, stream_id: str, seq: int) -> bool:
-    """Return True if the line of this number ends with these bytes, of which the last is its newline.
+    """Return True if the line with this number ends with these bytes, of which the last is its newline.
 
-    Bytes that begin inside of the line are enough, if they hold its tail.
+    Bytes from the middle of the line are enough if they hold its tail.
     """
     tail = before[:-1].rpartition(b"\n")[2]
     own = b',"stream_id":"%b","seq":%d' % (stream_id.encode(), seq)
@@ -175,13 +175,13 @@ def names_line(before: bytes, stream_id: str, seq: int) -> bool:
 
 
 def last_line_in(piece: bytes) -> bytes:
-    """Return the line behind the remains of one that somebody cut off: its writer has gone on behind them.
+    """Return the line after the remains of one that somebody cut off, because its writer has gone on after them.
 
-    A piece that is one whole line is returned as it is.
+    A piece that is one whole line is returned unchanged.
     """
     starts = [beginning.start() for beginning in _BEGINNING.finditer(piece)]
     if starts == [0]:
-        return piece  # the usual case, in each segment's first line: nothing need be parsed
+        return piece  # the usual case for the first line of a segment, in which nothing need be parsed
     for start in starts:
         with contextlib.suppress(ValueError, RecursionError):
             json.loads(piece[start:])
@@ -200,7 +200,7 @@ def is_system(line: bytes) -> bool:
 
 
 def system_start(kind: str) -> bytes:
-    """Return the bytes with which every line of this kind begins, among those that the journal made itself."""
+    """Return the bytes with which every line of this kind of the journal's own lines begins."""
     return b'%b"%b"' % (_SYSTEM_PREFIX, kind.encode())
 
 

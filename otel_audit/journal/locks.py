@@ -1,11 +1,11 @@
-"""Lock files: who may write a stream, who may export it, and whether a free lock means that the writer is gone.
+"""Lock files, which decide who may write or export a stream, and whether the writer of an unlocked stream is gone.
 
-`flock` on files that nothing else opens. POSIX record locks would be lost as soon as the same process closes any
-descriptor of the file. Liveness is never judged by a pid: pids are reused, and mean nothing across containers.
+They use `flock` on files that nothing else opens. A process would lose POSIX record locks as soon as it closed any
+descriptor of the file. Liveness is never judged by a pid, since pids are reused and mean nothing across containers.
 
-On the file system of a local disk no other kernel can hold a lock: a stream there whose lock is free has no writer,
-whatever host wrote it. A volume that moved with its pod is the usual case. Anywhere else a machine that shares the
-volume may have a writer of which a lock says nothing, so only the streams of this host are taken over.
+On the file system of a local disk no other kernel can hold a lock. A stream there whose lock is free has no writer,
+whatever host wrote it; a volume that moved with its pod is the usual case. Anywhere else, a machine that shares the
+volume may have a writer that the lock does not show, so only the streams of this host are taken over.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class FileLock:
-    """A lock that is held, from `acquire` until `release` or the end of the process."""
+    """A lock that is held from `acquire` until `release` or the end of the process."""
 
     _descriptor = -1
 
@@ -53,12 +53,12 @@ class FileLock:
     def acquire(cls, path: Path, *, mode: int = 0o600, creates: bool = True) -> FileLock | None:
         """Return the lock, or None if another process or descriptor holds it. Never wait.
 
-        With `creates=False`, also None if there is no lock file: whoever had the lock last may have removed it.
+        With `creates=False`, also return None if there is no lock file, since the last holder may have removed it.
         """
         try:
             return cls._locked(path, lambda: _open_to_lock(path, mode, creates=creates), fcntl.LOCK_EX)
         except FileNotFoundError:
-            if creates:  # into a directory that is gone
+            if creates:  # the directory is gone
                 raise
             return None
 
@@ -66,7 +66,7 @@ class FileLock:
     def _locked(cls, path: Path, opened: Callable[[], int], kind: int) -> FileLock | None:
         while True:
             lock = cls(path)
-            # Owned at once: a lock on a descriptor that an asynchronous exception made nobody's would never end.
+            # Owned at once, since a lock on a descriptor that an asynchronous exception has orphaned would never end.
             lock._descriptor = opened()
             try:
                 fcntl.flock(lock._descriptor, kind | fcntl.LOCK_NB)
@@ -82,9 +82,9 @@ class FileLock:
 
     @classmethod
     def is_held(cls, path: Path) -> bool:
-        """True while somebody holds the lock. A lock file that does not exist is held by nobody."""
+        """Return True while somebody holds the lock. Nobody holds a lock whose file does not exist."""
         try:
-            # Shared: two that look do not see each other.
+            # Shared, so that two checks do not see each other.
             lock = cls._locked(path, lambda: _open_to_look(path), fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
@@ -94,9 +94,9 @@ class FileLock:
         return False
 
     def release(self, *, remove: bool = False) -> None:
-        """Nobody holds the lock any more. `remove`: the file is gone too, removed while it was still held.
+        """Release the lock. With `remove`, remove its file too, while the lock is still held.
 
-        Never raises: on a disk that became read-only the file stays, and nobody holds it. Not for a forked child, which
+        Never raises. On a disk that became read-only the file stays, and nobody holds it. Not for a forked child, which
         would take the lock from its parent: see `abandon`.
         """
         if self._descriptor < 0:
@@ -104,24 +104,23 @@ class FileLock:
         with contextlib.suppress(OSError):
             if remove and is_at(self._path, self._descriptor):
                 self._path.unlink(missing_ok=True)
-        # Unlocked, not only closed: a child that was forked in this moment may have the descriptor for as long as it
-        # lives.
+        # Unlocked as well as closed, since a child forked at this moment may keep the descriptor as long as it lives.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self.abandon()
 
     def is_in_place(self) -> bool:
-        """True while the lock file that is held is the one that others would find."""
+        """Return True while the held lock file is the one that others find at its path."""
         return self._descriptor >= 0 and is_at(self._path, self._descriptor)
 
     def abandon(self) -> None:
-        """Close this process's descriptor, as a forked child must: the parent keeps the lock."""
+        """Close this process's descriptor, as a forked child must. The parent keeps the lock."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        # An asynchronous exception may come between the lock and whoever asked for it: nobody else could free it.
+        # An asynchronous exception may come between the lock and its caller, and nobody else could free it.
         self.abandon()
 
     def __enter__(self) -> FileLock:
@@ -148,10 +147,10 @@ def _open_to_look(path: Path) -> int:
 
 
 def prove_locks(directory: Path) -> None:
-    """A second descriptor is kept out in this directory: its file system has working locks.
+    """Check that a second descriptor is kept out, so that the file system of this directory has working locks.
 
     Raises:
-        JournalUnwritable: it has not, so that two processes could write one stream.
+        JournalUnwritable: it has not, and two processes could write one stream.
     """
     path = directory / f".{uuid.uuid4()}.probe.lock"
     try:
@@ -173,30 +172,30 @@ def prove_locks(directory: Path) -> None:
         )
 
 
-# Not tmpfs, which nobody else can mount either: what moves with a pod is never there. Not what is unknown.
+# Not tmpfs: nobody else can mount it, but a volume that moves with a pod is never there. Nor an unknown kind.
 _LOCAL: Final = frozenset({"btrfs", "ext4", "xfs", "zfs"})
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _MOUNT_POINT: Final = 4
-_OPTIONAL_FIELDS: Final = 6  # none or several, ended by a "-"
+_OPTIONAL_FIELDS: Final = 6  # optional fields, ended by a "-"
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """One mounted file system: where it is, and of which kind, as the kernel calls it."""
+    """A mounted file system: its place, and its kind as the kernel calls it."""
 
     point: Path
     kind: str
 
     @property
     def is_local(self) -> bool:
-        """True when one kernel has it for itself. False for what is unknown."""
+        """Return True if one kernel has it to itself. False if its kind is unknown."""
         return self.kind in _LOCAL
 
 
 @cache
 def host_id() -> str:
-    """32 hex digits that stay the same on this machine.
+    """Return 32 hex digits that stay the same on this machine.
 
-    A digest, since the machine id itself is not to be shown outside. Source: machine-id(5), systemd.
+    It is a digest, since the machine id itself must not be published. Source: machine-id(5), systemd.
     """
     known = _first_line("/etc/machine-id") or _first_line("/var/lib/dbus/machine-id") or socket.gethostname()
     return hashlib.sha256(b"otel-audit\0" + known.encode()).hexdigest()[:32]
@@ -204,20 +203,20 @@ def host_id() -> str:
 
 @cache
 def boot_id() -> str:
-    """The kernel's id of this boot; empty where there is none. Source: random(4), Linux."""
+    """Return the kernel's id of this boot, or an empty text if there is none. Source: random(4), Linux."""
     return _first_line("/proc/sys/kernel/random/boot_id")
 
 
 def may_live_elsewhere(directory: Path, header: Mapping[str, Any]) -> bool:
-    """Return True if the writer of a stream may live although its lock is free: on another machine.
+    """Return True if the writer of a stream may live on another machine although its lock is free.
 
-    A header that is damaged and names no host counts as of this one.
+    A damaged header that names no host counts as one of this host.
     """
     return bool(header.get("host_id", host_id()) != host_id()) and not is_on_a_local_disk(directory)
 
 
 def is_on_a_local_disk(directory: Path) -> bool:
-    """Return True if the directory is on a file system that one kernel has for itself."""
+    """Return True if the directory is on a file system that one kernel has to itself."""
     try:
         return _is_local(directory.resolve(), directory.stat().st_dev)
     except OSError:
@@ -226,7 +225,7 @@ def is_on_a_local_disk(directory: Path) -> bool:
 
 @lru_cache(maxsize=16)
 def _is_local(directory: Path, device: int) -> bool:
-    """`device` is only there to ask anew when something else was mounted at the place.
+    """Return True for a local disk. `device` is a key of the cache, so that a new mount at the place is examined anew.
 
     Raises:
         OSError: /proc is not there.
@@ -236,9 +235,11 @@ def _is_local(directory: Path, device: int) -> bool:
 
 
 def mount_of(path: Path, mounts: Sequence[Mount] | None = None) -> Mount | None:
-    """The mount that a path, absolute and without symbolic links, is on: of two at one place the later one.
+    """Return the mount of a path that is absolute and has no symbolic links.
 
-    Of those that this process sees, unless `mounts` are given.
+    If two are at one place, the later one counts.
+
+    Without `mounts`, it is one of those that this process sees.
 
     Raises:
         OSError: /proc is not there.
@@ -254,7 +255,7 @@ def mount_of(path: Path, mounts: Sequence[Mount] | None = None) -> Mount | None:
 
 
 def mounts_in(mountinfo: str) -> list[Mount]:
-    """The mounts of a mountinfo text, in the order in which they were mounted.
+    """Return the mounts of a mountinfo text, in the order in which they were mounted.
 
     Source: proc(5), "/proc/pid/mountinfo".
     """
@@ -263,7 +264,7 @@ def mounts_in(mountinfo: str) -> list[Mount]:
 
 
 def _plain(field: str) -> str:
-    """The field with the spaces, tabs, newlines and backslashes that it was written without."""
+    """Return the field with its spaces, tabs, newlines and backslashes restored."""
     return _OCTAL.sub(lambda escape: chr(int(escape[1], 8)), field)
 
 

@@ -1,7 +1,7 @@
-"""Every OTel attribute key that is written, its type, where it comes from and which standard names it.
+"""Every OTel attribute key that is written, with its type, its source in the event and the standard that names it.
 
-One table, `ATTRIBUTES`: the record builder, docs/schema.md, the dashboards' tests and `otel-audit schema` read it. A
-row that is `direct` is copied from its field as it is; every other value is derived in `mapping`.
+There is one table, `ATTRIBUTES`. The record builder, docs/schema.md, the tests of the dashboards and `otel-audit
+schema` read it. A row that is `direct` is copied from its field unchanged; every other value is derived in `mapping`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ValueType(StrEnum):
 
 
 class Standard(StrEnum):
-    """Who named the key."""
+    """The standard that names the key."""
 
     DRAFT = "OTel audit draft (OTEP 0267)"
     SEMCONV = "OTel semantic conventions"
@@ -88,9 +88,10 @@ class Standard(StrEnum):
 
 
 class Attribute(msgspec.Struct, frozen=True):
-    """One key: the type of its value, the field of the event it comes from, and the section that names it.
+    """One key: the type of its value, its field in the event, and the section of the standard that names it.
 
-    `direct`: copied from the field as it is. `repeats`: takes few values in a service, so it is encoded once a batch.
+    If `direct`, it is copied from the field unchanged. If `repeats`, it takes few values in a service, so it is encoded
+    once a batch.
     """
 
     key: str

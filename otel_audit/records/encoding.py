@@ -1,12 +1,12 @@
-"""OTLP requests from journal lines, encoded straight from a line and the header of its segment.
+"""Encode OTLP requests straight from journal lines and the header of their segment.
 
-Nothing of the exporting process gets in: no clock, no resource, no active span. So a line that is sent again, by
-whomever, makes an equal record. A line that holds a foreign record is sent as that record.
+Nothing of the exporting process gets in: no clock, no resource, no active span. So a line that is sent again, by any
+process, makes an equal record. A line that holds a foreign record is sent as that record.
 
-A line that the logger wrote has its keys in one order, and few of its texts need an escape. Where that holds, a record
-is put together of slices of the line, and nothing is parsed. Any other line, such as one of another program, one with
-attributes of its own or with a quote in a text, is read as JSON. What matches is JSON, and says to a reader of JSON
-what its groups say; a property test holds that both ways make the same record.
+A line that the logger wrote has its keys in one order, and few of its texts need an escape. Such a line becomes a
+record made of its own slices, without parsing. Any other line, such as one of another program, or one with its own
+attributes or a quote in a text, is read as JSON. Whatever the pattern matches is JSON, and its groups have the values
+that a JSON reader would find. A property test holds that both ways make the same record.
 
 Source: OTLP 1.x `logs.proto`; OTel logs data model; attributes and severities as in `mapping`.
 """
@@ -54,17 +54,17 @@ __all__ = [
 ]
 
 
-# A text without an escape: its bytes are its value. Control characters have to be escaped in JSON.
+# A text without an escape, whose bytes are its value. Control characters have to be escaped in JSON.
 _TEXT: Final = r'[^"\\\x00-\x1f]*'
 _SOME_TEXT: Final = _TEXT[:-1] + "+"
 _WORD: Final = r'[^" \\\x00-\x1f]+'
 _LIST: Final = rf'\[(?:"{_TEXT}"(?:,"{_TEXT}")*)?\]'
-_INT64: Final = r"(?:0|[1-8][0-9]{0,18}|9[0-9]{0,17})"  # from 0 up, and none that OTLP cannot hold
+_INT64: Final = r"(?:0|[1-8][0-9]{0,18}|9[0-9]{0,17})"  # from 0 up to the largest that OTLP can hold
 _BYTE: Final = r"(?:0|[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
 # An integer has no more digits than a double holds exactly. JSON's -0 would be an integer that has no sign.
 _DECIMAL: Final = r"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,2})?"
 _KEPT: Final = "|".join(map(re.escape, KEPT))
-# Their record has more than the attributes of the fields.
+# Their records have more attributes than those of the fields.
 _WITH_MORE: Final = "|".join(re.escape(name) for name in MCP_METHODS if name != "mcp.tools.call")
 _KEPT_PAIR: Final = rf'"(?:{_KEPT})":"{_SOME_TEXT}"'
 
@@ -88,7 +88,7 @@ _PATTERN: Final = "".join(
         rf'\}},"resource":\{{"type":"(?P<target_type>{_TEXT})","name":"(?P<resource_name>{_TEXT})"',
         rf',"actions":(?P<actions>{_LIST})\}},"outcome":"(?P<outcome>{_TEXT})"',
         rf'(?:,"duration_ms":(?P<duration_ms>{_DECIMAL}))?',
-        # What `log_http_request` writes there: METHOD path -> status.
+        # The text that `log_http_request` writes there: METHOD path -> status.
         rf',"detail":"(?P<detail>(?P<said_method>{_WORD}) {_TEXT} -> (?P<said_status>[0-9]{{3}})|{_TEXT})"',
         rf',"event_id":"(?P<event_id>{_SOME_TEXT})"',
         rf'(?:,"trace_flags":(?P<flags>{_BYTE}))?(?:,"status_code":(?P<status_code>[1-5][0-9]{{2}}))?',
@@ -108,9 +108,9 @@ GROUPS: Final = tuple(USUAL_LINE.groupindex)
 
 
 class UnreadableLine(AuditError):
-    """A line from which no record can be built: only it is at fault, the others can be sent without it.
+    """A line from which no record can be built. Only it is at fault; the others can be sent without it.
 
-    `position`: its index among the lines that were given, None when it was given alone.
+    `position` is its index among the given lines, or None if it was given alone.
     """
 
     def __init__(self, reason: str, position: int | None = None) -> None:
@@ -128,7 +128,7 @@ def read_line(line: bytes) -> dict[str, Any]:
     """Return the event of a journal line, with the journal's keys.
 
     Raises:
-        UnreadableLine: it is no JSON object, or lacks `event_type`, `time_ns`, `observed_ns`, `stream_id` or `seq`.
+        UnreadableLine: it is not a JSON object, or lacks `event_type`, `time_ns`, `observed_ns`, `stream_id` or `seq`.
     """
     event = read_object(line)
     get = event.get
@@ -145,7 +145,7 @@ def read_line(line: bytes) -> dict[str, Any]:
 
 
 def read_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object that these bytes are.
+    """Return these bytes as a JSON object.
 
     Raises:
         UnreadableLine: they are something else.
@@ -165,10 +165,10 @@ def _lacking(event: Mapping[str, Any]) -> UnreadableLine:
 
 
 def foreign_of(event: Mapping[str, Any]) -> ResourceLogs:
-    """The foreign record of a line that has one.
+    """Return the foreign record of a line that has one.
 
     Raises:
-        UnreadableLine: it is no OTLP-JSON.
+        UnreadableLine: it is not OTLP-JSON.
     """
     try:
         return foreign_resource_logs(event)
@@ -177,7 +177,7 @@ def foreign_of(event: Mapping[str, Any]) -> ResourceLogs:
 
 
 class Trace(NamedTuple):
-    """The span that was active at `log()`: 16 and 8 bytes, empty where there was none, and the W3C flags."""
+    """The span that was active at `log()`: 16 and 8 bytes, empty if there was none, and the W3C flags."""
 
     trace_id: bytes = b""
     span_id: bytes = b""
@@ -188,7 +188,7 @@ _NO_TRACE: Final = Trace()
 
 
 def time_of(event: Mapping[str, Any]) -> int:
-    """Nanoseconds since 1970; 0, which says unknown, for a time before that, which OTLP cannot hold.
+    """Return nanoseconds since 1970. Earlier times, which OTLP cannot hold, become 0, which means unknown.
 
     Source: OTLP `LogRecord.time_unix_nano`, "0 indicates unknown or missing timestamp".
     """
@@ -197,7 +197,9 @@ def time_of(event: Mapping[str, Any]) -> int:
 
 
 def trace_of(event: Mapping[str, Any]) -> Trace:
-    """The span of an event. An id that is malformed or all zeros counts as none, and no trace id means no span id.
+    """Return the span of an event.
+
+    A malformed id or one of zeros counts as none. Without a trace id there is no span id.
 
     Source: W3C Trace Context, "trace-id", "parent-id" and "trace-flags".
     """
@@ -224,7 +226,7 @@ def _id_bytes(text: object, length: int) -> bytes:
 
 
 class Segment:
-    """What all records of one segment share, from its header: resource, scope and the mapping of its attributes."""
+    """The common parts of all records of one segment, from its header: resource, scope and attribute mapping."""
 
     __slots__ = ("mapping", "resource", "resource_schema_url", "scope", "scope_attributes")
 
@@ -245,22 +247,23 @@ def _text(value: object) -> str:
 def encoded_request(
     header: Mapping[str, Any], lines: Sequence[bytes], *, give_way: Callable[[], None] | None = None
 ) -> bytes:
-    """Return one request with a record for each line, in their order. Resource and scope are those of the header.
+    """Return one request with a record for each line, in their order, with the resource and scope of the header.
 
-    `header` is the `segment` object of the segment's first line, not changed from call to call; the lines may end in a
-    newline, which is not sent. `give_way` is called after every 32 records: building a batch takes milliseconds, and an
-    event loop of the same process would stand still for as long.
+    `header` is the `segment` object of the segment's first line, and is not changed between calls. Lines may end in a
+    newline, which is not sent. `give_way` is called after every 32 records, since building a batch takes milliseconds
+    in which an event loop of the same process would stand still.
 
     Raises:
-        UnreadableLine: says which line; nothing was built.
+        UnreadableLine: it names the line; nothing was built.
     """
     return _encoder_of(header).request(lines, give_way)
 
 
 def _encoder_of(header: Mapping[str, Any]) -> _Encoder:
-    """The encoder for a segment, kept from batch to batch. By identity: comparing headers costs as much as reading one.
+    """Return the encoder for a segment, which is kept from batch to batch.
 
-    Each entry holds its header, so that no other one can have its id.
+    It is found by the identity of the header, since comparing headers costs as much as reading one. Each entry holds
+    its header, so that no other can have its id.
     """
     known = _encoders.get(id(header))
     if known is None:
@@ -275,7 +278,10 @@ _encoders: Final[dict[int, tuple[Mapping[str, Any], _Encoder]]] = {}
 
 
 class _Common(NamedTuple):
-    """What records of one kind have in common, as fields of a LogRecord; `attributes`: how many, beside constants."""
+    """The common fields of records of one kind, as fields of a LogRecord.
+
+    `attributes` is their number besides the constants.
+    """
 
     encoded: bytes
     attributes: int
@@ -288,7 +294,7 @@ class _Request:
 
     def __init__(self, envelope: Callable[[list[bytes]], bytes]) -> None:
         self._envelope = envelope
-        self._parts: list[bytes] = []  # whole requests: encoded one after the other they are one
+        self._parts: list[bytes] = []  # whole requests, which joined together are one
         self._own: list[bytes] = []
         self._foreign: ForeignRequest | None = None
 
@@ -317,7 +323,7 @@ class _Request:
 
 
 class _Encoder:
-    """Makes requests of the lines of one segment. What events of a kind have in common is encoded once. Any thread."""
+    """Encodes the lines of one segment. The common parts of events of a kind are encoded once. Any thread."""
 
     __slots__ = ("_common", "_envelope", "_heads", "_mapping", "_usual_common")
 
@@ -351,7 +357,7 @@ class _Encoder:
         return request.encoded()
 
     def _usual_record(self, line: bytes) -> bytes | None:
-        """Return the record of a usual line, put together of slices of it; None for a line that has to be read."""
+        """Return the record of a usual line, made of slices of it, or None for a line that has to be parsed."""
         match = _usual(line) if len(line) <= SURELY_FITS_BYTES else None
         if match is None or not (line.isascii() or _is_utf8(line)):
             return None
@@ -435,7 +441,7 @@ class _Encoder:
     def _common_of(self, event: Mapping[str, Any], http: HttpFacts) -> _Common:
         try:
             kind = kind_of(event, http)
-        except RecursionError:  # as deep as a line can be that could just be read
+        except RecursionError:  # as deep as a line that can just be read
             kind = b""
         known = self._common.get(kind)
         if known is None:

@@ -1,6 +1,6 @@
-"""What is derived from an event: the verdict on its outcome, its verb, the kind of its actor, its HTTP facts.
+"""Derive facts from an event: the verdict on its outcome, its verb, the kind of its actor, and its HTTP facts.
 
-An event here is the JSON object of a journal line: nothing in it can be trusted to have the right type, and nothing
+An event here is the JSON object of a journal line. Nothing in it can be trusted to have the right type, and nothing
 here raises.
 """
 
@@ -27,13 +27,13 @@ __all__ = [
 
 
 def part_of(event: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """The event's principal, source, action or resource; empty when that is missing or no object."""
+    """Return the event's principal, source, action or resource. It is empty if missing or not an object."""
     part = event.get(name)
     return part if type(part) is dict else {}
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a stored outcome word says on a record: the derived outcome, the draft's word, and the severity."""
+    """The meaning of a stored outcome on a record: the derived outcome, the draft's word, and the severity."""
 
     result: Outcome
     outcome: str
@@ -53,7 +53,7 @@ _VERDICTS: Final = {
 
 
 def verdict_of(word: object) -> Verdict:
-    """What the stored outcome word means; an empty or unknown one, or no word at all, is `unknown`.
+    """Return the meaning of a stored outcome. An empty or unknown word, or none at all, is `unknown`.
 
     Source: the draft's three words for `outcome`; the severities are ours, since operators filter by them.
     """
@@ -84,9 +84,9 @@ _ACTION_BY_TYPE: Final = {
 
 
 def action_of(event: Mapping[str, Any], method: str) -> str:
-    """The verb for `audit.action`: the event's own, else by its type, `EXECUTE` where nothing says more.
+    """Return the verb for `audit.action`: the event's own, or the one of its type, or `EXECUTE` if neither is known.
 
-    The verb of an `authz.decision` is the one that was decided on: its own, or the only one in `resource.actions`.
+    An `authz.decision` has the verb that was decided on: its own, or the only one in `resource.actions`.
     """
     verb = part_of(event, "action").get("verb")
     if verb and type(verb) is str:
@@ -108,7 +108,7 @@ _ACTOR_KINDS: Final = frozenset(kind.value for kind in PrincipalKind)
 
 
 def actor_type_of(principal: Mapping[str, Any]) -> str:
-    """`audit.actor.type`: the principal's kind, else `user` with an id or a name, else `system`."""
+    """Return `audit.actor.type`: the kind of the principal, or `user` if it has an id or a name, or `system`."""
     kind = principal.get("kind")
     if type(kind) is str and kind in _ACTOR_KINDS:
         return kind
@@ -116,7 +116,7 @@ def actor_type_of(principal: Mapping[str, Any]) -> str:
 
 
 def actor_id_of(principal: Mapping[str, Any]) -> str:
-    """Return what identifies the actor, else its name; empty when neither is known."""
+    """Return the id of the actor, or its name, or an empty text if neither is known."""
     identity, name = principal.get("id"), principal.get("username")
     if identity and type(identity) is str:
         return identity
@@ -124,7 +124,7 @@ def actor_id_of(principal: Mapping[str, Any]) -> str:
 
 
 class HttpFacts(NamedTuple):
-    """Method, path and status of the request that an event is about; empty or None where nothing says it."""
+    """Method, path and status of the request that an event is about. They are empty or None if unknown."""
 
     method: str = ""
     path: str = ""
@@ -132,7 +132,7 @@ class HttpFacts(NamedTuple):
 
 
 def http_facts_of(event: Mapping[str, Any]) -> HttpFacts:
-    """From the explicit fields; for an `http.request` without them, from a `detail` like `METHOD path -> status`.
+    """Return the explicit fields. For an `http.request` without them, read a `detail` like `METHOD path -> status`.
 
     Source: Feast 0.67 `AuditLogger.log_http_request`, whose `detail` is the only place that has method and status.
     """
@@ -145,7 +145,7 @@ def http_facts_of(event: Mapping[str, Any]) -> HttpFacts:
         said = _said_in(event.get("detail")) if not (method and path and status) else _NOTHING_SAID
         method, path, status = method or said.method, path or said.path, status or said.status_code
     elif not path.startswith("/"):
-        path = ""  # an MCP resource's URI or a name, not the path of a URL
+        path = ""  # the URI of an MCP resource, or a name, and not the path of a URL
     return HttpFacts(method, path.partition("?")[0] if "?" in path else path, status)
 
 

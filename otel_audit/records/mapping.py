@@ -1,7 +1,7 @@
-"""Turn the facts of an event into attributes of its record: choose their keys, and keep what fits.
+"""Turn the facts of an event into attributes of its record: choose their keys, and keep as many as fit.
 
-Nothing here raises: a value that its attribute cannot hold is left out. It is still in the body of the record, which
-is the journal line.
+Nothing here raises. A value that its attribute cannot hold is left out; it is still in the body of the record, which is
+the journal line.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ MCP_METHODS: Final = {
 
 
 def attribute_value(value: object) -> AttributeValue | None:
-    """Return the value as an attribute can hold it, or None for null, an object, a nested list, or beyond int64.
+    """Return the value in a form that an attribute can hold, or None if there is none.
 
-    The items of a list of mixed types become their JSON texts, or doubles if all are numbers: the SDK drops such lists.
+    There is none for null, an object, a nested list or a number beyond int64. The items of a mixed list become their
+    JSON texts, or doubles if all are numbers, since the SDK drops such lists.
     """
     if isinstance(value, list | tuple):
         return _list_value(list(value))
@@ -105,7 +106,7 @@ _MANDATORY: Final = (keys.RECORD_ID, keys.ACTOR_ID, keys.ACTOR_TYPE, keys.ACTION
 
 
 def _folded(key: str) -> str:
-    """Return the key as Loki stores it: two keys that differ only in dots would overwrite each other there."""
+    """Return the key as Loki stores it, where two keys that differ only in dots would overwrite each other."""
     return re.sub(r"[^a-zA-Z0-9_]", "_", key)
 
 
@@ -117,9 +118,9 @@ the line (one-digit numbers in a list, counted as 8 each), and keys, prefixes an
 
 
 class Found(NamedTuple):
-    """The attributes of one record: those whose values repeat from record to record, then those of its own.
+    """The attributes of one record: first those whose values repeat from record to record, then its own.
 
-    `left_out` counts those that had no place, or no value that an attribute can hold.
+    `left_out` counts those for which there was no room, or no value that an attribute can hold.
     """
 
     repeating: dict[str, AttributeValue]
@@ -128,7 +129,7 @@ class Found(NamedTuple):
 
 
 class SegmentMapping:
-    """The mapping for the lines of one segment, with the part that its header fixes worked out once."""
+    """The mapping for the lines of one segment. The part that its header determines is worked out once."""
 
     __slots__ = ("_constants_bytes", "_reserved", "constants")
 
@@ -142,10 +143,10 @@ class SegmentMapping:
         self._reserved = _OURS | {_folded(key) for key in resource}
 
     def attributes(self, event: Mapping[str, Any], verdict: Verdict, line_bytes: int) -> Found:
-        """Return the attributes of a record besides `constants`: together at most 64, and 48 KiB.
+        """Return the attributes of a record besides `constants`, at most 64 and 48 KiB in all.
 
-        The mandatory ones always fit. When room runs out, the event's own `attributes` stay out first, then
-        `audit.detail`. `line_bytes`: the length of the line that the event was read from.
+        The mandatory ones always fit. When room runs out, the event's own `attributes` are left out first, then
+        `audit.detail`. `line_bytes` is the length of the line of the event.
         """
         http = http_facts_of(event)
         repeating = repeating_attributes(event, verdict, http)
@@ -176,7 +177,7 @@ class SegmentMapping:
         return left_out
 
     def _key_for(self, name: str, taken: set[str]) -> str | None:
-        """Return the attribute key for a name that the caller chose, or None if it would pose as another fact."""
+        """Return the attribute key for a name that the caller chose, or None if it would impersonate another fact."""
         if len(name) > keys.MAX_NAME_CHARS:
             return None
         folded = name.replace(".", "_")
@@ -209,7 +210,7 @@ class SegmentMapping:
 
 
 def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
-    """Return all that `repeating_attributes` and the event's name depend on: equal bytes, equal attributes.
+    """Return everything that `repeating_attributes` and the event's name depend on. Equal bytes mean equal attributes.
 
     Raises:
         RecursionError: the principal is nested too deeply.

@@ -1,7 +1,8 @@
-"""Log records as OTLP's JSON: written from plain values, and read into the official messages.
+"""Log records in OTLP's JSON, written from plain values and read into the official messages.
 
-A foreign record, which an application made through the OTel logs API, is kept in its line as OTLP's JSON. It is sent as
-it was, with its own body, attributes, scope and resource. Nothing is added, so a store shows what the application said.
+A foreign record, which an application made through the OTel logs API, is kept in its line as OTLP's JSON. It is sent
+unchanged, with its own body, attributes, scope and resource. Nothing is added, so a store shows what the application
+recorded.
 
 Source: OTLP specification, "JSON Protobuf Encoding": ids are hex, 64-bit integers are strings, names are in
 lowerCamelCase.
@@ -38,9 +39,11 @@ _DEPTH_MAX: Final = 32
 
 
 def any_value(value: object, depth: int = _DEPTH_MAX) -> dict[str, Any]:
-    """The value as an OTLP AnyValue in JSON. What OTLP has no kind for becomes text, so that no record is lost by it.
+    """Return the value as an OTLP AnyValue in JSON.
 
-    Such are integers beyond 64 bits, objects of other types, and what is nested deeper than `depth`.
+    If OTLP has no such kind, it becomes text, so that no record is lost.
+
+    That goes for integers beyond 64 bits, objects of other types, and values nested deeper than `depth`.
     """
     match value:
         case None:
@@ -63,12 +66,12 @@ def any_value(value: object, depth: int = _DEPTH_MAX) -> dict[str, Any]:
 
 
 def key_values(values: Mapping[Any, Any] | None, depth: int = _DEPTH_MAX) -> list[dict[str, Any]]:
-    """Attributes, or the entries of a map, as a list of OTLP KeyValues in JSON."""
+    """Return attributes, or the entries of a map, as a list of OTLP KeyValues in JSON."""
     return [{"key": text_of(key), "value": any_value(value, depth)} for key, value in (values or {}).items()]
 
 
 def text_of(value: object) -> str:
-    """The value as text that UTF-8 can hold: a lone surrogate becomes U+FFFD. Never raises."""
+    """Return the value as text that UTF-8 can encode. A lone surrogate becomes U+FFFD. Never raises."""
     try:
         text = str(value)
     except Exception:  # a foreign `__str__` may do anything
@@ -85,10 +88,10 @@ def _double(value: float) -> float | str:
 
 
 def read_request(value: Mapping[str, Any]) -> ExportLogsServiceRequest:
-    """A whole request, as the collector's file exporter writes one a line.
+    """Return a whole request from one line, as the file exporter of a collector writes it.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a request.
     """
     resource_logs = value.get("resourceLogs", [])
     if not isinstance(resource_logs, list):
@@ -97,7 +100,7 @@ def read_request(value: Mapping[str, Any]) -> ExportLogsServiceRequest:
 
 
 def read_resource_logs(value: Mapping[str, Any]) -> ResourceLogs:
-    """The records of one resource. Fields that are not known are passed over, as OTLP asks of receivers.
+    """Return the records of one resource. Unknown fields are ignored, as OTLP asks of receivers.
 
     Raises:
         ValueError: it is not OTLP-JSON of log records.
@@ -110,7 +113,7 @@ def read_resource_logs(value: Mapping[str, Any]) -> ResourceLogs:
         ) from error
 
 
-# Written out field by field: the general JSON parser of Protocol Buffers takes twenty times as long.
+# Field by field, since the general JSON parser of Protocol Buffers takes twenty times as long.
 
 
 def _resource_logs(value: Mapping[str, Any]) -> ResourceLogs:
@@ -191,15 +194,18 @@ UNNAMED: Final = "log"  # the type of an event whose record has no EventName
 
 
 def foreign_event(event_id: str, event_name: str, resource_logs: Mapping[str, Any]) -> bytes:
-    """The event of a line that holds one record. `resource_logs`: OTLP-JSON, values may be `msgspec.Raw`."""
+    """Return the event of a line that holds one record.
+
+    `resource_logs` is OTLP-JSON, whose values may be `msgspec.Raw`.
+    """
     return msgspec.json.encode({"event_type": event_name or UNNAMED, "event_id": event_id, OTLP: resource_logs})
 
 
 def foreign_resource_logs(event: Mapping[str, Any]) -> ResourceLogs:
-    """The record of a line, with its scope and resource.
+    """Return the record of a line, with its scope and resource.
 
     Raises:
-        ValueError: it is no OTLP-JSON.
+        ValueError: it is not OTLP-JSON.
     """
     resource_logs = event[OTLP]
     if not isinstance(resource_logs, dict):
@@ -208,13 +214,13 @@ def foreign_resource_logs(event: Mapping[str, Any]) -> ResourceLogs:
 
 
 class ForeignRequest:
-    """One request from many records, in their order; neighbours of the same resource and scope stand together."""
+    """One request of many records in their order. Neighbours with the same resource and scope are grouped."""
 
     def __init__(self) -> None:
         self._request = ExportLogsServiceRequest()
 
     def add(self, records: ResourceLogs) -> None:
-        """Put the records at the end."""
+        """Append the records."""
         known = self._request.resource_logs
         if not known or known[-1].resource != records.resource or known[-1].schema_url != records.schema_url:
             known.append(records)
@@ -227,5 +233,5 @@ class ForeignRequest:
                 last.log_records.extend(scope_logs.log_records)
 
     def encoded(self) -> bytes:
-        """The request in protobuf's encoding."""
+        """Return the request in the encoding of protobuf."""
         return self._request.SerializeToString()

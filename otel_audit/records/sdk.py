@@ -1,7 +1,7 @@
-"""Log records of the OTel SDK: made of journal lines for exporters of the SDK, and made into events of the journal.
+"""Log records of OTel's SDK, made from journal lines for its exporters, and turned into events of the journal.
 
-This is the only place where the package imports OTel's log record classes. Both the API's and the SDK's modules are
-private (`_logs`) and have moved before; whatever a release moves is mended here.
+This is the only place where the package imports OTel's log record classes. The modules of the API and the SDK are
+private (`_logs`) and have moved before. If a release moves something again, only this module changes.
 
 Source: OpenTelemetry for Python, `opentelemetry._logs`, `opentelemetry.sdk._logs`, `opentelemetry.sdk._logs.export`.
 """
@@ -44,10 +44,10 @@ __all__ = [
 
 
 def readable_records(header: Mapping[str, Any], lines: Sequence[bytes]) -> list[ReadableLogRecord]:
-    """The records of many lines of one segment, in their order.
+    """Return the records of many lines of one segment, in their order.
 
     Raises:
-        UnreadableLine: says which line.
+        UnreadableLine: it names the line.
     """
     readable, records = _Readable(header), []
     for position, line in enumerate(lines):
@@ -59,7 +59,7 @@ def readable_records(header: Mapping[str, Any], lines: Sequence[bytes]) -> list[
 
 
 class _Readable:
-    """The resource and scope of a segment in the SDK's form, made once for all its records."""
+    """The resource and scope of a segment as objects of the SDK, made once for all its records."""
 
     def __init__(self, header: Mapping[str, Any]) -> None:
         segment = Segment(header)
@@ -90,7 +90,10 @@ class _Readable:
 
 
 def _context(trace: Trace) -> Context:
-    """A context with the event's span. Never an empty one: the SDK would take the exporting thread's span instead."""
+    """Return a context with the event's span.
+
+    It is never empty, or the SDK would take the span of the exporting thread.
+    """
     span_context = SpanContext(
         int.from_bytes(trace.trace_id, "big"), int.from_bytes(trace.span_id, "big"), False, TraceFlags(trace.flags)
     )
@@ -98,10 +101,10 @@ def _context(trace: Trace) -> Context:
 
 
 def _foreign(logs: ResourceLogs) -> ReadableLogRecord:
-    """A foreign record, as it was when it came in.
+    """Return a foreign record as it was received.
 
     Raises:
-        UnreadableLine: somebody else wrote the line.
+        UnreadableLine: another program wrote the line.
     """
     try:
         return _readable_foreign(logs)
@@ -147,11 +150,11 @@ def _value(value: AnyValue) -> Any:
             return getattr(value, kind)
 
 
-_ORIGINS_MAX: Final = 1024  # loggers; one made for each request must not fill the memory
+_ORIGINS_MAX: Final = 1024  # the number of loggers; a logger for each request must not fill the memory
 
 
 class ForeignEvent(NamedTuple):
-    """What the journal is given of one record."""
+    """The event for the journal that is made of one record."""
 
     event_id: str
     event: bytes
@@ -160,13 +163,13 @@ class ForeignEvent(NamedTuple):
 
 
 class ForeignEvents:
-    """Makes events of the SDK's records. What the records of one logger share is written once. Any thread."""
+    """Makes events from records of the SDK. The common part of the records of a logger is encoded once. Any thread."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], _Origin] = {}
 
     def event(self, record: ReadableLogRecord | ReadWriteLogRecord) -> ForeignEvent:
-        """The record as an event: nothing is added, nothing left out. Does not raise for what a record holds."""
+        """Return the record as an event, with nothing added or left out. No content of a record makes it raise."""
         log, origin = record.log_record, self._origin_of(record)
         observed_ns = _time_ns(log.observed_timestamp) or time.time_ns()
         time_ns = _time_ns(log.timestamp)
@@ -177,7 +180,7 @@ class ForeignEvents:
         return ForeignEvent(event_id, event, time_ns or observed_ns, observed_ns)
 
     def _origin_of(self, record: ReadableLogRecord | ReadWriteLogRecord) -> _Origin:
-        # By identity, and each entry holds its objects, so that no others can have their ids.
+        # Found by identity. Each entry holds its objects, so that no others can have their ids.
         place = (id(record.resource), id(record.instrumentation_scope))
         known = self._known.get(place)
         if known is None:
@@ -188,7 +191,7 @@ class ForeignEvents:
 
 
 class _Origin:
-    """Resource and scope in OTLP-JSON."""
+    """The resource and scope in OTLP-JSON."""
 
     def __init__(self, resource: Resource | None, scope: InstrumentationScope | None) -> None:
         self._of = resource, scope
@@ -202,13 +205,13 @@ class _Origin:
         self._scope = msgspec.Raw(msgspec.json.encode(told))
 
     def around(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """OTLP's ResourceLogs with this record."""
+        """Return OTLP's ResourceLogs with this record."""
         scope_logs = {"scope": self._scope, "logRecords": [record], "schemaUrl": self._scope_schema_url}
         return {"resource": self._resource, "scopeLogs": [scope_logs], "schemaUrl": self._schema_url}
 
 
 def _told(log: LogRecord, dropped: int, *, time_ns: int, observed_ns: int, name: str) -> dict[str, Any]:
-    """OTLP's LogRecord."""
+    """Return OTLP's LogRecord."""
     told: dict[str, Any] = {"observedTimeUnixNano": str(observed_ns), "attributes": key_values(log.attributes)}
     if time_ns:
         told["timeUnixNano"] = str(time_ns)
@@ -232,5 +235,5 @@ def _told(log: LogRecord, dropped: int, *, time_ns: int, observed_ns: int, name:
 
 
 def _time_ns(value: int | None) -> int:
-    """A time as OTLP can hold it; 0, which says unknown, for any other."""
+    """Return a time that OTLP can hold. Any other becomes 0, which means unknown."""
     return value if isinstance(value, int) and 0 <= value < 2**63 else 0

@@ -1,8 +1,8 @@
-"""Pieces of an OTLP request in protobuf's encoding, of which a whole request is put together.
+"""Pieces of an OTLP request in protobuf's encoding, from which a whole request is put together.
 
-To set a field of a message costs several times what it costs to copy its bytes, and the way from disk to wire is all
-CPU. So the official messages encode each shape once, with a value of the same length in place of the real one; what
-stands before the value is kept, and the value itself is appended. Nothing here knows the number of a field.
+Setting a field of a message costs several times as much as copying its bytes, and the way from disk to wire is all CPU.
+So the official messages encode each shape once, with a placeholder of the same length instead of the real value. The
+bytes before the value are kept, and the value itself is appended. Nothing here knows the number of a field.
 
 Source: Protocol Buffers, "Encoding": a message is the concatenation of its fields, in any order, and of those of the
 messages merged into it.
@@ -30,14 +30,14 @@ _BODY: Final = ""  # in place of a key
 
 
 def attributes(values: Mapping[str, AttributeValue]) -> bytes:
-    """The attributes, as fields of a LogRecord."""
+    """Return the attributes as fields of a LogRecord."""
     record = LogRecord()
     _add(record.attributes, values)
     return record.SerializeToString()
 
 
 class HeadsOfKey(dict[int, bytes]):
-    """What stands before each value of one key, by the length of the value: learned when it is asked for."""
+    """The bytes before each value of one key, by the length of the value. They are learned on first use."""
 
     __slots__ = ("_key", "_learned")
 
@@ -53,7 +53,7 @@ class HeadsOfKey(dict[int, bytes]):
 
 
 class Heads(dict[str, HeadsOfKey]):
-    """Encodes attributes and bodies one by one, and keeps what it learned of their shapes. Any thread."""
+    """Encode attributes and bodies one by one, and remember their shapes. Any thread."""
 
     __slots__ = ("_count", "body")
 
@@ -104,7 +104,7 @@ class Heads(dict[str, HeadsOfKey]):
 
 
 def _head_of(key: str, length: int) -> bytes:
-    """What stands before a text of `length` bytes, a `_DOUBLE`, or a varint of `_DOUBLE - length` bytes."""
+    """Return the bytes before a text of `length` bytes, a `_DOUBLE`, or a varint of `_DOUBLE - length` bytes."""
     if length == _DOUBLE:
         return attributes({key: 1.0})[: -len(_double(1.0))]
     if length < _DOUBLE:
@@ -116,7 +116,7 @@ def _head_of(key: str, length: int) -> bytes:
 
 
 def times(time_ns: int, observed_ns: int) -> bytes:
-    """Both times of a record, nanoseconds since 1970."""
+    """Return both times of a record, in nanoseconds since 1970."""
     return _times(_TIME_TAG, time_ns, _OBSERVED_TAG, observed_ns)
 
 
@@ -137,7 +137,7 @@ _FLAGS_TAG: Final = LogRecord(flags=1).SerializeToString()[:1]
 _TRACE_HEAD: Final = LogRecord(trace_id=b"\1" * 16).SerializeToString()[:-16]
 _SPAN_HEAD: Final = LogRecord(span_id=b"\1" * 8).SerializeToString()[:-8]
 
-# The tag of a field that holds a message: that of the same field with an empty one, whose length is the last byte.
+# The tag of a field that holds a message is that of the field with an empty message, whose length is the last byte.
 _RESOURCE_LOGS_TAG: Final = ExportLogsServiceRequest(resource_logs=[ResourceLogs()]).SerializeToString()[:-1]
 _SCOPE_LOGS_TAG: Final = ResourceLogs(scope_logs=[ScopeLogs()]).SerializeToString()[:-1]
 _LOG_RECORD_TAG: Final = ScopeLogs(log_records=[LogRecord()]).SerializeToString()[:-1]
@@ -149,9 +149,9 @@ def envelope(
     scope: Mapping[str, str],
     scope_attributes: Mapping[str, AttributeValue],
 ) -> Callable[[list[bytes]], bytes]:
-    """A function that makes an ExportLogsServiceRequest of records: one resource, one scope, the order of the records.
+    """Return a function that makes an ExportLogsServiceRequest of records, with one resource and one scope.
 
-    `scope`: name, version and schema_url.
+    The order of the records is kept. `scope` is name, version and schema_url.
     """
     resource_logs = ResourceLogs(resource=Resource(), schema_url=resource_schema_url)
     _add(resource_logs.resource.attributes, resource)
@@ -164,7 +164,7 @@ def envelope(
         parts = [b"", resource_head, b"", scope_head]
         for record in records:
             parts += (_LOG_RECORD_TAG, _varint(len(record)), record)
-        # Joined once, as large as it is: the lengths are worked out before.
+        # Joined once in full size, since the lengths are worked out before.
         inside = sum(map(len, parts)) - len(resource_head)
         parts[2] = _SCOPE_LOGS_TAG + _varint(inside)
         parts[0] = _RESOURCE_LOGS_TAG + _varint(len(resource_head) + len(parts[2]) + inside)
