@@ -26,7 +26,7 @@ from otel_audit.logger import AuditLogger
 from otel_audit.settings import Settings
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.trail import Trail
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.viewing.server import PageServer
 from otel_audit.viewing.trail import ViewedTrail
 

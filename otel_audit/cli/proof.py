@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from otel_audit.errors import AuditError, ProofInvalid
 from otel_audit.notices import escaped, escaped_json, shown_json
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.verification.proof import MOST_BYTES, EventProof, Proven
 
 __all__ = ["verify_proof"]

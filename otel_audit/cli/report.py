@@ -31,7 +31,7 @@ from otel_audit.stores.store import Kind, Store, StoreUnreadable
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Report
-from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 
 __all__ = ["report"]

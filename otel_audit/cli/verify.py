@@ -25,7 +25,7 @@ from otel_audit.stores.store import Kind
 from otel_audit.verification.archive import SETTLE_S, verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Class, Finding, LedgerReport, Report, StreamReport, Verdict
-from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 
 __all__ = ["GivenKey", "GivenKnown", "print_report", "verdict_words", "verify"]

@@ -23,7 +23,7 @@ from otel_audit.stores.columns import load_duckdb
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.location import open_store
 from otel_audit.stores.store import Kind, Store
-from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.viewing.server import PageServer
 from otel_audit.viewing.trail import ViewedTrail
 

@@ -24,7 +24,8 @@ from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Class, Findings, Report, StreamReport
 from otel_audit.verification.judging import describe, judge_headers, judge_ledgers, unfinished_words
-from otel_audit.verification.ledger import LedgerCheck, Pins
+from otel_audit.verification.ledger import LedgerCheck
+from otel_audit.verification.pins import Pins
 
 __all__ = ["SETTLE_S", "directory_in", "verify_store"]
 

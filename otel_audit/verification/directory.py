@@ -30,7 +30,8 @@ from otel_audit.verification.chain import Chain, DamagedBytes, named_damage
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.findings import Findings
 from otel_audit.verification.judging import judge_headers
-from otel_audit.verification.ledger import LedgerCheck, Pins
+from otel_audit.verification.ledger import LedgerCheck
+from otel_audit.verification.pins import Pins
 
 __all__ = ["LedgerReading", "StreamReading", "bytes_of", "heads_of", "is_alive", "read_ledgers", "read_stream"]
 

@@ -10,7 +10,8 @@ from otel_audit.verification.anchors import AnchorWalk
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import StreamClaims
 from otel_audit.verification.findings import Findings, Report, StreamReport
-from otel_audit.verification.ledger import LedgerCheck, Pins
+from otel_audit.verification.ledger import LedgerCheck
+from otel_audit.verification.pins import Pins
 
 __all__ = ["describe", "judge_headers", "judge_ledgers", "unfinished_words"]
 

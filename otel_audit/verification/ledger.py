@@ -11,7 +11,7 @@ import base64
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from otel_audit.errors import NoteMalformed, ProofInvalid, SignatureInvalid
@@ -22,39 +22,15 @@ from otel_audit.signing.note import Checkpoint, Note, Signature
 from otel_audit.signing.tree import Edge
 from otel_audit.verification.anchors import AnchorWalk, Bridge
 from otel_audit.verification.chain import Chain
-from otel_audit.verification.claims import Claims, bridge_of
+from otel_audit.verification.claims import Claims
 from otel_audit.verification.findings import Findings, LedgerReport
+from otel_audit.verification.own_removal import OwnRemoval
+from otel_audit.verification.pins import Pins
 
-__all__ = ["KnownNote", "LedgerCheck", "Pins"]
+__all__ = ["LedgerCheck"]
 
 _IDENTITY_BEHIND_NS: Final = 3600 * 10**9
 _NOTES_REMEMBERED: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class KnownNote:
-    """A note that the verifier kept: which ledger it is of, and the size and root that this ledger had then."""
-
-    note: Note
-    checkpoint: Checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class Pins:
-    """What the verifier brought along: a key that outsiders know, and an earlier note or an earlier epoch's key.
-
-    `stored`: by ledger, the newest note that a store has of it.
-    """
-
-    identity: VerifierKey | None = None
-    known_note: KnownNote | None = None
-    known_key: VerifierKey | None = None
-    stored: Mapping[str, Checkpoint] = field(default_factory=dict)
-
-    def words(self) -> tuple[str, ...]:
-        """Return the names of the options that gave them."""
-        known = self.known_note is not None or self.known_key is not None
-        return (*(("--key",) if self.identity is not None else ()), *(("--known",) if known else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +75,7 @@ class LedgerCheck:
         self._follows = follows
         self._keys_before = keys
         self._keys: Mapping[int, VerifierKey] = {}
-        self._missing: Header | None = None  # the lines before this one are not there
-        self._removed: Bridge | None = None  # lines of its own that it says were removed
+        self._removal = OwnRemoval(ledger_id, claims, self.findings)
         self._bridges: list[Bridge] = []
         self._walk = AnchorWalk((), self._bridges, self.findings, tree=True)
         self.chain = Chain(ledger_id, self._walk, self.findings)
@@ -181,7 +156,7 @@ class LedgerCheck:
         """Begin with the key of the epoch in which the first line that is there was written."""
         self.begin_ns = header.line.tail.observed_ns
         self.claims.begins_later = True
-        self._missing = header
+        self._removal.follows = header
         self._keys = self._keys_before(header.line.seq)
         if not self._keys:
             self._is_keyless = True
@@ -284,44 +259,12 @@ class LedgerCheck:
         self._check_former(content.get("former"), place)
 
     def _take_removal(self, content: Mapping[str, Any], place: int) -> None:
-        """Take what the ledger says of lines of its own: up to which one they were removed, and how it began."""
-        try:
-            removed = bridge_of(content)
-        except (KeyError, TypeError, ValueError, NoteMalformed) as error:
-            self._broken("entry", place, f"ledger line {place}: expected a 'retain' entry, got another one: {error}")
-            return
-        if removed.first_seq != 1 or removed.last_seq >= place:
-            self._broken("entry", place, f"ledger line {place} removes ledger lines up to {removed.last_seq}")
-            return
-        self._removed = self.claims.removed[self.ledger_id] = removed
-        self.findings.notice(
-            "ledger_retained",
-            1,
-            f"ledger lines 1 to {removed.last_seq} were removed by retention (ledger line {place})",
-            removed.last_seq,
-        )
-        begin = content.get("begin")
-        if self._missing is not None and isinstance(begin, dict):
+        if (begin := self._removal.take(content, place)) is not None:
             keys = begin.get("keys")
             with suppress(NoteMalformed, TypeError, AttributeError):
                 identities = keys[1:] if isinstance(keys, list) else []
                 self._identity = VerifierKey.parse(identities[0]) if identities else None
             self._check_former(begin.get("former"), place)
-
-    def _judge_missing(self) -> None:
-        """Say so if lines are not there that nobody says were removed."""
-        if self._missing is None or self._has_window:
-            return
-        last, removed = self._missing.line.seq - 1, self._removed
-        first = 1 if removed is None else removed.last_seq + 1
-        if first <= last:
-            what = f"ledger lines {first} to {last} are not there, and the ledger does not say that they were removed"
-            self._broken("ledger_cut", first, what, last)
-        elif removed is not None and removed.last_seq == last:
-            edge = self._missing.content.get("edge")
-            nodes = [base64.b64encode(node).decode() for node in removed.nodes or ()]
-            if removed.hash != self._missing.line.tail.prev_hash or nodes != edge:
-                self._broken("ledger_cut", last, f"ledger line {last} is not the one that the ledger says was removed")
 
     def _check_former(self, told: object, place: int) -> None:
         if not isinstance(told, dict):
@@ -462,7 +405,8 @@ class LedgerCheck:
             self._broken("no_note", None, f"ledger {self.ledger_id} has no signed note")
             return
         self._check_signature(self._last)
-        self._judge_missing()
+        if not self._has_window:
+            self._removal.judge()
         self._finish_report()
         self._finish_identity()
         self._finish_known()

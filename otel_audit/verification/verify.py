@@ -24,7 +24,7 @@ from otel_audit.verification.directory import StreamReading, heads_of, is_alive,
 from otel_audit.verification.findings import Class, Finding, Findings, Report, StreamReport
 from otel_audit.verification.former import removed_before
 from otel_audit.verification.judging import describe, judge_ledgers, unfinished_words
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 
 __all__ = ["verify_directory"]
 

@@ -24,7 +24,7 @@ from otel_audit.stores.store import Kind, Store
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Report
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.verification.verify import verify_directory
 from otel_audit.viewing.standing import Standings
 

@@ -27,7 +27,7 @@ from otel_audit.journal.retention import Retention
 from otel_audit.signing.note import Checkpoint
 from otel_audit.stores.location import open_store
 from otel_audit.verification.findings import Class, Report, Verdict
-from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 from tests.journal.ledger.telling import a_ledger
 from tests.journal.ledger.test_registrar import PATIENCE_S

@@ -23,7 +23,7 @@ from otel_audit.stores.location import open_store
 from otel_audit.stores.store import Store
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.findings import Report
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.verification.verify import verify_directory
 from tests.journal_lines import HEADER
 from tests.servers.loki import LokiDouble

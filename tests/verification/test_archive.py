@@ -11,7 +11,7 @@ from otel_audit.signing.keys import SigningKey
 from otel_audit.stores.location import open_store
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.findings import Class, Report, Verdict
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.verification.verify import verify_directory
 from tests.verification.forge import DAY_NS, Forge, ForgedStream
 from tests.verification.kept import all_lines, deliver, delivered, write_archive

@@ -15,7 +15,7 @@ import pytest
 
 from otel_audit.signing.keys import SigningKey
 from otel_audit.verification.findings import Class, Report, Verdict
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from tests.verification.forge import Forge, ForgedLedger, ForgedStream, each_line, relinked
 from tests.verification.test_classes import known, verified
 

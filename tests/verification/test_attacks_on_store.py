@@ -13,7 +13,7 @@ import pytest
 from otel_audit.signing.keys import SigningKey
 from otel_audit.signing.note import Note
 from otel_audit.verification.findings import Verdict
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from tests.verification.forge import DAY_NS, Forge, ForgedLedger, relinked
 from tests.verification.kept import Kept, all_lines, delivered
 from tests.verification.test_attacks import REWRITES, broken_at, hide

@@ -12,7 +12,7 @@ from otel_audit.journal.locks import FileLock
 from otel_audit.signing.keys import SigningKey, VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
 from otel_audit.verification.findings import Class, Report, Verdict
-from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 from tests.verification.forge import DAY_NS, Forge, ForgedLedger, ForgedStream, each_line
 

@@ -15,7 +15,7 @@ from otel_audit.signing.keys import SigningKey, VerifierKey
 from otel_audit.stores.location import open_store
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.findings import Verdict
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.verification.verify import verify_directory
 from tests.verification.forge import DAY_NS, NOW_NS, Forge, ForgedStream
 from tests.verification.kept import Kept, all_lines, delivered, write_archive

@@ -16,7 +16,7 @@ import pytest
 from otel_audit.signing.keys import SigningKey
 from otel_audit.signing.note import Checkpoint
 from otel_audit.verification.findings import Verdict
-from otel_audit.verification.ledger import KnownNote, Pins
+from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 from tests.verification.forge import Forge
 

@@ -22,7 +22,7 @@ from otel_audit.query.filters import Filters
 from otel_audit.signing.keys import SigningKey
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.store import Store
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.viewing import answers
 from otel_audit.viewing.answers import Unanswerable
 from otel_audit.viewing.trail import ViewedTrail

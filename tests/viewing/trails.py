@@ -14,7 +14,7 @@ from otel_audit.logger import AuditLogger
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.location import open_store
 from otel_audit.stores.store import Store
-from otel_audit.verification.ledger import Pins
+from otel_audit.verification.pins import Pins
 from otel_audit.viewing import answers
 from otel_audit.viewing.answers import Asked
 from otel_audit.viewing.trail import ViewedTrail
