@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from otel_audit.cli.options import existing_directory, say_if_empty, unreadable
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped
+from otel_audit.query.database import QueryFailed
 from otel_audit.stores.endpoint import EndpointUrl
 from otel_audit.stores.location import is_url, open_store
 from otel_audit.stores.store import Kind, Store, StoreUnreadable
@@ -57,7 +58,7 @@ def source_errors(ctx: click.Context) -> Iterator[None]:
     """Turn what is wrong with a source, or with what was asked of it, into a click error: one line and an exit code."""
     try:
         yield
-    except StoreUnreadable as error:
+    except (StoreUnreadable, QueryFailed) as error:
         raise click.ClickException(escaped(str(error))) from error
     except AuditError as error:
         raise click.UsageError(escaped(str(error)), ctx) from error

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from otel_audit.event_schema import Outcome
 
-__all__ = ["COLUMNS", "Column", "events_sql"]
+__all__ = ["COLUMNS", "COLUMN_NAMES", "Column", "events_sql"]
 
 
 class Column(NamedTuple):
@@ -122,6 +122,7 @@ COLUMNS: Final = (
     Column("seq", "BIGINT", "its number in the stream", _whole("seq")),
     Column("line", "VARCHAR", "the journal line, byte for byte", "line"),
 )
+COLUMN_NAMES: Final = ", ".join(column.name for column in COLUMNS)
 _ONE_BY_ONE: Final = ", ".join(f"json_extract_string(line, '$.{path}') AS {name}" for name, path in _FIELDS.items())
 _PATHS: Final = ", ".join(f"'$.{path}'" for path in _FIELDS.values())
 _AT_ONCE: Final = f"json_extract_string(line, [{_PATHS}]) AS fields"

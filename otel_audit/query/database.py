@@ -10,17 +10,30 @@ Source: DuckDB documentation, "Securing DuckDB": `enable_external_access`, `allo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
-from otel_audit.query.columns import COLUMNS, events_sql
-from otel_audit.query.filters import Clue, Filters, Place
+from otel_audit.query.columns import COLUMN_NAMES, COLUMNS, events_sql
+from otel_audit.query.filters import Filters, Place
 from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
-from otel_audit.query.lines import Lines, Run, Span, have_copies, packed_rows, packed_runs, quoted, runs_in, spans_in
+from otel_audit.query.lines import (
+    SORTED_SPOOL,
+    Lines,
+    Parts,
+    Run,
+    Span,
+    have_copies,
+    packed_rows,
+    packed_runs,
+    quoted,
+    runs_in,
+    spans_in,
+)
 from otel_audit.stores.columns import ColumnStore, load_duckdb
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.loki import LokiStore
@@ -30,14 +43,13 @@ from otel_audit.stores.victorialogs import VictoriaLogsStore
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Found", "QueryUnanswered", "TrailDatabase"]
+__all__ = ["Found", "QueryFailed", "QueryUnanswered", "TrailDatabase"]
 
 _MEMORY: Final = "1GB"  # what does not fit goes to the temporary directory
 _ROW_GROUP: Final = 20_480  # what a writer of Parquet holds
 _ROWS: Final = 1000  # fetched at a time
 _ORDER: Final = "ORDER BY time_ns DESC, stream_id DESC, seq DESC"
 _ORDER_BY_TIME: Final = "ORDER BY time_ns DESC"
-_COLUMNS: Final = ", ".join(column.name for column in COLUMNS)
 _PAGE_MAX: Final = 10_000  # the longest answer that is looked for in the newest part of the trail first
 _EVERYTHING: Final = Sought()
 _FIRST_TRY: Final = 20  # lines for each event that is asked for
@@ -46,6 +58,10 @@ _TRIES: Final = 2  # the second with a part that is as large as the first makes 
 
 class QueryUnanswered(AuditError):
     """A question cannot be answered: DuckDB is missing, or refuses it."""
+
+
+class QueryFailed(QueryUnanswered):
+    """A question was begun and could not be answered: no room or no memory is left, or a file cannot be read."""
 
 
 class Found(NamedTuple):
@@ -82,7 +98,7 @@ class TrailDatabase:
         self._out = out
         self._temporary = tempfile.TemporaryDirectory(prefix="otel-audit-query-")
         self._held = HeldFiles(Path(self._temporary.name), self.gathered)
-        self._trail = _Trail()
+        self._trail = Parts()
         try:
             self._connection = self._connected(file, memory)
         except BaseException:
@@ -167,28 +183,32 @@ class TrailDatabase:
         return int(written[0][0])
 
     def days(self) -> Sequence[tuple[str, str, int, int]]:
-        """Return service, day, lines and their bytes for each service and day, the oldest day first."""
-        return self._execute(
-            f"SELECT coalesce(service, '') AS its, {_DAY} AS day, count(*), sum(strlen(line)) FROM events "
-            "GROUP BY ALL ORDER BY day, its"
-        ).fetchall()
+        """Return service, day, lines and their bytes for each service and day, the oldest day first.
+
+        What is not read where it lies is sorted by time on the way, so that `write_day` reads each line about once.
+        """
+        if self._trail.spool is not None and not self._has_differing_copies():
+            lines = events_sql(Lines(spool=self._trail.spool).sql(), few=True)
+            self._execute(f"CREATE TEMP TABLE spooled AS SELECT line, service, time_ns FROM ({lines}) ORDER BY time_ns")
+            self._trail.spool = SORTED_SPOOL
+        question = f"SELECT {_ITS} AS its, {_DAY} AS day, line, stream_id, seq FROM ({self._events_like(Filters())})"
+        return self._all_rows(
+            f"SELECT its, day, count(*), sum(strlen(line)) FROM ({self._once(question)}) GROUP BY ALL ORDER BY day, its"
+        )
 
     def write_day(self, service: str, day: str, packed: Sequence[Path], target: Path) -> int:
         """Write the events of a service on a day, sorted by time, but for those in packed files; return their number.
 
         Raises:
-            QueryUnanswered: a packed file cannot be read, or there is no memory.
+            QueryUnanswered: a packed file cannot be read, or there is no room.
         """
-        known = (
-            f" ANTI JOIN ({packed_rows([str(each) for each in packed])}) AS packed USING (stream_id, seq)"
-            if packed
-            else ""
-        )
-        lines = (
-            f"SELECT line, service FROM (SELECT * FROM sought WHERE coalesce(service, '') = ? AND {_DAY} = ?) AS asked"
-            f"{known} ORDER BY time_ns, stream_id, seq"
-        )
-        return self._copy(events_sql(lines), (service, day), target)
+        asked = Filters({"service": [service]}, *_bounds_ns(day))
+        of_day = f"SELECT * FROM ({self._events_like(asked)}) WHERE {_ITS} = ? AND {_DAY} = ?"
+        known = packed_rows([str(each) for each in packed], "stream_id, seq") if packed else ""
+        lines = f"SELECT line, service FROM ({self._once(of_day)}) AS asked"
+        if known:
+            lines += f" ANTI JOIN ({known}) AS packed USING (stream_id, seq)"
+        return self._copy(events_sql(f"{lines} ORDER BY time_ns, stream_id, seq"), (service, day), target)
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -243,20 +263,22 @@ class TrailDatabase:
                     spool.add_segment(each)
         known = [run for each in whole for run in runs[each.file]]
         if spool.lines:
-            spooled = runs_in([str(path)], self._all_rows, is_spool=True)
-            self.gathered.damaged += spool.lines - sum(run.lines for run in spooled if run.stream_id is not None)
-            known += spooled
+            others = runs_in([str(path)], self._all_rows, is_spool=True)
+            self.gathered.damaged += spool.lines - sum(run.lines for run in others if run.stream_id is not None)
+            known += others
         spans: list[Span] = []
         if packed:
             known += self._packed_runs(packed)
             spans += spans_in(packed, self._all_rows)
         self._execute("SET VARIABLE services = ?::VARCHAR[]", [spool.services])
+        services = {each.file: spool.service_of(each.stream_id) for each in whole}
         self._execute(
             "CREATE TEMP TABLE sources AS SELECT unnest(?::VARCHAR[]) AS filename, unnest(?::VARCHAR[]) AS service",
-            [[each.file for each in whole], [spool.service_of(each.stream_id) for each in whole]],
+            [list(services), list(services.values())],
         )
         files = {run.file: Span(run.first_ns, run.last_ns, run.lines) for each in whole for run in runs[each.file]}
-        self._trail = _Trail(files, str(path) if spool.lines else None, packed, spans, have_copies(known))
+        spooled = str(path) if spool.lines else None
+        self._trail = Parts(files, services, spooled, packed, spans, have_copies(known))
         self._make_views()
         self._lock([*files, *self._held.removed_names, *packed, str(path)])
 
@@ -274,7 +296,7 @@ class TrailDatabase:
     def _make_views(self) -> None:
         """Make `events`, and `sought`, which is the same and faster where few columns are looked at."""
         for name, few in (("events", False), ("sought", True)):
-            self._execute(f"CREATE VIEW {name} AS {self._once(self._trail.events(few=few), _COLUMNS)}")
+            self._execute(f"CREATE VIEW {name} AS {self._once(self._trail.events(few=few), COLUMN_NAMES)}")
 
     def _once(self, question: str, columns: str = "*") -> str:
         """Return a question whose answer has each event once. It gives the stream, the number and the line of each."""
@@ -287,7 +309,14 @@ class TrailDatabase:
         """Return the query for the events among which are all that the filters find."""
         if self._trail.is_indexed or self._has_differing_copies():
             return "SELECT * FROM sought"
-        return self._trail.events(few=True, since_ns=filters.since_ns, last_ns=filters.last_ns(), clues=filters.clues())
+        services = filters.words.get("service", ())
+        return self._trail.events(
+            few=True,
+            since_ns=filters.since_ns,
+            last_ns=filters.last_ns(),
+            clues=filters.clues(),
+            service=services[0] if len(services) == 1 and "*" not in services[0] else None,
+        )
 
     def _newest_with(self, filters: Filters, limit: int | None) -> int | None:
         """Return a time from which on there are as many events as are asked for; None if there are fewer."""
@@ -354,7 +383,20 @@ class TrailDatabase:
         try:
             return self._connection.execute(sql, list(values))
         except self._duckdb.Error as error:
-            raise QueryUnanswered(_first_line(error)) from error
+            raise self._unanswered(error) from error
+
+    def _unanswered(self, error: Exception) -> QueryUnanswered:
+        said = _first_line(error)
+        if isinstance(error, self._duckdb.IOException):
+            if "No such file" in said or "No files found" in said:
+                return QueryFailed(f"{said}; retention removed a file meanwhile, ask again")
+            return QueryFailed(
+                f"{said}; make room where it writes and in {Path(self._temporary.name).parent}, which has its "
+                "temporary files (TMPDIR names another)"
+            )
+        if isinstance(error, self._duckdb.OutOfMemoryException):
+            return QueryFailed(f"{said}; narrow it by a time, or ask for fewer columns")
+        return QueryUnanswered(said)
 
     def _all_rows(self, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
         return self._execute(sql, values).fetchall()
@@ -365,78 +407,23 @@ class TrailDatabase:
             try:
                 rows = answer.fetchmany(_ROWS)
             except self._duckdb.Error as error:
-                raise QueryUnanswered(_first_line(error)) from error
+                raise self._unanswered(error) from error
             if not rows:
                 return
             yield from rows
 
 
-@dataclass(slots=True)
-class _Trail:
-    """The parts of a trail. `files` are whole segments, `spans` the row groups of the packed files.
-
-    With an index, the views read nothing of this.
-    """
-
-    files: Mapping[str, Span] = field(default_factory=dict)
-    spool: str | None = None
-    packed: Sequence[str] = ()
-    spans: Sequence[Span] = ()
-    has_copies: bool = False
-    has_differing: bool | None = None
-    is_indexed: bool = False
-
-    @property
-    def is_packed(self) -> bool:
-        """True if all of it is in packed files."""
-        return bool(self.packed) and not self.files and self.spool is None
-
-    def events(
-        self, *, few: bool, since_ns: int | None = None, last_ns: int | None = None, clues: Sequence[Clue] = ()
-    ) -> str:
-        """Return the query for the events, without those that cannot lie in the time or lack a clue."""
-        files = [file for file, span in self.files.items() if _overlap(span, since_ns, last_ns)]
-        condition = " AND ".join(["true", *map(_has_clue, clues)])
-        parts = []
-        if files or self.spool is not None or not self.packed:
-            parts.append(events_sql(Lines(files, self.spool).sql(condition), few=few))
-        if self.packed:
-            bounds = ["true"]
-            bounds += [f"time_ns >= {since_ns}"] * (since_ns is not None) + [f"time_ns <= {last_ns}"] * (
-                last_ns is not None
-            )
-            parts.append(f"{packed_rows(self.packed, _COLUMNS)} WHERE {' AND '.join(bounds)}")
-        return " UNION ALL ".join(parts)
-
-    def newest(self, lines: int, last_ns: int | None) -> tuple[int | None, int]:
-        """Return the time from which on the newest parts have so many lines, and how many. No time if those are all."""
-        if self.spool is not None or self.is_indexed:
-            return None, 0
-        found = 0
-        since_ns: int | None = None
-        for span in sorted([*self.files.values(), *self.spans], key=lambda span: span.last_ns or 0, reverse=True):
-            if span.first_ns is None or not _overlap(span, None, last_ns):
-                continue
-            if found >= lines:
-                return since_ns, found
-            since_ns = span.first_ns if since_ns is None else min(since_ns, span.first_ns)
-            found += span.lines
-        return None, found
+_ITS: Final = "coalesce(service, '')"
+_UNDATED: Final = "undated"  # of lines without a time
+_DAY: Final = f"coalesce(strftime(time, '%Y-%m-%d'), '{_UNDATED}')"
 
 
-_DAY: Final = "strftime(time, '%Y-%m-%d')"
-
-
-def _overlap(span: Span, since_ns: int | None, last_ns: int | None) -> bool:
-    """Return True if one of its events can lie in the time. One without a time lies in none."""
-    if span.first_ns is None or span.last_ns is None:
-        return since_ns is None and last_ns is None
-    return (since_ns is None or span.last_ns >= since_ns) and (last_ns is None or span.first_ns <= last_ns)
-
-
-def _has_clue(clue: Clue) -> str:
-    groups = (" AND ".join(f"contains(line, {quoted(text)})" for text in texts) for texts in clue)
-    return f"({' OR '.join(groups)} OR contains(line, '\\u'))"
+def _bounds_ns(day: str) -> tuple[int | None, int | None]:
+    """Return the first moment of a day and the one after its last. A day that is none has no bounds."""
+    if day == _UNDATED:
+        return None, None
+    begin = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000
+    return begin, begin + 86_400 * 10**9
 
 
 def _is_whole(segment: Segment, runs: Sequence[Run]) -> bool:

@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Final, Self
 
-from otel_audit.query.columns import COLUMNS, events_sql
-from otel_audit.query.database import TrailDatabase, _Trail
+from otel_audit.query.columns import COLUMN_NAMES, events_sql
+from otel_audit.query.database import TrailDatabase
+from otel_audit.query.lines import Parts
 from otel_audit.stores.store import Store
 
 __all__ = ["TrailIndex"]
 
 _FILE: Final = "trail.duckdb"
 _MEMORY: Final = "384MB"
-_COLUMNS: Final = ", ".join(column.name for column in COLUMNS)
 _VALID: Final = "SELECT line, service FROM (SELECT unnest(?::VARCHAR[]) AS line, unnest(?::VARCHAR[]) AS service)"
 
 
@@ -50,7 +50,7 @@ class TrailIndex(TrailDatabase):
         self._execute("CREATE TABLE indexed AS SELECT * FROM events")
         for view in ("events", "sought"):
             self._execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM indexed")
-        self._trail = _Trail(is_indexed=True)
+        self._trail = Parts(is_indexed=True)
         self._held.close()
 
     def add(self, lines: Sequence[tuple[bytes, str]]) -> int:
@@ -62,7 +62,7 @@ class TrailIndex(TrailDatabase):
         texts = [line.decode("utf-8", "surrogateescape") for line, _ in lines]
         whole = [(text, lines[place][1]) for place, text in enumerate(texts) if text.isascii() or _is_utf8(text)]
         given = [[text for text, _ in whole], [service for _, service in whole]]
-        question = f"INSERT INTO indexed SELECT {_COLUMNS} FROM ({events_sql(f'{_VALID} WHERE json_valid(line)')})"
+        question = f"INSERT INTO indexed SELECT {COLUMN_NAMES} FROM ({events_sql(f'{_VALID} WHERE json_valid(line)')})"
         added = int(self._execute(question, given).fetchall()[0][0])
         self.gathered.damaged += len(lines) - added
         return added

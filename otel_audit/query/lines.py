@@ -5,14 +5,30 @@ A file is read by its open descriptor, so it stays readable when retention remov
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Lines", "Run", "Span", "have_copies", "packed_rows", "packed_runs", "quoted", "runs_in", "spans_in"]
+from otel_audit.query.columns import COLUMN_NAMES, events_sql
+from otel_audit.query.filters import Clue
+
+__all__ = [
+    "SORTED_SPOOL",
+    "Lines",
+    "Parts",
+    "Run",
+    "Span",
+    "have_copies",
+    "packed_rows",
+    "packed_runs",
+    "quoted",
+    "runs_in",
+    "spans_in",
+]
 
 _LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
 _BUFFER_BYTES: Final = 4 << 20  # for each thread and file
+SORTED_SPOOL: Final = "spooled"  # a table with the time of each line, in the place of the file
 _VALID: Final = "CASE WHEN json_valid(line) THEN line END"
 
 Rows = Callable[[str], Sequence[tuple[Any, ...]]]
@@ -55,14 +71,22 @@ class Lines:
     files: Sequence[str] = ()
     spool: str | None = None
 
-    def sql(self, condition: str = "true") -> str:
-        """Return the query for `line` and `service` of the lines that meet a condition over `line`."""
+    def sql(self, condition: str = "true", since_ns: int | None = None, last_ns: int | None = None) -> str:
+        """Return the query for `line` and `service` of the lines that meet a condition over `line`.
+
+        Lines that are sorted by time are left out if they do not lie in the time that is given.
+        """
         parts = []
         if self.files:
             parts.append(
                 f"SELECT line, service FROM ({_lines_in(self.files)}) JOIN sources USING (filename) WHERE {condition}"
             )
-        if self.spool is not None:
+        if self.spool == SORTED_SPOOL:
+            bounds = [condition]
+            bounds += [] if since_ns is None else [f"time_ns >= {since_ns}"]
+            bounds += [] if last_ns is None else [f"time_ns <= {last_ns}"]
+            parts.append(f"SELECT line, service FROM {SORTED_SPOOL} WHERE {' AND '.join(bounds)}")
+        elif self.spool is not None:
             # A number beyond a double, or half a surrogate, is JSON to Python and none to DuckDB.
             valid = f"SELECT {_VALID} AS line, stream FROM ({_lines_in([self.spool], is_spool=True)})"
             parts.append(
@@ -70,6 +94,74 @@ class Lines:
                 f"WHERE line IS NOT NULL AND {condition}"
             )
         return " UNION ALL ".join(parts) or "SELECT '' AS line, '' AS service WHERE false"
+
+
+@dataclass(slots=True)
+class Parts:
+    """The parts of a trail. `files` are whole segments, `services` their writers, and `spans` the row groups of the
+    packed files.
+
+    With an index, the views read nothing of this.
+    """
+
+    files: Mapping[str, Span] = field(default_factory=dict)
+    services: Mapping[str, str] = field(default_factory=dict)
+    spool: str | None = None
+    packed: Sequence[str] = ()
+    spans: Sequence[Span] = ()
+    has_copies: bool = False
+    has_differing: bool | None = None
+    is_indexed: bool = False
+
+    @property
+    def is_packed(self) -> bool:
+        """True if all of it is in packed files."""
+        return bool(self.packed) and not self.files and self.spool is None
+
+    def events(
+        self,
+        *,
+        few: bool,
+        since_ns: int | None = None,
+        last_ns: int | None = None,
+        clues: Sequence[Clue] = (),
+        service: str | None = None,
+    ) -> str:
+        """Return the query for the events, without those that cannot lie in the time or lack a clue.
+
+        With a service, files of others are left out.
+        """
+        files = [
+            file
+            for file, span in self.files.items()
+            if _overlap(span, since_ns, last_ns) and service in (None, self.services.get(file))
+        ]
+        condition = " AND ".join(["true", *map(_has_clue, clues)])
+        parts = []
+        if files or self.spool is not None or not self.packed:
+            parts.append(events_sql(Lines(files, self.spool).sql(condition, since_ns, last_ns), few=few))
+        if self.packed:
+            bounds = ["true"]
+            bounds += [f"time_ns >= {since_ns}"] * (since_ns is not None) + [f"time_ns <= {last_ns}"] * (
+                last_ns is not None
+            )
+            parts.append(f"{packed_rows(self.packed, COLUMN_NAMES)} WHERE {' AND '.join(bounds)}")
+        return " UNION ALL ".join(parts)
+
+    def newest(self, lines: int, last_ns: int | None) -> tuple[int | None, int]:
+        """Return the time from which on the newest parts have so many lines, and how many. No time if those are all."""
+        if self.spool is not None or self.is_indexed:
+            return None, 0
+        found = 0
+        since_ns: int | None = None
+        for span in sorted([*self.files.values(), *self.spans], key=lambda span: span.last_ns or 0, reverse=True):
+            if span.first_ns is None or not _overlap(span, None, last_ns):
+                continue
+            if found >= lines:
+                return since_ns, found
+            since_ns = span.first_ns if since_ns is None else min(since_ns, span.first_ns)
+            found += span.lines
+        return None, found
 
 
 def runs_in(files: Sequence[str], rows: Rows, *, is_spool: bool = False) -> Sequence[Run]:
@@ -121,6 +213,18 @@ def have_copies(runs: Sequence[Run]) -> bool:
 def quoted(text: str) -> str:
     """Return a text as SQL."""
     return "'{}'".format(text.replace("'", "''"))
+
+
+def _overlap(span: Span, since_ns: int | None, last_ns: int | None) -> bool:
+    """Return True if one of its events can lie in the time. One without a time lies in none."""
+    if span.first_ns is None or span.last_ns is None:
+        return since_ns is None and last_ns is None
+    return (since_ns is None or span.last_ns >= since_ns) and (last_ns is None or span.first_ns <= last_ns)
+
+
+def _has_clue(clue: Clue) -> str:
+    groups = (" AND ".join(f"contains(line, {quoted(text)})" for text in texts) for texts in clue)
+    return f"({' OR '.join(groups)} OR contains(line, '\\u'))"
 
 
 def _grouped(lines: str) -> str:

@@ -40,7 +40,12 @@ class Packing:
         self._directory = directory
 
     def days(self) -> Sequence[Day]:
-        """Return every day of the trail, the oldest first, including those that were packed before."""
+        """Return every day of the trail, the oldest first, including those that were packed before.
+
+        What a killed run left unfinished is removed.
+        """
+        for left in self._directory.glob(f"*/*.parquet{_UNFINISHED}"):
+            left.unlink()
         return [Day(*row) for row in self._database.days()]
 
     def pack(self, day: Day) -> tuple[int, int]:
@@ -55,7 +60,11 @@ class Packing:
         packed = sorted(folder.glob(f"{day.day}.*.parquet"))
         target = folder / f"{day.day}.{_number_behind(packed):04d}.parquet"
         unfinished = target.with_name(target.name + _UNFINISHED)
-        count = self._database.write_day(day.service, day.day, packed, unfinished)
+        try:
+            count = self._database.write_day(day.service, day.day, packed, unfinished)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
         if not count:
             unfinished.unlink()
             return 0, 0

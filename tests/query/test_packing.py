@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from otel_audit import AuditPrincipal, AuditResource
+from otel_audit import AuditLogger, AuditPrincipal, AuditResource
 from otel_audit.cli import main
 from otel_audit.journal.locks import FileLock
+from otel_audit.query.database import TrailDatabase
 from otel_audit.stores.location import kind_of, open_store
 from otel_audit.stores.store import Kind, StoreUnreadable
 from tests.cli.journals import a_journal, record
-from tests.recording import recorder
-from tests.stores.archives import journal_lines
+from tests.recording import a_trail
+from tests.servers.polling import poll
+from tests.stores.archives import archive_of, journal_lines
 
 TYPICAL_BYTES = 200
 
@@ -99,7 +105,7 @@ def test_a_line_that_is_missing_in_a_packed_trail_is_found(journal: Path, tmp_pa
 
 def test_a_second_run_adds_nothing_and_a_later_one_what_is_new(tmp_path: Path) -> None:
     journal, packed = tmp_path / "journal", tmp_path / "packed"
-    with recorder(journal) as audit:
+    with AuditLogger(a_trail(journal, ledger=False)) as audit:  # whose own lines come when they come
         audit.log_mcp_call(tool_name="first")
         assert pack(journal, packed)["lines"] == 2  # the header of the segment is a line
         before = files_in(packed)
@@ -145,7 +151,7 @@ def test_the_lines_of_a_file_are_sorted_by_time(journal: Path, tmp_path: Path) -
 
 
 def test_typical_events_take_few_bytes(tmp_path: Path) -> None:
-    with recorder(tmp_path / "journal") as audit:
+    with AuditLogger(a_trail(tmp_path / "journal", ledger=False)) as audit:
         for number in range(5000):
             alice = AuditPrincipal(username=f"user-{number % 50}", id=f"00u{number % 50}", roles=["analyst"])
             audit.log_http_request(
@@ -175,7 +181,7 @@ def test_damaged_bytes_are_counted_and_the_rest_is_packed(journal: Path, tmp_pat
 
 def test_the_line_that_a_live_writer_is_at_is_left_to_the_next_run(tmp_path: Path) -> None:
     journal, packed = tmp_path / "journal", tmp_path / "packed"
-    with recorder(journal) as audit:
+    with AuditLogger(a_trail(journal, ledger=False)) as audit:  # whose own lines come when they come
         audit.log_mcp_call(tool_name="first")
         with next(journal.glob("*-*.jsonl")).open("ab") as file:
             file.write(b'{"event_type":"mcp.tools')
@@ -213,3 +219,106 @@ def test_parquet_of_something_else_is_refused(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert "expected" in result.stderr
     assert run("replay", tmp_path).exit_code == 2
+
+
+def an_archive(journal: Path, path: Path) -> Path:
+    """The lines of a journal as an archive, some of them twice."""
+    archive_of(journal, path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, lines[0]]))
+    return path
+
+
+def dated(journal: Path, days: int) -> None:
+    """Put the lines of a journal on so many days, one after the other, and the last one on none."""
+    for path in journal.glob("*-*.jsonl"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines):
+            time_ns = int(line.split(b'"time_ns":')[1].split(b",")[0]) + number % days * 86_400 * 10**9
+            lines[number] = re.sub(rb'"time_ns":\d+', b'"time_ns":%d' % time_ns, line)
+        lines[-1] = lines[-1].replace(b'{"event_type"', b'{"time_ns":"none","event_type"')
+        path.write_bytes(b"".join(lines))
+
+
+@pytest.mark.parametrize("of", ["journal", "archive"])
+def test_lines_of_many_days_and_services_are_all_packed(journal: Path, tmp_path: Path, of: str) -> None:
+    dated(journal, 4)
+    source = journal if of == "journal" else an_archive(journal, tmp_path / "archive.jsonl")
+    packed = tmp_path / "packed"
+
+    assert pack(source, packed)["files"] == 2 * 5
+
+    with open_store(packed) as store:
+        lines = {stream_id: [line.content for line in store.lines_of(stream_id)] for stream_id in store.streams()}  # type: ignore[union-attr]  # they are lines
+    assert lines == journal_lines(journal)
+    assert len({name.split("/")[1] for name in files_in(packed)}) == 5
+    assert pack(source, packed)["lines"] == 0
+    assert run("query", packed, "--json").stdout == run("query", journal, "--json").stdout
+
+
+@pytest.mark.parametrize("of", ["journal", "archive"])
+def test_each_line_is_read_a_bounded_number_of_times(
+    journal: Path, tmp_path: Path, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dated(journal, 4)
+    source = journal if of == "journal" else an_archive(journal, tmp_path / "archive.jsonl")
+    asked: list[str] = []
+    execute = TrailDatabase._execute
+
+    def kept(database: TrailDatabase, sql: str, *values: Any) -> Any:
+        asked.append(sql)
+        return execute(database, sql, *values)
+
+    monkeypatch.setattr(TrailDatabase, "_execute", kept)
+    pack(source, tmp_path / "packed")
+
+    scans = [sql for sql in asked if "read_csv" in sql and not sql.startswith("CREATE VIEW")]
+    if of == "archive":
+        assert len(scans) == 3  # to know its streams, to look for copies that differ, and to sort
+    else:
+        segments = len(list(journal.glob("*-*.jsonl")))
+        assert sum(sql.count("/dev/fd/") for sql in scans[1:]) < segments * (1 + 5)
+
+
+@pytest.mark.processes
+def test_a_disk_that_is_full_leaves_no_file(journal: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    command = 'ulimit -f 2; exec otel-audit pack "$@"'  # no file may have more than two kilobytes
+
+    done = subprocess.run(["bash", "-c", command, "pack", journal, packed], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert not [path for path in packed.rglob("*") if path.is_file()]
+    assert pack(journal, packed)["files"] == 2
+
+
+@pytest.mark.processes
+def test_a_run_that_is_killed_is_continued_by_the_next(tmp_path: Path) -> None:
+    journal, packed = tmp_path / "journal", tmp_path / "packed"
+    with AuditLogger(a_trail(journal, ledger=False)) as audit:
+        for number in range(20_000):
+            audit.log_mcp_call(tool_name=f"tool-{number}")
+    dated(journal, 10)
+    begun = subprocess.Popen(["otel-audit", "pack", journal, packed], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    poll(lambda: list(packed.rglob("*.parquet")), until=bool, timeout_s=60, what="a packed day")
+    begun.kill()
+    begun.communicate()
+    done = len(list(packed.rglob("*.parquet")))
+
+    assert pack(journal, packed)["files"] == 11 - done
+    assert len(run("query", packed, "--json").stdout.splitlines()) == 20_000
+    assert not list(packed.rglob("*.unfinished"))
+
+
+@pytest.mark.processes
+def test_of_many_runs_at_once_one_packs(journal: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    command = ["otel-audit", "pack", str(journal), str(packed)]
+    with ThreadPoolExecutor(10) as pool:
+        runs = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(10)))
+
+    assert {each.returncode for each in runs} <= {0, 1}
+    assert all("got another process at it" in each.stderr for each in runs if each.returncode)
+    assert len(files_in(packed)) == 2
+    assert run("query", packed, "--json").stdout == run("query", journal, "--json").stdout
