@@ -66,7 +66,7 @@ def _without_otlp(settings: Settings) -> Finding:
         return Finding(
             "endpoint",
             "nothing says where events go: they stay in the journal",
-            "set OTEL_EXPORTER_OTLP_ENDPOINT to that of a collector, or OTEL_AUDIT_EXPORT=none if that is meant",
+            "set OTEL_EXPORTER_OTLP_ENDPOINT to that of a collector, or OTEL_AUDIT_EXPORT=none if that is intended",
         )
     return Finding("endpoint", f"none is needed: events stay in the journal, by {source}")
 

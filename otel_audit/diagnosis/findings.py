@@ -30,14 +30,14 @@ _CREDENTIALS: Final = (
 _PROXY: Final = "correct HTTPS_PROXY or HTTP_PROXY, or name the host of the endpoint in NO_PROXY"
 _PATH: Final = (
     "write the path for OTLP logs: /v1/logs is added to OTEL_EXPORTER_OTLP_ENDPOINT, and "
-    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is taken as it is; a collector also needs a pipeline for logs"
+    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT is used unchanged; a collector also needs a pipeline for logs"
 )
 _SOMETHING_ELSE: Final = (
     "something else answers there, such as a sign-in page or a proxy: point OTEL_EXPORTER_OTLP_ENDPOINT at the "
     "collector itself, or send credentials with OTEL_EXPORTER_OTLP_HEADERS"
 )
 _PIPELINE: Final = (
-    "no OTLP logs are taken over gRPC there: give the collector a pipeline for logs, or set "
+    "the endpoint takes no OTLP logs over gRPC: give the collector a pipeline for logs, or set "
     "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf if the port is for HTTP"
 )
 _CLIENT_CERTIFICATE: Final = (
@@ -49,7 +49,7 @@ _TLS: Final = (
     f"endpoint; {_CLIENT_CERTIFICATE}; for one without TLS write the endpoint with http://"
 )
 _OTHER_PROTOCOL: Final = (
-    "another protocol is spoken there: set OTEL_EXPORTER_OTLP_PROTOCOL to grpc (port 4317) or http/protobuf (port "
+    "the endpoint speaks another protocol: set OTEL_EXPORTER_OTLP_PROTOCOL to grpc (port 4317) or http/protobuf (port "
     "4318), whichever the port is for, and write the endpoint with https:// if it has TLS"
 )
 _CLOSED: Final = (
@@ -57,17 +57,15 @@ _CLOSED: Final = (
     f"(4318), and write the endpoint with https:// if it has TLS; {_CLIENT_CERTIFICATE}"
 )
 _SLOW: Final = (
-    "let the network and its firewalls pass connections there, look whether the collector is overloaded, or raise "
+    "let the network and its firewalls pass the connection, check whether the collector is overloaded, or raise "
     "OTEL_EXPORTER_OTLP_TIMEOUT, in seconds"
 )
 _NOTHING: Final = "nothing listens there: start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"
-_NAME: Final = "correct the host in OTEL_EXPORTER_OTLP_ENDPOINT, or the name service that this machine asks"
-_REFUSED: Final = (
-    "OTLP is taken there, but not this record: look into its log, and at the limits of the store behind it"
-)
+_NAME: Final = "correct the host in OTEL_EXPORTER_OTLP_ENDPOINT, or the name service of this machine"
+_REFUSED: Final = "the endpoint takes OTLP, but not this record: check its log, and the limits of the store behind it"
 _BUSY: Final = "raise the limits of rate, size or memory there, or wait: events are kept in the journal"
-_SERVER: Final = "look into the log of the collector: it has trouble itself, or what is behind it has"
-_ANY: Final = "correct OTEL_EXPORTER_OTLP_ENDPOINT, or what stands between this machine and it"
+_SERVER: Final = "check the log of the collector: it has a fault itself, or the system behind it has"
+_ANY: Final = "correct OTEL_EXPORTER_OTLP_ENDPOINT, or the network between this machine and it"
 
 _REMEDIES: Final = {
     Fault.CREDENTIALS: _CREDENTIALS,

@@ -56,11 +56,11 @@ def _key(files: LedgerFiles) -> Finding:
     except FileNotFoundError:
         return Finding(
             _CHECK,
-            f"{files.key} is not there: this ledger cannot be signed any more, and the next process begins a new one",
+            f"{files.key} is not there: this ledger can no longer be signed, and the next process begins a new one",
             "find out who removed it; `otel-audit verify` checks both ledgers",
         )
     if mode & 0o007:
-        says = f"{files.key} has mode {mode:04o}: every user who can enter the directory can sign what never was"
+        says = f"{files.key} has mode {mode:04o}: every user who can enter the directory can sign false entries"
         return Finding(_CHECK, says, f"chmod o-rwx {files.key}")
     return Finding(_CHECK, "its key is there")
 
@@ -71,7 +71,7 @@ def _lock(files: LedgerFiles) -> Finding:
     return Finding(
         _CHECK,
         f"{files.lock} is not there: processes that are at work may not see each other's turns",
-        "leave the directory out of whatever removes files there; the next turn makes it again",
+        "exclude the directory from whatever removes files there; the next turn makes the lock again",
     )
 
 
@@ -85,7 +85,7 @@ def _older_version(files: LedgerFiles) -> Finding:
     return Finding(
         _CHECK,
         f"{files.former} still grows: an older version of otel-audit is at work, and removes events unsigned",
-        "bring every process that uses the directory to this version",
+        "upgrade every process that uses the directory to this version",
     )
 
 

@@ -177,7 +177,7 @@ REDACT_PATTERNS: Final[Setting[tuple[str, ...]]] = Setting(
     default=(),
     default_text="none",
     doc=(
-        "Patterns for secrets of your own, beside those of otel_audit/redaction/patterns.py. If a pattern has "
+        "Patterns for secrets of your own, besides those of otel_audit/redaction/patterns.py. If a pattern has "
         "groups, they are the secret; if not, the whole match is."
     ),
     reason="only you know what your own secrets look like",
@@ -189,7 +189,7 @@ REDACT_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
     default=(),
     default_text="none",
     doc=(
-        "Names of attributes whose values are removed, beside password, token and the like. They are compared word "
+        "Names of attributes whose values are removed, besides password, token and the like. They are compared word "
         "by word: employee_number also means employeeNumber and X-Employee-Number."
     ),
     reason="only you know what is personal in your attributes",
@@ -201,8 +201,8 @@ KEEP_NAMES: Final[Setting[tuple[str, ...]]] = Setting(
     default=(),
     default_text="none",
     doc=(
-        "Names of attributes whose values are no secrets although they look like it, such as session_id. All words "
-        "of the name must match. A value that looks like a secret is still removed."
+        "Names of attributes that look like those of secrets but are not, such as session_id. All words of the name "
+        "must match. A value that looks like a secret is still removed."
     ),
     reason="a value is removed in case of doubt",
 )

@@ -72,7 +72,7 @@ LEDGER: Setting[bool] = Setting(
     default=True,
     doc=(
         "Keep a signed ledger in the directory, so that verify and prove can show a stranger that nothing was changed, "
-        "removed or cut. One that was begun goes on, also when this is off. There is none where durability is memory."
+        "removed or cut. A ledger that was begun goes on even if this is off. Memory mode has none."
     ),
     reason="a trail that nobody signed proves nothing to a stranger, and what was not signed in time never can be",
 )
@@ -83,8 +83,8 @@ LOG_NAME: Setting[str | None] = Setting(
     default=None,
     default_text="otel-audit/<service.name>",
     doc=(
-        "The name of the signed ledger, which its notes carry together with the id of the directory. It counts when a "
-        "ledger begins; one that is there keeps its own."
+        "The name of the signed ledger, which its notes carry together with the id of the directory. It is used "
+        "when a ledger begins; an existing one keeps its own."
     ),
     reason="whoever checks a proof pins one name for all directories of a service",
 )

@@ -34,7 +34,7 @@ IGNORED_VARIABLES: Mapping[str, str] = MappingProxyType(
     {
         _LOGS_EXPORTER: "its otlp counts only with an OTLP endpoint, since opentelemetry-distro sets it everywhere; "
         "without one the events stay in the journal",
-        "OTEL_SDK_DISABLED": "an audit log that a variable switches off is none; only true is reported",
+        "OTEL_SDK_DISABLED": "an audit log must not be switched off by a variable; only true is reported",
         "OTEL_ATTRIBUTE_COUNT_LIMIT": "would drop the keys that an audit record must have",
         "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "would cut hashes and ids; see text_chars",
         "OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT": "would drop the keys that an audit record must have",

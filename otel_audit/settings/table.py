@@ -109,7 +109,7 @@ DIRECTORY: Setting[Path | None] = Setting(
     "/dev/shm/otel-audit-<uid>/<service.name>, or the same in /run/user/<uid>",
     doc="The directory of the journal. Each service has its own; the processes of one service share it.",
     reason=(
-        "it survives a restart, which /tmp may not. A service name that is no safe file name is changed and gets a "
+        "it survives a restart, which /tmp may not. A service name that is not a safe file name is changed and gets a "
         "digest"
     ),
 )
@@ -179,9 +179,9 @@ DIRECTORY_BYTES: Setting[int | None] = Setting(
     unit="bytes",
     doc=(
         "How much the journal's files in the directory may hold together, those of all processes included. Above "
-        "that, new events are lost, as on_loss says; to make room, nothing is removed but what retention may remove "
-        "anyway. It is measured every 5 s, and what others write in between comes on top. Other files do not count, "
-        "nor does that of the exporter jsonl."
+        "that, new events are lost, as on_loss says; only files that retention may remove anyway are removed to make "
+        "room. It is measured every 5 s, and what other processes write in between comes on top. Other files do not "
+        "count, nor does that of the exporter jsonl."
     ),
     reason="refusing events while the disk has room is for the owner of the disk to decide",
 )
@@ -271,10 +271,7 @@ BATCH_BYTES: Setting[int] = Setting(
     default=3 * 1024**2,
     default_text="3 MiB",
     unit="bytes",
-    doc=(
-        "How many bytes one request may hold, as it is sent but before compression. A single event is sent whatever "
-        "its size."
-    ),
+    doc=("How many bytes one request may hold, before compression. A single event is sent whatever its size."),
     reason=(
         "gRPC servers refuse messages over 4 MiB unless told otherwise, and a collector refuses HTTP bodies over 20 MiB"
     ),

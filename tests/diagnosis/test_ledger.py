@@ -66,7 +66,7 @@ def test_a_key_that_every_user_can_read_is_named(files: LedgerFiles) -> None:
     assert findings(files.directory) == [
         Finding(
             "ledger",
-            f"{files.key} has mode 0644: every user who can enter the directory can sign what never was",
+            f"{files.key} has mode 0644: every user who can enter the directory can sign false entries",
             f"chmod o-rwx {files.key}",
         )
     ]

@@ -36,7 +36,7 @@ def test_the_words_of_a_server_are_not_taken_for_a_fault_of_the_connection(monke
 
         remedy = remedy_of(server.endpoint)
 
-    assert remedy.startswith("look into the log of the collector")
+    assert remedy.startswith("check the log of the collector")
 
 
 def remedy_of(endpoint: str) -> str:
