@@ -1,0 +1,223 @@
+"""The questions of docs/query.md, asked of a trail as somebody asks who knows nothing but the documents."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from otel_audit import AuditAction, AuditEvent, AuditLogger, AuditPrincipal, AuditResource, AuditSource
+from otel_audit.event import PrincipalKind
+from otel_audit.signing.keys import create_identity, read_identity
+from tests.recording import a_trail
+
+pytestmark = pytest.mark.processes
+
+PAGE = Path(__file__).parents[2] / "docs" / "query.md"
+ALICE = AuditPrincipal(username="alice", id="u-1", issuer="https://id.example", roles=["analyst"], auth_type="oidc")
+BOB = AuditPrincipal(username="bob", auth_type="oidc")
+ALINA = AuditPrincipal(username="alina", auth_type="oidc")
+AGENT_7 = AuditPrincipal(username="agent-7", kind=PrincipalKind.SERVICE, on_behalf_of="bob")
+AGENT_7_OF_ALICE = AuditPrincipal(username="agent-7", kind=PrincipalKind.SERVICE, on_behalf_of="alice")
+AGENT_70 = AuditPrincipal(username="agent-70", kind=PrincipalKind.SERVICE, on_behalf_of="bob")
+SALARIES = AuditResource(type="table", name="salaries", actions=["READ"])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the commands under each question printed, and where they ran."""
+
+    said: Mapping[str, str]
+    directory: Path
+
+    def lines(self, question: str, command: int = 0) -> list[str]:
+        """What one command of a question printed on stdout."""
+        return self.said[question].split("\0")[command].splitlines()
+
+
+def questions() -> dict[str, list[str]]:
+    """The commands of the section, by the question above them."""
+    section = PAGE.read_text(encoding="utf-8").partition("## Questions\n")[2].partition("\n## ")[0]
+    block = section.partition("```sh\n")[2].partition("\n```")[0]
+    asked: dict[str, list[str]] = {}
+    for paragraph in block.split("\n\n"):
+        question, *commands = paragraph.splitlines()
+        if question.startswith("# "):
+            asked[question.removeprefix("# ")] = "\n".join(commands).replace("\notel-audit", "\0otel-audit").split("\0")
+    return asked
+
+
+def record(directory: Path, identity: Path, today: date) -> None:
+    """Three days of a service: people, an agent on behalf of several, failed logins, and some hundred others."""
+    with AuditLogger(a_trail(directory, ledger="true", identity_key=str(identity))) as audit:
+
+        def log(day: int, hour: int, event_type: str, who: AuditPrincipal, outcome: str, **more: object) -> None:
+            moment = datetime(today.year, today.month, today.day, hour, 30, tzinfo=UTC) - timedelta(days=day)
+            fields = {"event_type": event_type, "principal": who, "outcome": outcome, **more}
+            audit.log(AuditEvent.model_validate({"timestamp": moment.isoformat(), **fields}))
+
+        for number in range(150):
+            who = (BOB, ALINA)[number % 2]
+            action = AuditAction(method="GET", path=f"/orders/{number}")
+            log(number % 3, number % 24, "http.request", who, "success", action=action, status_code=200)
+        log(2, 9, "http.request", ALICE, "success", action=AuditAction(method="GET", path="/before"), status_code=200)
+        log(1, 0, "authn.success", ALICE, "success", source=AuditSource(ip="192.0.2.7"))
+        log(
+            1,
+            10,
+            "http.request",
+            ALICE,
+            "success",
+            action=AuditAction(method="GET", path="/tables/salaries"),
+            resource=SALARIES,
+            status_code=200,
+        )
+        log(
+            1,
+            23,
+            "http.request",
+            ALICE,
+            "deny",
+            action=AuditAction(method="DELETE", path="/tables/salaries"),
+            resource=SALARIES,
+            status_code=403,
+        )
+        log(0, 0, "http.request", ALICE, "success", action=AuditAction(method="GET", path="/after"), status_code=200)
+        export = AuditAction(mcp_tool="export_table")
+        log(1, 11, "mcp.tools.call", AGENT_7, "denied", action=export, resource=SALARIES, reason="no export of it")
+        log(1, 12, "mcp.tools.call", AGENT_7, "success", action=AuditAction(mcp_tool="list_tables"))
+        log(2, 12, "mcp.tools.call", AGENT_7, "deny", action=AuditAction(mcp_tool="drop_table"))
+        log(1, 13, "mcp.tools.call", AGENT_7_OF_ALICE, "denied", action=export)
+        log(1, 14, "mcp.tools.call", AGENT_70, "denied", action=export)
+        log(
+            1,
+            15,
+            "http.request",
+            BOB,
+            "success",
+            action=AuditAction(method="GET", path="/search"),
+            detail="salaries of 2025",
+            status_code=200,
+        )
+        log(1, 16, "authn.failure", AuditPrincipal(username="mallory"), "failure", source=AuditSource(ip="192.0.2.66"))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    while True:
+        directory = tmp_path_factory.mktemp("questions")
+        today = datetime.now(UTC).date()
+        create_identity(directory / "identity.pem")
+        record(directory / "journal", directory / "identity.pem", today)
+        said = {question: asked(directory, commands) for question, commands in questions().items()}
+        if datetime.now(UTC).date() == today:  # else `yesterday` was another day to some of them
+            return Answers(said, directory)
+
+
+def asked(directory: Path, commands: Sequence[str]) -> str:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ['PATH']}"
+    environ["OTEL_AUDIT_DIR"] = str(directory / "journal")
+    said = []
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=directory,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        said.append(done.stdout)
+    return "\0".join(said)
+
+
+def words(line: str) -> list[str]:
+    """The columns of a line, without its time."""
+    return re.split(r"\s{2,}", line)[1:]
+
+
+def test_what_did_alice_do_yesterday(answers: Answers) -> None:
+    lines = answers.lines("What did alice do yesterday?")
+
+    assert [words(line)[:4] for line in lines] == [
+        ["deny", "http.request", "alice (u-1)", "DELETE /tables/salaries table/salaries"],
+        ["success", "http.request", "alice (u-1)", "GET /tables/salaries table/salaries"],
+        ["success", "authn.success", "alice (u-1)", "-"],
+    ]
+
+
+def test_who_touched_salaries(answers: Answers) -> None:
+    question = "Who touched the table `salaries`?"
+
+    assert [words(line)[2].split()[0] for line in answers.lines(question)] == ["alice", "agent-7", "alice"]
+    assert answers.lines(question, 1) == ["actor_name", "agent-7", "alice"]
+    named = answers.lines("Where else is it named?")
+    assert len(named) == 4
+    assert sum("/search" in line for line in named) == 1
+
+
+def test_which_calls_of_agent_7_on_behalf_of_bob_were_denied(answers: Answers) -> None:
+    lines = answers.lines("Which calls of agent-7 on behalf of bob were denied?")
+
+    assert len(lines) == 2
+    assert "export_table" in lines[0]
+    assert "no export of it" in lines[0]
+    assert "drop_table" in lines[1]
+
+
+def test_is_the_trail_whole(answers: Answers) -> None:
+    lines = answers.lines("Is the trail whole?")
+
+    assert lines[0].startswith("CONSISTENT: nothing contradicts anything in the trail in ")
+    assert any("lines 1 to 163, chained to 163, signed to 163" in line for line in lines)
+
+
+def test_one_file_convinces_an_auditor(answers: Answers, tmp_path: Path) -> None:
+    """Who has nothing of ours but the file and a key that came on another way, and Python's standard library."""
+    assert answers.lines("Which one file convinces an auditor who trusts nobody here?") == []
+    evidence = tmp_path / "evidence.zip"
+    evidence.write_bytes((answers.directory / "evidence.zip").read_bytes())
+    key = str(read_identity(answers.directory / "identity.pem").verifier("otel-audit/unknown_service"))
+
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "evidence.zip", "--key", key],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "PROVEN: the key vouches for all 163 lines"
+
+
+def test_a_changed_trail_is_not_whole(answers: Answers, tmp_path: Path) -> None:
+    """The same question after somebody has removed what agent-7 was denied."""
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    for path in (answers.directory / "journal").iterdir():
+        content = path.read_bytes()
+        if path.name.count("-") == 4 and path.suffix == ".jsonl":
+            content = b"".join(line for line in content.splitlines(True) if b"no export of it" not in line)
+        (journal / path.name).write_bytes(content)
+
+    with pytest.raises(AssertionError, match=r"BROKEN: the trail in (?s:.*)is not there"):
+        asked(tmp_path, questions()["Is the trail whole?"])
+
+
+def test_each_question_of_the_page_has_an_answer_here(answers: Answers) -> None:
+    assert answers.lines("Who was denied most often?")[1].split() == ["agent-7", "3"]
+    assert (answers.directory / "failed-logins.csv").read_text().count("mallory") == 1
+    assert answers.said.keys() == questions().keys()
