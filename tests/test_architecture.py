@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import re
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
+
 import otel_audit
+from otel_audit.cli.command import COMMANDS
 from tests.servers.otlp_server import OtlpServer
 from tests.walkthrough import ROOT
 
@@ -21,6 +25,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 STEP = re.compile(r"^\d+\. `(?P<file>otel_audit/[\w/]+\.py)`, `(?P<function>[\w.]+)`", re.MULTILINE)
 METHOD = re.compile(r"`([A-Z]\w+\.\w+)`")
 MOST_FILES = 8
+FOLDERS = sorted(path.parent for path in (ROOT / "otel_audit").glob("*/**/__init__.py"))
 
 Step = tuple[str, str]
 
@@ -77,6 +82,16 @@ def test_every_file_that_the_page_names_exists() -> None:
     named = set(re.findall(r"`((?:otel_audit|tests)/[\w/]*(?:\.py)?)`", PAGE))
 
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())
+def test_the_overview_of_a_folder_names_each_of_its_modules(folder: Path) -> None:
+    overview = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    named = set(re.findall(r"`(?:\w+\.)*(\w+)`|`(\w+)\.\w+`", overview))
+    of_its_name = set(COMMANDS) if folder.name == "cli" else set()
+
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert modules - {word for pair in named for word in pair} - of_its_name == set()
 
 
 def test_the_way_of_an_event_is_taken_in_the_order_of_the_page(tmp_path: Path) -> None:

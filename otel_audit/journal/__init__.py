@@ -9,7 +9,8 @@ The life of one line, in the order of the modules that it passes:
 4. `shipment`: hold the right to deliver the stream. `cursor` keeps the progress of each exporter, and `quarantine` the
    lines that it refused.
 5. `ledger`: sign how far the stream came, over the tree of `stream_tree`.
-6. `retention`: choose a segment that every exporter has, by the `ages`, and `removal` removes it.
+6. `retention`: choose a segment that every exporter has, by the `ages`, and `removal` removes it. `pruning` does the
+   same for the ledger.
 
 `counts` has the terms for what became of a line, and `census` counts a directory.
 """

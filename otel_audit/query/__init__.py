@@ -1,7 +1,14 @@
-"""Ask a trail: by filters, or in SQL over one documented view.
+"""Answer questions about a trail, by filters or in SQL over one documented view.
 
-`filters` holds what is asked, `columns` what the view `events` has of a line. `gathering` finds the files of every
-source that can be read as they are, and writes the lines of all others into one temporary file. `lines` says in SQL
-how to read both. `database` puts them before DuckDB, which reads nothing else. `packing` writes Parquet files.
+The life of one question, in reading order:
+
+1. `filters`: the question: words for columns, a span of time, a text, and a page of the answer.
+2. `gathering`: find the files of every source that DuckDB can read directly, and write all other lines into one
+   temporary file. `lines` describes both in SQL.
+3. `columns`: the view `events`, with a column for each fact of a line.
+4. `database`: run the question in DuckDB, which can read nothing but these files.
+5. `index`: for many questions about one trail, copy its events once into a table on disk.
+6. `packing`: write a trail into Parquet files.
+
 Everything is an extra: `pip install 'otel-audit[query]'`.
 """

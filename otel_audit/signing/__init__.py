@@ -1,7 +1,11 @@
-"""Merkle trees, signed notes and Ed25519 keys: what lets a stranger check a trail.
+"""Merkle trees, signed notes and Ed25519 keys, with which a stranger can check a trail.
 
-In reading order: `tree` hashes the lines of a log into one root and proves that a line is under it; `keys` signs and
-verifies; `note` is the text that carries a root and its signatures to whoever wants to check them. The formats are
-public ones, so that tools written by others check ours: RFC 6962 for the tree, C2SP signed-note and tlog-checkpoint for
-the text, RFC 8032 for the signatures.
+The life of one signature, in reading order:
+
+1. `tree`: hash the lines of a log into one root, and prove that a line is under it.
+2. `note`: write the root into a text that carries its signatures to whoever checks them.
+3. `keys`: sign the text, and verify it.
+
+The formats are public, so that tools written by others can check ours: RFC 6962 for the tree, C2SP signed-note and
+tlog-checkpoint for the text, and RFC 8032 for the signatures.
 """
