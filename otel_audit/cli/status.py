@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from otel_audit.cli.exposition import exposition
 from otel_audit.cli.options import GivenPath, directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
@@ -62,6 +61,8 @@ def status(ctx: click.Context, directory: Path, as_json: bool, as_metrics: bool,
     if as_json:
         click.echo(shown_json(_as_json(counted, space, ledger)))
     elif as_metrics:
+        from otel_audit.cli.exposition import exposition  # loads the SDK's metrics
+
         _write(exposition(counted, space, ledger), out)
     else:
         _print(counted, space, ledger)
