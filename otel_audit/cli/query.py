@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -177,11 +178,10 @@ class _Answer:
         names, rows = self._database.rows(question, values)
         kept = [index for index, name in enumerate(names) if name != "line" or self._sql is not None]
         shown = escaped if sys.stdout.isatty() else str
-        writer = csv.writer(sys.stdout)
-        writer.writerow([names[index] for index in kept])
+        sys.stdout.write(_csv_line([names[index] for index in kept]))
         for row in rows:
             self._look.add(1)
-            writer.writerow(["" if row[index] is None else shown(str(row[index])) for index in kept])
+            sys.stdout.write(_csv_line(["" if row[index] is None else shown(str(row[index])) for index in kept]))
         sys.stdout.flush()
 
     def _give_table(self) -> None:
@@ -192,6 +192,16 @@ class _Answer:
         _print_columns([[escaped(name) for name in names], *shown])
         if len(shown) == self._limit:
             click.echo(f"the first {len(shown)} rows; for more: --limit", err=True)
+
+
+def _csv_line(fields: Sequence[str]) -> str:
+    """Return one line of RFC 4180 that ends as a shell expects, so that `| tail -n 1` gives an id and no CR.
+
+    The writer's own `lineterminator` cannot be changed for this: up to Python 3.12 a CR in a field would no longer be quoted.
+    """
+    line = io.StringIO()
+    csv.writer(line).writerow(fields)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _shown_json(found: Found) -> bytes:

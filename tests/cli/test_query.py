@@ -76,6 +76,17 @@ def test_csv_has_a_header_and_all_columns_but_the_line(journal: Path) -> None:
     assert [(row["method"], row["status_code"], row["actor_name"]) for row in rows] == [("GET", "200", "alice")]
 
 
+def test_csv_can_be_cut_by_a_shell_and_keeps_a_text_with_line_ends_whole(tmp_path: Path) -> None:
+    with recorder(tmp_path) as audit:
+        audit.log_authz(outcome="deny", detail='one\rtwo\r\n"three",', principal=AuditPrincipal(username="alice"))
+
+    answer = run(tmp_path, "--sql", "SELECT detail FROM events WHERE detail != ''", "--csv").stdout_bytes.decode()
+    identity = run(tmp_path, "--sql", "SELECT actor_name FROM events WHERE event_type = 'authz.decision'", "--csv").stdout_bytes
+
+    assert list(csv.reader(io.StringIO(answer, newline=""))) == [["detail"], ['one\rtwo\r\n"three",']]
+    assert identity == b"actor_name\nalice\n"
+
+
 def test_a_parquet_file_holds_the_rows(journal: Path, tmp_path: Path) -> None:
     import duckdb
 
