@@ -85,7 +85,7 @@ def test_every_alert_about_a_service_finds_its_metrics(tmp_path: Path) -> None:
     rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
     asked = " ".join(re.sub(r"\b(by|on) \(.*?\)", "", rule["expr"]) for rule in rules)
     wanted = set(re.findall(r"\baudit_\w+", asked)) - OF_THE_COLLECTOR
-    audit = otel_audit.configure(directory=tmp_path, export="none", ledger=True, close_timeout_s=60)
+    audit = otel_audit.configure(directory=tmp_path, export="none", close_timeout_s=60)
     audit.log_authn(outcome="success")
     audit.close()
 

@@ -76,7 +76,6 @@ def a_service(directory: Path, agent: Collector) -> Iterator[None]:
         {
             "OTEL_SERVICE_NAME": "shop",
             "OTEL_AUDIT_DIR": str(directory),
-            "OTEL_AUDIT_LEDGER": "true",
             "OTEL_EXPORTER_OTLP_ENDPOINT": agent.http_endpoint,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
         }

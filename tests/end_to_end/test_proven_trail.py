@@ -66,7 +66,6 @@ def kept(tmp_path: Path, start_collector: StartCollector, victorialogs: Victoria
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.http_endpoint,
         OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         OTEL_AUDIT_DIR=str(journal),
-        OTEL_AUDIT_LEDGER="true",
         OTEL_AUDIT_IDENTITY_KEY=str(key),
         OTEL_AUDIT_SEGMENT_BYTES="200000",
         OTEL_AUDIT_HEAD_LINES="500",

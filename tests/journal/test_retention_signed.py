@@ -60,7 +60,6 @@ def a_trail(directory: Path, **overrides: Any) -> Trail:
         "segment_bytes": 4096,
         "retention_bytes": 10**9,
         "export": "none",
-        "ledger": True,
     }
     return Trail(Settings.load({"OTEL_SERVICE_NAME": "shop"}, {**small, **overrides}))
 

@@ -30,7 +30,7 @@ def test_the_instruments_are_those_of_the_documents(reader: Reader, tmp_path: Pa
     row = re.compile(r"^\| `(audit\.[a-z.]+)` \| ([a-z -]+) \| `([^`]+)` \|", re.MULTILINE)
     documented = set(row.findall((ROOT / "docs" / "delivery.md").read_text()))
 
-    trail = a_trail(tmp_path, reader, server, ledger=True, close_timeout_s=60)
+    trail = a_trail(tmp_path, reader, server, close_timeout_s=60)
     emit(trail, "one")
     trail.flush(timeout_s=60)
     collected = poll(reader.collect, until=lambda found: "audit.ledger.size" in found, what="the ledger's first note")
@@ -42,7 +42,7 @@ def test_the_instruments_are_those_of_the_documents(reader: Reader, tmp_path: Pa
 def test_the_last_note_of_a_ledger_is_told_while_its_trail_is_open(
     reader: Reader, tmp_path: Path, server: AuditedServer
 ) -> None:
-    trail = a_trail(tmp_path, reader, server, ledger=True, close_timeout_s=60)
+    trail = a_trail(tmp_path, reader, server, close_timeout_s=60)
     emit(trail, "one")
     seen = poll(reader.values, until=lambda found: "audit.ledger.size" in found, what="the ledger's first note")
     state = LedgerState.of(tmp_path)

@@ -30,7 +30,7 @@ import otel_audit
 
 ends, seed = sys.argv[1:]
 chance = random.Random(seed)
-audit = otel_audit.configure(export="none", ledger=True, retention_days=0, segment_bytes=4096,
+audit = otel_audit.configure(export="none", retention_days=0, segment_bytes=4096,
     head_lines=50, head_seconds=1, close_timeout_s=60)
 
 def log():
@@ -53,7 +53,7 @@ audit.close()
 def recorded(directory: Path) -> None:
     """Events of several threads over several segments, and a clean end."""
     audit = otel_audit.configure(
-        directory=directory, export="none", ledger=True, segment_bytes=16_384, head_lines=50, close_timeout_s=60
+        directory=directory, export="none", segment_bytes=16_384, head_lines=50, close_timeout_s=60
     )
 
     def log(number: int) -> None:

@@ -25,7 +25,6 @@ def a_service(directory: Path, endpoint: str) -> AuditLogger:
         export="otlp",
         endpoint=endpoint,
         protocol="http/protobuf",
-        ledger=True,
         retention_days=0,
         close_timeout_s=60,
     )

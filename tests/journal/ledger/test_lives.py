@@ -26,7 +26,7 @@ import otel_audit
 
 directory = pathlib.Path(os.environ["OTEL_AUDIT_DIR"])
 
-audit = otel_audit.configure(export="none", ledger=True, retention_days=0, close_timeout_s=60)
+audit = otel_audit.configure(export="none", retention_days=0, close_timeout_s=60)
 
 def log(count=1):
     for _ in range(count):
@@ -197,7 +197,7 @@ def test_a_command_of_the_user_signs_the_ledger_of_a_service(tmp_path: Path) -> 
     run(
         f"""
         audit = otel_audit.configure(
-            export="none", ledger=True, identity_key={str(public)!r}, sign_command={command!r}, close_timeout_s=60
+            export="none", identity_key={str(public)!r}, sign_command={command!r}, close_timeout_s=60
         )
         log()
         while not any(b'"kind":"signature"' in path.read_bytes() for path in directory.glob("ledger.0*.jsonl")):
