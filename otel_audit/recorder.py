@@ -45,7 +45,7 @@ class ModelLike(Protocol):
     """An event: ours, Feast's own, or anything else that gives its fields."""
 
     def model_dump(self) -> dict[str, Any]:
-        """The fields, by name."""
+        """Return the fields, by name."""
 
 
 class _Filtered:
@@ -127,7 +127,7 @@ class Recorder:
         return self._filtered.count
 
     def finish(self, timeout_s: float) -> None:
-        """What `alog` has begun is with the sink, also of a cancelled task, or the time in seconds is over."""
+        """Return when the sink has everything that `alog` began, also for cancelled tasks, or when the time is over."""
         self._writer.wait(timeout_s)
 
     @property

@@ -1,6 +1,6 @@
 """`otel-audit config`: print every setting in force and where it came from, or docs/settings.md from the same table.
 
-With `--explain EVENT.json`, print which rule of the policy an event meets, and what follows from it.
+With `--explain EVENT.json`, print which rule of the policy matches an event, and what follows from it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ _BEGINS_NOT: Final = "an operation() is recorded once, when it ends"
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What becomes of an event, and why. `begins`: whether an operation of it is recorded before it runs too."""
+    """The decision on an event, with the reason.
+
+    `begins`: an operation with this event is also recorded before it runs.
+    """
 
     facts: Facts
     policy: Policy | None
@@ -117,7 +120,7 @@ class Explanation:
 
 
 def explained(event: AuditEvent, settings: Settings) -> Explanation:
-    """Return what becomes of the event with these settings and their policy.
+    """Return the decision on the event with these settings and their policy.
 
     Raises:
         ConfigError: the policy is wrong.
@@ -144,7 +147,7 @@ def event_of_json(content: bytes, name: str) -> AuditEvent:
     """Return the event in a file that holds exactly one JSON object, such as a line of a journal.
 
     Raises:
-        ConfigError: it is none; the message shows no value of it.
+        ConfigError: it holds something else; the message shows no value of it.
     """
     try:
         fields = json.loads(content)
@@ -172,7 +175,7 @@ def event_of_json(content: bytes, name: str) -> AuditEvent:
 
 
 def _changed(given: Mapping[str, Any], taken: Mapping[str, Any], at: str) -> Iterator[tuple[str, Any]]:
-    """Yield the values that the event does not keep as given: in a service they would become something else."""
+    """Yield the values that the event does not keep as given, because a service would change them."""
     for name, value in given.items():
         if name not in taken:
             continue  # one that the journal adds

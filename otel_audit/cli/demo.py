@@ -68,7 +68,7 @@ def demo(seconds: float, rate: float, directory: Path | None) -> None:
 
 
 def _recorded(settings: Settings, seconds: float, rate: float) -> Stats:
-    """Run the demo; its numbers after everything was delivered, or could not be in time."""
+    """Run the demo. Return its counts once everything was delivered, or the time for that is over."""
     try:
         audit = create_audit_logger_from_config(settings)
     except (ConfigError, JournalUnwritable) as error:
@@ -85,7 +85,7 @@ def _recorded(settings: Settings, seconds: float, rate: float) -> Stats:
 
 
 def _settings(environ: Mapping[str, str], directory: Path | None) -> Settings:
-    """Return the settings of the environment, with the console beside the exporters that it names."""
+    """Return the settings of the environment, with the console in addition to the exporters that it names."""
     fresh = directory is None and not any(environ.get(name) for name in ("OTEL_AUDIT_DIR", "OTEL_AUDIT_CONFIG"))
     overrides: dict[str, Any] = {"directory": Path(tempfile.gettempdir()) if fresh else directory}
     try:
@@ -135,7 +135,7 @@ def _waiting_for_signals() -> Iterator[None]:
 
 
 def _wait(seconds: float) -> None:
-    """Return when the time is over, or on a signal; 0: only on a signal."""
+    """Return when the time is over, or on a signal. With 0, only on a signal."""
     if seconds:
         signal.sigtimedwait(_STOPS, seconds)
     else:
@@ -144,10 +144,10 @@ def _wait(seconds: float) -> None:
 
 @contextlib.contextmanager
 def _tracing(service_name: str) -> Iterator[TracerProvider]:
-    """Return the SDK's provider of spans. It exports only if an endpoint is set; audit events need none."""
+    """Return the SDK's provider of spans. It exports only if an endpoint is set; audit events do not need it."""
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service_name}), shutdown_on_exit=False)
     if any(os.environ.get(name) for name in _TRACES_ENDPOINTS):
-        # An endpoint that takes logs only refuses every batch of spans: that is no reason to write over the events.
+        # An endpoint that takes only logs refuses every batch of spans. That is no reason to write over the events.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
     try:
@@ -157,7 +157,7 @@ def _tracing(service_name: str) -> Iterator[TracerProvider]:
 
 
 def _span_exporter() -> SpanExporter:
-    """Return the official exporter for the protocol of the environment, which is gRPC when nothing says another."""
+    """Return the official exporter for the protocol of the environment, gRPC by default."""
     protocol = next((word for name in _TRACES_PROTOCOLS if (word := os.environ.get(name))), OtlpProtocol.GRPC)
     if protocol == OtlpProtocol.HTTP_PROTOBUF:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
@@ -213,7 +213,7 @@ _ANSWERED: Final = re.compile(rb'"[A-Z]+ [^" ]+ -> (2)\d\d"')
 def _show_verification(directory: Path, command: str) -> None:
     """Print what `verify` says of the journal, and of a copy with one byte changed. No copy is left.
 
-    `command`: how to call this program. Nothing is printed of a journal that is too long to be verified in passing.
+    `command` is how to call this program. Nothing is printed for a journal that takes long to verify.
     """
     try:
         if bytes_of(directory) > _MOST_BYTES:
@@ -228,12 +228,12 @@ def _show_verification(directory: Path, command: str) -> None:
             click.echo(f"\nNow one byte of a copy is changed, {escaped(change)}:")
             click.echo(f"> {command} verify {shlex.quote(str(copy))}")
             Console(highlight=False, soft_wrap=True).print(verdict_words(verify_directory(copy)))
-    except (OSError, shutil.Error) as error:  # the disk is full, say: the events are recorded all the same
+    except (OSError, shutil.Error) as error:  # for instance, the disk is full; the events are recorded all the same
         click.echo(f"not verified: {escaped(str(error))}")
 
 
 def _change_a_byte(directory: Path) -> str | None:
-    """Make a request that was refused one that succeeded, or the other way round; return the change in words.
+    """Turn a refused request into one that succeeded, or the other way round. Return the change in words.
 
     None if the journal has no request.
     """

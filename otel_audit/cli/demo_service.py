@@ -1,7 +1,7 @@
-"""The service of `otel-audit demo`: a small feature store over real HTTP, and the people and agents who use it.
+"""The service of `otel-audit demo`: a small feature store over real HTTP, with people and agents who use it.
 
-Everything is real but the features: requests go over a loopback socket, each side under a span of its own with the
-trace context in the headers, and whoever hangs up is noticed as such.
+Everything is real except the features. Requests go over a loopback socket, each side has a span of its own with the
+trace context in the headers, and a client that hangs up is noticed.
 """
 
 from __future__ import annotations
@@ -73,22 +73,22 @@ class FeatureService:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """Return the port on 127.0.0.1 on which it listens."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """It answers requests."""
+        """Begin to answer requests."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Every request has been answered and recorded, and the port is free."""
+        """Return when every request has been answered and recorded, and the port is free."""
         self._stopping.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
     def answer(self, exchange: _Exchange, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
-        """Status and body, under a span that goes on with the client's trace; the request is recorded."""
+        """Return status and body, under a span that continues the client's trace. The request is recorded."""
         with self._tracer.start_as_current_span(
             f"{exchange.method} {exchange.path}", context=propagate.extract(headers), kind=SpanKind.SERVER
         ):
@@ -180,7 +180,7 @@ class FeatureService:
         return {"view": view, "rows": [1, 2, 3]}
 
     def _call_tool(self, exchange: _Exchange) -> dict[str, Any]:
-        """JSON-RPC `tools/call`: a tool that fails is an answer too, with status 200. Source: MCP, "Tools"."""
+        """Answer JSON-RPC `tools/call`. A failing tool is an answer too, with status 200. Source: MCP, "Tools"."""
         tool, arguments = str(exchange.body["name"]), dict(exchange.body["arguments"])
         try:
             with self._audit.operation(
@@ -212,7 +212,7 @@ class _Server(ThreadingHTTPServer):
         self.service = service
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hung up is recorded as such; nothing more is to be said."""
+        """Do nothing, since a client that hung up is recorded as such."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -242,11 +242,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The audit events say it."""
+        """Do nothing, since the audit events say it."""
 
 
 def _is_gone(connection: socket.socket) -> bool:
-    """The client has closed the connection while it waits for an answer."""
+    """Return True if the client has closed the connection while it waits for an answer."""
     readable, _, _ = select.select([connection], [], [], 0)
     try:
         return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
@@ -293,7 +293,7 @@ _OFTEN: Final = (4, 6, 1, 1, 3, 1, 1, 1, 1, 1)  # how often each is made, once a
 
 
 class Visitors:
-    """Clients in threads, which go on until `stop`. They slow down when there are more than `rate` events a second."""
+    """Clients in threads, which go on until `stop`. They slow down above `rate` events a second."""
 
     def __init__(self, port: int, tracer: Tracer, *, rate: float, events: Callable[[], int], threads: int = 3) -> None:
         self._port = port
@@ -308,13 +308,13 @@ class Visitors:
         self._threads = [threading.Thread(target=self._run, name=f"demo-visitor-{n}") for n in range(threads)]
 
     def start(self) -> None:
-        """They begin."""
+        """Send the visitors in."""
         self._started = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """All have gone."""
+        """Return when all have gone."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -332,7 +332,7 @@ class Visitors:
             self._make(visit)
 
     def _make(self, visit: _Visit) -> dict[str, Any]:
-        """Make the visit; what was answered, or nothing for who did not wait for it."""
+        """Make the visit. Return the answer, or nothing if the visitor did not wait for it."""
         headers = {"Content-Type": "application/json", "User-Agent": "otel-audit-demo"}
         if token := self._tokens.get(visit.user):
             headers["Authorization"] = f"Bearer {token}"

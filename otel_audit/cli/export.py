@@ -32,7 +32,7 @@ _GAP: Final = system_start(GAP)
 
 @dataclass(slots=True)
 class _Left:
-    """How much was not written, and why."""
+    """How much was not written."""
 
     damaged: int = 0
     foreign: int = 0

@@ -1,7 +1,7 @@
-"""What several commands take: a directory, a path, a number, and a signal that asks them to end.
+"""Parameters that several commands share, such as a directory, an age or a moment, and a signal that asks them to end.
 
-The directory is an argument, else `OTEL_AUDIT_DIR`, else that of the settings. The kinds of parameters refuse what
-click lets through by mistake.
+The directory is an argument, else `OTEL_AUDIT_DIR`, else that of the settings. The kinds of parameters refuse values
+that click would let through by mistake.
 """
 
 from __future__ import annotations
@@ -37,15 +37,18 @@ __all__ = [
 ]
 
 
-# A year of seconds, and more than any machine can do in one. Neither the kernel nor a thread waits for all numbers.
+# A year of seconds. Neither the kernel nor a thread can wait for every number.
 _HIGHEST: Final = 365 * 86_400.0
 
 
 class GivenPath(click.Path):
-    """A path. An empty one is refused: click would take it for the working directory, and a variable was not set."""
+    """A path. An empty one is refused.
+
+    It usually comes from an unset variable, and click would take it for the working directory.
+    """
 
     def __init__(self, *, exists: bool = False, file_okay: bool = True) -> None:
-        # Who reads it says more about what is in the way than click, which would look first.
+        # The code that reads it explains a failure better than click, which would check first.
         super().__init__(exists=exists, file_okay=file_okay, readable=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -57,7 +60,7 @@ class GivenPath(click.Path):
 
 
 class GivenNumber(click.FloatRange):
-    """A number from 0 to a year of seconds. `above_zero`: not 0 itself."""
+    """A number from 0 to a year of seconds. With `above_zero`, 0 itself is refused."""
 
     def __init__(self, *, above_zero: bool = False) -> None:
         super().__init__(min=0, max=_HIGHEST, min_open=above_zero)
@@ -65,7 +68,7 @@ class GivenNumber(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
         number = super().convert(value, param, ctx)
-        if number != number:  # NaN is neither below nor above a limit
+        if number != number:  # NaN, which is neither below nor above a limit
             self.fail(f"expected a number, got {value}", param, ctx)
         return number
 
@@ -90,7 +93,7 @@ class GivenAge(click.ParamType[float]):
 
 
 class GivenMoment(click.ParamType[int]):
-    """A moment: so long ago, a day by its name, or a time in ISO 8601. UTC. In nanoseconds since 1970."""
+    """A moment in nanoseconds since 1970: an age, the name of a day, or a time in ISO 8601, in UTC."""
 
     name = "time"
 
@@ -108,7 +111,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def directory_argument(command: F) -> F:
-    """Give the command a `directory: Path` that exists; one that does not is wrong usage."""
+    """Give the command a `directory: Path` that exists. A missing one is wrong usage."""
     return click.argument(
         "directory",
         metavar="[DIR]",
@@ -124,7 +127,7 @@ def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None
 
 
 def existing_directory(ctx: click.Context, given: Path | None) -> Path:
-    """Return the directory that was given, or that of the settings.
+    """Return the given directory, or that of the settings.
 
     Raises:
         UsageError: it does not exist.
@@ -149,7 +152,7 @@ def free_bytes_of_settings() -> int | None:
 
 
 def unreadable(directory: Path, error: OSError) -> click.UsageError:
-    """Return what to raise when the journal in the directory cannot be read."""
+    """Return the error for a journal that cannot be read."""
     where = directory if error.filename is None else error.filename
     return click.UsageError(
         f"{escaped(str(where))}: expected a journal that uid {os.geteuid()} can read, got {error.strerror or error}; "
@@ -158,7 +161,7 @@ def unreadable(directory: Path, error: OSError) -> click.UsageError:
 
 
 def say_if_empty(directory: Path) -> None:
-    """Warn on stderr if there is no stream: in a mistaken directory, silence would look like good news."""
+    """Warn on stderr if there is no stream, since in a mistaken directory silence would look like good news."""
     if not segments_in(directory):
         click.echo(
             f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "

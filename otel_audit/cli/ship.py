@@ -146,7 +146,7 @@ def _sweep(settings: Settings, exporter: OtlpExporter, adoption: Adoption, stop:
 
 
 def _said(settings: Settings, otlp: OtlpSettings, report: SweepReport, as_json: bool) -> int:
-    """Say what was done; the exit code."""
+    """Print what was done, and return the exit code."""
     if as_json:
         click.echo(shown_json(_once_json(settings, otlp, report)))
     else:
@@ -155,7 +155,7 @@ def _said(settings: Settings, otlp: OtlpSettings, report: SweepReport, as_json: 
 
 
 def _tell_of_the_dead(settings: Settings, adopter: Adopter | None, stop: Stop) -> None:
-    """The ledger knows how far the streams came whose process is gone; that it cannot be told costs no event."""
+    """Record in the ledger how far the streams of dead processes came. A failure is printed, and costs no event."""
     try:
         if adopter is not None:
             adopter.take_over(stop)
@@ -165,7 +165,7 @@ def _tell_of_the_dead(settings: Settings, adopter: Adopter | None, stop: Stop) -
 
 
 def _remove(settings: Settings, retention: Retention | None, stop: Stop) -> None:
-    """What is delivered and old goes; that it cannot be removed is said, and costs no event."""
+    """Remove delivered events that are old enough. A failure is printed, and costs no event."""
     if retention is None:
         return
     try:
@@ -206,12 +206,12 @@ def _every(header: Mapping[str, Any]) -> bool:
 
 
 def _leaves_delivery(header: Mapping[str, Any]) -> bool:
-    """Whether a writer that lives leaves the delivery to this command."""
+    """Return True if a living writer leaves the delivery to this command."""
     return header.get("export") == ["ship"]
 
 
 def _streams_at_once() -> int:
-    """Streams of live writers are held for as long as these live: as many as the descriptors suffice for."""
+    """Return how many streams the descriptors allow, since those of living writers are held as long as these live."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (min(allowed, 1 << 16) - _DESCRIPTORS_FOR_THE_REST) // _DESCRIPTORS_A_STREAM)
 

@@ -73,7 +73,7 @@ _TURN_S = 0.5  # a turn of the ledger takes some milliseconds, unless the disk o
 
 @dataclass(frozen=True, slots=True)
 class FlushReport:
-    """What was really delivered by the end of a flush.
+    """The result of a flush: what was really delivered by its end.
 
     `pending` counts the lines of this process that some exporter has neither accepted nor set aside. `blocked` says
     why, by exporter.

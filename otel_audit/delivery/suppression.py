@@ -48,7 +48,7 @@ _not_of_an_export = _NotOfAnExport()
 
 
 def keep_clients_quiet() -> None:
-    """From now on, keep the loggers of the HTTP and gRPC clients silent during an export.
+    """Keep the loggers of the HTTP and gRPC clients silent during exports, from now on.
 
     Otherwise, with the root logger at DEBUG and an OTel handler, each export would cause the records of the next one,
     for ever. Each logger gets the filter itself, because filters of a parent do not see the records of its children.

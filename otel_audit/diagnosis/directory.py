@@ -40,7 +40,7 @@ _EARLIEST: Final = datetime(2024, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """Why a journal should not be on a file system of this kind, and what to do."""
+    """The reason why a journal should not be on a file system of this kind, and the remedy."""
 
     why: str
     remedy: str

@@ -163,7 +163,7 @@ class AuditConsoleLogExporter(LogRecordExporter):
         self._is_shut_down = True
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """True: nothing is held back."""
+        """Return True, since nothing is held back."""
         return True
 
 
@@ -203,7 +203,7 @@ class AuditJsonlLogExporter(LogRecordExporter):
         self._file.close()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """True: nothing is held back."""
+        """Return True, since nothing is held back."""
         return True
 
 

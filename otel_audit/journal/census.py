@@ -73,7 +73,7 @@ class StreamCensus(msgspec.Struct, frozen=True):
 
     @property
     def says_missing(self) -> str:
-        """What somebody removed from the stream; an empty text if only retention removed anything."""
+        """Return what somebody removed from the stream, or an empty text if only retention removed anything."""
         words = []
         if self.missing:
             words.append(f"{self.missing} events were taken out of the journal before every exporter had them")
@@ -205,7 +205,7 @@ def segment_counts(files: StreamFiles, number: int) -> Counts:
 
 
 class Retained:
-    """What retention removed of each stream, according to the ledgers. They are read on first use."""
+    """The removals of retention in each stream, according to the ledgers, which are read on first use."""
 
     def __init__(self, directory: Path, removals: Removals | None = None) -> None:
         self._directory = directory

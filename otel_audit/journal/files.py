@@ -217,7 +217,7 @@ def make_directory(directory: Path) -> None:
 
 
 class Exposure(msgspec.Struct, frozen=True):
-    """What every user of the machine can do to a directory, and the remedy."""
+    """The access of every user of the machine to a directory, and the remedy."""
 
     says: str
     remedy: str

@@ -408,7 +408,7 @@ class Journal:
             self.tend()
 
     def leave_to_parent(self) -> bool:
-        """In a child forked by C code, which runs no hooks, do as `forked` does and return True.
+        """Do as `forked` does and return True, in a child forked by C code, which runs no hooks.
 
         Otherwise return False.
         """

@@ -1,6 +1,6 @@
-"""The right to export one stream, and how a process gets it: for its own streams, and for those whose writer is gone.
+"""The right to export one stream, for streams of this process and for those whose writer is gone.
 
-`Adoption` says which streams of other processes are taken over, and how many at a time.
+`Adoption` decides which streams of other processes are taken over, and how many at a time.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def _unknown() -> Position | None:
 
 @dataclass(slots=True)
 class Shipment:
-    """The right to export one stream, and its cursor: the ship lock is held until `release`.
+    """The right to export one stream, with its cursor. The ship lock is held until `release`.
 
-    `writer_lock` is held too when the writer is gone: nothing more will come. `leaves_lock`: a lock file that a dead
-    writer has left stays, since somebody tells the ledger of its end, and removes it then. `durable` says how far the
-    writer knows its lines to be durable, and with that how far they may be exported; None where it is in another
-    process.
+    If the writer is gone, `writer_lock` is held too, and no more lines will come. With `leaves_lock`, the lock file of
+    a dead writer stays, since another component records its end in the ledger and then removes it. `durable` returns
+    the position up to which the writer knows its lines to be durable and lets them be exported. It is None if the
+    writer is in another process.
     """
 
     files: StreamFiles
@@ -45,7 +45,7 @@ class Shipment:
     released: bool = False
     file_mode: int = 0o600
     leaves_lock: bool = False
-    was_left: bool = False  # the writer died, or could not tell of its end: its lock file was still there
+    was_left: bool = False  # the writer died or could not report its end, since its lock file was still there
 
     @property
     def stream_id(self) -> str:
@@ -53,15 +53,15 @@ class Shipment:
         return self.files.stream_id
 
     def is_for(self, exporter: str) -> bool:
-        """Return True if the exporter of this name is to have the stream."""
+        """Return True if the exporter of this name gets the stream."""
         return True
 
     def reader(self) -> StreamReader:
-        """A reader of its lines, for one thread."""
+        """Return a reader of its lines, for one thread."""
         return StreamReader(self.files, give_way=give_way)
 
     def has_lines_after(self, position: Position) -> bool:
-        """True when a whole line of the stream stands behind this position.
+        """Return True if a whole line of the stream follows this position.
 
         Raises:
             OSError: its files cannot be read.
@@ -70,17 +70,17 @@ class Shipment:
 
     @property
     def ended(self) -> bool:
-        """True when the writer is gone. Once true it stays so: a stream is never opened again."""
+        """Return True if the writer is gone. It then stays True, since a stream is never opened again."""
         if self.writer_lock is None and not FileLock.is_held(self.files.writer_lock):
-            # A lock file that is missing was removed by a writer that ended, or by an adopter that saw its end.
+            # A missing lock file was removed by a writer that ended, or by an adopter that saw its end.
             self.was_left = self.files.writer_lock.exists()
             self.writer_lock = FileLock.acquire(self.files.writer_lock)
         return self.writer_lock is not None
 
     def keeps_its_lock(self) -> bool:
-        """Return False if another process has taken the stream since somebody removed the file of the ship lock.
+        """Return False if the file of the ship lock was removed and another process has taken the stream since.
 
-        A lock file that is only missing is made again, and so is a cursor.
+        A missing lock file is made again if nobody has, and so is a cursor.
 
         Raises:
             OSError: it could not be made again.
@@ -97,9 +97,9 @@ class Shipment:
         return True
 
     def conclude(self) -> None:
-        """Keep that the stream is over, if its writer is gone and every exporter that it has or had is at its end.
+        """Mark the stream as over, if its writer is gone and every exporter that it has or had is at its end.
 
-        One that this process does not run counts too: what is delivered over OTLP may still lack in a copy.
+        Exporters that this process does not run count too: what is delivered over OTLP may still be missing in a copy.
         """
         if not self.cursor.ended and self.ended and not any(map(self._is_behind, self._exporters())):
             self.cursor.end()
@@ -113,7 +113,7 @@ class Shipment:
         return {*self.cursor.exporters(), *named} - {"none", "ship"}
 
     def release(self) -> None:
-        """Others may export the stream. Lock files of a stream that ended are removed."""
+        """Let others export the stream, and remove the lock files of a stream that ended."""
         over = self.writer_lock is not None or self.cursor.ended
         self.released = True
         self.cursor.close()
@@ -122,7 +122,7 @@ class Shipment:
         self.ship_lock.release(remove=over)
 
     def abandon(self) -> None:
-        """In a forked child: close the descriptors, and leave the locks to the parent."""
+        """Close the descriptors and leave the locks to the parent, in a forked child."""
         self.cursor.abandon()
         self.ship_lock.abandon()
         if self.writer_lock is not None:
@@ -136,7 +136,7 @@ def take(
     durable: Callable[[], Position | None] = _unknown,
     leaves_lock: bool = False,
 ) -> Shipment | None:
-    """The right to export this stream, whether its writer lives or not; None when somebody else has it."""
+    """Return the right to export this stream, whether its writer lives or not, or None if another process has it."""
     ship_lock = FileLock.acquire(files.ship_lock, mode=file_mode)
     if ship_lock is None:
         return None
@@ -153,7 +153,7 @@ def _nobody(header: Mapping[str, Any]) -> bool:
 
 
 def _unheard(files: StreamFiles, error: Exception | None = None) -> None:
-    """A stream that cannot be used is left for the next look, and one of another host for good."""
+    """Ignore a stream that cannot be used until the next search, and one of another host for good."""
 
 
 def adopt(
@@ -171,16 +171,16 @@ def adopt(
 ) -> Iterator[Shipment]:
     """Take streams that nobody exports and whose writer is gone, oldest first, one by one, at most `most`.
 
-    `wanted` says by the header whether a stream concerns the caller. `known` are ids not to look at again; those that
-    are found delivered, or not to be wanted, are added. `live` says by the header which to take although their writer
-    lives. `foreign`: also those whose writer may live on another host; else `left` is
-    told of each that is wanted. A stream whose files cannot be used is told to `failed`, and the others are taken.
-    `stopped` is asked before each.
+    `wanted` decides by the header whether a stream concerns the caller. `known` are ids to skip; streams found
+    delivered or unwanted are added. `live` decides by the header which streams to take although their writer lives.
+    With `foreign`, streams whose writer may live on another host are taken too; otherwise `left` is called with each
+    wanted one. `failed` is called with a stream whose files cannot be used, and the others are taken. `stopped` is
+    called before each.
     """
     taken = 0
     for stream_id in segments_in(directory):
         if stream_id in known:
-            continue  # most of them, where thousands have ended
+            continue  # true of most, if thousands have ended
         if taken >= most or stopped():
             return
         files = StreamFiles(directory, stream_id)
@@ -194,7 +194,7 @@ def adopt(
                 left=left,
                 file_mode=file_mode,
             )
-        except Exception as error:  # of the files, or of `wanted` on a header that was damaged
+        except Exception as error:  # raised by the files, or by `wanted` for a damaged header
             failed(files, error)
             continue
         if shipment is not None:
@@ -217,7 +217,7 @@ def _taken(
         return None
     is_live = FileLock.is_held(files.writer_lock)
     if is_live and live is _nobody:
-        return None  # the header of every live stream would be read at every look
+        return None  # otherwise every search would read the header of every live stream
     header = stream_header(files)
     if not wanted(header):
         known.add(files.stream_id)
@@ -228,11 +228,11 @@ def _taken(
         return None
     if is_live and not live(header):
         return None
-    # A writer that knows of a ledger has opened its stream there: how it ended has to be told there too.
+    # A writer with a ledger has recorded its stream there, so its end has to be recorded there too.
     shipment = take(files, file_mode=file_mode, leaves_lock="ledger" in header)
     if shipment is not None and shipment.cursor.ended:
         known.add(files.stream_id)
-        with contextlib.suppress(OSError):  # it is opened once more, by the next process
+        with contextlib.suppress(OSError):  # the next process opens it once more
             shipment.cursor.end()
         shipment.release()
         return None
@@ -243,10 +243,10 @@ _STREAMS_AT_ONCE = 64
 
 
 class Adoption(msgspec.Struct, frozen=True):
-    """Which streams of other processes are taken over: those whose header is `wanted` and whose writer is gone.
+    """The rule for taking over streams of other processes: the header must be `wanted`, and the writer gone.
 
-    `live`: of those whose writer lives, which. `foreign`: also those whose writer may live on another host. `at_once`:
-    how many are held at most; each takes about five descriptors.
+    `live` chooses streams whose writer lives. With `foreign`, streams whose writer may live on another host are taken
+    too. At most `at_once` are held, since each takes about five descriptors.
     """
 
     wanted: Callable[[Mapping[str, Any]], bool]
@@ -265,7 +265,7 @@ class Adoption(msgspec.Struct, frozen=True):
         left: Callable[[StreamFiles], None] = lambda files: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[Shipment]:
-        """Take what may be taken now, one by one, beside the `held` ones. See `otel_audit.journal.shipment.adopt`."""
+        """Take streams now, one by one, in addition to the `held` ones. See `otel_audit.journal.shipment.adopt`."""
         live = {} if self.live is None else {"live": self.live}
         return adopt(
             directory,

@@ -155,7 +155,7 @@ class StreamTree:
         return run
 
     def _pass_border(self, segment: int) -> None:
-        """What follows stands in this segment."""
+        """Keep the tree at the end of a segment. The following lines are in this one."""
         if self._edge.size:
             self.borders.append(self.head())
         self._segment = segment

@@ -116,7 +116,7 @@ def _text(value: object) -> str:
 
 
 class Level(StrEnum):
-    """How much of an event is recorded: nothing; who did what, when and how it ended; or all that was given.
+    """The extent to which an event is recorded: nothing; who did what, when and how it ended; or everything given.
 
     Source: the levels of Kubernetes' audit policy, without its `RequestResponse`.
     """

@@ -38,7 +38,7 @@ _TROUBLES_KEPT: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What became of the records so far, over all runs: `read = sent + refused`.
+    """The results for the records so far, over all runs: `read = sent + refused`.
 
     `unreadable` counts pieces of lines. The first thousand of each kind of trouble are listed.
     """
@@ -226,7 +226,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class QuarantineReport:
-    """What became of the quarantined lines, including the journal's own: `lines = sent + refused + missing`.
+    """The results for the quarantined lines, including the journal's own: `lines = sent + refused + missing`.
 
     That does not hold if `left` says why the run did not come to the end. `missing` lines are no longer in the journal.
     A place here is a stream and the number of the line in it. `streams` is how many have a quarantine.

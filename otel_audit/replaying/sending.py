@@ -144,7 +144,7 @@ class RequestSender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long and how to wait for an endpoint that is away.
+    """The limits and means of waiting for an endpoint that is away.
 
     `give_up_after_s` counts from the first failure. `pause` waits this many seconds, or until `stopped` is true.
     """

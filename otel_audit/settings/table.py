@@ -30,7 +30,7 @@ __all__ = ["CORE_TABLE", "FORWARDED_HEADER", "TABLE", "TRUSTED_PROXIES", "Durabi
 
 
 class Durability(StrEnum):
-    """What a line survives once `log()` has returned: the end of the process, a loss of power, or neither."""
+    """The event that a line survives once `log()` has returned: the end of the process, a loss of power, or neither."""
 
     OS = "os"
     FSYNC = "fsync"
@@ -48,7 +48,7 @@ class ExporterName(StrEnum):
 
 
 class OnLoss(StrEnum):
-    """What happens when an event cannot be recorded: the application goes on, or `AuditUnavailable` is raised."""
+    """The reaction to an event that cannot be recorded: the application goes on, or `AuditUnavailable` is raised."""
 
     OPEN = "open"
     CLOSED = "closed"

@@ -40,7 +40,7 @@ _TOO_LARGE = ("larger than max", "exceeds maximum", "too large")
 
 @dataclass(frozen=True, slots=True)
 class GrpcAnswer:
-    """How one call ended, as the server or the client's own gRPC library says."""
+    """The end of one call, as reported by the server or by the client's own gRPC library."""
 
     code: StatusCode
     details: str = ""

@@ -38,7 +38,7 @@ _INTERIM = frozenset(range(100, 200)) - {http.HTTPStatus.SWITCHING_PROTOCOLS}
 
 
 class HttpExchange(msgspec.Struct):
-    """How far one request and its answer came."""
+    """The progress of one request and its answer."""
 
     deadline: float  # seconds of time.monotonic()
     fresh: bool = False  # a connection was opened for it
@@ -46,7 +46,7 @@ class HttpExchange(msgspec.Struct):
     answered: bool = False  # at least one byte came back
 
     def remaining_s(self) -> float:
-        """The seconds left, always more than 0.
+        """Return the seconds left, always more than 0.
 
         Raises:
             TimeoutError: the deadline has passed.
@@ -58,11 +58,11 @@ class HttpExchange(msgspec.Struct):
 
     @property
     def met_a_stale_connection(self) -> bool:
-        """Whether a failure says nothing of the endpoint: a kept connection, closed by the server while it was idle."""
+        """Return True if a failure says nothing about the endpoint, since the server had closed an idle connection."""
         return self.sent and not self.fresh and not self.answered and time.monotonic() < self.deadline
 
     def start_again(self) -> None:
-        """Forget how far it came; the deadline stays."""
+        """Reset the progress. The deadline stays."""
         self.fresh = self.sent = self.answered = False
 
 
@@ -71,9 +71,9 @@ _current: ContextVar[HttpExchange] = ContextVar("otel_audit_http_exchange")
 
 @contextmanager
 def exchange_within(timeout_s: float) -> Iterator[HttpExchange]:
-    """What a `BoundedSession` does on this thread inside the block ends within `timeout_s` seconds.
+    """End everything that a `BoundedSession` does on this thread inside the block within `timeout_s` seconds.
 
-    Only the resolver keeps its own time: the operating system cannot be told when to give up on a name.
+    Only the resolver keeps its own time, since the operating system cannot be told when to give up on a name.
     """
     exchange = HttpExchange(time.monotonic() + timeout_s)
     token = _current.set(exchange)
@@ -163,7 +163,10 @@ class _BoundedTlsConnection(_BoundedConnection, HTTPSConnection):
 
 
 def _connected(host: str, port: int, exchange: HttpExchange) -> socket.socket:
-    """A socket connected to the first address of the host that answers; a silent one leaves time for the others."""
+    """Return a socket connected to the first address of the host that answers.
+
+    A silent one leaves time for the others.
+    """
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failure: OSError = OSError(f"{host} has no address")
     for tried, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -214,4 +217,7 @@ class BoundedSession(requests.Session):
         self.mount("https://", _BoundedAdapter())
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: even when told not to follow, `requests` reads the whole body of a redirect to prepare the next."""
+        """Return None.
+
+        Even when told not to follow, `requests` reads the whole body of a redirect to prepare the next.
+        """
