@@ -4,8 +4,8 @@ The result of a query is limited to a page: the first lines of all streams by ti
 the one before and reads the lines of that time again, since some of them may have been cut off. If one time has more
 lines than fit on a page, they are fetched in ranges of their sequence numbers.
 
-Source: the HTTP API of Loki, `query_range`, and LogQL, whose label filters compare numbers. `start` is inclusive, `end`
-is exclusive.
+Source: the HTTP API of Loki, `query_range` and `series`, and LogQL, whose label filters compare numbers. `start` is
+inclusive, `end` is exclusive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from otel_audit.journal.line import Line
+from otel_audit.journal.line import Line, stream_and_seq
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
@@ -24,15 +24,18 @@ from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, store
 __all__ = ["LokiStore"]
 
 _PATH: Final = "/loki/api/v1/query_range"
+_SERIES: Final = "/loki/api/v1/series"
 _PAGE_LINES: Final = 1000  # allowed by every store's defaults, and small enough to hold a page in memory
 _DAY_NS: Final = 86_400 * 10**9
 # By default (`max_query_length`), Loki answers queries over 30 days at most.
-_WINDOW_NS: Final = 28 * _DAY_NS
+_LONGEST_NS: Final = 28 * _DAY_NS
+_SHORTEST_NS: Final = 3600 * 10**9
 _FIRST_NS: Final = 18_262 * _DAY_NS  # 2020: no trail is older
 _STREAM_ID: Final = keys.SEQUENCE_STREAM_ID.replace(".", "_")
 _NUMBER: Final = keys.SEQUENCE_NUMBER.replace(".", "_")
 _SERVICE: Final = "service_name"
 _SELECTOR: Final = '{service_name=~".+"}'
+_WITHOUT_ATTRIBUTES: Final = f" | keep {_SERVICE}"
 _NUMBERS: Final = (0, 2**53)  # Loki compares numbers as doubles
 
 
@@ -83,12 +86,28 @@ class LokiStore(SortingStore):
         query += f' | {_STREAM_ID}!=""'
         if sought.services:
             query += f" | {_SERVICE}=~{_quoted(sought.services)}"
+        span_ns, has_begun = _LONGEST_NS, False
         last_ns = self._now_ns() + _DAY_NS if self._end_ns is None else self._end_ns  # clocks differ
         begin_ns, last_ns = sought.within(self._start_ns, last_ns)
         while begin_ns < last_ns:
-            end_ns = min(begin_ns + _WINDOW_NS, last_ns)
-            yield from self._window(query, begin_ns, end_ns)
-            begin_ns = end_ns
+            end_ns = min(begin_ns + span_ns, last_ns)
+            if not has_begun and not (has_begun := self._has_streams(begin_ns, end_ns)):
+                begin_ns = end_ns
+                continue
+            page = self._page(query, begin_ns, end_ns)
+            if len(page) < self._page_lines:
+                yield from page
+                begin_ns, span_ns = end_ns, min(4 * span_ns, _LONGEST_NS)
+                continue
+            newest_ns = max(entry.time_ns for entry in page)
+            if newest_ns == begin_ns:
+                yield from self._moment(query, begin_ns, _NUMBERS)
+                begin_ns += 1
+            else:
+                yield from (entry for entry in page if entry.time_ns < newest_ns)
+                # Loki looks at each hour of the time that it is asked for, whether a page is full or not.
+                span_ns = min(max(2 * (newest_ns - begin_ns), _SHORTEST_NS), _LONGEST_NS)
+                begin_ns = newest_ns
 
     def place_of(self, line: Line) -> str:
         """See `Store`."""
@@ -99,19 +118,18 @@ class LokiStore(SortingStore):
         super().close()
         self._endpoint.close()
 
-    def _window(self, query: str, begin_ns: int, end_ns: int) -> Iterator[_Entry]:
-        while begin_ns < end_ns:
-            page = self._page(query, begin_ns, end_ns)
-            if len(page) < self._page_lines:
-                yield from page
-                return
-            last_ns = max(entry.time_ns for entry in page)
-            if last_ns == begin_ns:
-                yield from self._moment(query, begin_ns, _NUMBERS)
-                begin_ns += 1
-            else:
-                yield from (entry for entry in page if entry.time_ns < last_ns)
-                begin_ns = last_ns
+    def _has_streams(self, begin_ns: int, end_ns: int) -> bool:
+        """Return False if Loki has nothing of a time. To ask its index takes a seventh of what a query takes."""
+        if "|" in self._selector:
+            return True  # a whole query, which the index does not know
+        answer = self._endpoint.get(_SERIES, {"match[]": self._selector, "start": str(begin_ns), "end": str(end_ns)})
+        try:
+            found = json.loads(answer)
+            return found["status"] != "success" or bool(found.get("data"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreUnreadable(
+                f"{self.where}{_SERIES}: expected a list of streams, got {answer[:100]!r}: {error}"
+            ) from error
 
     def _moment(self, query: str, time_ns: int, numbers: tuple[int, int]) -> Iterator[_Entry]:
         """Yield the lines of one time whose sequence numbers lie in `numbers`, the end excluded."""
@@ -131,6 +149,17 @@ class LokiStore(SortingStore):
             yield from self._moment(query, time_ns, (middle, end))
 
     def _page(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
+        """Return the entries of a time, up to a page of them.
+
+        The body of nearly every record is its journal line, and says all. To leave out the attributes of each, which
+        are more than twice as much, makes Loki answer four times as fast. They are asked for where a body is no line.
+        """
+        entries = self._answered(f"{query}{_WITHOUT_ATTRIBUTES}", begin_ns, end_ns)
+        if all(stream_and_seq(entry.body.encode("utf-8", "surrogatepass")) is not None for entry in entries):
+            return entries
+        return self._answered(query, begin_ns, end_ns)
+
+    def _answered(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
         parameters = {"query": query, "start": str(begin_ns), "end": str(end_ns)}
         answer = self._endpoint.get(_PATH, {**parameters, "limit": str(self._page_lines), "direction": "forward"})
         try:

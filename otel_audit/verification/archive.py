@@ -18,7 +18,7 @@ from typing import Final
 
 from otel_audit.journal.ledger.entries import ENTRY, NOTE, SignedNote, statement
 from otel_audit.journal.line import SEGMENT, Line, system_start
-from otel_audit.stores.store import DamagedBytes, Remains, Store
+from otel_audit.stores.store import DamagedBytes, Kind, Remains, Store
 from otel_audit.verification.anchors import Anchor, AnchorWalk, rising
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims, StreamClaims
@@ -79,7 +79,8 @@ class _Store:
         report.streams += [
             self._absent(self._claims.of(each)) for each in sorted(self._claims.streams.keys() - set(streams))
         ]
-        for each in self._store.others():
+        # A log store has no bytes that are no record, and would be read a second time for them.
+        for each in self._store.others() if self._store.kind is Kind.ARCHIVE else ():
             if isinstance(each, DamagedBytes):
                 self._findings.notice(
                     "damage", None, f"{each.file}: {each.length} bytes at offset {each.offset} are no record"

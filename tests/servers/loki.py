@@ -1,6 +1,6 @@
 """A server that stores and answers as a real Loki did when it was recorded: see tests/stores/vectors/loki.json.
 
-It takes OTLP in protobuf, and answers `query_range` for a stream selector and label filters.
+It takes OTLP in protobuf, answers `query_range` for a stream selector and label filters, and `series` for a selector.
 """
 
 from __future__ import annotations
@@ -96,6 +96,11 @@ class LokiDouble:
                     if stored not in self.entries:
                         self.entries.append(stored)
 
+    def _series(self, start: str, end: str, **selector: str) -> list[dict[str, str]]:
+        wanted = _parsed(selector["match[]"])
+        found = (each for each in self.entries if int(start) <= each.time_ns < int(end))
+        return [each.labels for each in found if all(_matches(each.labels, *one) for one in wanted)][:1]
+
     def answer(self, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Status and body for a query."""
         if not self.letting_in(headers):
@@ -104,6 +109,8 @@ class LokiDouble:
             self.answers_left_out -= 1
             return 503, b"busy"
         parameters = {name: values[-1] for name, values in parse_qs(urlsplit(path).query).items()}
+        if urlsplit(path).path.endswith("/series"):
+            return 200, json.dumps({"status": "success", "data": self._series(**parameters)}).encode()
         self.asked.append(parameters)
         limit = int(parameters.get("limit", "100"))
         if limit > _LIMIT_MAX:
@@ -112,7 +119,8 @@ class LokiDouble:
         begin, end = int(parameters["start"]), int(parameters["end"])
         if end - begin > 30 * 86_400 * 10**9 + 3_600 * 10**9:
             return 400, b"the query time range exceeds the limit"
-        wanted = _parsed(parameters["query"])
+        query, _, kept = parameters["query"].partition(" | keep ")
+        wanted = _parsed(query)
         found = [
             entry
             for entry in sorted(self.entries, key=lambda each: each.time_ns)
@@ -120,9 +128,8 @@ class LokiDouble:
         ]
         streams: dict[str, dict[str, Any]] = {}
         for entry in found[:limit]:
-            stream = streams.setdefault(
-                json.dumps(entry.labels, sort_keys=True), {"stream": entry.labels, "values": []}
-            )
+            labels = {name: value for name, value in entry.labels.items() if not kept or name in kept.split(", ")}
+            stream = streams.setdefault(json.dumps(labels, sort_keys=True), {"stream": labels, "values": []})
             stream["values"].append([str(entry.time_ns), entry.body])
         data = {"resultType": "streams", "result": list(streams.values())}
         return 200, json.dumps({"status": "success", "data": data}).encode()
