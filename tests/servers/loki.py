@@ -99,7 +99,7 @@ class LokiDouble:
     def _series(self, start: str, end: str, **selector: str) -> list[dict[str, str]]:
         wanted = _parsed(selector["match[]"])
         found = (each for each in self.entries if int(start) <= each.time_ns < int(end))
-        return [each.labels for each in found if all(_matches(each.labels, *one) for one in wanted)][:1]
+        return [each.labels for each in found if all(_matches(each, *one) for one in wanted)][:1]
 
     def answer(self, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Status and body for a query."""
