@@ -116,7 +116,8 @@ def test_loki_is_asked_for_no_more_than_what_is_sought(tmp_path: Path) -> None:
 
         [sent] = loki.asked
         assert (sent["start"], sent["end"]) == (str(SINCE_NS), str(SINCE_NS + 5))
-        assert sent["query"] == '{service_name=~".+"} |~ "alice|\\\\x{5c}u" | audit_sequence_stream_id!=""'
+        sought = '{service_name=~".+"} |~ "alice|\\\\x{5c}u" | audit_sequence_stream_id!=""'
+        assert sent["query"] == f"{sought} | keep service_name"
 
 
 @pytest.mark.processes
