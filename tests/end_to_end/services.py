@@ -232,7 +232,7 @@ def events_in_archive(collector: Collector) -> Counter[str]:
     return Counter(
         record.attributes["audit.record.id"]
         for record in collector.archive()
-        if record.event_name not in ("audit.segment", "audit.gap")
+        if record.event_name not in ("audit.segment", "audit.gap", "audit.ledger", "audit.note")
     )
 
 

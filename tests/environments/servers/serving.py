@@ -66,7 +66,7 @@ def events(server: Server) -> int:
     """How many records of the application the collector has."""
     bodies = [request.message if isinstance(server, OtlpGrpcServer) else request.body for request in server.requests]
     return sum(
-        record.event_name not in ("audit.segment", "audit.gap")
+        record.event_name not in ("audit.segment", "audit.gap", "audit.ledger", "audit.note")
         for body in bodies
         for resource in ExportLogsServiceRequest.FromString(body).resource_logs
         for scope in resource.scope_logs
