@@ -349,7 +349,7 @@ class Recorder:
                             attributes,
                         )
                     )
-            except Exception:  # of a value that is not of its type: the way through the models makes something of it
+            except Exception:  # a value has the wrong type: the way through the models converts it
                 quick = False
             if quick and journal is not None:
                 if syncs:

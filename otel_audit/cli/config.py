@@ -36,7 +36,7 @@ _PARTS: Final[Mapping[str, type[BaseModel]]] = {
     "action": AuditAction,
     "resource": AuditResource,
 }
-# What the journal adds to an event: a line of it can be asked about as it stands.
+# The keys that the journal adds to an event, so that a line of it can be explained unchanged.
 _OF_THE_LINE: Final = frozenset({"time_ns", "observed_ns", "stream_id", "seq", "prev_hash"})
 
 _LEVELS: Final = {

@@ -141,7 +141,7 @@ class FeatureService:
     def _login(self, exchange: _Exchange) -> dict[str, Any]:
         user = str(exchange.body.get("user", ""))
         if not secrets.compare_digest(_PASSWORDS.get(user, ""), str(exchange.body.get("password", ""))):
-            # What careless code does, and why there is redaction: the form, with the password, in the detail.
+            # Careless code like this is why there is redaction: it puts the form, with the password, into the detail.
             self._audit.log_authn(
                 request_id=exchange.request_id,
                 outcome="failure",

@@ -123,7 +123,7 @@ def _keyring(path: str | None) -> Pseudonyms:
 def _each(names: Iterable[str]) -> Iterator[str]:
     for name in names:
         if name == "-":
-            # A list from Windows: no name ends in a carriage return, and one that did would be looked for in vain.
+            # The list may come from Windows. No name ends in a carriage return, and one that did would never be found.
             lines = (line.removesuffix("\r") for line in sys.stdin.read().split("\n"))
             yield from (line for line in lines if line)
         else:

@@ -79,7 +79,7 @@ class Fault(StrEnum):
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """The destination has every record. `warning` is what it said besides."""
+    """The destination has every record. `warning` is its remark, if any."""
 
     warning: str | None = None
 

@@ -1,17 +1,16 @@
-"""A file of lines, read in bounded memory from any offset, forwards and backwards.
+"""Read a file of lines in bounded memory, from any offset, forwards and backwards.
 
-Everything that reads lines of the journal reads them here, in blocks that hold whole lines. What is longer than any
-line that is ever written is damage: nobody holds it in memory, and its length is all that is said of it. Damage may be
-a hole of gigabytes, as a crash leaves it behind, or `logrotate` with `copytruncate`: holes are passed over without
-reading them.
+All readers of journal lines use this module, which reads blocks of whole lines. Anything longer than the longest
+possible line is damage. It is never held in memory, and only its length is reported. Damage may be a hole of gigabytes,
+left by a crash or by `logrotate` with `copytruncate`. Holes are skipped without reading them.
 
-The first block is small and the next ones grow, since many readers want only the first line or the last one: a turn of
-the ledger took seven milliseconds, of which six went to a block that held a thousand lines before its last note.
+The first block is small and later ones grow, since many readers want only the first line or the last one. A turn of the
+ledger took seven milliseconds, six of them for a block with a thousand lines before its last note.
 
-Lines are split on the byte of the newline only. What stands behind the last newline is left alone: its writer may
-still be at it.
+Lines are split only at the byte of the newline. Bytes after the last newline are left alone, since their writer may not
+have finished.
 
-A file is a descriptor here, or a `Source`: what a compressed file holds is read by the same code.
+A file is a descriptor here, or a `Source`, so that the content of a compressed file is read by the same code.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ _GROWTH: Final = 8
 
 
 class Block(NamedTuple):
-    """Whole lines that stand one behind the other in a file, each with its newline; `end` is the offset behind them.
+    """Consecutive whole lines of a file, each with its newline. `end` is the offset after them.
 
-    One that is too long to be a line stands alone, and its `data` is empty.
+    A piece that is too long to be a line stands alone, and its `data` is empty.
     """
 
     offset: int
@@ -62,7 +61,7 @@ class Block(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """The bytes between two newlines: a line or damage. `content` is None where they are too many to be a line."""
+    """The bytes between two newlines: a line or damage. `content` is None if they are too many to be a line."""
 
     offset: int
     length: int
@@ -70,10 +69,10 @@ class Piece(NamedTuple):
 
 
 class Source(Protocol):
-    """Bytes that are read at an offset as those of a file are. To go back far may take long."""
+    """Bytes that are read at an offset, as those of a file are. Going back far may take long."""
 
     def read_at(self, size_bytes: int, offset: int) -> bytes:
-        """Return so many bytes from the offset on; fewer where they end."""
+        """Return this many bytes from the offset on, or fewer at the end."""
 
 
 def read_at(source: int | Source, size_bytes: int, offset: int) -> bytes:
@@ -86,10 +85,10 @@ def read_at(source: int | Source, size_bytes: int, offset: int) -> bytes:
 
 
 class opened:  # in lower case, as it is used like a function; a generator would cost as much as the system call
-    """Have a file open for reading, and its descriptor.
+    """Open a file for reading inside the block, and yield its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or what is read of it inside cannot be read. The error names the file.
+        OSError: it cannot be opened, or cannot be read inside the block. The error names the file.
     """
 
     __slots__ = ("_descriptor", "_path")
@@ -104,7 +103,7 @@ class opened:  # in lower case, as it is used like a function; a generator would
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         os.close(self._descriptor)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(self._path)  # the system names no file where only a descriptor was given
+            error.filename = str(self._path)  # the system names no file if it was given a descriptor
 
 
 def read_block(
@@ -118,8 +117,8 @@ def read_block(
 ) -> Block:
     """Return the lines from the offset to the last newline within `max_bytes`, or the first line if it is longer.
 
-    Nothing, if there is no newline. Nothing is read from the offset `stop` on. Up to the offset `searched` there is
-    known to be no newline. A line of more than `line_max_bytes` is not held: by default `LINE_MAX_BYTES`.
+    Return nothing if there is no newline. Nothing is read from the offset `stop` on. Up to the offset `searched` there
+    is known to be no newline. A line of more than `line_max_bytes`, by default `LINE_MAX_BYTES`, is not held in memory.
 
     Raises:
         OSError: the file cannot be read.
@@ -150,7 +149,7 @@ def blocks(
 
 
 def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
-    """Yield every line before `end`, which is behind a newline. The last block comes first.
+    """Yield every line before `end`, which is just after a newline. The last block comes first.
 
     Raises:
         OSError: the file cannot be read.
@@ -175,7 +174,7 @@ def _single(source: int | Source, offset: int, newline: int, line_max_bytes: int
 
 
 def pieces(path: Path) -> Iterator[Piece]:
-    """Yield what is between the newlines of a file.
+    """Yield the pieces between the newlines of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -198,7 +197,7 @@ def pieces_backwards(path: Path) -> Iterator[Piece]:
 
 
 def pieces_of(block: Block) -> list[Piece]:
-    """Return what is between the newlines of a block."""
+    """Return the pieces between the newlines of a block."""
     if not block.data:
         return [Piece(block.offset, block.end - 1 - block.offset, None)]
     found, offset = [], block.offset
@@ -209,7 +208,7 @@ def pieces_of(block: Block) -> list[Piece]:
 
 
 def whole_bytes(path: Path) -> int:
-    """Return how many bytes of a file are behind a newline.
+    """Return the number of bytes of a file up to its last newline.
 
     Raises:
         OSError: it cannot be read.
@@ -219,7 +218,7 @@ def whole_bytes(path: Path) -> int:
 
 
 def find_newline(source: int | Source, offset: int) -> int:
-    """Return the offset of the first newline from this offset on; -1 if there is none.
+    """Return the offset of the first newline from this offset on, or -1 if there is none.
 
     Raises:
         OSError: the file cannot be read.
@@ -238,7 +237,7 @@ def find_newline(source: int | Source, offset: int) -> int:
 
 
 def last_newline(descriptor: int, end: int) -> int:
-    """Return the offset of the last newline before `end`; -1 if there is none.
+    """Return the offset of the last newline before `end`, or -1 if there is none.
 
     Raises:
         OSError: the file cannot be read.
@@ -254,9 +253,9 @@ def last_newline(descriptor: int, end: int) -> int:
 
 
 def _next_data(descriptor: int, offset: int) -> int:
-    """Return where the first byte stands from this offset on that is in no hole; -1 if there is none.
+    """Return the offset of the first byte from this offset on that is not in a hole, or -1 if there is none.
 
-    Source: lseek(2), SEEK_DATA. A file system that knows of no holes says that all is data.
+    Source: lseek(2), SEEK_DATA. A file system without support for holes reports that all is data.
     """
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)
@@ -265,8 +264,8 @@ def _next_data(descriptor: int, offset: int) -> int:
 
 
 def _hole_before(descriptor: int, end: int) -> int:
-    """Return where the hole begins that ends at this offset; the offset itself where there is none."""
-    low, high = -1, end  # up to `low` there is data before the end, from `high` on there is none
+    """Return the beginning of the hole that ends at this offset, or the offset itself if there is none."""
+    low, high = -1, end  # between them is the border: data up to `low`, and none from `high` on
     if not end or 0 <= _next_data(descriptor, end - 1) < end:
         return end
     while high - low > 1:
@@ -279,7 +278,7 @@ def _hole_before(descriptor: int, end: int) -> int:
 
 
 def hash_between(source: int | Source, offset: int, end: int) -> tuple[int, str]:
-    """Return how many bytes stand between two offsets of a file, and their SHA-256 in hex. They are read in blocks.
+    """Return the number of bytes between two offsets of a file, and their SHA-256 in hex. They are read in blocks.
 
     Raises:
         OSError: they cannot be read.

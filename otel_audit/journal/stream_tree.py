@@ -1,8 +1,8 @@
-"""The Merkle tree of a stream, built behind its writer: what a head of the ledger says of the lines so far.
+"""The Merkle tree of a stream, built after its writer. A head of the ledger records its root.
 
-The writer leaves the end of its chain in a bounded list, and nothing else happens on the way of an event. Whatever is
-missing there, since an asynchronous exception came in between or a burst was too long for the list, is read back from
-the file. Before a root is used, the last leaf is compared with the line that it should be.
+The writer leaves the end of its chain in a bounded list, and nothing else happens on the way of an event. Ends that are
+missing there, because an asynchronous exception intervened or a burst was too long for the list, are read back from the
+file. Before a root is used, the last leaf is compared with its line.
 """
 
 from __future__ import annotations
@@ -27,19 +27,21 @@ __all__ = ["StreamTree", "TreeBroken", "TreeHead"]
 
 _READ_LINES: Final = 2048
 _READ_BYTES: Final = 1 << 20
-# Whoever logs meanwhile waits for the interpreter no longer than these take, not for its switch interval. To give way
-# costs as much as thirty leaves do.
+# A thread that logs meanwhile waits for the interpreter only as long as these take, not for its switch interval. Giving
+# way costs as much as thirty leaves.
 _LEAVES_AT_ONCE: Final = 256
-_LINES_AT_ONCE: Final = 64  # which are parsed and hashed as well
+_LINES_AT_ONCE: Final = 64  # lines, which are parsed and hashed as well
 _GIVE_WAY_S: Final = 0.0001
 
 
 class TreeBroken(Exception):
-    """The tree cannot be built: a line of the stream is not there any more, or is another one. It says which."""
+    """The tree cannot be built, since a line of the stream is missing or was replaced. The message names it."""
 
 
 class TreeHead(msgspec.Struct, frozen=True):
-    """The tree of the first `size` lines: its root, the hex hash of its last line, and the edge to continue it from."""
+    """The tree of the first `size` lines: its root, the hex hash of its last line, and the edge from which it
+    continues.
+    """
 
     size: int
     root: bytes
@@ -50,8 +52,8 @@ class TreeHead(msgspec.Struct, frozen=True):
 class StreamTree:
     """The tree of one stream, up to where it was built. For one thread.
 
-    `leaves` is where the writer leaves the ends of its chain; nothing there for a stream that nobody writes. It begins
-    at the first line, or behind the line that a `TreeHead` ends with and which stands before `position`.
+    `leaves` is the list in which the writer leaves the ends of its chain. It is empty for a stream that nobody writes.
+    The tree begins at the first line, or after the last line of a `TreeHead`, which stands before `position`.
     """
 
     def __init__(
@@ -81,21 +83,21 @@ class StreamTree:
         return Position(self._segment, self._last.offset, self._last.seq)
 
     def head(self) -> TreeHead:
-        """Return the tree as it is now."""
+        """Return the present tree."""
         return TreeHead(self._edge.size, self._edge.root(), self._last.hash.decode(), self._edge.nodes)
 
     def grow(self, seq: int) -> None:
-        """Build the tree up to the line of this number, which is written.
+        """Build the tree up to the line with this number, which is written.
 
         Raises:
-            TreeBroken: a line on the way is not there any more.
-            OSError: it has to be read back, and cannot be now.
+            TreeBroken: a line on the way is missing.
+            OSError: a line has to be read back, and cannot be read now.
         """
         while self._edge.size < seq:
             head = self._next = self._next or self._taken()
             if head is None or head.seq > self._edge.size + 1:
                 self._read_back(seq if head is None else min(seq, head.seq - 1))
-            elif head.seq <= self._edge.size:  # was read back
+            elif head.seq <= self._edge.size:  # the line was read back
                 self._next = None
             else:
                 self._add_all(seq)
@@ -104,8 +106,8 @@ class StreamTree:
         """Build the tree up to the end of a chain, and return it if it ends there.
 
         Raises:
-            TreeBroken: it does not: its last leaf is another line.
-            OSError: a line has to be read back, and cannot be now.
+            TreeBroken: its last leaf is another line.
+            OSError: a line has to be read back, and cannot be read now.
         """
         self.grow(head.seq)
         if self._edge.size != head.seq or self._last.hash != head.hash:
@@ -115,10 +117,10 @@ class StreamTree:
         return self.head()
 
     def read(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Build the tree from the file alone, to the last whole line of a stream that nobody writes any more.
+        """Build the tree from the file alone, up to the last whole line of a stream that nobody writes any more.
 
         Raises:
-            TreeBroken: a line is not there any more.
+            TreeBroken: a line is missing.
             OSError: the file cannot be read.
         """
         self._read_on(None, stopped)
@@ -129,7 +131,7 @@ class StreamTree:
         return None
 
     def _add_all(self, seq: int) -> None:
-        """Add the line whose turn it is, and those that follow it without a hole, up to this number."""
+        """Add the next line and those that follow it without a hole, up to this number."""
         while run := self._run(seq):
             if run[0][2] <= self._last[2]:
                 self._pass_border(self._segment + 1)
@@ -139,9 +141,9 @@ class StreamTree:
                 real_sleep(_GIVE_WAY_S)
 
     def _run(self, seq: int) -> list[Head]:
-        """Take the next lines of one segment out of the list. What follows them stays in `_next`.
+        """Take the next lines of one segment out of the list. The first one after them stays in `_next`.
 
-        A line whose end is no further in the file than that of the line before is the first one of the next segment.
+        A line that does not end further in the file than the line before is the first one of the next segment.
         """
         leaves, head, last = self._leaves, self._next, self._last
         run: list[Head] = []
@@ -180,7 +182,7 @@ class StreamTree:
                     self._add_line(line)
                 if chunk.end.segment > self._segment:
                     self._pass_border(chunk.end.segment)
-                self._last = self._last._replace(offset=chunk.end.offset)  # behind damage, which is passed over
+                self._last = self._last._replace(offset=chunk.end.offset)  # after damage, which is skipped
         finally:
             reader.close()
 

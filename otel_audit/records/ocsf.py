@@ -1,8 +1,8 @@
-"""A line of the journal as an event of OCSF, for a SIEM that speaks it.
+"""Write a line of the journal as an event of OCSF, for a SIEM that reads it.
 
-Each fact of a line is taken out when it is mapped. What is left over becomes `unmapped`, so that no fact is lost, also
-one that has an odd type. The SHA-256 of the line is `raw_data_hash`: it leads from the SIEM back to the journal, and to
-the proof of the line.
+Each fact of a line is taken out as it is mapped. The rest becomes `unmapped`, so that no fact is lost, even one of an
+odd type. The SHA-256 of the line is `raw_data_hash`, which leads from the SIEM back to the journal and to the proof of
+the line.
 
 Source: OCSF 1.8.0, classes `http_activity` (4002), `api_activity` (6003), `authentication` (3002), `authorize_session`
 (3003) and `base_event` (0), profiles `host`, `trace` and `security_control`. docs/ocsf.md has the mapping as a table.
@@ -61,13 +61,13 @@ _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 
 
 class _Facts:
-    """The facts of one event. One that is taken is no longer there."""
+    """The facts of one event. Taking one removes it."""
 
     def __init__(self, event: dict[str, Any]) -> None:
         self._event = event
 
     def text(self, *path: str) -> str:
-        """Take a text; empty where there is none."""
+        """Take a text. It is empty if there is none."""
         return self._take(path, lambda value: type(value) is str) or ""
 
     def whole(self, *path: str) -> int | None:
@@ -83,7 +83,7 @@ class _Facts:
         )
 
     def rest(self) -> dict[str, Any]:
-        """Return what nobody took, without what says nothing."""
+        """Return the facts that nobody took, without empty ones."""
         left: dict[str, Any] = _told(self._event) or {}
         return left
 
@@ -98,10 +98,10 @@ class _Facts:
 
 
 def ocsf_event(line: bytes, service: str) -> dict[str, Any]:
-    """Return the event of a journal line, which the service of this name wrote (empty if unknown).
+    """Return the event of a journal line. `service` is the name of its writer, or empty if unknown.
 
     Raises:
-        UnreadableLine: it is no event.
+        UnreadableLine: it is not an event.
     """
     event = _event_of(line)
     verdict, http = verdict_of(event.get("outcome")), http_facts_of(event)
@@ -183,7 +183,7 @@ def _event_of(line: bytes) -> dict[str, Any]:
 
 def _class_of(event_type: str, event: Mapping[str, Any]) -> _Class:
     """Return the class of an event. An application's own types are calls of its API."""
-    if "system" in event or "otlp" in event:  # of the journal itself; a log record of somebody else
+    if "system" in event or "otlp" in event:  # the journal's own events, and log records of other programs
         return _BASE
     if event_type in ("http.request", "websocket.session"):
         return _HTTP
@@ -232,7 +232,7 @@ def _authentication(made: dict[str, Any], facts: _Facts, verb: str, service: str
 def _authorization(
     made: dict[str, Any], facts: _Facts, verb: str, result: Outcome, profiles: list[str]
 ) -> tuple[int, str]:
-    """Map a decision. The class knows only that privileges are assigned, so that the activity is another one."""
+    """Map a decision. The class knows only the assignment of privileges, so this is another activity."""
     made["user"] = _user(facts) or _nobody()
     made["privileges"] = facts.texts("resource", "actions") or [verb]
     made["action_id"], made["action"] = _DECISIONS.get(result, (0, "Unknown"))
@@ -243,7 +243,7 @@ def _authorization(
 
 
 def _request(made: dict[str, Any], facts: _Facts, http: HttpFacts, service: str, *, is_required: bool) -> None:
-    """Map where it came from and the HTTP request that it belongs to."""
+    """Map the origin of the event, and the HTTP request that it belongs to."""
     if "src_endpoint" not in made and (source := _endpoint(facts)):
         made["src_endpoint"] = source
     if service:
@@ -263,7 +263,7 @@ def _request(made: dict[str, Any], facts: _Facts, http: HttpFacts, service: str,
 
 
 def _user(facts: _Facts) -> dict[str, Any]:
-    """Return who acted; empty where nobody is named. Roles are its groups."""
+    """Return the actor, or an empty object if nobody is named. Roles are its groups."""
     user: dict[str, Any] = {"name": facts.text("principal", "username"), "uid": facts.text("principal", "id")}
     user = _without_the_empty(user)
     if not user:
@@ -287,7 +287,7 @@ def _endpoint(facts: _Facts) -> dict[str, Any]:
     except ValueError:  # such as the pseudonym of an address, or the path of a socket
         return {"name": said}
     if isinstance(address, IPv6Address):
-        address = address.ipv4_mapped or address  # which Python 3.13 writes otherwise than those before it
+        address = address.ipv4_mapped or address  # which Python 3.13 writes differently from earlier versions
     return {"ip": str(address)} if address else {}
 
 
@@ -296,7 +296,7 @@ def _without_the_empty(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(value: Any) -> Any:
-    """Return a value without what is empty in its objects; None if nothing is left."""
+    """Return a value without empty entries in its objects, or None if nothing is left."""
     if type(value) is dict:
         kept = {name: left for name, each in value.items() if (left := _told(each)) is not None}
         return kept or None

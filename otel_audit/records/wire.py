@@ -64,7 +64,7 @@ class Heads(dict[str, HeadsOfKey]):
 
     def __missing__(self, key: str) -> HeadsOfKey:
         if len(self) >= _KEYS_MAX:
-            self.clear()  # who holds one of them may go on with it
+            self.clear()  # a thread that holds one of them may go on with it
         heads = self[key] = HeadsOfKey(key, self._learned)
         return heads
 

@@ -1,7 +1,7 @@
-"""The table of patterns: what a secret looks like in a text. They are written for RE2.
+"""The table of patterns of secrets in a text. They are written for RE2.
 
 They work on UTF-8 bytes. A negated class is then one byte wide, and the set of all patterns stays small enough to run
-in a few microseconds. A character beyond ASCII may stand in a pattern, but not in a class.
+in a few microseconds. A character beyond ASCII may be used in a pattern, but not in a class.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ PATTERNS: tuple[SecretPattern, ...] = (
     ),
     SecretPattern(
         "url_password",
-        # Behind the colon of a host come digits and then the path: what starts otherwise is a password, even with a /.
+        # The colon of a host is followed by digits and then the path. Anything else is a password, even with a /.
         r"""://[^\s/?#:@"'<>]*:(?:([^\s/?#"'<>]+)|([0-9]*[^\s/?#@0-9"'<>][^\s@"'<>]*))@"""
         r"""|(?i:%3A%2F%2F[^\s/?#:@"'<>%&]*%3A)([^\s/?#:@"'<>&]+?)%40""",
         "RFC 3986 section 3.2.1, as it is and in a query",

@@ -1,8 +1,8 @@
 """Find the secrets in a text, and replace them.
 
-`Screen` searches one text. Its quick look (`find`) and its replacement (`without_secrets`) use the same patterns,
-so that neither sees what the other misses. `EventTexts` applies it to all texts of one event, and cuts them to their
-caps. `SplitSecret` finds a secret that is spread over the items of a list, such as an option and its value.
+`Screen` searches one text. Its quick check (`find`) and its replacement (`without_secrets`) use the same patterns, so
+that neither sees what the other misses. `EventTexts` applies it to all texts of one event, and cuts them to their caps.
+`SplitSecret` finds a secret that is spread over the items of a list, such as an option and its value.
 
 Everything runs on RE2, whose time is linear in the text, and each text is searched a bounded number of times. So no
 sender can raise the cost of a text beyond a constant factor.
@@ -41,9 +41,9 @@ MOST_PARTS: Final = 32
 
 _REDACTED = REDACTED.encode()
 _MAX_ROUNDS: Final = 4
-# Parts that look like secrets and are none are looked at again from their second character on. Where they are long and
-# lie in each other ("authorization: digest a=authorization: digest a=...") that would take the square of the text's
-# length: from here on, what looks like a secret is one.
+# Parts that only look like secrets are searched again from their second character on. If they are long and nested
+# ("authorization: digest a=authorization: digest a=..."), that would take the square of the length of the text. After
+# this many, whatever looks like a secret counts as one.
 _PATIENCE: Final = 2
 _PATIENCE_BYTES: Final = 1024
 _GROUPS: Final = 5
@@ -51,8 +51,10 @@ _SHORT_BYTES: Final = 512
 
 
 class Work:
-    """Counts the searches that the texts of one event may still cost. Where none are left, a text with a hit is removed
-    as a whole: an event of thousands of texts must not hold up the thread that logs it.
+    """A count of the searches that the texts of one event may still cost.
+
+    If none are left, a text with a hit is removed as a whole. An event of thousands of texts must not hold up the
+    thread that logs it.
     """
 
     __slots__ = ("left",)
@@ -62,11 +64,11 @@ class Work:
 
 
 class Screen:
-    """Knows the secrets of the table of patterns, and those of the user's `own` patterns. Immutable; any thread.
+    """The secrets of the table of patterns, and of the user's `own` patterns. Immutable; any thread.
 
-    `find(text)` is the quick look at UTF-8 text: it returns None if no pattern matches anywhere. It may find something
-    where `without_secrets` removes nothing. What it finds in one of several texts it also finds in all of them joined
-    with a newline.
+    `find(text)` is the quick check of UTF-8 text. It returns None if no pattern matches anywhere. It may find something
+    that `without_secrets` does not remove. Whatever it finds in one of several texts, it also finds in all of them
+    joined with a newline.
     """
 
     __slots__ = ("_sets", "find")
@@ -81,10 +83,11 @@ class Screen:
         return next((found for patterns in self._sets if (found := patterns.find(text)) is not None), None)
 
     def without_secrets(self, text: str, most_parts: int = MOST_PARTS, work: Work | None = None) -> str:
-        """Return the text with the secret part of every match replaced by `[REDACTED]`; the same text if there is none.
+        """Return the text with the secret part of every match replaced by `[REDACTED]`, or the same text if there is
+        none.
 
-        The result is screened again, until nothing more is found; a text that does not settle is replaced as a whole.
-        A secret is found too as a reader would see it: with the invisible characters in it left out.
+        The result is searched again until nothing more is found. A text that does not settle is replaced as a whole. A
+        secret is also found in the form that a reader would see, without the invisible characters in it.
 
         Raises:
             UnicodeEncodeError: the text holds a lone surrogate.
@@ -119,7 +122,7 @@ class Screen:
 
 
 class _Look:
-    """One look at one text: the secret parts that were found in it, as far as it may be looked at."""
+    """One search of one text: the secret parts found so far, up to the limit of the search."""
 
     __slots__ = ("_end", "_most_parts", "data", "found", "searches")
 
@@ -131,7 +134,10 @@ class _Look:
         self._end = len(data)
 
     def search(self, pattern: SecretPattern, regex: re2._Regexp) -> None:
-        """Add the parts that this pattern finds. Behind the last part that may be looked at, all is one secret part."""
+        """Add the parts that this pattern finds.
+
+        Everything after the last part that may be examined is one secret part.
+        """
         data, end = self.data, self._end
         groups = range(1, regex.groups + 1)
         position = doubted_bytes = 0
@@ -151,16 +157,16 @@ class _Look:
                 self.found.append(span)
                 position = max(span[1], position + 1)
             else:
-                # On from the part, not from behind it: it may itself begin a match ("token: Bearer ...").
+                # Go on from the part, not from its end, since it may itself begin a match ("token: Bearer ...").
                 position = max(start, position + 1)
                 doubted_bytes += stop - start
 
 
 class _PatternSet:
-    """Patterns, each by itself, all at once, and in a few groups.
+    """Patterns, each alone, all at once, and in a few groups.
 
     The states of a set are the products of those of its patterns. A hostile text makes new ones with every letter,
-    which takes long; in groups there are few. An ordinary text is short, and meets the same few states in either.
+    which takes long; in groups there are few. An ordinary text is short, and reaches the same few states in both.
     """
 
     __slots__ = ("_groups", "_patterns", "_regexes", "find")
@@ -177,13 +183,13 @@ class _PatternSet:
         self._groups = [(_set_of([signs[index] for index in group], encoding, 8), group) for group in dealt]
 
     def look(self, look: _Look) -> None:
-        """Add what these patterns find, in their order."""
+        """Add the parts that these patterns find, in their order."""
         for index in self._found_in(look.data):
             if index < len(self._patterns):
                 look.search(self._patterns[index], self._regexes[index])
 
     def has_any(self, data: bytes) -> bool:
-        """Return whether `find` finds something."""
+        """Return True if `find` finds something."""
         if len(data) <= _SHORT_BYTES:
             return self.find(data) is not None
         return any(group.Match(data) is not None for group, _ in self._groups)
@@ -196,7 +202,7 @@ class _PatternSet:
 
 def _set_of(patterns: list[bytes], encoding: re2.Options.Encoding, most_mib: int) -> re2.Set:
     options = _options(encoding)
-    options.max_mem = most_mib << 20  # an upper bound only; a set that cannot do with it finds nothing, silently
+    options.max_mem = most_mib << 20  # an upper bound only; a set that needs more silently finds nothing
     every = re2.Set.SearchSet(options)
     for pattern in patterns:
         every.Add(pattern)
@@ -248,7 +254,7 @@ def standard_screen() -> Screen:
 
 
 def without_secrets(text: str) -> str:
-    """Return the text as `Screen.without_secrets` of the standard screen does."""
+    """Return the text after `Screen.without_secrets` of the standard screen."""
     return standard_screen().without_secrets(text)
 
 
@@ -264,7 +270,8 @@ _OPEN_AT_THE_END: Final = re2.compile(OPEN_AT_THE_END)
 class Settled(NamedTuple):
     """A text in which nothing is left to remove or to cut.
 
-    `marker`: that of the whole text where it was cut, else empty. `head`: what is at hand of it, without secrets.
+    `marker` is that of the whole text if it was cut, and otherwise empty. `head` is the known beginning without
+    secrets.
     """
 
     text: str
@@ -274,7 +281,7 @@ class Settled(NamedTuple):
 
 
 class EventTexts:
-    """Cleans the texts of one event. Of each only its cap and a margin is looked at, whatever its length is."""
+    """Clean the texts of one event. Only the cap and a margin of each are examined, however long it is."""
 
     __slots__ = ("_caps", "_chars_left", "_without_secrets", "_work")
 
@@ -286,11 +293,13 @@ class EventTexts:
 
     @property
     def are_too_many(self) -> bool:
-        """Return whether more text was looked at than all attributes at their caps and one line hold."""
+        """Return True if more text was examined than all attributes at their caps and one line hold."""
         return self._chars_left < 0
 
     def text(self, text: str, chars: int) -> Settled:
-        """Return at most `chars` characters, and twice as many bytes in a line: JSON writes six for some."""
+        """Return at most `chars` characters, taking at most twice as many bytes in a line, since JSON writes six for
+        some.
+        """
         return self._settled(text, chars, lambda head, most, old, new: cut_text(head, most, old or new))
 
     def key(self, key: str) -> Settled:
@@ -298,14 +307,14 @@ class EventTexts:
         return self._settled(key, self._caps.key_chars, lambda head, most, old, new: cut_key(head + old, most, new))
 
     def _settled(self, text: str, chars: int, cut: Callable[[str, int, str, str], str]) -> Settled:
-        """Remove secrets before cutting: a cut through a secret would leave a part that no pattern knows.
+        """Remove secrets before cutting, since a cut through a secret would leave a part that no pattern knows.
 
-        A cut can make a match that was none before (the end of a text is the end of a word), so both are repeated until
-        nothing changes; a text that does not come to rest is removed.
+        A cut can make a match that did not exist before (the end of a text is the end of a word), so both are repeated
+        until nothing changes. A text that does not settle is removed.
         """
         self._chars_left -= min(len(text), chars + MARGIN_CHARS)
         removed = False
-        marker = whole_head = ""  # of the first cut
+        marker = whole_head = ""  # the marker of the first cut
         clean = None
         for _ in range(_MAX_SETTLING):
             window, rest = text[: chars + MARGIN_CHARS], text[chars + MARGIN_CHARS :]
@@ -331,13 +340,13 @@ class EventTexts:
 
 
 def _without_margin(head: str) -> str:
-    """Return a beginning as far as its secrets are known: one that starts at its end may be cut in two."""
-    # What ends in a secret was removed to its end, wherever that is.
+    """Return a beginning as far as its secrets are known. A secret that starts at its end may be cut in two."""
+    # A secret at the end of the text was removed to its own end, wherever that is.
     return head if head.endswith(REDACTED) else beginning_of(head, max(0, len(head) - MARGIN_CHARS))
 
 
 def _chars_within(text: str, chars: int, most_bytes: int) -> int:
-    """Return how many characters, at most `chars`, a cut text may have for JSON to write at most so many bytes."""
+    """Return how many characters, at most `chars`, a cut text may have so that JSON writes at most so many bytes."""
     if _json_bytes(text[:chars]) <= most_bytes:
         return chars
     shortest = bisect_left(range(chars), True, key=lambda count: _json_bytes(text[:count]) > most_bytes)
@@ -355,7 +364,7 @@ _END_CHARS: Final = 256
 
 
 class SplitSecret:
-    """Goes through the items of one list."""
+    """Examine the items of one list in order."""
 
     __slots__ = ("_in_key", "_is_after_option")
 
@@ -364,7 +373,7 @@ class SplitSecret:
         self._is_after_option = False
 
     def takes(self, item: Any) -> bool:
-        """Return whether the item continues a secret of those before it. Ask for each item, in order."""
+        """Return True if the item continues a secret of the ones before it. Ask for each item, in order."""
         text = _ends_of(item) if type(item) is str else ""
         if self._in_key:
             self._in_key = _KEY_END.search(text) is None
@@ -376,5 +385,5 @@ class SplitSecret:
 
 
 def _ends_of(text: str) -> str:
-    """Return the part of an item that is looked at: a key may begin at its end, and end at its beginning."""
+    """Return the examined part of an item. A key may begin at its end, and end at its beginning."""
     return text if len(text) <= 2 * _END_CHARS else f"{text[:_END_CHARS]}\n{text[-_END_CHARS:]}"

@@ -26,7 +26,7 @@ _LOGS_EXPORTER: Final = "OTEL_LOGS_EXPORTER"
 _NO_ENDPOINT: Final = Provenance(Origin.DEFAULT, f"otlp in {_LOGS_EXPORTER} has no endpoint")
 _IN_MEMORY: Final = Provenance(Origin.DEFAULT, "durability is memory")
 _QUEUE_SIZE: Final = "the queue is the journal, and the bound of memory mode is queue_bytes"
-# What opentelemetry-distro sets in a service that `opentelemetry-instrument` starts, where the service does not.
+# The variables that opentelemetry-distro sets, unless the service does, under `opentelemetry-instrument`.
 # Source: opentelemetry-distro 0.66b0, `OpenTelemetryDistro._configure`; those for traces and metrics are not read here.
 DISTRO_VARIABLES: Mapping[str, str] = MappingProxyType({_LOGS_EXPORTER: "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 # Variables of OTel that a user may expect to work here, and why they do not.

@@ -81,7 +81,9 @@ def test_csv_can_be_cut_by_a_shell_and_keeps_a_text_with_line_ends_whole(tmp_pat
         audit.log_authz(outcome="deny", detail='one\rtwo\r\n"three",', principal=AuditPrincipal(username="alice"))
 
     answer = run(tmp_path, "--sql", "SELECT detail FROM events WHERE detail != ''", "--csv").stdout_bytes.decode()
-    identity = run(tmp_path, "--sql", "SELECT actor_name FROM events WHERE event_type = 'authz.decision'", "--csv").stdout_bytes
+    identity = run(
+        tmp_path, "--sql", "SELECT actor_name FROM events WHERE event_type = 'authz.decision'", "--csv"
+    ).stdout_bytes
 
     assert list(csv.reader(io.StringIO(answer, newline=""))) == [["detail"], ['one\rtwo\r\n"three",']]
     assert identity == b"actor_name\nalice\n"

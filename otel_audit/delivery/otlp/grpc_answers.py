@@ -20,9 +20,9 @@ from otel_audit.delivery.outcomes import ExportOutcome, Fault, Refused, RefusedF
 
 __all__ = ["GrpcAnswer", "outcome_of"]
 
-# What grpcio writes before the cause if it could connect to no address.
+# The text that grpcio writes before the cause if it could connect to no address.
 _NO_CONNECTION = re.compile(r"failed to connect to all addresses; last error: ([A-Z_]+: )?")
-# What grpcio 1.85 says of a connection that cannot be made, or breaks.
+# The words of grpcio 1.85 for a connection that cannot be made, or breaks.
 _FAULTS = tuple(
     (re.compile(words), fault)
     for words, fault in (
