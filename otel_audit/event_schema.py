@@ -30,6 +30,7 @@ FIELDS: Final = (
     "policy_id",
     "parent_id",
     "attributes",
+    "tags",
     "redacted",
     "truncated",
 )
