@@ -197,7 +197,8 @@ class _Answer:
 def _csv_line(fields: Sequence[str]) -> str:
     """Return one line of RFC 4180 that ends as a shell expects, so that `| tail -n 1` gives an id and no CR.
 
-    The writer's own `lineterminator` cannot be changed for this: up to Python 3.12 a CR in a field would no longer be quoted.
+    The writer's own `lineterminator` cannot be changed for this, since up to Python 3.12 a CR in a field would no
+    longer be quoted.
     """
     line = io.StringIO()
     csv.writer(line).writerow(fields)
