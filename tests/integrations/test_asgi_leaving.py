@@ -103,6 +103,28 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_is_a_cancelled_request(d
 
 
 @pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize(("declared", "outcome"), [(4, "success"), (9, "cancelled"), (None, "cancelled")])
+def test_a_client_that_leaves_before_the_last_message_has_got_all_if_it_has_all_bytes(
+    directory: Path, http: str, declared: int | None, outcome: str
+) -> None:
+    """`BaseHTTPMiddleware` ends a response with an empty message behind its last byte."""
+    leaver = Leaver("/whole")
+
+    async def in_two_messages(scope: Any, receive: Any, send: Any) -> None:
+        headers = [] if declared is None else [(b"Content-Length", str(declared).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"more", "more_body": True})
+        await leaver.outlasted()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    event = the_event(audited(in_two_messages, directory), directory, leaver.call, http=http, lifespan="off")
+
+    assert (event["outcome"], event["status_code"]) == (outcome, 200)
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
 def test_a_client_that_leaves_in_the_middle_of_its_body_is_a_cancelled_request(directory: Path, http: str) -> None:
     async def read(request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))

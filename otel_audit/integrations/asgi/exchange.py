@@ -7,7 +7,7 @@ the end. `recording` makes the event.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from msgspec import UNSET
@@ -40,6 +40,7 @@ __all__ = [
 
 _LONG_NS: Final = 100_000_000
 _LONG_PATH_CHARS: Final = 512
+_LENGTH_DIGITS: Final = 20
 _KEY: Final = "otel_audit.exchange"
 _EVENT: Final = "otel_audit.event"
 _LEFT_OUT: Final = "otel_audit.left_out"
@@ -273,7 +274,7 @@ def is_left_out(scope: Scope) -> bool:
 class HttpExchange(Exchange):
     """An HTTP request. Its response is complete only once the server has taken the last byte."""
 
-    __slots__ = ("_has_trailers", "_is_streamed", "_is_whole")
+    __slots__ = ("_has_trailers", "_headers", "_is_streamed", "_is_whole", "_unsent")
 
     event_type = "http.request"
     transport = "http"
@@ -281,6 +282,8 @@ class HttpExchange(Exchange):
     def __init__(self, scope: Scope, proxies: TrustedProxies) -> None:
         super().__init__(scope, proxies)
         self._has_trailers = self._is_streamed = self._is_whole = False
+        self._headers: Iterable[tuple[bytes, bytes]] = ()
+        self._unsent: int | None = None  # bytes of a streamed body whose length was declared
 
     def is_last(self, message: Message) -> bool:
         """See `Exchange`."""
@@ -305,8 +308,13 @@ class HttpExchange(Exchange):
         if message["type"] == "http.response.start":
             self.status_code = message["status"]
             self._has_trailers = message.get("trailers", False)
+            self._headers = message.get("headers", ())
         elif message.get("more_body", False):
-            self._is_streamed = True
+            if not self._is_streamed:
+                self._is_streamed = True
+                self._unsent = _declared_length(self._headers)
+            if self._unsent is not None:
+                self._unsent -= len(message.get("body", b""))
         if self.is_ending:
             self._ended_ns = time.perf_counter_ns()
             self._is_whole = True
@@ -317,10 +325,15 @@ class HttpExchange(Exchange):
     def received(self, message: Message) -> bool:
         """Note a message of the client. A disconnect does not end the exchange, since the application may go on.
 
-        Servers also send a disconnect after the last byte.
+        Servers also send a disconnect after the last byte. That is not always the last message: Starlette's
+        `BaseHTTPMiddleware` sends an empty one behind the body, and a client that has as many bytes as `content-length`
+        declared may have left by then, with all that it asked for.
         """
         if message["type"] == "http.disconnect" and not self.is_ending:
-            self.is_gone = True
+            if self._unsent == 0:
+                self._is_whole = True
+            else:
+                self.is_gone = True
         return False
 
     def outcome(self, error: BaseException | None) -> Outcome:
@@ -412,6 +425,14 @@ class SocketExchange(Exchange):
         if code in _ERROR_CLOSE:
             return Outcome.ERROR
         return Outcome.FAILURE if code in _FAILED_CLOSE else Outcome.UNKNOWN
+
+
+def _declared_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """Return the bytes that the response declares for its body, or None if it declares no number."""
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            return int(value) if value.isdigit() and len(value) < _LENGTH_DIGITS else None
+    return None
 
 
 def _outcome_of_status(status_code: int) -> Outcome:
