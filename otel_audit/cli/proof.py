@@ -26,6 +26,12 @@ def verify_proof(ctx: click.Context, file: Path, pins: Pins, *, as_json: bool) -
     for name, source in ((name, ctx.get_parameter_source(name)) for name in ctx.params):
         if source is ParameterSource.COMMANDLINE and name not in _TAKEN:
             raise click.UsageError("--proof is checked with --key or --known alone: leave out the rest", ctx)
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise click.UsageError(
+            f"expected a file that `otel-audit prove` wrote, got {escaped(str(file))}, which is no file; give its path "
+            "to --proof",
+            ctx,
+        )
     with open(file, "rb") as opened:
         raw = opened.read(MOST_BYTES + 1)
     try:

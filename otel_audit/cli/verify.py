@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -32,6 +32,7 @@ __all__ = ["GivenKey", "GivenKnown", "print_report", "verdict_words", "verify"]
 
 _SHOWN: Final = 20  # of streams and of each class; `--json` has all
 _NOTE_MAX_BYTES: Final = 1 << 20
+_SAID_CHARS: Final = 300
 
 
 class GivenKey(click.ParamType[VerifierKey]):
@@ -67,11 +68,21 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
             note = Note.parse(content)
             return KnownNote(note, Checkpoint.parse(note.text))
         except (NoteMalformed, OSError, ValueError) as error:
-            self.fail(escaped(f"expected a file with a note, or a vkey: {error}"), param, ctx)
+            said = str(error)
+            said = said if len(said) <= _SAID_CHARS else f"{said[:_SAID_CHARS]}..."  # a file may hold anything
+            self.fail(escaped(f"expected a file with a note, or a vkey: {said}"), param, ctx)
+
+
+class _GivenTrail(GivenPath):
+    """Where a trail lies: a path, or the URL of a log store, which is left as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        return value if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
 @click.command()
-@click.argument("directory", metavar="[DIR]", required=False, envvar="OTEL_AUDIT_DIR", type=GivenPath())
+@click.argument("directory", metavar="[DIR]", required=False, envvar="OTEL_AUDIT_DIR", type=_GivenTrail())
 @click.option(
     "--archive",
     metavar="PATH",
@@ -114,7 +125,7 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
 @click.pass_context
 def verify(
     ctx: click.Context,
-    directory: Path | None,
+    directory: Path | str | None,
     archive: Path | None,
     loki: str | None,
     victorialogs: str | None,
@@ -151,9 +162,13 @@ def verify(
             "--anchored-within goes with --key or --known, or with a store beside DIR: nothing else vouches for a note",
             ctx,
         )
-    where = where or (
-        directory if directory is not None and directory.is_file() else existing_directory(ctx, directory)
-    )
+    where = where or _trail(ctx, directory)
+    if second is not None and is_given and second == where:
+        raise click.UsageError(
+            f"expected two sides to hold against each other, got {escaped(str(where))} twice; give the copy that lies "
+            "elsewhere, or one of the two",
+            ctx,
+        )
     try:
         with source_errors(ctx), ExitStack() as stack:
             passed = stack.enter_context(_bar(where))
@@ -167,6 +182,12 @@ def verify(
                     beside=beside,
                     settle_s=settle_s,
                     passed=passed,
+                )
+            elif second is not None and second != where:
+                raise click.UsageError(
+                    f"expected the directory of a journal to hold against {escaped(str(second))}, got "
+                    f"{escaped(str(where))}, which is none; give DIR, or one of the two",
+                    ctx,
                 )
             elif from_ns is not None:
                 raise click.UsageError(
@@ -186,6 +207,12 @@ def verify(
     else:
         print_report(report)
     sys.exit(report.exit_code)
+
+
+def _trail(ctx: click.Context, given: Path | str | None) -> Path | str:
+    if isinstance(given, str) or (given is not None and given.is_file()):
+        return given
+    return existing_directory(ctx, given)
 
 
 def _second_side(

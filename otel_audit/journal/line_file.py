@@ -97,7 +97,8 @@ class opened:  # in lower case, as it is used like a function; a generator would
         self._path = path
 
     def __enter__(self) -> int:
-        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without blocking, since a pipe in the place of a segment would be waited for. Nothing else changes by that.
+        self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         return self._descriptor
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

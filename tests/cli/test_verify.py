@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from click.testing import CliRunner, Result
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otel_audit.cli import main
+from otel_audit.records.encoding import encoded_request
 from otel_audit.signing.keys import SigningKey
+from tests.journal_lines import HEADER
+from tests.servers.loki import LokiDouble
 from tests.verification.forge import Forge, each_line
 from tests.verification.kept import all_lines, delivered, write_archive
 
@@ -120,6 +125,51 @@ def test_wrong_usage_says_what_was_expected(forge: Forge, arguments: list[str], 
 
     assert result.exit_code == 2
     assert says in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_log_store_is_verified_by_its_url_alone_and_beside_nothing_but_a_journal(
+    forge: Forge, tmp_path: Path
+) -> None:
+    path = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
+    with LokiDouble() as loki:
+        loki.put(ExportLogsServiceRequest.FromString(encoded_request(HEADER, all_lines(forge))))
+        url = f"loki+{loki.base_url}?start=2026-09-01T00:00:00Z"
+        alone, both = run(url), run(url, "--archive", path)
+
+    assert alone.stdout.startswith(f"CONSISTENT: nothing contradicts anything in the trail in loki+{loki.base_url}")
+    assert both.exit_code == 2
+    assert "expected the directory of a journal to hold against" in " ".join(both.stderr.split())
+
+
+def test_a_trail_is_not_held_against_itself(forge: Forge) -> None:
+    result = run(forge.directory, "--archive", forge.directory)
+
+    assert result.exit_code == 2
+    assert "expected two sides" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_known_file_of_other_bytes_is_said_in_few_words(forge: Forge, tmp_path: Path) -> None:
+    path = tmp_path / "kept.note"
+    path.write_bytes(bytes(range(256)) * 40)
+
+    result = run(forge.directory, "--known", path)
+
+    assert (result.exit_code, len(result.stderr) < 2000) == (2, True)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(forge: Forge, tmp_path: Path) -> None:
+    assert forge.identity is not None
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    os.mkfifo(forge.streams[0].path(9))
+
+    proof = run("--proof", pipe, "--key", str(forge.identity.verifier("otel-audit/shop")))
+    trail = run(forge.directory)
+
+    assert (proof.exit_code, trail.exit_code) == (2, 2)
+    assert "which is no file" in " ".join(proof.stderr.replace("│", " ").split())
+    assert forge.streams[0].path(9).name in trail.stderr
 
 
 def test_a_time_to_begin_at_is_for_a_journal(forge: Forge, tmp_path: Path) -> None:
