@@ -13,9 +13,12 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import file_digest
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Final
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -32,12 +35,12 @@ from otel_audit.reporting.auditor import readme
 from otel_audit.reporting.report import TrailReport
 from otel_audit.stores.store import Kind as StoreKind
 from otel_audit.stores.store import Store
-from otel_audit.verification.proving import Place, places_of, prove
+from otel_audit.verification.proving import Place, ProofMade, places_of, prove, prove_all
 
 __all__ = ["EVENTS_PARQUET", "RUNS_PROVEN_MAX", "Evidence", "EvidenceMade"]
 
 EVENTS_PARQUET: Final = "events.parquet"
-RUNS_PROVEN_MAX: Final = 1000  # each proof takes some kilobytes, and reads a part of the stream
+RUNS_PROVEN_MAX: Final = 10_000  # each proof takes some kilobytes
 _TIME: Final = (1980, 1, 1, 0, 0, 0)  # the first that a ZIP file can say: the same bytes whenever it is made
 _MODE: Final = 0o600
 _UNIX: Final = 3
@@ -90,7 +93,7 @@ class Evidence:
         self._asked = asked
         self._scratch = scratch
         self._made = EvidenceMade()
-        self._last: list[tuple[str, int, bytes]] = []  # the last line of each run
+        self._last: deque[tuple[str, int, bytes]] = deque(maxlen=RUNS_PROVEN_MAX)  # the last line of each run
         self._journal = Path(store.where) if store.kind is StoreKind.JOURNAL else None
 
     def gather(self, event_ids: Sequence[str], passed: Callable[[int], None] = lambda size: None) -> EvidenceMade:
@@ -213,20 +216,22 @@ class Evidence:
             if not places:
                 raise ProofUnavailable(f"expected an event of the id {event_id!r} in {self._journal}, got none")
             for place in places:
-                passed(self._write_proof(place))
-        for stream_id, seq, line in self._last[-RUNS_PROVEN_MAX:]:
-            try:
-                passed(self._write_proof(Place(StreamFiles(self._journal, stream_id), Line(line, seq))))
-            except ProofUnavailable as error:
-                self._made.unproven.append({"stream_id": stream_id, "seq": seq, "why": str(error)})
+                passed(self._write_proof(place, prove(place)))
+        for stream_id, ends in groupby(self._last, key=itemgetter(0)):
+            files = StreamFiles(self._journal, stream_id)
+            for place, made in prove_all([Place(files, Line(line, seq)) for _, seq, line in ends]):
+                if isinstance(made, ProofUnavailable):
+                    self._made.unproven.append({"stream_id": stream_id, "seq": place.line.seq, "why": str(made)})
+                else:
+                    passed(self._write_proof(place, made))
 
-    def _write_proof(self, place: Place) -> int:
+    def _write_proof(self, place: Place, made: ProofMade) -> int:
         """Write a proof that is not there yet. Return its size in bytes."""
         stream_id, seq = place.files.stream_id, place.line.seq
         name = f"proofs/{stream_id}.{seq}.tlog-proof"
         if (self._scratch / name).exists():
             return 0
-        proof = bytes(prove(place).proof)
+        proof = bytes(made.proof)
         (self._scratch / name).write_bytes(proof)
         event_id = json.loads(place.line.content).get("event_id")
         self._made.proofs.append({"file": name, "event_id": event_id, "stream_id": stream_id, "seq": seq})
@@ -246,7 +251,7 @@ class Evidence:
             "lines": made.runs,
             "proofs": made.proofs,
             "without_proof": made.unproven,
-            "runs_without_proof": max(0, len(self._last) - RUNS_PROVEN_MAX) if self._journal else len(self._last),
+            "runs_without_proof": sum(map(len, made.runs.values())) - (len(self._last) if self._journal else 0),
             "damaged": report.gathered.damaged,
             "other_records": report.gathered.others,
             "conclusion": report.conclusion,

@@ -7,7 +7,7 @@ both are verified). Indices count from 0 and sizes are numbers of leaves. A tree
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final
 
@@ -23,6 +23,7 @@ __all__ = [
     "inclusion_ranges",
     "leaf_hash",
     "path_behind",
+    "paths_behind",
     "root_of_inclusion",
     "roots_of",
 ]
@@ -173,6 +174,44 @@ def path_behind(edge: Edge, size: int, leaves: Iterable[bytes]) -> list[bytes]:
     right = iter(roots_of(behind, leaves))
     left = iter(reversed(edge.nodes))
     return [next(right) if part.start > index else next(left) for part in ranges]
+
+
+_Part = tuple[int, bytes, list[int]]  # the size and root of a subtree, and the leaves in it whose paths are wanted
+
+
+def paths_behind(edge: Edge, size: int, indexes: Iterable[int], leaves: Iterable[bytes]) -> dict[int, list[bytes]]:
+    """Return the inclusion paths of several leaves behind an edge, in a tree of `size` leaves, in one pass.
+
+    `leaves` are the hashes of all leaves behind the edge; none is read behind the size.
+
+    Raises:
+        ProofInvalid: the tree has no such leaf, or there are fewer leaves.
+    """
+    paths: dict[int, list[bytes]] = {index: [] for index in indexes}
+    for index in paths:
+        _check_index(index, size)
+    bits = (1 << bit for bit in reversed(range(edge.size.bit_length())) if edge.size >> bit & 1)
+    parts: list[_Part] = [(bit, node, []) for bit, node in zip(bits, edge.nodes, strict=True)]
+    reached = edge.size
+    for index, leaf in zip(range(edge.size, size), leaves, strict=False):
+        part: _Part = (1, leaf, [index] if index in paths else [])
+        while parts and parts[-1][0] == part[0]:
+            part = _joined(parts.pop(), part, paths)
+        parts.append(part)
+        reached = index + 1
+    if reached < size or any(index < edge.size for index in paths):
+        raise ProofInvalid(f"proof: expected the leaves from {edge.size} to {size}, got them up to {reached}")
+    whole = parts.pop() if parts else (0, b"", [])
+    while parts:
+        whole = _joined(parts.pop(), whole, paths)
+    return paths
+
+
+def _joined(left: _Part, right: _Part, paths: Mapping[int, list[bytes]]) -> _Part:
+    for wanted, sibling in ((left[2], right[1]), (right[2], left[1])):
+        for index in wanted:
+            paths[index].append(sibling)
+    return left[0] + right[0], _node_hash(left[1], right[1]), [*left[2], *right[2]]
 
 
 def roots_of(ranges: Sequence[range], leaves: Iterable[bytes]) -> list[bytes]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -28,11 +28,11 @@ from otel_audit.journal.line_file import blocks, opened
 from otel_audit.journal.reader import segment_lines
 from otel_audit.signing.keys import VerifierKey, strict_base64
 from otel_audit.signing.note import Note, Signature
-from otel_audit.signing.tree import Edge, path_behind
+from otel_audit.signing.tree import Edge, inclusion_ranges, path_behind, paths_behind
 from otel_audit.verification.directory import is_alive
 from otel_audit.verification.proof import EventProof
 
-__all__ = ["Place", "ProofMade", "place_at", "places_of", "prove"]
+__all__ = ["Place", "ProofMade", "place_at", "places_of", "prove", "prove_all"]
 
 _HEADS: Final = (Kind.HEAD, Kind.ADOPT, Kind.END)
 _NOTE: Final = system_start(NOTE)
@@ -125,6 +125,55 @@ def prove(place: Place) -> ProofMade:
         if search.head is not None and (found := search.note()) is not None:
             return _made(place, search, search.head, *found, log)
     raise ProofUnavailable(_not_yet(place, signed_to, why, has_ledger=bool(logs)))
+
+
+def prove_all(places: Sequence[Place]) -> Iterator[tuple[Place, ProofMade | ProofUnavailable]]:
+    """Yield the proof of each of several lines of one stream, in the order of their numbers, which is that of `places`.
+
+    Lines that the same entry of the ledger covers are proven together, by reading the stream once. Where a line has no
+    proof, the reason stands in its place, and in that of all lines behind it.
+
+    Raises:
+        OSError: the stream or the ledger cannot be read.
+    """
+    left = list(places)
+    while left:
+        first = left[0]
+        try:
+            made = prove(first)
+        except ProofUnavailable as error:
+            yield from ((each, error) for each in left)
+            return
+        size = int(json.loads(made.proof.head)["ledger"]["size"])
+        yield first, made
+        together = [each for each in left[1:] if each.line.seq <= size]
+        left = left[1 + len(together) :]
+        if together:
+            yield from _made_together(first, made, size, together)
+
+
+def _made_together(
+    first: Place, made: ProofMade, size: int, places: Sequence[Place]
+) -> Iterator[tuple[Place, ProofMade | ProofUnavailable]]:
+    index = first.line.seq - 1
+    # The nodes on its left in the path of a leaf are the edge of the tree before it.
+    nodes = [
+        node for part, node in zip(inclusion_ranges(index, size), made.proof.path, strict=True) if part.start < index
+    ]
+    try:
+        edge = Edge(index, nodes[::-1])
+        paths = paths_behind(edge, size, [each.line.seq - 1 for each in places], _leaves(first.files, index))
+    except ProofInvalid as error:
+        yield from ((each, ProofUnavailable(str(error))) for each in places)
+        return
+    for each in places:
+        proof = replace(made.proof, event=each.line.content, path=tuple(paths[each.line.seq - 1]))
+        try:
+            proof.unsigned()
+        except ProofInvalid as error:
+            yield each, ProofUnavailable(f"line {each.line.seq} of the stream {each.files.stream_id}: {error}")
+        else:
+            yield each, ProofMade(proof, made.signers)
 
 
 def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, log: LedgerLog) -> ProofMade:
