@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -22,7 +23,7 @@ from otel_audit.query.columns import COLUMN_NAMES, COLUMNS, events_sql
 from otel_audit.query.filters import Filters, Place
 from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
 from otel_audit.query.lines import (
-    SORTED_SPOOL,
+    SPOOL_TABLE,
     Lines,
     Parts,
     Run,
@@ -51,6 +52,10 @@ _ROWS: Final = 1000  # fetched at a time
 _ORDER: Final = "ORDER BY time_ns DESC, stream_id DESC, seq DESC"
 _ORDER_BY_TIME: Final = "ORDER BY time_ns DESC"
 _PAGE_MAX: Final = 10_000  # the longest answer that is looked for in the newest part of the trail first
+_SORTED_MAX_BYTES: Final = 700 << 20  # of lines, which DuckDB sorts in its memory, but not much more
+_SLICE_BYTES: Final = 128 << 20  # of them on average, since some times have more
+_LINE_BYTES: Final = 700  # of packed lines, whose bytes are not counted
+_DAY_NS: Final = 86_400 * 10**9
 _EVERYTHING: Final = Sought()
 _FIRST_TRY: Final = 20  # lines for each event that is asked for
 _TRIES: Final = 2  # the second with a part that is as large as the first makes expect
@@ -115,11 +120,48 @@ class TrailDatabase:
         since_ns = self._newest_with(filters, limit)
         if since_ns is not None:
             filters = replace(filters, since_ns=since_ns)
+        left = limit
+        for each in self._slices(filters, limit):
+            for time_ns, stream_id, seq, line in self._in_order(each, left):
+                yield Found(Place(time_ns, stream_id, seq), line.encode())
+                left = None if left is None else left - 1
+            if left == 0:
+                return
+
+    def _slices(self, filters: Filters, limit: int | None) -> Iterator[Filters]:
+        """Yield filters that find the same one after the other, each so little that it can be sorted in memory."""
+        is_short = limit is not None and limit <= _PAGE_MAX
+        if is_short or self._trail.size_bytes <= _SORTED_MAX_BYTES or self._has_differing_copies():
+            yield filters
+            return
+        self._keep_spool()
+        first_ns, last_ns = self._extent_ns()
+        count = self._trail.size_bytes // _SLICE_BYTES + 1
+        bounds = [first_ns + (last_ns - first_ns) * number // count for number in range(1, count)]
+        for since_ns, until_ns in reversed(list(pairwise([None, *bounds, None]))):
+            yield filters.within(since_ns, until_ns)
+        if filters.since_ns is None and filters.until_ns is None:
+            yield replace(filters, undated=True)
+
+    def _extent_ns(self) -> tuple[int, int]:
+        """Return the first and the last time in the trail."""
+        spans = [*self._trail.files.values(), *self._trail.spans]
+        if self._trail.spool == SPOOL_TABLE:
+            spans += [Span(*row) for row in self._all_rows(f"SELECT min(time_ns), max(time_ns), 0 FROM {SPOOL_TABLE}")]
+        firsts = [span.first_ns for span in spans if span.first_ns is not None]
+        return min(firsts, default=0), max((span.last_ns for span in spans if span.last_ns is not None), default=0)
+
+    def _keep_spool(self) -> None:
+        """Keep the lines of the spool in a table, of which a question about a time reads no more than it has to."""
+        if self._trail.spool not in (None, SPOOL_TABLE) and not self._has_differing_copies():
+            lines = events_sql(Lines(spool=self._trail.spool).sql(), few=True)
+            self._execute(f"CREATE TEMP TABLE {SPOOL_TABLE} AS SELECT line, service, time_ns FROM ({lines})")
+            self._trail.spool = SPOOL_TABLE
+
+    def _in_order(self, filters: Filters, limit: int | None) -> Iterator[tuple[Any, ...]]:
         condition, values = filters.where()
-        source = self._events_like(filters)
-        question = f"SELECT time_ns, stream_id, seq, line FROM ({source}) WHERE {condition}"
-        for time_ns, stream_id, seq, line in self._rows(f"{self._once(question)} {_ORDER}{_limit(limit)}", values):
-            yield Found(Place(time_ns, stream_id, seq), line.encode())
+        question = f"SELECT time_ns, stream_id, seq, line FROM ({self._events_like(filters)}) WHERE {condition}"
+        return self._rows(f"{self._once(question)} {_ORDER}{_limit(limit)}", values)
 
     def select(self, filters: Filters, limit: int | None = None) -> tuple[str, list[object]]:
         """Return the question of `find` with all columns, and the values of its parameters."""
@@ -185,30 +227,31 @@ class TrailDatabase:
     def days(self) -> Sequence[tuple[str, str, int, int]]:
         """Return service, day, lines and their bytes for each service and day, the oldest day first.
 
-        What is not read where it lies is sorted by time on the way, so that `write_day` reads each line about once.
+        What is not read where it lies is kept in a table on the way, so that `write_day` reads each line about once.
         """
-        if self._trail.spool is not None and not self._has_differing_copies():
-            lines = events_sql(Lines(spool=self._trail.spool).sql(), few=True)
-            self._execute(f"CREATE TEMP TABLE spooled AS SELECT line, service, time_ns FROM ({lines}) ORDER BY time_ns")
-            self._trail.spool = SORTED_SPOOL
+        self._keep_spool()
         question = f"SELECT {_ITS} AS its, {_DAY} AS day, line, stream_id, seq FROM ({self._events_like(Filters())})"
         return self._all_rows(
             f"SELECT its, day, count(*), sum(strlen(line)) FROM ({self._once(question)}) GROUP BY ALL ORDER BY day, its"
         )
 
-    def write_day(self, service: str, day: str, packed: Sequence[Path], target: Path) -> int:
-        """Write the events of a service on a day, sorted by time, but for those in packed files; return their number.
+    def write_day(self, service: str, day: str, packed: Sequence[Path], target: Path, part: int, parts: int) -> int:
+        """Write a part of the events of a service on a day, but for those in packed files; return their number.
+
+        They are sorted by time. Each part is as long as the others, and the first one is number 0.
 
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no room.
         """
-        asked = Filters({"service": [service]}, *_bounds_ns(day))
-        of_day = f"SELECT * FROM ({self._events_like(asked)}) WHERE {_ITS} = ? AND {_DAY} = ?"
-        known = packed_rows([str(each) for each in packed], "stream_id, seq") if packed else ""
+        asked = _part_of(day, part, parts)
+        condition, values = asked.where(every=True)
+        like = replace(asked, words={"service": [service]})
+        of_day = f"SELECT * FROM ({self._events_like(like)}) WHERE {_ITS} = ? AND {condition}"
         lines = f"SELECT line, service FROM ({self._once(of_day)}) AS asked"
-        if known:
+        if packed:
+            known = packed_rows([str(each) for each in packed], "stream_id, seq")
             lines += f" ANTI JOIN ({known}) AS packed USING (stream_id, seq)"
-        return self._copy(events_sql(f"{lines} ORDER BY time_ns, stream_id, seq"), (service, day), target)
+        return self._copy(events_sql(f"{lines} ORDER BY time_ns, stream_id, seq"), [service, *values], target)
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -235,6 +278,7 @@ class TrailDatabase:
                 "memory_limit": memory,
             },
         )
+        connection.execute("SET enable_progress_bar_print = false")  # into the answer, after some seconds
         return connection
 
     def _load(self, stores: Sequence[Store], sought: Sought = _EVERYTHING) -> None:
@@ -279,6 +323,7 @@ class TrailDatabase:
         files = {run.file: Span(run.first_ns, run.last_ns, run.lines) for each in whole for run in runs[each.file]}
         spooled = str(path) if spool.lines else None
         self._trail = Parts(files, services, spooled, packed, spans, have_copies(known))
+        self._trail.size_bytes = sum(run.size_bytes or run.lines * _LINE_BYTES for run in known)
         self._make_views()
         self._lock([*files, *self._held.removed_names, *packed, str(path)])
 
@@ -418,12 +463,12 @@ _UNDATED: Final = "undated"  # of lines without a time
 _DAY: Final = f"coalesce(strftime(time, '%Y-%m-%d'), '{_UNDATED}')"
 
 
-def _bounds_ns(day: str) -> tuple[int | None, int | None]:
-    """Return the first moment of a day and the one after its last. A day that is none has no bounds."""
+def _part_of(day: str, part: int, parts: int) -> Filters:
+    """Return what finds a part of a day."""
     if day == _UNDATED:
-        return None, None
+        return Filters(undated=True)
     begin = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000
-    return begin, begin + 86_400 * 10**9
+    return Filters(since_ns=begin + _DAY_NS * part // parts, until_ns=begin + _DAY_NS * (part + 1) // parts)
 
 
 def _is_whole(segment: Segment, runs: Sequence[Run]) -> bool:

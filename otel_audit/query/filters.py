@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self
 
@@ -123,20 +123,24 @@ class Filters:
     until_ns: int | None = None
     text: str = ""
     before: Place | None = None
+    undated: bool = False
 
     def asked(self) -> list[str]:
         """Return what is asked for as `name=word`, without the times."""
         asked = [f"{name}={word}" for name, given in self.words.items() for word in given]
         return [*asked, f"text={self.text}"] if self.text else asked
 
-    def where(self) -> tuple[str, list[object]]:
-        """Return the condition over `events`, and the values of its parameters."""
+    def where(self, *, every: bool = False) -> tuple[str, list[object]]:
+        """Return the condition over `events`, and the values of its parameters.
+
+        With `every`, lines of the journal itself that say nothing of what was done are found too.
+        """
         conditions, values = [], list[object]()
         for name, given in self.words.items():
             if given:
                 ways = [_matches(column, word, values) for word in given for column in WORDS[name]]
                 conditions.append(f"({' OR '.join(ways)})")
-        if not self.words.get("type"):
+        if not (every or self.words.get("type")):
             conditions.append(f"(system IS NULL OR system NOT IN {_HIDDEN!r})")
         if self.since_ns is not None:
             conditions.append("time_ns >= ?")
@@ -144,6 +148,8 @@ class Filters:
         if self.until_ns is not None:
             conditions.append("time_ns < ?")
             values.append(self.until_ns)
+        if self.undated:
+            conditions.append("time_ns IS NULL")
         if self.text:
             conditions.append("contains(lower(line), lower(?))")
             values.append(_written(self.text))
@@ -151,6 +157,12 @@ class Filters:
             conditions.append("(time_ns, stream_id, seq) < (?, ?, ?)")
             values += self.before
         return " AND ".join(conditions) or "true", values
+
+    def within(self, since_ns: int | None, until_ns: int | None) -> Self:
+        """Return the filters for a part of their time."""
+        begins = [each for each in (self.since_ns, since_ns) if each is not None]
+        ends = [each for each in (self.until_ns, until_ns) if each is not None]
+        return replace(self, since_ns=max(begins, default=None), until_ns=min(ends, default=None))
 
     def clues(self) -> Sequence[Clue]:
         """Return what the lines that are found contain, as far as that can be said of their bytes.

@@ -78,6 +78,7 @@ class TrailIndex(TrailDatabase):
         """Give the trail to another thread, for some questions."""
         other = copy(self)
         other._connection = self._connection.cursor()
+        other._execute("SET enable_progress_bar_print = false")
         try:
             yield other
         finally:

@@ -13,7 +13,7 @@ from otel_audit.query.columns import COLUMN_NAMES, events_sql
 from otel_audit.query.filters import Clue
 
 __all__ = [
-    "SORTED_SPOOL",
+    "SPOOL_TABLE",
     "Lines",
     "Parts",
     "Run",
@@ -28,7 +28,7 @@ __all__ = [
 
 _LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
 _BUFFER_BYTES: Final = 4 << 20  # for each thread and file
-SORTED_SPOOL: Final = "spooled"  # a table with the time of each line, in the place of the file
+SPOOL_TABLE: Final = "spooled"  # a table with the time of each line, in the place of the file
 _VALID: Final = "CASE WHEN json_valid(line) THEN line END"
 
 Rows = Callable[[str], Sequence[tuple[Any, ...]]]
@@ -74,18 +74,18 @@ class Lines:
     def sql(self, condition: str = "true", since_ns: int | None = None, last_ns: int | None = None) -> str:
         """Return the query for `line` and `service` of the lines that meet a condition over `line`.
 
-        Lines that are sorted by time are left out if they do not lie in the time that is given.
+        Lines in the table are left out if they do not lie in the time that is given.
         """
         parts = []
         if self.files:
             parts.append(
                 f"SELECT line, service FROM ({_lines_in(self.files)}) JOIN sources USING (filename) WHERE {condition}"
             )
-        if self.spool == SORTED_SPOOL:
+        if self.spool == SPOOL_TABLE:
             bounds = [condition]
             bounds += [] if since_ns is None else [f"time_ns >= {since_ns}"]
             bounds += [] if last_ns is None else [f"time_ns <= {last_ns}"]
-            parts.append(f"SELECT line, service FROM {SORTED_SPOOL} WHERE {' AND '.join(bounds)}")
+            parts.append(f"SELECT line, service FROM {SPOOL_TABLE} WHERE {' AND '.join(bounds)}")
         elif self.spool is not None:
             # A number beyond a double, or half a surrogate, is JSON to Python and none to DuckDB.
             valid = f"SELECT {_VALID} AS line, stream FROM ({_lines_in([self.spool], is_spool=True)})"
@@ -110,6 +110,7 @@ class Parts:
     packed: Sequence[str] = ()
     spans: Sequence[Span] = ()
     has_copies: bool = False
+    size_bytes: int = 0
     has_differing: bool | None = None
     is_indexed: bool = False
 

@@ -20,6 +20,7 @@ from otel_audit.query.database import TrailDatabase
 __all__ = ["Day", "Packing"]
 
 _NO_SERVICE: Final = "-"
+_FILE_BYTES: Final = 512 << 20  # of lines; what is sorted at once has to fit into memory
 _UNFINISHED: Final = ".unfinished"
 
 
@@ -58,10 +59,16 @@ class Packing:
         folder = self._directory / _folder_of(day.service)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         packed = sorted(folder.glob(f"{day.day}.*.parquet"))
-        target = folder / f"{day.day}.{_number_behind(packed):04d}.parquet"
+        parts = day.size_bytes // _FILE_BYTES + 1
+        written = [self._write(day, packed, part, parts) for part in range(parts)]
+        return sum(lines for lines, _ in written), sum(size for _, size in written)
+
+    def _write(self, day: Day, packed: Sequence[Path], part: int, parts: int) -> tuple[int, int]:
+        folder = self._directory / _folder_of(day.service)
+        target = folder / f"{day.day}.{_number_behind(packed) + part:04d}.parquet"
         unfinished = target.with_name(target.name + _UNFINISHED)
         try:
-            count = self._database.write_day(day.service, day.day, packed, unfinished)
+            count = self._database.write_day(day.service, day.day, packed, unfinished, part, parts)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
