@@ -53,9 +53,10 @@ def numbers(directory: Path, *, exit_code: int = 0) -> dict[str, int]:
 
 
 def lines_of(directory: Path) -> dict[tuple[str, int], bytes]:
-    """Every stored line by stream and number, after the check of the chains."""
+    """Every stored line by stream and number, those of the ledger too, after the check of the chains."""
     read_streams(directory)
-    lines = [line for path in directory.glob("*-*.jsonl") for line in path.read_bytes().split(b"\n")[:-1]]
+    paths = [*directory.glob("*-*.jsonl"), *directory.glob("ledger.*.jsonl")]
+    lines = [line for path in paths for line in path.read_bytes().split(b"\n")[:-1]]
     return {(event["stream_id"], event["seq"]): line for line in lines for event in [json.loads(line)]}
 
 
