@@ -195,7 +195,7 @@ def test_basic_authentication_bearer_and_tenant_are_sent_and_not_shown(
     ("answer", "said"),
     [
         (Answer(302, headers=(("Location", "http://127.0.0.1:1/"),)), "leads elsewhere"),
-        (Answer(200, b"<html>log in</html>"), "expected streams of lines"),
+        (Answer(200, b"<html>log in</html>"), "expected a list of streams"),
         (Answer(200, b'{"status":"success","data":{"resultType":"matrix","result":[]}}'), "expected streams of lines"),
         (Answer(400, b"parse error"), "got 400: 'parse error'"),
         (Answer(200, b'{"status"', cut_after_bytes=5), "expected an answer"),
