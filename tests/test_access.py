@@ -331,7 +331,7 @@ def test_without_the_setting_a_look_records_nothing(tmp_path: Path) -> None:
 
 
 def test_an_access_trail_that_is_full_ends_the_looks_of_a_server(looks: Path) -> None:
-    environ = {"OTEL_AUDIT_ACCESS_LOG": str(looks), "OTEL_AUDIT_DIRECTORY_BYTES": str(32 << 20)}
+    environ = {"OTEL_AUDIT_ACCESS_LOG": str(looks), "OTEL_AUDIT_DIRECTORY_BYTES": str(4 << 20)}
     with AccessLog.from_environment(environ) as log:
         shown = 0
 
