@@ -1,0 +1,205 @@
+"""Measure the shipped stack by hand: bytes and CPU of each hop to a Loki of your own, and what its dashboards cost.
+
+    python -m benchmarks.stack /path/to/loki --events 504000
+
+Loki is AGPL and no part of this project: build it from its source, or take it out of its image. It is started with
+`collector-config/loki.yaml`, the collector with `agent.yaml`; both listen on loopback. CPU time is given beside wall
+time, since only the first says anything on a machine that does other work. 504 000 events take some ten minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+import requests
+
+import otel_audit
+from otel_audit import AuditEvent, AuditPrincipal
+from otel_audit.event import AuditAction, AuditResource, AuditSource
+from tests.compose.stack import CONFIGS, dashboards, panels
+from tests.compose.test_dashboard import written_out
+from tests.servers import Collector, ServerProcess, free_port, poll
+from tests.servers.otlp_server import OtlpServer
+from tests.servers.ports import LOOPBACK
+from tests.servers.process import answers
+
+_ACTORS: Final = 5000
+_SHIP: Final = Path(sys.executable).with_name("otel-audit")
+_OUTCOMES: Final = {"success": 200, "denied": 403, "error": 500}
+_TIMEOUT_S: Final = 1800.0
+_SENT: Final = re.compile(r"^otelcol_exporter_sent_log_records\{[^}]*otlp_http/loki[^}]*\} (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Loki:
+    """A running one."""
+
+    url: str
+    pid: int
+    data: Path
+
+
+@click.command()
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--events", default=20_000, show_default=True, help="How many events the trail has.")
+def main(program: Path, events: int) -> None:
+    """Write a trail, send it through the collector to Loki, and ask every query of the dashboards and rules there."""
+    with tempfile.TemporaryDirectory(prefix="otel-audit-stack-") as made:
+        folder = Path(made)
+        lines = _written(folder / "journal", events)
+        _wire(folder / "journal", lines)
+        with _loki(program, folder) as loki:
+            _delivered(folder, loki, lines)
+            _asked(loki)
+
+
+def _written(directory: Path, events: int) -> int:
+    """Write the trail; print what a line takes. Return the number of lines."""
+    chosen = random.Random(7)
+    begun = time.process_time()
+    with otel_audit.configure(directory=directory, export="none", service_name="shop") as audit:
+        for number in range(events):
+            audit.log(_event(chosen, number))
+    cpu_us = (time.process_time() - begun) / events * 1e6
+    files = list(directory.glob("*-*.jsonl"))
+    lines = sum(path.read_bytes().count(b"\n") for path in files)
+    print(f"journal: {sum(path.stat().st_size for path in files) / lines:.0f} bytes a line, {cpu_us:.0f} us of CPU")
+    return lines
+
+
+def _event(chosen: random.Random, number: int) -> AuditEvent:
+    who, kind = chosen.randrange(_ACTORS), chosen.random()
+    person = AuditPrincipal(id=f"u-{who}", username=f"user{who}@example.com", auth_type="oidc", roles=["reader"])
+    outcome = chosen.choices(list(_OUTCOMES), [90, 7, 3])[0]
+    source = AuditSource(ip=f"192.0.2.{chosen.randrange(250)}", transport="http")
+    if kind < 0.15:
+        kind_of_login = "authn.success" if outcome == "success" else "authn.failure"
+        return AuditEvent(event_type=kind_of_login, principal=person, source=source, outcome=outcome)
+    return AuditEvent(
+        event_type="http.request",
+        principal=person,
+        source=source,
+        action=AuditAction(path=f"/orders/{number % 2000}", method=chosen.choice(["GET", "POST", "PUT"])),
+        resource=AuditResource(type="order", name=f"o-{number % 2000}"),
+        outcome=outcome,
+        request_id=f"r-{number}",
+        duration_ms=chosen.expovariate(1 / 40),
+        status_code=_OUTCOMES[outcome],
+    )
+
+
+def _ship(directory: Path, endpoint: str, *options: str, **variables: str) -> float:
+    """Deliver a directory; the CPU seconds that it took."""
+    before = os.times()
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **variables}
+    subprocess.run(
+        [_SHIP, "ship", "--once", *options, str(directory)],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def _wire(directory: Path, lines: int) -> None:
+    for compression in ("none", "gzip"):
+        with OtlpServer() as sink:
+            cpu_s = _ship(directory, sink.base_url, "--again", OTEL_EXPORTER_OTLP_COMPRESSION=compression)
+            size = sum(len(request.body) for request in sink.requests)
+        print(f"wire, {compression}: {size / lines:.0f} bytes a line, {lines / cpu_s:.0f} lines a CPU second")
+
+
+@contextmanager
+def _loki(program: Path, folder: Path) -> Iterator[Loki]:
+    port, data, config = free_port(), folder / "loki", folder / "loki.yaml"
+    listening = f"http_listen_port: {port}\n  http_listen_address: {LOOPBACK}\n  grpc_listen_address: {LOOPBACK}"
+    text = (CONFIGS / "loki.yaml").read_text(encoding="utf-8").replace("/etc/loki/rules", str(folder / "rules"))
+    text = text.replace("/loki/", f"{data}/").replace("path_prefix: /loki", f"path_prefix: {data}")
+    text = text.replace("http_listen_port: 3100", f"{listening}\n  grpc_listen_port: {free_port()}")
+    config.write_text(text, encoding="utf-8")
+    rules = folder / "rules" / "fake"
+    rules.mkdir(parents=True)
+    (rules / "people.yaml").write_bytes((CONFIGS / "alerts" / "loki" / "people.yaml").read_bytes())
+    url = f"http://{LOOPBACK}:{port}"
+    command: Sequence[str | Path] = [program, f"-config.file={config}"]
+    process = ServerProcess(command, log=folder / "loki.log", ready=lambda: answers(f"{url}/ready"))
+    process.start()
+    try:
+        yield Loki(url, process.pid, data)
+    finally:
+        process.kill()
+
+
+def _delivered(folder: Path, loki: Loki, lines: int) -> None:
+    with Collector(folder / "collector", loki_endpoint=f"{loki.url}/otlp") as agent:
+        before = _cpu_s(loki.pid), _cpu_s(agent.pid)
+        cpu_s = _ship(folder / "journal", agent.http_endpoint, "--again")
+        poll(lambda: _sent(agent), until=lambda count: count >= lines, timeout_s=_TIMEOUT_S, what="all in Loki")
+        of_loki, of_agent = _cpu_s(loki.pid) - before[0], _cpu_s(agent.pid) - before[1]
+        archive = sum(path.stat().st_size for path in agent.archive_path.parent.iterdir())
+    rates = {"ship": cpu_s, "collector": of_agent, "Loki": of_loki}
+    print("; ".join(f"{name}: {lines / each:.0f} lines a CPU second" for name, each in rates.items()))
+    requests.post(f"{loki.url}/flush", timeout=120).raise_for_status()
+    chunks = poll(lambda: _size(loki.data / "chunks"), until=bool, timeout_s=120, what="chunks on disk")
+    print(f"archive: {archive / lines:.0f} bytes a line; chunks of Loki: {chunks / lines:.0f}")
+
+
+def _asked(loki: Loki) -> None:
+    """Print what each query of the dashboards costs over one hour."""
+    now_s = time.time()
+    for name in dashboards():
+        for panel in panels(name):
+            for target in panel.get("targets", []):
+                if target["datasource"]["type"] == "loki":
+                    person = {"actor": "u-17", "target": "o-17"} if name == "trail" else {}
+                    query = written_out(target["expr"], **person)
+                    _print_cost(loki, f"{name}: {panel['title']}", query, target["queryType"], now_s)
+
+
+def _print_cost(loki: Loki, title: str, query: str, kind: str, now_s: float) -> None:
+    begun, cpu_s = time.monotonic(), _cpu_s(loki.pid)
+    if kind == "instant":
+        path, when = "query", {"time": f"{now_s:.0f}"}
+    else:
+        path, when = (
+            "query_range",
+            {"start": f"{now_s - 3600:.0f}", "end": f"{now_s:.0f}", "limit": "1000", "step": "60"},
+        )
+    try:
+        answer = requests.get(f"{loki.url}/loki/api/v1/{path}", params={"query": query, **when}, timeout=300)
+        said = str(answer.status_code)
+    except requests.RequestException as error:
+        said = type(error).__name__
+    print(f"{title}: {said}, {time.monotonic() - begun:.1f} s, {_cpu_s(loki.pid) - cpu_s:.1f} s of CPU", flush=True)
+
+
+def _sent(agent: Collector) -> int:
+    """Return how many records Loki has taken, as the collector counts them. Asking Loki would cost it a whole scan."""
+    found = _SENT.search(agent.metrics())
+    return int(float(found[1])) if found else 0
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+if __name__ == "__main__":
+    main()
