@@ -20,6 +20,7 @@ __all__ = ["TrailIndex"]
 
 _FILE: Final = "trail.duckdb"
 _MEMORY: Final = "384MB"
+_LOADING: Final = 0.2  # of the time of `fill`, before the lines are copied
 _VALID: Final = "SELECT line, service FROM (SELECT unnest(?::VARCHAR[]) AS line, unnest(?::VARCHAR[]) AS service)"
 
 
@@ -33,6 +34,8 @@ class TrailIndex(TrailDatabase):
     """
 
     def __init__(self) -> None:
+        self._is_copying = False
+        self._share = 0.0
         self._begin(None, _FILE, _MEMORY)
         # Without it `share` would be told nothing; nothing is printed all the same.
         for setting in ("enable_progress_bar = true", "enable_progress_bar_print = false"):
@@ -47,6 +50,7 @@ class TrailIndex(TrailDatabase):
             StoreUnreadable: a log store cannot be asked.
         """
         self._load(stores)
+        self._is_copying = True
         self._execute("CREATE TABLE indexed AS SELECT * FROM events")
         for view in ("events", "sought"):
             self._execute(f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM indexed")
@@ -84,13 +88,13 @@ class TrailIndex(TrailDatabase):
         finally:
             other._connection.close()
 
-    def share(self) -> float | None:
-        """Return which share of the present step of `fill` is done, from 0 to 1; None if that is not known."""
-        try:
-            percent = float(self._connection.query_progress())
-        except (self._duckdb.Error, AttributeError):
-            return None
-        return percent / 100 if percent >= 0 else None
+    def share(self) -> float:
+        """Return which share of `fill` is done, from 0 to 1. It never falls."""
+        with contextlib.suppress(self._duckdb.Error, AttributeError):
+            percent = max(0.0, float(self._connection.query_progress()))  # below 0 where nothing is under way
+            done = _LOADING + (1 - _LOADING) * percent / 100 if self._is_copying else _LOADING * percent / 100
+            self._share = max(self._share, done)
+        return self._share
 
     def stop(self) -> None:
         """Break off what is under way: it raises `QueryUnanswered`."""

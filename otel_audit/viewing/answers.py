@@ -146,7 +146,12 @@ def events(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
     with trail.index() as index:
         if index is None:
             return {"events": [], "next": None}
-        rows = _rows(index, f"SELECT {_ROW} FROM sought WHERE {condition} ORDER BY {_ORDER} LIMIT {limit + 1}", given)
+        # First which ones, by their times: the other columns of the table are read for these alone.
+        found = f"SELECT stream_id, seq FROM sought WHERE {condition} ORDER BY {_ORDER} LIMIT {limit + 1}"
+        shown = f"SELECT {_ROW}, time_ns AS place_ns FROM sought SEMI JOIN ({found}) USING (stream_id, seq)"
+        rows = _rows(
+            index, f"SELECT * EXCLUDE (place_ns) FROM ({shown}) ORDER BY place_ns DESC, stream_id DESC, seq DESC", given
+        )
     for row in rows:
         row["standing"] = str(_standing(trail, row))
     # A line of a store may lack its time or its place: such ones are the last, and no page begins behind one.
@@ -165,22 +170,23 @@ def timeline(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
         QueryUnanswered: DuckDB cannot answer.
     """
     filters = filters_of(asked, paged=False)
-    condition, given = filters.where()
+    is_asked, given = Filters({name: filters.words[name] for name in ("outcome", "type")}).where()
     of_all, given_of_all = replace(filters, words={**filters.words, "outcome": ()}).where()
     with trail.index() as index:
         if index is None:
             return {"count": 0, "bars": [], "totals": {}}
-        found = f"FROM sought WHERE {condition}"
-        totals = _rows(
-            index, f"SELECT result, count(*) AS count FROM sought WHERE {of_all} GROUP BY result", given_of_all
+        # The trail is searched once. Without the filter by outcome, so that each outcome says what it would show.
+        index.keep(
+            f"SELECT time_ns, result, {is_asked} AS is_asked FROM sought WHERE {of_all}", [*given, *given_of_all]
         )
-        (span,) = _rows(index, f"SELECT min(time_ns) AS first, max(time_ns) AS last, count(*) AS count {found}", given)
+        totals = _rows(index, "SELECT result, count(*) AS count FROM kept GROUP BY result")
+        found = "FROM kept WHERE is_asked"
+        (span,) = _rows(index, f"SELECT min(time_ns) AS first, max(time_ns) AS last, count(*) AS count {found}")
         begin_ns, step_ns = _steps(span["first"] or 0, span["last"] or 0)
         rows = _rows(
             index,
             f"SELECT (time_ns - ({begin_ns})) // {step_ns} AS bar, result, count(*) AS count {found} "
             "AND time_ns IS NOT NULL GROUP BY ALL ORDER BY bar",
-            given,
         )
     bars: dict[int, dict[str, int]] = {}
     for row in rows:

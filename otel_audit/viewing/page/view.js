@@ -356,7 +356,7 @@
     return row.on_behalf_of ? [who, element("span", { class: "for" }, " for "), shown(row.on_behalf_of)] : [who];
   }
 
-  let rows = [], next = null, table = null;
+  let rows = [], next = null, table = null, drawnFor = null, total = 0;
 
   function rowElement(row, fresh) {
     const key = keyOf(row), isOpen = key === asked.event;
@@ -394,7 +394,7 @@
 
   const rowButtons = () => [...$("rows").querySelectorAll("th button")];
 
-  function showCount(total) {
+  function showCount() {
     const first = former.length * PAGE + 1, last = first + rows.length - 1;
     $("count").textContent = total === 1 ? "1 event" : `${count(total)} events`;
     $("page").textContent = rows.length && (next || asked.before) ? (former.length || !asked.before ? `${count(first)} to ${count(last)} of ${count(total)}` : `${count(rows.length)} of ${count(total)}`) : "";
@@ -418,21 +418,34 @@
       const page = parameters({ page: true });
       page.set("limit", PAGE);
       const grown = seen.grown;
-      const [events, line] = await Promise.all([ask("events", page, now.signal), ask("timeline", parameters(), now.signal)]);
+      const wanted = `${grown}?${parameters()}`; // another page of the same answer has the same timeline
+      const [events, line] = await Promise.all([ask("events", page, now.signal), wanted === drawnFor ? null : ask("timeline", parameters(), now.signal)]);
       if (table !== now) return;
       $("problem").hidden = true;
       const fresh = showEvents(events, { quiet });
-      showTimeline(line);
-      showCount(line.count);
+      if (line) {
+        showTimeline(line);
+        [total, drawnFor] = [line.count, wanted];
+      }
+      showCount();
       seen.shown = grown;
       $("new").hidden = seen.grown === grown;
-      if (announce) say(line.count === 1 ? "1 event found" : `${count(line.count)} events found`);
+      if (announce) say(total === 1 ? "1 event found" : `${count(total)} events found`);
       else if (fresh.length) sayFresh(fresh);
     } catch (error) {
       if (error.name !== "AbortError") showProblem(error.message);
     } finally {
       if (table === now) $("table").removeAttribute("aria-busy");
     }
+  }
+
+  // What a verification shows of the events that are here. New ones wait until somebody asks for them.
+  async function standAgain() {
+    const page = parameters({ page: true });
+    page.set("limit", PAGE);
+    const { events } = await ask("events", page);
+    const found = new Map(events.map((row) => [keyOf(row), row]));
+    showEvents({ events: rows.map((row) => found.get(keyOf(row)) || row), next });
   }
 
   function showProblem(text) {
@@ -751,10 +764,12 @@
       }
       seen.verified = state.verified;
       if (isFirst) { await load(); if (asked.event) await openEvent(asked.event, { push: false, focus: false }); }
-      else if ((grew && (following || !wasRead || !rows.length)) || isVerified) {
-        await load({ quiet: true });
-        if (isVerified && asked.event) await openEvent(asked.event, { push: false, focus: false });
-      } else if (grew) $("new").hidden = false;
+      else if (grew && (following || !wasRead || !rows.length)) await load({ quiet: true });
+      else {
+        if (grew) $("new").hidden = false;
+        if (isVerified) await standAgain();
+      }
+      if (isVerified && !isFirst && asked.event) await openEvent(asked.event, { push: false, focus: false });
       if (!state.reading.is_done) return 400;
     } catch (error) {
       showProblem(error.message);
