@@ -82,7 +82,6 @@ class TrailIndex(TrailDatabase):
         """Give the trail to another thread, for some questions."""
         other = copy(self)
         other._connection = self._connection.cursor()
-        other._execute("SET enable_progress_bar_print = false")
         try:
             yield other
         finally:
