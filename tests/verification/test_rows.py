@@ -109,6 +109,10 @@ ATTACKS = {
             "archive.what_retention_removed_from_the_journal_is_a_notice_beside_the_archive",
         ),
     ),
+    "remove the ledger's first lines, and forge its own `retain`": Row(
+        ("pruning.a_forged_removal_is_listed_and_hides_no_stream_from_an_archive",),
+        ("pruning.a_forged_removal_is_listed_and_hides_no_stream_from_an_archive",),
+    ),
     "delete, edit or insert in the archive": Row(
         (),
         (
@@ -248,6 +252,26 @@ CLASSES = {
             "ledger_rows.two_notes_of_one_size_are_a_finding",
             "ledger_rows.an_entry_without_a_note_is_a_notice_if_it_is_the_last_and_a_finding_before_others",
         ),
+    ),
+    "the ledger's first lines are gone: its own `retain` says so / its keys are not archived / no entry, or another "
+    "one": Row(
+        (
+            "classes.a_ledger_of_which_the_first_lines_were_removed_goes_on_by_its_archive_of_keys",
+            "classes.a_ledger_of_which_first_lines_are_gone_that_no_entry_tells_of_is_cut",
+            "pruning.a_forged_entry_of_other_lines_is_a_finding",
+            "pruning.more_than_what_is_said_to_be_removed_is_a_finding",
+        ),
+        ("pruning.an_archive_that_has_the_whole_ledger_vouches_for_what_was_removed",),
+    ),
+    "a stream in the store only, named by removed ledger lines: these say there that it was removed / are not whole / "
+    "say otherwise": Row(
+        (),
+        (
+            "pruning.an_archive_that_has_the_whole_ledger_vouches_for_what_was_removed",
+            "pruning.lines_that_were_removed_before_an_archive_had_them_are_unproven",
+            "pruning.a_forged_removal_is_listed_and_hides_no_stream_from_an_archive",
+        ),
+        "a matter of two sides",
     ),
     "the ledger before this one: verifies / cannot be read / is not what this one says": Row(
         (
