@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.verification.forge import Forge
 LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 SEEDS = range(10_000 if LONG else 200)
 A_GROUP = 50
+KEY = re.compile(rb'"([a-z_]+)":')
 
 Mutation = Callable[[random.Random, Path, list[Path]], None]
 
@@ -106,6 +108,28 @@ def put_the_lines_in_order_of_chance(chance: random.Random, path: Path, _: list[
     path.write_bytes(b"".join(lines))
 
 
+def rename_a_key(chance: random.Random, path: Path, _: list[Path]) -> None:
+    data = path.read_bytes()
+    keys = [match.start(1) for match in KEY.finditer(data)]
+    at = chance.choice(keys)
+    path.write_bytes(data[:at] + b"x" + data[at + 1 :])
+
+
+def put_a_key_twice(chance: random.Random, path: Path, _: list[Path]) -> None:
+    lines = lines_of(path)
+    at = chance.randrange(len(lines))
+    key = chance.choice([match[1] for match in KEY.finditer(lines[at])])
+    lines[at] = b'{"%b":"another",' % key + lines[at][1:]
+    path.write_bytes(b"".join(lines))
+
+
+def end_a_line_as_other_systems_do(chance: random.Random, path: Path, _: list[Path]) -> None:
+    lines = lines_of(path)
+    at = chance.randrange(len(lines))
+    lines[at] = lines[at][:-1] + b"\r\n"
+    path.write_bytes(b"".join(lines))
+
+
 MUTATIONS: list[Mutation] = [
     flip_a_bit,
     change_bytes,
@@ -119,6 +143,9 @@ MUTATIONS: list[Mutation] = [
     swap_files,
     copy_a_line_of_another_file,
     put_the_lines_in_order_of_chance,
+    rename_a_key,
+    put_a_key_twice,
+    end_a_line_as_other_systems_do,
 ]
 
 
