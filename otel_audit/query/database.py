@@ -414,7 +414,10 @@ class TrailDatabase:
     def _single_select(self, question: str) -> str:
         """Return a question without what ends it."""
         try:
+            question.encode()  # half a surrogate stands for a byte that is no UTF-8
             statements = self._connection.extract_statements(question)
+        except UnicodeEncodeError as error:
+            raise QueryUnanswered("expected a question in UTF-8, got other bytes; ask in UTF-8") from error
         except self._duckdb.Error as error:
             raise QueryUnanswered(_first_line(error)) from error
         if len(statements) != 1 or statements[0].type != self._duckdb.StatementType.SELECT:
@@ -433,6 +436,8 @@ class TrailDatabase:
     def _unanswered(self, error: Exception) -> QueryUnanswered:
         said = _first_line(error)
         if isinstance(error, self._duckdb.IOException):
+            if self._out is not None and str(self._out) in said:
+                return QueryFailed(f"{said}; give another file, or make room where it is")
             if "No such file" in said or "No files found" in said:
                 return QueryFailed(f"{said}; retention removed a file meanwhile, ask again")
             return QueryFailed(

@@ -93,6 +93,7 @@ def test_the_columns_have_the_types_that_the_page_says(trail: TrailDatabase) -> 
         "SELECT 1) TO '{segment}' (FORMAT csv, USE_TMP_FILE false) --",
         "SELECT 1 /*",
         "EXPLAIN SELECT 1",
+        "SELECT '\udcff'",
         "",
         "SELEC",
         "SELECT nothing FROM events",
