@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.recording import a_trail
 from tests.servers.polling import poll
 from tests.stores.archives import archive_of, journal_lines
 
+COMMAND = Path(sys.executable).with_name("otel-audit")
 TYPICAL_BYTES = 200
 
 
@@ -283,9 +285,11 @@ def test_each_line_is_read_a_bounded_number_of_times(
 @pytest.mark.processes
 def test_a_disk_that_is_full_leaves_no_file(journal: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
-    command = 'ulimit -f 2; exec otel-audit pack "$@"'  # no file may have more than two kilobytes
+    command = 'ulimit -f 2; exec "$0" pack "$@"'  # no file may have more than two kilobytes
 
-    done = subprocess.run(["bash", "-c", command, "pack", journal, packed], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command, COMMAND, journal, packed], capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 1, done.stderr
     assert "File too large" in done.stderr
@@ -300,7 +304,7 @@ def test_a_run_that_is_killed_is_continued_by_the_next(tmp_path: Path) -> None:
         for number in range(20_000):
             audit.log_mcp_call(tool_name=f"tool-{number}")
     dated(journal, 10)
-    begun = subprocess.Popen(["otel-audit", "pack", journal, packed], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    begun = subprocess.Popen([COMMAND, "pack", journal, packed], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     poll(lambda: list(packed.rglob("*.parquet")), until=bool, timeout_s=60, what="a packed day")
     begun.kill()
     begun.communicate()
@@ -314,7 +318,7 @@ def test_a_run_that_is_killed_is_continued_by_the_next(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_of_many_runs_at_once_one_packs(journal: Path, tmp_path: Path) -> None:
     packed = tmp_path / "packed"
-    command = ["otel-audit", "pack", str(journal), str(packed)]
+    command = [str(COMMAND), "pack", str(journal), str(packed)]
     with ThreadPoolExecutor(10) as pool:
         runs = list(pool.map(lambda _: subprocess.run(command, capture_output=True, text=True, check=False), range(10)))
 
