@@ -36,6 +36,9 @@ from tests.servers.ports import LOOPBACK
 from tests.servers.process import answers
 
 _ACTORS: Final = 5000
+_LOGINS: Final = 0.15
+_MCP_FROM: Final = 0.85
+_TOOLS: Final = ("get_online_features", "list_feature_views", "search_features", "materialize")
 _SHIP: Final = Path(sys.executable).with_name("otel-audit")
 _OUTCOMES: Final = {"success": 200, "denied": 403, "error": 500}
 _TIMEOUT_S: Final = 1800.0
@@ -80,13 +83,27 @@ def _written(directory: Path, events: int) -> int:
 
 
 def _event(chosen: random.Random, number: int) -> AuditEvent:
+    """Return a request (seven of ten), a call of an MCP tool or a login, with the fields that a real one has."""
     who, kind = chosen.randrange(_ACTORS), chosen.random()
     person = AuditPrincipal(id=f"u-{who}", username=f"user{who}@example.com", auth_type="oidc", roles=["reader"])
     outcome = chosen.choices(list(_OUTCOMES), [90, 7, 3])[0]
-    source = AuditSource(ip=f"192.0.2.{chosen.randrange(250)}", transport="http")
-    if kind < 0.15:
+    is_call = kind >= _MCP_FROM
+    source = AuditSource(ip=f"192.0.2.{chosen.randrange(250)}", transport="mcp-http" if is_call else "http")
+    duration_ms = chosen.expovariate(1 / 40)
+    if kind < _LOGINS:
         kind_of_login = "authn.success" if outcome == "success" else "authn.failure"
         return AuditEvent(event_type=kind_of_login, principal=person, source=source, outcome=outcome)
+    if is_call:
+        return AuditEvent(
+            event_type="mcp.tools.call",
+            principal=person,
+            source=source,
+            action=AuditAction(mcp_tool=chosen.choice(_TOOLS)),
+            resource=AuditResource(type="feature_view", name=f"view-{number % 200}"),
+            outcome=outcome,
+            request_id=f"r-{number}",
+            duration_ms=duration_ms,
+        )
     return AuditEvent(
         event_type="http.request",
         principal=person,
@@ -95,8 +112,9 @@ def _event(chosen: random.Random, number: int) -> AuditEvent:
         resource=AuditResource(type="order", name=f"o-{number % 2000}"),
         outcome=outcome,
         request_id=f"r-{number}",
-        duration_ms=chosen.expovariate(1 / 40),
+        duration_ms=duration_ms,
         status_code=_OUTCOMES[outcome],
+        attributes={"http.route": "/orders/{order}"},
     )
 
 
