@@ -240,6 +240,20 @@ def test_a_ledger_without_its_beginning_is_proven_from_the_tree_in_its_header(tm
     assert (code, said.splitlines()[-1]) == (0, f"PROVEN: the key vouches for all {len(stream.lines)} lines")
 
 
+def test_evidence_of_a_person_from_an_archive_says_which_lines_nothing_proves(tmp_path: Path) -> None:
+    forge = Forge(tmp_path / "people", identity=SigningKey.generate())
+    an_actor(forge, 10)
+    forge.write()
+    archive = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
+
+    evidence = evidence_of(archive, "--actor", "alice")
+
+    assert contents_of(evidence)["proofs"] == []
+    code, said = checked(evidence, "--key", key_of(forge))
+    assert (code, said.splitlines()[-1]) == (1, "NOT ALL PROVEN: the key vouches for 0 of 6 lines")
+    assert said.count("not proven: events.jsonl, line ") == 6
+
+
 def test_an_archive_makes_evidence_without_proofs_that_the_ledger_in_it_proves(forge: Forge, tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
 
