@@ -27,15 +27,24 @@ from otel_audit.logger import AuditLogger
 
 __all__ = ["FeatureService", "Visitors"]
 
-_PASSWORDS: Final = {"alice": "sunflower-42", "bob": "bicycle-17", "agent-7": "turnip-99"}
+# agent-7 acts for two people, and logs in for each.
+_PASSWORDS: Final = {
+    "alice": "sunflower-42",
+    "bob": "bicycle-17",
+    "agent-7": "turnip-99",
+    "agent-7/bob": "turnip-99",
+}
 _PRINCIPALS: Final = {
     "alice": AuditPrincipal(username="alice", roles=["reader"], auth_type="password"),
     "bob": AuditPrincipal(username="bob", roles=["reader", "writer"], auth_type="password"),
     "agent-7": AuditPrincipal(
         username="agent-7", roles=["reader"], auth_type="password", kind=PrincipalKind.SERVICE, on_behalf_of="alice"
     ),
+    "agent-7/bob": AuditPrincipal(
+        username="agent-7", roles=["reader"], auth_type="password", kind=PrincipalKind.SERVICE, on_behalf_of="bob"
+    ),
 }
-_VIEWS: Final = ("driver_stats", "customer_profile")
+_VIEWS: Final = {"driver_stats": "reader", "customer_profile": "reader", "salaries": "payroll"}  # and who may read it
 _SLOW_S: Final = 2.0  # how long a materialization takes; who asks for it here does not wait that long
 _PATIENCE_S: Final = 0.05
 _CLOSED_BY_CLIENT: Final = 499  # Source: nginx, whose log formats made it the usual number for that
@@ -177,6 +186,8 @@ class FeatureService:
             raise ConnectionError("the online store does not answer")
         if view not in _VIEWS:
             raise KeyError(view)
+        if exchange.principal is None or _VIEWS[view] not in exchange.principal.roles:
+            raise PermissionError(f"needs the role {_VIEWS[view]}")
         return {"view": view, "rows": [1, 2, 3]}
 
     def _call_tool(self, exchange: _Exchange) -> dict[str, Any]:
@@ -193,7 +204,7 @@ class FeatureService:
             ) as operation:
                 operation.event.jsonrpc_id = str(exchange.body["id"])
                 return {"isError": False, "content": self._read(exchange, str(arguments["view"]))}
-        except (KeyError, ConnectionError) as error:
+        except (KeyError, PermissionError, ConnectionError) as error:
             return {"isError": True, "content": type(error).__name__}
 
     def _materialize(self, exchange: _Exchange) -> dict[str, Any]:
@@ -285,11 +296,13 @@ _VISITS: Final = (
     _Visit("bob", "POST", "/push/customer_profile"),
     _Visit("bob", "POST", "/materialize/driver_stats", patience_s=_PATIENCE_S),
     _Visit("agent-7", "POST", "/mcp", _tool("broken")),
+    _Visit("alice", "GET", "/feature-views/salaries"),
+    _Visit("agent-7/bob", "POST", "/mcp", _tool("salaries")),
     _Visit("nobody", "GET", "/feature-views/customer_profile"),
     _Visit("alice", "GET", "/feature-views/broken"),
-    _Visit("alice", "GET", "/feature-views/salaries"),
+    _Visit("alice", "GET", "/feature-views/retired"),
 )
-_OFTEN: Final = (4, 6, 1, 1, 3, 1, 1, 1, 1, 1)  # how often each is made, once all have been made
+_OFTEN: Final = (4, 6, 1, 1, 3, 1, 1, 1, 1, 1, 1, 1)  # how often each is made, once all have been made
 
 
 class Visitors:

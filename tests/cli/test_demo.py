@@ -31,6 +31,7 @@ KINDS = {
     ("http.request", "cancelled"),
     ("mcp.tools.call", "success"),
     ("mcp.tools.call", "error"),
+    ("mcp.tools.call", "denied"),
     ("authn.success", "success"),
     ("authn.failure", "failure"),
     ("authz.decision", "allow"),
