@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final
 
@@ -51,6 +53,16 @@ class _Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. For an unknown one, name the one that was probably meant."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and not ctx.resilient_parsing:
+            near = get_close_matches(args[0], COMMANDS, 1)
+            remedy = f"did you mean {near[0]}?" if near else "`otel-audit --help` lists them"
+            ctx.fail(f"expected a command, got {escaped(args[0])!r}; {remedy}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each sentence whole; click would cut it to fit one line."""
         with formatter.section("Commands"):
@@ -68,8 +80,20 @@ class _Commands(click.Group):
 
 
 def _what_failed(error: OSError) -> str:
-    where = error.filename if error.filename is not None else "its output"
-    return f"expected to read or write {where}, got {error.strerror or error}; correct that and run it again"
+    # A file is written beside its place, and takes it when it is whole.
+    where = str(error.filename).removesuffix(".unfinished") if error.filename is not None else "its output"
+    remedy = _REMEDIES.get(error.errno or 0, "correct that and run it again")
+    return f"expected to read or write {where}, got {error.strerror or error}; {remedy}"
+
+
+_UNWRITABLE: Final = "name another place, or run it as a user who may use this one"
+_REMEDIES: Final = {
+    errno.ENOENT: "correct the path or make its directory, and run it again",
+    errno.ENOTDIR: "correct the path",
+    errno.EACCES: _UNWRITABLE,
+    errno.EPERM: _UNWRITABLE,
+    errno.EROFS: _UNWRITABLE,
+}
 
 
 @click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 import click
 
 from otel_audit.errors import AuditError, ConfigError
-from otel_audit.journal.files import segments_in
+from otel_audit.journal.files import journals_near, segments_in
 from otel_audit.notices import escaped
 from otel_audit.query.filters import moment_ns
 from otel_audit.settings import Settings
@@ -137,7 +137,7 @@ def existing_directory(ctx: click.Context, given: Path | None) -> Path:
         what = "is no directory" if os.path.lexists(directory) else "does not exist"
         raise click.UsageError(
             f"expected the directory of a journal, got {str(directory)!r}, which {what}; "
-            "give DIR or set OTEL_AUDIT_DIR",
+            f"give DIR or set OTEL_AUDIT_DIR{_near(directory)}",
             ctx,
         )
     return directory
@@ -165,9 +165,15 @@ def say_if_empty(directory: Path) -> None:
     if not segments_in(directory):
         click.echo(
             f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "
-            "OTEL_AUDIT_DIR, and see `otel-audit config` for that of a service",
+            f"OTEL_AUDIT_DIR, and see `otel-audit config` for that of a service{_near(directory)}",
             err=True,
         )
+
+
+def _near(directory: Path) -> str:
+    """Return a hint at the journals near a directory that is none. Empty if there are none."""
+    found = journals_near(directory)
+    return f"; did you mean {' or '.join(escaped(str(each)) for each in found)}?" if found else ""
 
 
 def _from_settings(ctx: click.Context) -> Path:

@@ -113,12 +113,11 @@ def query(
         limit = _SHOWN
     asked = [f"sql={sql}"] if sql is not None else filters.asked()
     with source_errors(ctx), ExitStack() as stack:
-        look = stack.enter_context(
-            recorded_access("query", places_of(ctx, sources), asked, since_ns=since_ns, until_ns=until_ns)
-        )
+        places = places_of(ctx, sources)
+        look = stack.enter_context(recorded_access("query", places, asked, since_ns=since_ns, until_ns=until_ns))
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
         database = stack.enter_context(TrailDatabase(stores, out=out, asked=filters if sql is None else None))
-        _Answer(database, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
+        _Answer(database, places, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
         for said in database.gathered.unread():
             click.echo(said, err=True)
 
@@ -127,9 +126,16 @@ class _Answer:
     """One question, and how its answer is given."""
 
     def __init__(
-        self, database: TrailDatabase, filters: Filters, sql: str | None, limit: int | None, look: Look
+        self,
+        database: TrailDatabase,
+        places: Sequence[str],
+        filters: Filters,
+        sql: str | None,
+        limit: int | None,
+        look: Look,
     ) -> None:
         self._database = database
+        self._places = places
         self._look = look
         self._filters = filters
         self._sql = sql
@@ -171,7 +177,7 @@ class _Answer:
         if last is not None and next(found, None) is not None:
             click.echo(f"{count} events shown; for older ones: --page {last}", err=True)
         elif not count:
-            click.echo("no event found", err=True)
+            click.echo(f"no event found in {', '.join(map(escaped, self._places))}", err=True)
 
     def _give_csv(self) -> None:
         question, values = self._question()

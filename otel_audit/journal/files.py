@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,6 +36,7 @@ __all__ = [
     "exposure_of",
     "is_at",
     "journal_bytes",
+    "journals_near",
     "make_directory",
     "make_private",
     "open_segment",
@@ -56,6 +58,8 @@ _CURSOR = re.compile(rf"(?P<stream>{_UUID})\.cursor\Z")
 # Neither a copy that somebody made, nor the file of an exporter, which would keep events out until it is removed.
 _OF_A_JOURNAL = re.compile(rf"(?:{_UUID}\.(?:\d{{8}}\.jsonl|[a-z.]+)|ledger\.[0-9a-z.-]+|retention\.state)\Z")
 _WRITER_LOCK = re.compile(rf"(?P<stream>{_UUID})\.writer\.lock\Z")
+_HINTS_MAX: Final = 3
+_LOOKED_AT_MAX: Final = 1000  # a hint must not take long in a directory such as /tmp
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 _UNFINISHED: Final = ".unfinished"
 _LISTING_MAX_S: Final = 30.0  # for a file system that does not update the time of a directory when a name in it changes
@@ -144,6 +148,29 @@ def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
             _listings.pop(next(iter(_listings)), None)
         _listings[directory] = _Listing(stamp, listed_at, found)
     return found
+
+
+def journals_near(directory: Path) -> list[Path]:
+    """Return journals in a directory, else beside it, else in the working directory: the first three by name.
+
+    For a hint to somebody who named the wrong directory. Nothing that cannot be read is an error here.
+    """
+    for place in (directory, directory.parent, Path.cwd()):
+        if found := list(islice(_journals_in(place, but=directory), _HINTS_MAX)):
+            return found
+    return []
+
+
+def _journals_in(place: Path, *, but: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(place) as listed:
+            names = sorted(entry.name for entry in islice(listed, _LOOKED_AT_MAX) if entry.is_dir())
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            if place / name != but and segments_in(place / name):
+                yield place / name
 
 
 def cursors_in(directory: Path) -> list[str]:

@@ -419,7 +419,7 @@ class TrailDatabase:
         except UnicodeEncodeError as error:
             raise QueryUnanswered("expected a question in UTF-8, got other bytes; ask in UTF-8") from error
         except self._duckdb.Error as error:
-            raise QueryUnanswered(_first_line(error)) from error
+            raise QueryUnanswered(_said_by_duckdb(error)) from error
         if len(statements) != 1 or statements[0].type != self._duckdb.StatementType.SELECT:
             raise QueryUnanswered(
                 f"expected one SELECT, got {', '.join(str(each.type.name) for each in statements) or 'nothing'}; "
@@ -434,7 +434,7 @@ class TrailDatabase:
             raise self._unanswered(error) from error
 
     def _unanswered(self, error: Exception) -> QueryUnanswered:
-        said = _first_line(error)
+        said = _said_by_duckdb(error)
         if isinstance(error, self._duckdb.IOException):
             if self._out is not None and str(self._out) in said:
                 return QueryFailed(f"{said}; give another file, or make room where it is")
@@ -485,5 +485,7 @@ def _limit(limit: int | None) -> str:
     return "" if limit is None else f" LIMIT {int(limit)}"
 
 
-def _first_line(error: Exception) -> str:
-    return f"the question cannot be answered: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"
+def _said_by_duckdb(error: Exception) -> str:
+    """Return what DuckDB says up to the excerpt of the question, which begins with "LINE 1:"."""
+    said = " ".join(str(error).partition("\nLINE ")[0].split())
+    return f"the question cannot be answered: {said or repr(error)}"

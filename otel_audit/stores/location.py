@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_audit.errors import AuditError
-from otel_audit.journal.files import segments_in
+from otel_audit.journal.files import journals_near, segments_in
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.stores.archive import ArchiveStore, is_archive_line
 from otel_audit.stores.columns import ColumnStore, is_packed, packed_in
@@ -77,9 +77,10 @@ def kind_of(path: Path) -> Kind:
             return Kind.ARCHIVE
         if packed_in(path):
             return Kind.PACKED
+        near = journals_near(path)
         raise NothingStored(
             f"{path}: expected a directory with a journal or a collector archive, got neither; "
-            "a log of events is given as a file"
+            + (f"did you mean {' or '.join(map(str, near))}?" if near else "a log of events is given as a file")
         )
     if path.is_file() and is_packed(path):
         return Kind.PACKED

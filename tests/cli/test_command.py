@@ -110,6 +110,28 @@ def test_an_empty_path_is_not_the_working_directory(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "remedy"), [("verfy", "did you mean verify?"), ("xyzzy", "`otel-audit --help` lists them")]
+)
+def test_an_unknown_command_leads_to_the_one_that_was_meant(typed: str, remedy: str) -> None:
+    result = CliRunner().invoke(main, [typed])
+
+    assert result.exit_code == 2
+    assert f"expected a command, got '{typed}'; {remedy}" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["status", "tail", "verify"])
+def test_a_typo_in_the_directory_leads_to_the_journals_beside_it(name: str, tmp_path: Path) -> None:
+    for right in ("shop", "stock"):
+        record(journal := a_journal(tmp_path / right), "a")
+        journal.close()
+
+    result = CliRunner().invoke(main, [name, str(tmp_path / "shpo")])
+
+    assert result.exit_code == 2
+    assert f"did you mean {tmp_path / 'shop'} or {tmp_path / 'stock'}?" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["status", "tail"])
 def test_a_directory_without_a_stream_is_told_from_one_without_events(name: str, tmp_path: Path) -> None:
     journal, elsewhere = a_journal(tmp_path / "journal"), tmp_path / "elsewhere"

@@ -121,7 +121,7 @@ def test_sql_answers_as_a_table_as_json_and_as_csv(journal: Path) -> None:
         (["--json", "--csv"], "expected one of --json, --csv and --out, got several"),
         (["--sql", "SELECT 1", "--actor", "alice"], "--sql goes with no filter"),
         (["--sql", "DROP VIEW events"], "expected one SELECT, got DROP"),
-        (["--sql", "SELECT actr FROM events"], "the question cannot be answered"),
+        (["--sql", "SELECT actr FROM events"], 'Candidate bindings: "actor_'),
         (["nowhere"], "which does not exist"),
     ],
 )
@@ -137,7 +137,15 @@ def test_a_directory_without_events_says_so(tmp_path: Path) -> None:
 
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no stream is in this directory" in result.stderr
-    assert "no event found" in result.stderr
+    assert f"no event found in {tmp_path}" in result.stderr
+
+
+def test_a_directory_above_or_beside_a_journal_leads_to_the_journal(journal: Path) -> None:
+    for wrong in (journal.parent, journal.with_name("jurnal")):
+        result = run("--actor", "alice", directory=wrong)
+
+        assert result.exit_code == 2
+        assert f"did you mean {journal}?" in result.stderr
 
 
 def test_terminal_controls_are_shown_as_escapes(tmp_path: Path) -> None:
