@@ -18,7 +18,7 @@ from typing import Final
 from otel_audit.signing.tree import Edge, leaf_hash
 from otel_audit.verification.findings import Findings
 
-__all__ = ["Anchor", "AnchorWalk", "Bridge", "rising"]
+__all__ = ["Anchor", "AnchorWalk", "Bridge", "join", "rising"]
 
 _NEVER: Final = 2**63
 
@@ -48,6 +48,22 @@ class Bridge:
     def covers(self, first_seq: int, last_seq: int) -> bool:
         """Return True if all of these lines are among those that are gone."""
         return self.first_seq <= first_seq and last_seq <= self.last_seq
+
+
+def join(bridges: list[Bridge], bridge: Bridge) -> None:
+    """Add a bridge, as one piece with those that it adjoins.
+
+    Segments may be removed in any order: one that waited goes after later ones.
+    """
+    for each in list(bridges):
+        if each.last_seq + 1 == bridge.first_seq and each.hash == bridge.prev_hash:
+            bridge = Bridge(each.first_seq, bridge.last_seq, each.prev_hash, bridge.hash, bridge.nodes)
+        elif bridge.last_seq + 1 == each.first_seq and bridge.hash == each.prev_hash:
+            bridge = Bridge(bridge.first_seq, each.last_seq, bridge.prev_hash, each.hash, each.nodes)
+        else:
+            continue
+        bridges.remove(each)
+    bridges.append(bridge)
 
 
 class AnchorWalk:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from otel_audit.errors import NoteMalformed
 from otel_audit.signing.keys import strict_base64
-from otel_audit.verification.anchors import Anchor, Bridge
+from otel_audit.verification.anchors import Anchor, Bridge, join
 from otel_audit.verification.findings import Findings
 
 __all__ = ["Claims", "StreamClaims", "bridge_of"]
@@ -202,11 +202,7 @@ class Claims:
             last,
         )
         claims.retained_whole = claims.retained_whole or content.get("whole") is True
-        joined = claims.bridges[-1] if claims.bridges else None
-        if joined is not None and joined.last_seq + 1 == first and joined.hash == bridge.prev_hash:
-            claims.bridges[-1] = Bridge(joined.first_seq, last, joined.prev_hash, bridge.hash, bridge.nodes)
-        else:
-            claims.bridges.append(bridge)
+        join(claims.bridges, bridge)
 
     def _check_age(self, claims: StreamClaims, first: int, last: int, reason: str, place: int) -> None:
         """Say if lines were removed before the days had passed that were declared when the stream was opened."""

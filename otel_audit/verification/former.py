@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from otel_audit.journal.ledger.former import RETAIN, entries
-from otel_audit.verification.anchors import Bridge
+from otel_audit.verification.anchors import Bridge, join
 
 __all__ = ["removed_before"]
 
@@ -23,12 +23,8 @@ def removed_before(directory: Path) -> Mapping[str, Sequence[Bridge]]:
         stream_id, first, last = told.get("stream_id"), told.get("first_seq"), told.get("last_seq")
         if entry.kind != RETAIN or type(stream_id) is not str or type(first) is not int or type(last) is not int:
             continue
-        bridges = found.setdefault(stream_id, [])
         digest, before = _hash(told.get("last_hash")), _hash(told.get("prev_hash"))
-        if bridges and bridges[-1].last_seq + 1 == first and bridges[-1].hash == before:
-            bridges[-1] = Bridge(bridges[-1].first_seq, last, bridges[-1].prev_hash, digest)
-        else:
-            bridges.append(Bridge(first, last, before, digest))
+        join(found.setdefault(stream_id, []), Bridge(first, last, before, digest))
     return found
 
 

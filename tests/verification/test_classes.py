@@ -263,6 +263,22 @@ def test_a_start_behind_removed_lines_is_a_notice_and_one_without_a_reason_a_fin
     ]
 
 
+@pytest.mark.parametrize("order", [(1, 3, 2), (3, 2, 1), (2, 1, 3)])
+def test_lines_that_were_removed_in_another_order_are_a_notice(tmp_path: Path, order: tuple[int, ...]) -> None:
+    forge = Forge(tmp_path)
+    stream = forge.honest_stream(segments=4)
+    for number in order:
+        forge.ledger.turn(("retain", stream.removal(number)), after_ns=31 * DAY_NS)
+    forge.write()
+    for number in order:
+        stream.path(number).unlink()
+
+    report = verified(forge)
+
+    assert {fact[:2] for fact in seen(report)} == {("notice", "retained")}
+    assert [each.signed_to for each in report.streams] == [len(stream.lines)]
+
+
 def test_a_changed_line_behind_removed_ones_is_a_finding(tmp_path: Path) -> None:
     forge = Forge(tmp_path)
     stream = forge.honest_stream(segments=3)
