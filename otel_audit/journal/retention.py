@@ -182,10 +182,15 @@ class Retention:
         ages = self._aged(segments, held, ledger)
         removed = Removed()
         gone: list[tuple[str, int]] = []
+        waiting: set[str] = set()
         for batch in _batches(islice(self._due(ages, segments), _MOST_A_LOOK), _MOST_A_TURN if self._is_signed else 1):
             if stopped():
                 break
-            for segment, size in self._removed_together(batch, held, guard):
+            # Behind a segment that has to wait nothing of its stream is removed: it would leave a hole, and the tree of
+            # a stream with a hole cannot be built by whoever takes it over.
+            if not (batch := [each for each in batch if each[1] not in waiting]):
+                continue
+            for segment, size in self._removed_together(batch, held, guard, waiting):
                 gone.append(segment)
                 removed = Removed(removed.segments + (size > 0), removed.bytes + size)
         if gone:
@@ -318,10 +323,12 @@ class Retention:
         batch: Sequence[tuple[str, str, int]],
         held: Mapping[str, Shipment],
         guard: AbstractContextManager[object],
+        waiting: set[str],
     ) -> Iterator[tuple[tuple[str, int], int]]:
         """Remove segments of different streams in one turn, and yield those that are gone, with their bytes.
 
-        Segments that may not go are yielded with 0 bytes. Those that have to wait for another look are left out.
+        Segments that may not go are yielded with 0 bytes. Those that have to wait for another look are left out, and
+        their streams are added to `waiting`.
         """
         doomed: list[_Doomed] = []
         self._removals.refresh()
@@ -337,7 +344,11 @@ class Retention:
                     doomed.append(found)
                 elif found is not None:
                     yield (stream_id, number), found
+                else:
+                    waiting.add(stream_id)
+            waiting.update(each.files.stream_id for each in doomed)
             for each in self._told_and_removed(doomed, guard) if doomed else ():
+                waiting.discard(each.files.stream_id)
                 if each.ship_lock is not None:
                     each.ship_lock.release(remove=True)
                 yield (each.files.stream_id, each.content["segment"]), int(each.content["bytes"])

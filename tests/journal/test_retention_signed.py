@@ -15,6 +15,7 @@ from otel_audit.journal.files import StreamFiles, segments_in, streams_in
 from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.ledger.former import entries
+from otel_audit.journal.locks import FileLock
 from otel_audit.journal.retention import Retention
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail
@@ -295,3 +296,29 @@ def test_signed_segments_go_when_they_are_old_enough(tmp_path: Path) -> None:
 
     assert retention.look().segments >= 3
     assert {each["reason"] for each in retained(tmp_path)} == {"age"}
+
+
+def test_where_a_segment_has_to_wait_no_later_one_of_its_stream_goes_before_it(tmp_path: Path) -> None:
+    files, other = a_life(tmp_path), a_life(tmp_path)
+    numbers = files.segments()
+    lock = FileLock.acquire(files.ship_lock)  # of another process, which removes the first segment
+    turns = 0
+
+    def released() -> bool:
+        nonlocal turns
+        turns += 1
+        if turns == 2 and lock is not None:
+            lock.release()
+        return False
+
+    assert lock is not None
+    retention = a_signed_retention(tmp_path)
+    retention.look(stopped=released)
+    assert turns > 2
+    assert (files.segments(), other.segments()) == (numbers, [])
+
+    retention.look()
+    assert files.segments() == []
+    told = [each["segment"] for each in retained(tmp_path) if each["stream"] == files.stream_id]
+    assert told == numbers
+    assert_consistent(tmp_path)
