@@ -148,9 +148,11 @@ class Adopter:
         """Return what is to be said of a stream whose lock is held now; None if it was said."""
         if _is_told(self._ledger.files, files.stream_id, header.get("ledger")):
             return None  # by somebody who was killed before the file of the lock was gone
-        why = why or _read_on(tree)
+        if why := why or _read_on(tree):  # or retention has removed lines while they were read: once more
+            tree, why = tree_of(files)
         for number in files.segments():  # its writer may not have come to it, and power may fail now
-            sync_file(files.segment(number))
+            with suppress(FileNotFoundError):  # retention has just removed it
+                sync_file(files.segment(number))
         return _told(files, tree, why)
 
     def _left_lock(self, files: StreamFiles) -> FileLock | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
+from otel_audit.journal.ledger import adoption
 from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.ledger.registrar import Registrar
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.stream import Limits
+from otel_audit.journal.stream_tree import StreamTree
 from otel_audit.settings import Durability
 from tests.journal.ledger.telling import a_ledger
 from tests.journal.ledger.test_registrar import assert_is_head, entries, kinds, lines_of, until
@@ -115,6 +118,47 @@ def test_the_tree_of_a_stream_without_its_first_segments_goes_on_from_the_edge_i
         files.segment(number).write_bytes(b"".join(line + b"\n" for line in lines))
     assert adopted["kind"] == "adopt"
     assert_is_head(adopted, files)
+
+
+def test_segments_that_retention_removes_meanwhile_are_no_hole_in_a_stream_that_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registrar = Registrar(a_ledger(tmp_path), describe=dict)
+    journal = Journal(
+        tmp_path,
+        describe=knowing,
+        on_open=registrar.follow,
+        on_close=lambda stream: False,
+        limits=Limits(segment_bytes=4096),
+    )
+    for name in range(60):
+        append(journal, name)
+    until(lambda: kinds(tmp_path).count("head") >= 3)
+    journal.close()
+    registrar.close()
+    (files,) = streams_in(tmp_path)
+    last = lines_of(files)[-1]
+    failures: list[Exception] = []
+    read, sync = StreamTree.read, adoption.sync_file
+
+    def removed_before_it_is_read(tree: StreamTree) -> None:
+        files.segment(1).unlink(missing_ok=True)
+        read(tree)
+
+    def removed_before_it_is_synced(path: Path) -> None:
+        files.segment(2).unlink(missing_ok=True)
+        sync(path)
+
+    monkeypatch.setattr(StreamTree, "read", removed_before_it_is_read)
+    monkeypatch.setattr(adoption, "sync_file", removed_before_it_is_synced)
+
+    assert an_adopter(tmp_path, failed=lambda files, error: failures.append(error)).take_over() == 1
+
+    adopted = entries(tmp_path)[-1]
+    assert failures == []
+    assert (adopted["kind"], adopted["hash"]) == ("adopt", sha256(last).hexdigest())
+    assert adopted["root"] is not None
+    assert "why" not in adopted
 
 
 def test_where_the_tree_cannot_be_built_the_entry_says_why(tmp_path: Path) -> None:
