@@ -77,10 +77,6 @@ class SignedNote:
     checkpoint: Checkpoint
     line: Line
 
-    def leaf_size(self) -> int:
-        """Return the size of the tree with the note's own line."""
-        return self.checkpoint.size + 1
-
 
 @dataclass(frozen=True, slots=True)
 class Header:
