@@ -107,7 +107,11 @@ def test_the_speed_of_verify_is_measured_beside_a_plain_hash() -> None:
         check=True,
     )
 
-    assert "verify, with the tree" in done.stdout
+    rows = [line.split("  ")[0] for line in done.stdout.splitlines()]
+    assert rows == ["SHA-256 of each line", "verify, by the chain", "verify, with the tree"]
+    assert done.stdout.count(" of the plain hash") == 3
+    assert "goal >= 400,000" in done.stdout
+    assert "goal >= 150,000" in done.stdout
 
 
 def test_the_cost_of_the_ledger_is_measured_beside_a_process_without_one() -> None:
