@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from otel_audit.journal.files import StreamFiles, streams_in
+from otel_audit.journal.files import StreamFiles, streams_in, sync_file
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.ledger import adoption
 from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.ledger.files import LedgerFiles
@@ -139,7 +138,7 @@ def test_segments_that_retention_removes_meanwhile_are_no_hole_in_a_stream_that_
     (files,) = streams_in(tmp_path)
     last = lines_of(files)[-1]
     failures: list[Exception] = []
-    read, sync = StreamTree.read, adoption.sync_file
+    read = StreamTree.read
 
     def removed_before_it_is_read(tree: StreamTree) -> None:
         files.segment(1).unlink(missing_ok=True)
@@ -147,10 +146,10 @@ def test_segments_that_retention_removes_meanwhile_are_no_hole_in_a_stream_that_
 
     def removed_before_it_is_synced(path: Path) -> None:
         files.segment(2).unlink(missing_ok=True)
-        sync(path)
+        sync_file(path)
 
     monkeypatch.setattr(StreamTree, "read", removed_before_it_is_read)
-    monkeypatch.setattr(adoption, "sync_file", removed_before_it_is_synced)
+    monkeypatch.setattr("otel_audit.journal.ledger.adoption.sync_file", removed_before_it_is_synced)
 
     assert an_adopter(tmp_path, failed=lambda files, error: failures.append(error)).take_over() == 1
 
