@@ -186,8 +186,7 @@ class Retention:
         for batch in _batches(islice(self._due(ages, segments), _MOST_A_LOOK), _MOST_A_TURN if self._is_signed else 1):
             if stopped():
                 break
-            # Behind a segment that has to wait nothing of its stream is removed: it would leave a hole, and the tree of
-            # a stream with a hole cannot be built by whoever takes it over.
+            # Behind a segment that has to wait nothing of its stream goes: nobody could build the tree over the hole.
             if not (batch := [each for each in batch if each[1] not in waiting]):
                 continue
             for segment, size in self._removed_together(batch, held, guard, waiting):
