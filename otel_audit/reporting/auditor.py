@@ -64,8 +64,9 @@ You need Python 3.9 or newer, and nothing that would have to be installed.
    Without --key it ends with CONSISTENT.
 
 3. That program came with the evidence, and a forger could have changed it too. If that matters,
-   take verifiers/python/ from a release of the product, or read the two files, which are written
-   for that, and run them:
+   take verifiers/python/ from a release of the product. Or read the two files, which are written
+   for that, and copy them alone into an empty folder: Python would also run compiled files that
+   lie beside them. Then run them there:
 
      python3 -I verify_evidence.py --key KEY EVIDENCE.zip
 

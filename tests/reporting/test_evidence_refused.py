@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from zipfile import ZipFile
@@ -67,6 +68,23 @@ CHANGES: Mapping[str, tuple[Change, str]] = {
     ),
     "swapped proofs": (swap, "tlog-proof: expected the proof of that line, got one of line "),
     "no events": (lambda content: content.pop("events.jsonl"), "events.jsonl: expected this file, got none"),
+    "ranges too deep": (
+        lambda content: content.update({"contents.json": b"[" * 100_000}),
+        "contents.json: expected the ranges of lines",
+    ),
+    "half a range": (
+        lambda content: content.update({"contents.json": b'{"lines": [1]}'}),
+        "contents.json: expected the ranges of lines",
+    ),
+    "keys in other bytes": (lambda content: content.update({"keys.txt": b"\xff"}), "keys.txt: expected UTF-8"),
+    "a file outside": (
+        lambda content: content.update({"../../.profile": b"sh"}),
+        "../../.profile: expected a name inside of the evidence, got another",
+    ),
+    "a file outside, on Windows": (
+        lambda content: content.update({"C:\\run.bat": b""}),
+        "run.bat: expected a name inside of the evidence, got another",
+    ),
 }
 
 
@@ -192,3 +210,44 @@ def test_hostile_files_are_refused_without_a_traceback(forge: Forge, tmp_path: P
         code, said = checked(path, program=checker)
         assert code == 1
         assert said.startswith("REFUSED: ")
+
+
+def test_a_damaged_byte_of_the_file_is_refused_by_name(forge: Forge) -> None:
+    evidence = evidence_of(forge.directory)
+    with ZipFile(evidence) as archive:
+        about = archive.getinfo("events.jsonl")
+    # Where its content begins: behind a header of 30 bytes, the name, and the field of 64-bit sizes.
+    begin = about.header_offset + 30 + len(about.filename) + 20
+    raw = bytearray(evidence.read_bytes())
+    raw[begin : begin + 8] = b"\xff" * 8
+    evidence.write_bytes(raw)
+
+    code, said = checked(evidence, "--key", key_of(forge))
+
+    assert code == 1
+    assert "REFUSED: events.jsonl: expected a file that can be read, got error: Error -3" in said
+
+
+def test_a_folder_with_a_link_or_a_pipe_in_it_is_refused_and_not_waited_for(forge: Forge, tmp_path: Path) -> None:
+    folder = tmp_path / "unpacked"
+    with ZipFile(evidence_of(forge.directory)) as archive:
+        archive.extractall(folder)
+    (folder / "keys.txt").unlink()
+    (folder / "keys.txt").symlink_to("/dev/zero")
+    (folder / "more").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+
+    code, said = checked(folder, "--key", key_of(forge))
+
+    assert code == 1
+    for name in ("keys.txt", "more", "pipe"):
+        assert f"REFUSED: {name}: expected a file that can be read, got OSError: no regular file" in said
+
+
+def test_the_ranges_of_a_million_pieces_are_read(forge: Forge) -> None:
+    def pad(content: dict[str, bytes]) -> None:
+        content["contents.json"] = b" " * (40 << 20) + content["contents.json"]
+
+    code, said = checked(changed(evidence_of(forge.directory), pad), "--key", key_of(forge))
+
+    assert (code, said.splitlines()[-1]) == (0, "PROVEN: the key vouches for all 67 lines")

@@ -21,8 +21,10 @@ import io
 import json
 import os
 import re
+import stat
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -38,6 +40,7 @@ LEDGER = "ledger.jsonl"
 KEYS = "keys.txt"
 MOST_REFUSED = 20  # that are printed
 MOST_LINE_BYTES = 16 << 20
+MOST_TEXT_BYTES = 256 << 20  # of a file that is read at once, such as the ranges of millions of lines
 PROOF_NAME = re.compile(r"proofs/(.+)\.([0-9]+)\.tlog-proof\Z")
 
 Place = tuple[str, int]  # of a line: the id of its stream, and its number in it
@@ -53,12 +56,21 @@ class Files:
     def names(self) -> list[str]:
         if self.zip is not None:
             return self.zip.namelist()
-        found = [os.path.join(folder, each) for folder, _, files in os.walk(self.path) for each in files]
+        found = [
+            os.path.join(folder, each)
+            for folder, folders, files in os.walk(self.path)
+            for each in [*files, *(each for each in folders if os.path.islink(os.path.join(folder, each)))]
+        ]
         names = sorted(os.path.relpath(each, self.path).replace(os.sep, "/") for each in found)
         return [each for each in names if "__pycache__" not in each.split("/")]  # which Python makes of `__main__.py`
 
     def open(self, name: str) -> IO[bytes]:
-        return open(os.path.join(self.path, name), "rb") if self.zip is None else self.zip.open(name)
+        if self.zip is not None:
+            return self.zip.open(name)
+        path = os.path.join(self.path, name)
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # a pipe would be waited for, and a link leads elsewhere
+            raise OSError("no regular file")
+        return open(path, "rb")
 
 
 class Ledger:
@@ -119,7 +131,12 @@ class Check:
 
     def text_of(self, name: str) -> str:
         with self.files.open(name) as file:
-            return file.read(MOST_LINE_BYTES).decode()
+            raw = file.read(MOST_TEXT_BYTES + 1)
+        proofs.require(len(raw) <= MOST_TEXT_BYTES, f"{name}: expected at most {MOST_TEXT_BYTES} bytes")
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise Refused(f"{name}: expected UTF-8") from None
 
     def lines_of(self, name: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
         """Yield the place, the bytes and the fields of each line."""
@@ -141,8 +158,11 @@ class Check:
 
     def check_manifest(self) -> list[str]:
         names = self.files.names()
-        for name in sorted({each for each in names if names.count(each) > 1}):
-            self.refuse(name, "expected a file once, got it twice")
+        for name, times in sorted(Counter(names).items()):
+            if times > 1:
+                self.refuse(name, "expected a file once, got it twice")
+            if not is_inside(name):  # it would be written elsewhere by a program that unpacks without care
+                self.refuse(name, "expected a name inside of the evidence, got another")
         if MANIFEST not in names:
             self.refuse(MANIFEST, "expected this file, got none")
             return names
@@ -152,16 +172,22 @@ class Check:
             listed[name] = digest
         for name in sorted(listed.keys() - set(names)):
             self.refuse(name, f"expected this file, which {MANIFEST} lists, got none")
+        readable = [MANIFEST]
         for name in sorted(set(names) - {MANIFEST}):
             found = hashlib.sha256()
-            with self.files.open(name) as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    found.update(block)
+            try:
+                with self.files.open(name) as file:
+                    for block in iter(lambda: file.read(1 << 20), b""):
+                        found.update(block)
+            except Exception as error:  # of a damaged ZIP file: zlib.error, RuntimeError, struct.error and others
+                self.refuse(name, f"expected a file that can be read, got {type(error).__name__}: {error}")
+                continue
+            readable.append(name)
             if name not in listed:
                 self.refuse(name, f"expected a file that {MANIFEST} lists, got another")
             elif found.hexdigest() != listed[name]:
                 self.refuse(name, f"expected SHA-256 {listed[name]}, got {found.hexdigest()}")
-        return names
+        return readable
 
     # The ledger: chain, tree, notes.
 
@@ -306,7 +332,7 @@ class Check:
         try:
             runs = json.loads(self.text_of(CONTENTS))["lines"]
             expected = iter([(stream, first, last) for stream in sorted(runs) for first, last in runs[stream]])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (Refused, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             self.refuse(CONTENTS, "expected the ranges of lines that are in it, by stream")
             expected = iter([])
         before: tuple[Place, bytes] | None = None
@@ -367,6 +393,11 @@ class Check:
         if run is not None and before is not None and before[0] != (run[0], run[2]):
             next_line = words((before[0][0], before[0][1] + 1))
             self.refuse(where, f"expected {next_line} here, as {CONTENTS} says; it is not there")
+
+
+def is_inside(name: str) -> bool:
+    """Return True for a name that every system takes for one of a file below the folder it is unpacked into."""
+    return not re.search(r"[\\:\x00-\x1f]", name) and not {"", ".", ".."} & set(name.split("/"))
 
 
 def words(place: Place) -> str:
@@ -476,8 +507,11 @@ def main(evidence: str | None = None) -> int:
             proofs.parse_vkey(given.key)
         check = Check(Files(path), given.key)
         check.run()
-    except (OSError, EOFError, zipfile.BadZipFile, NotImplementedError, Refused, ValueError) as error:
+    except Refused as error:
         print(f"REFUSED: {shown(str(error))}")
+        return 1
+    except Exception as error:  # of a damaged ZIP file: zlib.error, RuntimeError, struct.error and others
+        print(f"REFUSED: expected evidence that can be read, got {type(error).__name__}: {shown(str(error))}")
         return 1
     return say(check)
 
