@@ -80,12 +80,15 @@ class _Directory:
         self._claims = self._ledgers.claims
         self._removed = removed_before(self._directory)
         self._read_new()
+        missing = self._missing()
         for _ in range(_ROUNDS):
             is_new = self._ledgers.read()
             is_new = self._read_new() or is_new
             self._removed = removed_before(self._directory)
             failing = [stream_id for stream_id, reading in self._readings.items() if reading.findings.has_broken]
-            if not is_new or not failing:
+            # One that was removed behind the last look into the ledger is in it now, and seems to be missing till then.
+            missing, before = self._missing(), missing
+            if not (failing or missing) or not (is_new or missing - before):
                 break
             self._read_again(failing)
         else:
@@ -124,6 +127,11 @@ class _Directory:
         for stream_id in new:
             self._read(stream_id)
         return bool(new)
+
+    def _missing(self) -> set[str]:
+        """Return the streams that the ledger knows, that are not there, and of which it does not say that they went."""
+        absent = (each for each in self._claims.streams.values() if each.stream_id not in self._readings)
+        return {each.stream_id for each in absent if not each.retained_whole and not self._is_removed_unsigned(each)}
 
     def _read(self, stream_id: str, anchors: Sequence[Anchor] | None = None) -> None:
         files = StreamFiles(self._directory, stream_id)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from click.testing import CliRunner
 import otel_audit
 from otel_audit import AuditEvent
 from otel_audit.cli import main
-from otel_audit.journal.files import streams_in
-from otel_audit.verification.findings import Class
+from otel_audit.journal.files import segments_in, streams_in
+from otel_audit.verification.findings import Class, Verdict
 from otel_audit.verification.verify import verify_directory
 from tests.chain_check import read_streams
+from tests.journal.test_retention_signed import a_signed_retention
 
 THREADS = 4
 EVENTS = 100  # of each thread
@@ -50,10 +52,10 @@ audit.close()
 """
 
 
-def recorded(directory: Path) -> None:
+def recorded(directory: Path, **options: Any) -> None:
     """Events of several threads over several segments, and a clean end."""
     audit = otel_audit.configure(
-        directory=directory, export="none", segment_bytes=16_384, head_lines=50, close_timeout_s=60
+        directory=directory, export="none", segment_bytes=16_384, head_lines=50, close_timeout_s=60, **options
     )
 
     def log(number: int) -> None:
@@ -115,6 +117,34 @@ def test_one_changed_byte_breaks_it_and_is_named(tmp_path: Path, place: str) -> 
         assert seq - 50 < first <= seq == last
     else:
         assert first == seq
+
+
+def test_a_stream_that_begins_and_is_removed_while_a_directory_is_verified_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path
+    recorded(directory, service_name="shop")
+    looks = 0
+
+    def begun(size_bytes: int) -> None:
+        """While the first stream is read another one begins, and ends."""
+        if len(streams_in(directory)) == 1:
+            recorded(directory, service_name="till", retention_bytes=10**9)
+
+    def removed(place: Path) -> Mapping[str, Sequence[int]]:
+        """The ledger was read again, with the end of the other one, and now it goes."""
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            a_signed_retention(directory, wanted=lambda header: header["resource"]["service.name"] == "till").look()
+        return segments_in(place)
+
+    monkeypatch.setattr("otel_audit.verification.verify.segments_in", removed)
+    report = verify_directory(directory, passed=begun)
+
+    assert looks >= 2
+    assert report.verdict is Verdict.CONSISTENT, report.all_findings
+    assert [stream.state for stream in report.streams] == ["ended", "removed"]
 
 
 @pytest.mark.processes
