@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +17,7 @@ from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
 from otel_audit.notices import escaped, shown_json
 from otel_audit.query.database import TrailDatabase
-from otel_audit.query.packing import Packing
+from otel_audit.query.packing import Day, Packing
 
 __all__ = ["pack"]
 
@@ -48,9 +50,13 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
             with (
                 recorded_access("pack", places_of(ctx, [source])) as look,
                 opened_source(ctx, source) as store,
-                TrailDatabase([store], out=directory) as database,
+                ExitStack() as stack,
             ):
-                events, size_bytes, files = _packed(Packing(database, directory), look)
+                with progress_bar("reading", lambda: None) as passed:
+                    database = stack.enter_context(TrailDatabase([store], out=directory, passed=passed))
+                    packing = Packing(database, directory)
+                    days = packing.days()
+                events, size_bytes, files = _packed(packing, days, look)
                 gathered = database.gathered
         finally:
             lock.release(remove=True)
@@ -67,9 +73,8 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
         sys.exit(_FINDING)
 
 
-def _packed(packing: Packing, look: Look) -> tuple[int, int, int]:
+def _packed(packing: Packing, days: Sequence[Day], look: Look) -> tuple[int, int, int]:
     lines = size_bytes = files = 0
-    days = packing.days()
     with progress_bar("packing", lambda: sum(day.size_bytes for day in days)) as passed:
         for day in days:
             added, written = packing.pack(day)

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from otel_audit.access import Look, recorded_access
 from otel_audit.cli.options import GivenMoment, GivenPath
-from otel_audit.cli.source import opened_source, places_of, source_errors
+from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped, escaped_json
@@ -116,7 +116,10 @@ def query(
         places = places_of(ctx, sources)
         look = stack.enter_context(recorded_access("query", places, asked, since_ns=since_ns, until_ns=until_ns))
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
-        database = stack.enter_context(TrailDatabase(stores, out=out, asked=filters if sql is None else None))
+        with progress_bar("reading", lambda: None) as passed:
+            database = stack.enter_context(
+                TrailDatabase(stores, out=out, asked=filters if sql is None else None, passed=passed)
+            )
         _Answer(database, places, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
         for said in database.gathered.unread():
             click.echo(said, err=True)

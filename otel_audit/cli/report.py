@@ -148,9 +148,9 @@ def _made(
     made_ns = time.time_ns()
     evidence = None
     with ExitStack() as stack:
-        with progress_bar("reading", lambda: None):  # by DuckDB, which says nothing on its way
+        with progress_bar("reading", lambda: None) as passed:
             out = scratch / EVENTS_PARQUET if scratch is not None else None
-            database = stack.enter_context(TrailDatabase([store], out=out))
+            database = stack.enter_context(TrailDatabase([store], out=out, passed=passed))
             activity = activity_in(database, asked, rows_max=rows_max)
         if scratch is not None:
             evidence = Evidence(store, database, asked, scratch)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -20,6 +21,8 @@ from otel_audit.stores.location import is_url, open_store
 from otel_audit.stores.store import Kind, Store, StoreUnreadable
 
 __all__ = ["opened_source", "places_of", "progress_bar", "source_errors"]
+
+_STEP_BYTES: Final = 1 << 16  # a bar that moved with each line would cost more than reading it
 
 
 def opened_source(ctx: click.Context, source: str | None) -> Store:
@@ -75,11 +78,19 @@ def progress_bar(
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    if not console.is_terminal:
+        yield lambda size: None
+        return
     # Rich would write to stderr what the command writes to stdout meanwhile, so that a pipe got none of it.
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(doing)
-        if console.is_terminal:
-            bar.update(task, total=size_bytes(), completed=done_bytes())
-        yield lambda size: bar.advance(task, size)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(doing, total=size_bytes(), completed=done_bytes())
+        waiting = 0
+
+        def passed(size: int) -> None:
+            nonlocal waiting
+            waiting += size
+            if waiting >= _STEP_BYTES:
+                bar.advance(task, waiting)
+                waiting = 0
+
+        yield passed

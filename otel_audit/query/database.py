@@ -10,7 +10,7 @@ Source: DuckDB documentation, "Securing DuckDB": `enable_external_access`, `allo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -80,7 +80,8 @@ class TrailDatabase:
     """The events of some stores. One thread; to be closed, since a copy of some lines may be in a temporary file.
 
     `out` is the one file, or the one directory, that may be written. `gathered` says what of the stores is no event.
-    With `asked`, log stores are asked for no more than those filters find, so no question may go beyond them.
+    With `asked`, log stores are asked for no more than those filters find, so no question may go beyond them. `passed`
+    is called with the bytes of each line that is copied while the stores are read.
 
     Raises:
         QueryUnanswered: DuckDB is not installed.
@@ -88,10 +89,17 @@ class TrailDatabase:
         StoreUnreadable: a log store cannot be asked.
     """
 
-    def __init__(self, stores: Sequence[Store], *, out: Path | None = None, asked: Filters | None = None) -> None:
+    def __init__(
+        self,
+        stores: Sequence[Store],
+        *,
+        out: Path | None = None,
+        asked: Filters | None = None,
+        passed: Callable[[int], None] = lambda size: None,
+    ) -> None:
         self._begin(out, ":memory:", _MEMORY)
         try:
-            self._load(stores, (asked or Filters()).sought())
+            self._load(stores, (asked or Filters()).sought(), passed)
         except BaseException:
             self.close()
             raise
@@ -281,13 +289,18 @@ class TrailDatabase:
         connection.execute("SET enable_progress_bar_print = false")  # into the answer, after some seconds
         return connection
 
-    def _load(self, stores: Sequence[Store], sought: Sought = _EVERYTHING) -> None:
+    def _load(
+        self,
+        stores: Sequence[Store],
+        sought: Sought = _EVERYTHING,
+        passed: Callable[[int], None] = lambda size: None,
+    ) -> None:
         """Make the view `events`, and allow nothing but it from then on."""
         path = Path(self._temporary.name) / "lines.jsonl"
         segments: list[Segment] = []
         packed: list[str] = []
         with open(path, "wb", buffering=1 << 20) as file:
-            spool = Spool(file, self.gathered)
+            spool = Spool(file, self.gathered, passed)
             for store in stores:
                 if isinstance(store, DirectoryStore):
                     segments += self._held.add_journal(store, spool)

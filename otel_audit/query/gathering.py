@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -149,12 +149,13 @@ class Spool:
     """Takes the lines that DuckDB does not read where they lie, and counts what is no line.
 
     Before each line stands the place of its stream in `services`, and a byte that is in no JSON. The service is known
-    from a segment header, which may come behind lines of its stream.
+    from a segment header, which may come behind lines of its stream. `passed` is called with the bytes of each line.
     """
 
-    def __init__(self, file: IO[bytes], gathered: Gathered) -> None:
+    def __init__(self, file: IO[bytes], gathered: Gathered, passed: Callable[[int], None]) -> None:
         self._file = file
         self._gathered = gathered
+        self._passed = passed
         self._places: dict[str, int] = {}
         self.services: list[str] = []
         self.lines = 0
@@ -193,6 +194,7 @@ class Spool:
                     self._gathered.damaged += 1
 
     def _add_line(self, stream_id: str, line: bytes) -> None:
+        self._passed(len(line) + 1)
         if not _is_json(line):
             self._gathered.damaged += 1
             line = last_line_in(line)  # its writer may have gone on behind the remains of another one

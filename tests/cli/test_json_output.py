@@ -175,14 +175,20 @@ def _iso(time_ns: int) -> str:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("arguments", "shown"),
-    [(("report", "--json"), b"verifying"), (("export", "--format", "ocsf"), b"exporting")],
-    ids=["report", "export"],
+    ("arguments", "shown", "said"),
+    [
+        ("report --json {}", b"verifying", b"alice"),
+        ("export --format ocsf {}", b"exporting", b"alice"),
+        ("query --json {}", b"reading", b"alice"),
+        ("pack {} {}/packed", b"reading", b"lines packed"),
+    ],
+    ids=["report", "export", "query", "pack"],
 )
 def test_progress_is_shown_on_a_terminal_and_nowhere_else(
-    journal: Path, arguments: tuple[str, ...], shown: bytes
+    journal: Path, arguments: str, shown: bytes, said: bytes
 ) -> None:
-    command: list[str | Path] = [Path(sys.executable).with_name("otel-audit"), *arguments, str(journal)]
+    words = [word.replace("{}", str(journal)) for word in arguments.split()]
+    command: list[str | Path] = [Path(sys.executable).with_name("otel-audit"), *words]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | {"TERM": "xterm"}
     ours, theirs = pty.openpty()
 
@@ -195,4 +201,4 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else(
     assert shown in seen
     assert elsewhere.stderr == b""
     for each in (on_terminal, elsewhere):
-        assert b"alice" in each.stdout
+        assert said in each.stdout
