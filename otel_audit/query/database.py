@@ -60,6 +60,12 @@ _EVERYTHING: Final = Sought()
 _FIRST_TRY: Final = 20  # lines for each event that is asked for
 _TRIES: Final = 2  # the second with a part that is as large as the first makes expect
 
+_Told = Callable[[int], None]
+
+
+def _untold(size_bytes: int) -> None:
+    """Tell nobody how far the reading is."""
+
 
 class QueryUnanswered(AuditError):
     """A question cannot be answered: DuckDB is missing, or refuses it."""
@@ -90,12 +96,7 @@ class TrailDatabase:
     """
 
     def __init__(
-        self,
-        stores: Sequence[Store],
-        *,
-        out: Path | None = None,
-        asked: Filters | None = None,
-        passed: Callable[[int], None] = lambda size: None,
+        self, stores: Sequence[Store], *, out: Path | None = None, asked: Filters | None = None, passed: _Told = _untold
     ) -> None:
         self._begin(out, ":memory:", _MEMORY)
         try:
@@ -289,12 +290,7 @@ class TrailDatabase:
         connection.execute("SET enable_progress_bar_print = false")  # into the answer, after some seconds
         return connection
 
-    def _load(
-        self,
-        stores: Sequence[Store],
-        sought: Sought = _EVERYTHING,
-        passed: Callable[[int], None] = lambda size: None,
-    ) -> None:
+    def _load(self, stores: Sequence[Store], sought: Sought = _EVERYTHING, passed: _Told = _untold) -> None:
         """Make the view `events`, and allow nothing but it from then on."""
         path = Path(self._temporary.name) / "lines.jsonl"
         segments: list[Segment] = []
