@@ -24,10 +24,10 @@ COMMANDS: Final = {
     "view": "Look at a trail in a browser: what happened, who did it, and whether it is proven",
     "pack": "Pack a trail into Parquet files: a folder for each service, and files for each day",
     "report": "Report on a trail in one HTML file: what happened, what covers the time, and what a verification shows",
-    "prove": "Write the proof that the event EVENT_ID stands in the trail as it was written",
-    "status": "Count what became of the events",
-    "verify": "Check that a trail is whole, and say what shows it and what nothing shows",
-    "ship": "Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write",
+    "prove": "Write a proof that the event EVENT_ID is in the trail, byte for byte as it was written",
+    "status": "Count the events that were delivered, are waiting, were refused or were lost",
+    "verify": "Check that a trail is whole, and say what is proven and what is not",
+    "ship": "Deliver over OTLP the events that processes left in a directory, or write with OTEL_AUDIT_EXPORT=ship",
     "export": "Write the events of a trail in another format, one JSON object a line",
     "replay": "Send the events in PATH to the OTLP endpoint of the settings, with their times, ids and span",
     "doctor": "Check that events can be recorded and delivered: each line is ok, or says what to do",
@@ -100,11 +100,11 @@ _REMEDIES: Final = {
 @click.version_option(__version__, prog_name="otel-audit")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Look at the audit events of Python services, and at what became of them.
+    """Read, check and deliver the audit events of Python services.
 
-    Without a command it says what is in the journal here, and what to run next.
+    Without a command, it shows what is in the journal here and what to run next.
 
-    Exit codes: 0 all is well, 1 there is something to look into, 2 wrong usage.
+    Exit codes: 0 all is well, 1 something needs a look, 2 wrong usage.
     """
     if ctx.invoked_subcommand is None:
         import_module("otel_audit.cli.overview").show_overview()

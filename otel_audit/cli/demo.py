@@ -45,19 +45,26 @@ _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command()
-@click.option("--seconds", type=GivenNumber(), default=5.0, show_default=True, help="How long; 0: until it is stopped.")
+@click.option(
+    "--seconds",
+    type=GivenNumber(),
+    default=5.0,
+    show_default=True,
+    help="How long to run; 0 means until it is stopped.",
+)
 @click.option("--rate", type=GivenNumber(above_zero=True), default=8.0, show_default=True, help="Events a second.")
 @click.option(
     "--dir",
     "directory",
     type=GivenPath(file_okay=False),
-    help="Where the journal goes. Default: OTEL_AUDIT_DIR, else a new directory for temporary files.",
+    help="Directory of the journal. Default: OTEL_AUDIT_DIR, or else a new temporary directory.",
 )
 def demo(seconds: float, rate: float, directory: Path | None) -> None:
     """Run a small service with real requests and spans, and show its audit events as they happen.
 
-    Some requests are denied, some fail, some are given up. The journal stays. With an OTLP endpoint in the environment
-    the events go to its collector, too. In the end `verify` checks the journal, and a copy of it with one byte changed.
+    Some requests are denied, some fail, and some are abandoned. The journal is kept. With an OTLP endpoint in the
+    environment, the events also go to its collector. At the end, `verify` checks the journal, and a copy of it with one
+    byte changed.
     """
     settings = _settings(os.environ, directory)
     with _waiting_for_signals():

@@ -36,13 +36,13 @@ _REMEDY_INDENT: Final = " " * 5
 
 @click.command()
 @click.argument("directory", metavar="[DIR]", required=False, type=GivenPath())
-@click.option("--no-probe", is_flag=True, help="Send nothing: leave out whether an event is accepted.")
+@click.option("--no-probe", is_flag=True, help="Send no event, and do not check that the endpoint accepts one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with every check.")
 def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:
     """Check that events can be recorded and delivered: each line is ok, or says what to do.
 
-    Run it as the user and with the environment of the service. DIR is instead of OTEL_AUDIT_DIR. Nothing is left in the
-    directory; one event of type otel_audit.doctor is sent to the endpoint.
+    Run it as the user and with the environment of the service. DIR takes the place of OTEL_AUDIT_DIR. Nothing is left
+    in the directory; one event of type otel_audit.doctor is sent to the endpoint.
 
     Exit code 1 when there is something to do.
     """

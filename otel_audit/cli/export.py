@@ -54,10 +54,10 @@ def export(ctx: click.Context, source: str | None, to: str, since_ns: int | None
     """Write the events of a trail in another format, one JSON object a line.
 
     SOURCE is the directory of a journal, the archive of a collector, a log of events, or the URL of a log store:
-    loki+https://HOST, victorialogs+https://HOST. Without SOURCE it is the journal of the settings. The events of one
-    stream come in their order, those of another stream behind them; copies are written once.
+    loki+https://HOST, victorialogs+https://HOST. Without SOURCE it is the journal of the settings. Events come stream
+    by stream, each stream in order; copies are written once.
 
-    Exit code 1 when something in SOURCE is damaged: stderr says how much. All else was written.
+    Exit code 1 if something in SOURCE is damaged. stderr says how much; everything else was written.
     """
     left = _Left()
     places = places_of(ctx, [source] if source is not None else [])

@@ -35,8 +35,8 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
     SOURCE is what `otel-audit query` takes. Each file is sorted by time and holds the journal lines byte for byte, so
     `otel-audit verify DIRECTORY` and `otel-audit query DIRECTORY` read it.
 
-    A run adds what is new since the last one, and goes on where one was killed. Nothing is removed. A line that is
-    still being written is left to the next run. Exit code 1 when there were damaged bytes, which are not packed.
+    Each run adds what is new since the last one, and continues a run that was killed. Nothing is removed. A line that
+    is still being written is left to the next run. Exit code 1 when there were damaged bytes, which are not packed.
     """
     with source_errors(ctx):
         make_directory(directory)

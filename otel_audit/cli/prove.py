@@ -30,10 +30,10 @@ _FINDING: Final = 1
 )
 @click.option("--json", "as_json", is_flag=True, help="Say what was proven as one JSON object, with the proof in it.")
 def prove(event_id: str, directory: Path, out: Path | None, as_json: bool) -> None:
-    """Write the proof that the event EVENT_ID stands in the trail as it was written.
+    """Write a proof that the event EVENT_ID is in the trail, byte for byte as it was written.
 
-    The proof holds that event and no other, and is checked without this machine: by `otel-audit verify --proof`, or by
-    one of the programs in verifiers/. Exit code 1 when there is none yet; it says when there will be one.
+    The proof holds that event and no other, and can be checked on any machine: by `otel-audit verify --proof`, or by
+    one of the programs in verifiers/. Exit code 1 if the event cannot be proven yet; the message says when it can.
     """
     try:
         with recorded_access("prove", [os.path.abspath(directory)], [f"event_id={event_id}"]) as look:
@@ -76,7 +76,7 @@ def _made(directory: Path, event_id: str) -> ProofMade:
         raise unreadable(directory, error) from error
     if not places:
         raise ProofUnavailable(
-            f"expected an event of the id {event_id!r} in {directory}, got none; it may be in another directory, or "
+            f"expected an event with the id {event_id!r} in {directory}, got none; it may be in another directory, or "
             "removed by retention"
         )
     made = prove_line(places[0])
@@ -89,6 +89,8 @@ def _made(directory: Path, event_id: str) -> ProofMade:
 def _say_who_signed(made: ProofMade) -> None:
     shown = made.proof.unsigned()
     click.echo(f"proves line {shown.seq} of the stream {shown.stream_id}", err=True)
-    click.echo("Whoever checks it needs one of these keys, and not by the way on which the proof comes:", err=True)
+    click.echo(
+        "Whoever checks the proof needs one of these keys, and must not get it together with the proof:", err=True
+    )
     for each in made.signers:
         click.echo(f"  {escaped(str(each))}", err=True)

@@ -74,8 +74,10 @@ def _word_options(command: F) -> F:
 @click.option("--since", "since_ns", type=GivenMoment(), help="From this time on: 2d, 3h, today, 2026-11-29T08:00Z.")
 @click.option("--until", "until_ns", type=GivenMoment(), help="Before this time.")
 @click.option("--text", default="", help="A text anywhere in the line, in upper or lower case.")
-@click.option("--limit", type=click.IntRange(min=1), help="How many at most.  [default: 100 in a table, else all]")
-@click.option("--page", type=_Page(), help="Go on behind a page: what the page before said.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="The most events to show.  [default: 100 in a table, else all]"
+)
+@click.option("--page", type=_Page(), help="Continue after a page, at the place that it printed.")
 @click.option("--sql", help="A SELECT over the view `events`; docs/query.md has its columns.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: journal lines, or the rows of --sql.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV with a header; every column but `line`.")
@@ -101,8 +103,8 @@ def query(
     SOURCE is the directory of a journal, an archive, packed files, a log of events, or the URL of a log store; by
     default the directory of the settings. With several, an event that is in more than one of them is found once.
 
-    All filters must find an event. One that is given more than once finds an event by any of its words, and a * in a
-    word stands for any text.
+    An event has to match every filter. If a filter is given more than once, any of its words may match. A * in a word
+    stands for any text.
     """
     filters = Filters(words, since_ns, until_ns, text, page)
     if sum((as_json, as_csv, out is not None)) > 1:

@@ -135,7 +135,7 @@ _TROUBLES_SHOWN: Final = 20
     "--state",
     "state_directory",
     type=GivenPath(file_okay=False),
-    help="Directory for the file that keeps how far it came.  [default: the directory of the settings]",
+    help="Directory for the file that records how far it got.  [default: the directory of the settings]",
 )
 @click.option("--from-start", is_flag=True, help="Send all of it, whatever was sent before.")
 @click.option(
@@ -145,7 +145,7 @@ _TROUBLES_SHOWN: Final = 20
     type=GivenNumber(),
     default=60.0,
     show_default=True,
-    help="How long an endpoint that is away is waited for.",
+    help="How long to wait for an endpoint that does not answer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
 def replay(
@@ -162,7 +162,7 @@ def replay(
     audit log of Feast, compressed by gzip or zstd or not. Events without an id get one that is the same each time they
     are sent.
 
-    It goes on where an earlier run of the same command ended. Exit code 1 when something was not sent.
+    It continues where an earlier run of the same command ended. Exit code 1 if anything was not sent.
 
     With --quarantine, PATH is the directory of a journal, by default that of the settings. Only lines in quarantine
     are sent; what is accepted counts as exported. Processes that deliver the journal may go on.

@@ -69,7 +69,7 @@ _MODE: Final = 0o600  # it names people, and what they did
     type=click.IntRange(1, _ROWS_MAX),
     default=_ROWS,
     show_default=True,
-    help="How many rows a table has at most.",
+    help="The most rows in a table.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.pass_context

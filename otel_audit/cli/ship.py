@@ -61,12 +61,12 @@ def ship(
     address: tuple[str, int] | None,
     as_json: bool,
 ) -> None:
-    """Deliver over OTLP what the processes of a directory left, and what those of OTEL_AUDIT_EXPORT=ship write.
+    """Deliver over OTLP the events that processes left in a directory, or write with OTEL_AUDIT_EXPORT=ship.
 
-    Streams of every service are sent as their writers would have sent them. Without --once it goes on until SIGTERM or
-    Ctrl-C. With --once each stream is tried as far as it goes; a destination that is away is not waited for.
+    Streams of every service are sent as their writers would have sent them. Without --once, it runs until SIGTERM or
+    Ctrl-C. With --once, it delivers what it can, and does not wait for a destination that is away.
 
-    Exit code 1 when something is left.
+    Exit code 1 if anything is left undelivered.
     """
     if once and address is not None:
         raise click.UsageError("expected --health without --once, got both; a probe asks what runs on", ctx)

@@ -40,7 +40,7 @@ _STATES: Final = {True: "live", False: "ended", None: "unknown"}
 @click.option("--out", metavar="FILE.prom", type=GivenPath(), help="Replace this file with the metrics, in one step.")
 @click.pass_context
 def status(ctx: click.Context, directory: Path, as_json: bool, as_metrics: bool, out: Path | None) -> None:
-    """Count what became of the events.
+    """Count the events that were delivered, are waiting, were refused or were lost.
 
     emitted = exported + pending + quarantined + dropped.
     The exit code is 1 if events wait for a blocked exporter or nobody delivers them, if events were dropped, or are

@@ -24,15 +24,15 @@ _LOOK_EVERY_S: Final = 0.2
 
 @click.command()
 @directory_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is recorded from now on; end with Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with events as they are recorded; Ctrl-C ends it.")
 @click.option(
-    "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many to begin with."
+    "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many events to show first."
 )
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="The lines of the journal; what a terminal would obey is written as an escape of JSON.",
+    help="The lines of the journal, with control characters of terminals as JSON escapes.",
 )
 def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
     """Show the last events, and follow new ones.

@@ -87,7 +87,7 @@ class _GivenTrail(GivenPath):
     "--archive",
     metavar="PATH",
     type=GivenPath(exists=True),
-    help="A collector's archive: to hold the journal in DIR against, or alone if no DIR is given.",
+    help="A collector's archive, to compare with the journal in DIR, or to check alone without DIR.",
 )
 @click.option("--loki", metavar="URL", help="The same for a Loki: https://HOST, with options of docs/operations.md.")
 @click.option("--victorialogs", metavar="URL", help="The same for a VictoriaLogs.")
@@ -109,7 +109,7 @@ class _GivenTrail(GivenPath):
     "from_ns",
     metavar="TIME",
     type=GivenMoment(),
-    help="Begin with this time: 2d, yesterday, 2026-11-29. A store beside DIR may have let go of older ones.",
+    help="Begin with this time: 2d, yesterday, 2026-11-29. A store beside DIR may no longer have older events.",
 )
 @click.option(
     "--settle",
@@ -118,9 +118,11 @@ class _GivenTrail(GivenPath):
     type=GivenAge(),
     default=SETTLE_S,
     show_default="1h",
-    help="How long a line may be on its way to the archive or store.",
+    help="How long a line may take to reach the archive or store.",
 )
-@click.option("--proof", metavar="FILE", type=GivenPath(), help="Check what `otel-audit prove` wrote, no trail.")
+@click.option(
+    "--proof", metavar="FILE", type=GivenPath(), help="Check a proof that `otel-audit prove` wrote, instead of a trail."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; docs/schema.md has its schema.")
 @click.pass_context
 def verify(
@@ -137,12 +139,12 @@ def verify(
     proof: Path | None,
     as_json: bool,
 ) -> None:
-    """Check that a trail is whole, and say what shows it and what nothing shows.
+    """Check that a trail is whole, and say what is proven and what is not.
 
     The verdict is one of three. BROKEN: something was changed, removed, inserted or cut, and the report names stream
-    and line. PROVEN: nothing was, up to the last signed line, and what you brought along (--key, --known, or a store
-    beside DIR) vouches for it. CONSISTENT: nothing contradicts anything, but nobody outside of this directory vouches
-    for it.
+    and line. PROVEN: nothing was, up to the last signed line, and what you gave from outside (--key, --known, or a
+    store beside DIR) vouches for it. CONSISTENT: no contradiction was found, but nothing from outside vouches for the
+    trail.
 
     Exit code 1 when the trail is broken, and when it is not proven although you gave something to prove it by.
     """
@@ -280,16 +282,20 @@ def verdict_words(report: Report) -> Text:
             )
     if report.pins:
         return Text(
-            f"CONSISTENT, not proven: nothing contradicts anything in the trail in {where}, but {unproven} facts "
-            f"below are not proven by {' and '.join(report.pins)}",
+            f"CONSISTENT, not proven: no contradiction was found in the trail in {where}, but {_facts(unproven)} "
+            f"not proven by {' and '.join(report.pins)}",
             "bold yellow",
         )
-    said = f"; {unproven} facts below are not proven" if unproven else ""
+    said = f"; {_facts(unproven)} not proven" if unproven else ""
     return Text(
-        f"CONSISTENT: nothing contradicts anything in the trail in {where}{said}. Nobody outside of it vouches for it: "
+        f"CONSISTENT: no contradiction was found in the trail in {where}{said}. Nothing from outside vouches for it: "
         "give --key or --known",
         "bold",
     )
+
+
+def _facts(count: int) -> str:
+    return "1 fact below is" if count == 1 else f"{count} facts below are"
 
 
 def _print_streams(console: Console, report: Report) -> None:

@@ -48,7 +48,7 @@ HOW TO CHECK IT
 
 You need Python 3.9 or newer, and nothing that would have to be installed.
 
-1. Get a public key of the trail on another way than this file: from the operator in person, from
+1. Get a public key of the trail from another source than this file: from the operator in person, from
    a ticket, from an earlier audit. A key looks like
 
      shop/3f6c...+1a2b3c4d+AbCdEf...

@@ -210,7 +210,7 @@ def _failed_logins(activity: Activity) -> Markup:
 def _new_actors(activity: Activity) -> Markup:
     if activity.new_actors is None:
         return _paragraph(
-            "Nobody can be called new, because the trail has no event from before the period. Give a later --since."
+            "The trail has no event from before the period, so nobody can be called new. Give a later --since."
         )
     return _table(
         "Actors whose first event is in the period",
@@ -231,7 +231,7 @@ def _coverage(report: TrailReport) -> Sequence[Markup]:
     losses = (_count("Gaps", "gaps"), _count("Events lost", "lost"))
     return (
         _paragraph(
-            begins or joined("The first event that the trail still has is of ", _time(activity.begins_ns), "."),
+            begins or joined("The oldest event in the trail is of ", _time(activity.begins_ns), "."),
             f" {gathered.damaged} damaged pieces, which may hold events, and {gathered.others} records of other "
             "programs were passed over. This part is about all actors.",
         ),
@@ -319,7 +319,7 @@ def _keys(verification: Report | None) -> Sequence[Markup]:
     return (
         _paragraph(
             "The verification rests on the keys and notes below. They come from the trail itself: compare a key with "
-            "one that came on another way, and keep the note elsewhere for the next verification (verify --known)."
+            "one that you got from elsewhere, and keep the note elsewhere for the next verification (verify --known)."
         ),
         *(_ledger(each) for each in ledgers),
     )

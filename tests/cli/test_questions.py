@@ -178,12 +178,12 @@ def test_which_calls_of_agent_7_on_behalf_of_bob_were_denied(answers: Answers) -
 def test_is_the_trail_whole(answers: Answers) -> None:
     lines = answers.lines("Is the trail whole?")
 
-    assert lines[0].startswith("CONSISTENT: nothing contradicts anything in the trail in ")
+    assert lines[0].startswith("CONSISTENT: no contradiction was found in the trail in ")
     assert any("lines 1 to 163, chained to 163, signed to 163" in line for line in lines)
 
 
 def test_one_file_convinces_an_auditor(answers: Answers, tmp_path: Path) -> None:
-    """Who has nothing of ours but the file and a key that came on another way, and Python's standard library."""
+    """Who has nothing of ours but the file and a key that came separately, and Python's standard library."""
     assert answers.lines("Which one file convinces an auditor who trusts nobody here?") == []
     evidence = tmp_path / "evidence.zip"
     evidence.write_bytes((answers.directory / "evidence.zip").read_bytes())

@@ -43,7 +43,7 @@ def test_the_first_line_is_the_verdict_and_the_exit_code_goes_with_it(forge: For
     without, pinned, kept = run(directory), run(directory, "--key", key), run(directory, "--known", note)
 
     assert (without.exit_code, pinned.exit_code, kept.exit_code) == (0, 0, 0)
-    assert without.stdout.startswith("CONSISTENT: nothing contradicts anything in the trail in ")
+    assert without.stdout.startswith("CONSISTENT: no contradiction was found in the trail in ")
     assert pinned.stdout.startswith("PROVEN: the 44 signed lines of the trail in ")
     assert kept.stdout.startswith("PROVEN: ")
     assert " by --known; none is changed, missing or out of place\n" in kept.stdout
@@ -136,7 +136,7 @@ def test_a_log_store_is_verified_by_its_url_alone_and_beside_nothing_but_a_journ
         url = f"loki+{loki.base_url}?start=2026-09-01T00:00:00Z"
         alone, both = run(url), run(url, "--archive", path)
 
-    assert alone.stdout.startswith(f"CONSISTENT: nothing contradicts anything in the trail in loki+{loki.base_url}")
+    assert alone.stdout.startswith(f"CONSISTENT: no contradiction was found in the trail in loki+{loki.base_url}")
     assert both.exit_code == 2
     assert "expected the directory of a journal to hold against" in " ".join(both.stderr.split())
 

@@ -23,7 +23,7 @@ COMMANDS = sorted({found for text in RUNBOOKS.values() for found in re.findall(r
 # What each says of a directory with an event that was refused and one that waits, and of the service's settings.
 SAID = {
     "status": "quarantined lines 3 to 3: bad record",
-    "verify": "CONSISTENT: nothing contradicts anything in the trail",
+    "verify": "CONSISTENT: no contradiction was found in the trail",
     "doctor": "OTEL_EXPORTER_OTLP_ENDPOINT",
     "config": "OTEL_AUDIT_DIR",
     "replay": "1 of 1 quarantined lines of 1 streams sent to",

@@ -54,7 +54,7 @@ def test_the_file_is_proven_by_its_own_program_on_a_bare_python(forge: Forge) ->
     code, said = checked(evidence, "--key", key_of(forge))
 
     assert (code, said.splitlines()[-1]) == (0, "PROVEN: the key vouches for all 67 lines")
-    assert "67 lines of 2 streams; with 2 proofs" in said
+    assert "67 lines of 2 streams; 2 proofs" in said
 
 
 def test_without_a_key_it_fits_together_and_says_that_nobody_vouches_for_it(forge: Forge) -> None:
@@ -282,7 +282,7 @@ def test_a_trail_that_a_service_wrote_is_evidence(tmp_path: Path) -> None:
     evidence = evidence_of(directory, "--since", "1h")
 
     code, said = checked(evidence)
-    assert (code, said.splitlines()[0]) == (0, "4 lines of 1 streams; with 1 proofs")
+    assert (code, said.splitlines()[0]) == (0, "4 lines of 1 stream; 1 proof")
     assert all(b"hunter2" not in raw for raw in content_of(evidence).values())
     readme = content_of(evidence)["README.txt"].decode()
     assert "This file holds 3 events" in readme

@@ -52,7 +52,7 @@ def test_an_unknown_event_is_named(trail: Trail) -> None:
     result = run("no such\x1bevent", trail.directory)
 
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "expected an event of the id 'no such\\x1bevent'" in result.stderr
+    assert "expected an event with the id 'no such\\x1bevent'" in result.stderr
 
 
 def test_an_id_that_an_application_used_twice_proves_the_first_and_names_the_other(trail: Trail) -> None:

@@ -4,8 +4,8 @@
 //
 // prints the event and exits with 0 if the log of that key holds it, or says on stderr why not and exits with 1.
 //
-// VKEY is <log name>+<key id>+<public key>, or the same with <log name>/<directory id>; it must have reached you on
-// another way than the proof. PROOF is what `otel-audit prove` wrote, in the format C2SP tlog-proof v1.
+// VKEY is <log name>+<key id>+<public key>, or the same with <log name>/<directory id>; it must have reached you
+// separately from the proof. PROOF is what `otel-audit prove` wrote, in the format C2SP tlog-proof v1.
 //
 // Signatures, notes, checkpoints and trees are left to golang.org/x/mod and filippo.io/torchwood. What stands here is
 // what they cannot know: which lines the trees hold, and that each text can be read in one way only.

@@ -7,7 +7,7 @@ EVIDENCE is the ZIP file that `otel-audit report --evidence` wrote, or the folde
 in it is checked: the list of files, the chain of hashes from line to line, the ledger with the roots and signatures of
 its notes, and each proof. Every place that does not fit is named, and the exit code is then 1.
 
-VKEY is a public key that reached you on another way than EVIDENCE. Without it the keys are those that EVIDENCE itself
+VKEY is a public key that reached you separately from EVIDENCE. Without it the keys are those that EVIDENCE itself
 names: it can then be shown to fit together, and not by whom it was written.
 
 It is written to be read in one sitting. It shares no code with the package whose evidence it checks.
@@ -459,6 +459,11 @@ def shown(text: str) -> str:
     return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in text)
 
 
+def number(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def say(check: Check) -> int:
     """Print what was found; return the exit code."""
     for each in check.refused[:MOST_REFUSED]:
@@ -467,11 +472,10 @@ def say(check: Check) -> int:
         print(f"REFUSED: and {len(check.refused) - MOST_REFUSED} more")
     if check.refused:
         return 1
-    print(f"{check.lines} lines of {check.streams} streams; with {check.proofs} proofs")
+    print(f"{number(check.lines, 'line')} of {number(check.streams, 'stream')}; {number(check.proofs, 'proof')}")
     for ledger in check.ledgers.values():
-        print(
-            f"the log {shown(ledger.origin)}: {ledger.lines} lines, of which {ledger.vouched} are under a signed note"
-        )
+        lines = number(ledger.lines, "line")
+        print(f"the log {shown(ledger.origin)}: {lines}, {ledger.vouched} of them under a signed note")
     if check.holes:
         print(f"{check.holes} times lines between two of a stream are not in it")
     for each in check.unproven[:MOST_REFUSED]:
@@ -481,7 +485,7 @@ def say(check: Check) -> int:
     if check.vkey is None:
         print(
             f"CONSISTENT: {check.proven} of {check.lines} lines are as the keys in it signed them. Nothing here shows "
-            "whose keys these are: give --key VKEY with a key that reached you on another way"
+            "whose keys these are: give --key VKEY with a key that reached you separately"
         )
         return 0
     if check.proven < check.lines or not check.lines:

@@ -5,8 +5,8 @@
 
 prints the event and exits with 0 if the log of that key holds it, or says on stderr why not and exits with 1.
 
-VKEY is `<log name>+<key id>+<public key>`, or the same with `<log name>/<directory id>`; it must have reached you on
-another way than the proof. PROOF is what `otel-audit prove` wrote. The formats are C2SP tlog-proof v1, signed-note v1
+VKEY is `<log name>+<key id>+<public key>`, or the same with `<log name>/<directory id>`; it must have reached you
+separately from the proof. PROOF is what `otel-audit prove` wrote. The formats are C2SP tlog-proof v1, signed-note v1
 and tlog-checkpoint v1; hashes and paths are those of RFC 6962, and the signature is Ed25519 as in RFC 8032.
 
 It is written to be read in one sitting. It shares no code with the package whose proofs it checks.

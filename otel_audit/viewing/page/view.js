@@ -14,7 +14,7 @@
   };
   const VERDICTS = {
     proven: ["Proven", "The signed lines are as they were written, by what you brought along."],
-    consistent: ["Consistent", "Nothing contradicts anything in the trail. Nobody outside of it vouches for it: start with --key or --known."],
+    consistent: ["Consistent", "No contradiction was found in the trail. Nothing from outside vouches for it: start with --key or --known."],
     broken: ["Broken", "The trail is not as it was written."],
   };
   const CLASSES = { finding: "Wrong", unproven: "Not proven", notice: "Worth knowing" };
@@ -584,7 +584,7 @@
       element("a", { href: address, download: made.name }).click();
       setTimeout(() => URL.revokeObjectURL(address), 60000);
       result.replaceChildren(
-        element("p", {}, "Downloaded ", element("code", {}, made.name), "It holds this event and no other. Check it with a key that came on another way:"),
+        element("p", {}, "Downloaded ", element("code", {}, made.name), "It holds this event and no other. Check it with a key that did not come with the proof:"),
         ...made.signers.map((key) => element("code", {}, `otel-audit verify --proof ${made.name} --key '${plain(key)}'`)),
       );
     } catch (error) {
