@@ -13,9 +13,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -34,12 +35,15 @@ from otel_audit.trail import Stats
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.verify import verify_directory
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
+
 __all__ = ["demo"]
 
 _NAME: Final = "otel-audit"
 _SERVICE: Final = "otel-audit-demo"
-_TRACES_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_TRACES_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_METRICS_EVERY_MS: Final = 2000  # a demo of some seconds has several points
+_METRICS_TIMEOUT_S: Final = 2.0  # nobody waits longer for the end of a demo whose collector is away
 _FLUSH_TIMEOUT_S: Final = 5.0
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -63,8 +67,8 @@ def demo(seconds: float, rate: float, directory: Path | None) -> None:
     """Run a small service with real requests and spans, and show its audit events as they happen.
 
     Some requests are denied, some fail, and some are abandoned. The journal is kept. With an OTLP endpoint in the
-    environment, the events also go to its collector. At the end, `verify` checks the journal, and a copy of it with one
-    byte changed.
+    environment, the events also go to its collector, with spans and metrics. At the end, `verify` checks the journal,
+    and a copy of it with one byte changed.
     """
     settings = _settings(os.environ, directory)
     with _waiting_for_signals():
@@ -76,13 +80,14 @@ def demo(seconds: float, rate: float, directory: Path | None) -> None:
 
 def _recorded(settings: Settings, seconds: float, rate: float) -> Stats:
     """Run the demo. Return its counts once everything was delivered, or the time for that is over."""
-    try:
-        audit = create_audit_logger_from_config(settings)
-    except (ConfigError, JournalUnwritable) as error:
-        raise click.UsageError(str(error)) from error
-    assert audit is not None
-    click.echo(f"journal: {settings.directory}   events go to: {_destinations(settings)}\n", err=True)
-    with _tracing(settings.service_name) as provider:
+    resource = Resource.create({SERVICE_NAME: settings.service_name})
+    with _tracing(resource) as provider, _measuring(resource):
+        try:
+            audit = create_audit_logger_from_config(settings)
+        except (ConfigError, JournalUnwritable) as error:
+            raise click.UsageError(str(error)) from error
+        assert audit is not None
+        click.echo(f"journal: {settings.directory}   events go to: {_destinations(settings)}\n", err=True)
         try:
             _run(audit, provider, seconds, rate)
             audit.flush(_FLUSH_TIMEOUT_S)
@@ -150,12 +155,11 @@ def _wait(seconds: float) -> None:
 
 
 @contextlib.contextmanager
-def _tracing(service_name: str) -> Iterator[TracerProvider]:
+def _tracing(resource: Resource) -> Iterator[TracerProvider]:
     """Return the SDK's provider of spans. It exports only if an endpoint is set; audit events do not need it."""
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service_name}), shutdown_on_exit=False)
-    if any(os.environ.get(name) for name in _TRACES_ENDPOINTS):
-        # An endpoint that takes only logs refuses every batch of spans. That is no reason to write over the events.
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    if _otlp("TRACES", "ENDPOINT"):
+        _silence_exporters()
         provider.add_span_processor(BatchSpanProcessor(_span_exporter()))
     try:
         yield provider
@@ -163,10 +167,49 @@ def _tracing(service_name: str) -> Iterator[TracerProvider]:
         provider.shutdown()
 
 
+@contextlib.contextmanager
+def _measuring(resource: Resource) -> Iterator[None]:
+    """Export the metrics of the trail while entered, and their last values at the end, if an endpoint is set."""
+    if not _otlp("METRICS", "ENDPOINT"):
+        yield
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    _silence_exporters()
+    reader = PeriodicExportingMetricReader(_metric_exporter(), _METRICS_EVERY_MS)
+    provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    set_meter_provider(provider)
+    try:
+        yield
+    finally:
+        provider.shutdown()
+
+
+def _otlp(signal_name: str, what: str) -> str | None:
+    """Return what the environment says about a signal, or else about all of them."""
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal_name}_{what}") or os.environ.get(f"OTEL_EXPORTER_OTLP_{what}")
+
+
+def _silence_exporters() -> None:
+    """Let the SDK's exporters write nothing over the events: an endpoint that takes only logs refuses all they send."""
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+
+
+def _metric_exporter() -> MetricExporter:
+    """Return the official exporter for the protocol of the environment, gRPC by default."""
+    if _otlp("METRICS", "PROTOCOL") == OtlpProtocol.HTTP_PROTOBUF:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
+
+        return HttpMetricExporter(timeout=_METRICS_TIMEOUT_S)
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
+
+    return GrpcMetricExporter(timeout=_METRICS_TIMEOUT_S)
+
+
 def _span_exporter() -> SpanExporter:
     """Return the official exporter for the protocol of the environment, gRPC by default."""
-    protocol = next((word for name in _TRACES_PROTOCOLS if (word := os.environ.get(name))), OtlpProtocol.GRPC)
-    if protocol == OtlpProtocol.HTTP_PROTOBUF:
+    if _otlp("TRACES", "PROTOCOL") == OtlpProtocol.HTTP_PROTOBUF:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 
         return HttpSpanExporter()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.chain_check import application_events, read_streams
@@ -243,6 +244,28 @@ def test_spans_go_straight_to_their_own_endpoint_and_are_those_of_the_events(tmp
 
     events = application_events(tmp_path / "journal")
     assert {(event["trace_id"], event["span_id"]) for event in events} <= exported
+
+
+def test_the_last_metrics_that_are_sent_count_every_event(tmp_path: Path) -> None:
+    with OtlpServer() as prometheus:
+        prometheus.will_answer(accepted())
+        metrics = {
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{prometheus.base_url}/v1/metrics",
+            "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
+        }
+        with _started(tmp_path, "--dir", str(tmp_path / "journal"), **metrics) as demo:
+            _until_everything_happened(tmp_path / "journal")
+            demo.stop()
+        [last] = ExportMetricsServiceRequest.FromString(prometheus.requests[-1].body).resource_metrics
+
+    sums = {
+        metric.name: sum(point.as_int for point in metric.sum.data_points)
+        for scope in last.scope_metrics
+        for metric in scope.metrics
+    }
+    assert sums["audit.records.emitted"] == len(application_events(tmp_path / "journal"))
+    assert sums["audit.queue.depth"] == 0
+    assert "otel-audit-demo" in {each.value.string_value for each in last.resource.attributes}
 
 
 def test_a_wrong_setting_is_wrong_usage_and_leaves_nothing_behind(tmp_path: Path) -> None:
