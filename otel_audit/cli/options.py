@@ -19,8 +19,8 @@ import click
 
 from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.files import journals_near, segments_in
+from otel_audit.moments import moment_ns
 from otel_audit.notices import escaped
-from otel_audit.query.filters import moment_ns
 from otel_audit.settings import Settings
 
 __all__ = [

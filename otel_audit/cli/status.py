@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.files import replace_file
 from otel_audit.journal.ledger.state import LedgerState
 from otel_audit.journal.room import Space
+from otel_audit.moments import utc_text
 from otel_audit.notices import escaped, shown_json
 
 __all__ = ["status"]
@@ -269,5 +269,4 @@ def _print_troubles(console: Console, stream_id: str, name: str, progress: Progr
 
 
 def _time(counted: Census) -> str:
-    moment = datetime.fromtimestamp(counted.time_ns / 1e9, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_text(counted.time_ns, "milliseconds")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from otel_audit.cli.options import GivenAge, GivenMoment, GivenPath, existing_di
 from otel_audit.cli.proof import verify_proof
 from otel_audit.cli.source import progress_bar, source_errors
 from otel_audit.errors import NoteMalformed
+from otel_audit.moments import utc_text
 from otel_audit.notices import escaped, shown_json
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
@@ -334,7 +334,7 @@ def _placed(finding: Finding) -> str:
 def _print_ledger(console: Console, ledger: LedgerReport, report: Report) -> None:
     if not ledger.notes:
         return
-    time = datetime.fromtimestamp(ledger.note_time_ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    time = utc_text(ledger.note_time_ns)
     console.print(
         Text(
             f"\nledger {escaped(ledger.origin)}: {ledger.size} lines under its last note, of {time}; key epochs: "

@@ -23,6 +23,7 @@ from otel_audit.journal.census import Census, census
 from otel_audit.journal.files import exposure_of
 from otel_audit.journal.locks import mount_of, prove_locks
 from otel_audit.journal.room import Space
+from otel_audit.moments import utc_text
 from otel_audit.settings import Durability, ExporterName, Settings
 
 __all__ = ["UNFIT", "directory_findings"]
@@ -249,17 +250,13 @@ def _clock(made: Path, time_ns: Callable[[], int]) -> Finding:
     after_ns = time_ns()
     skew_s = max(before_ns - stamp_ns, stamp_ns - after_ns) / 1e9
     if skew_s > _SKEW_S:
-        says = f"{_moment(after_ns)}, which is {skew_s:.0f} s off the {_moment(stamp_ns)} of the file system"
+        says = f"{utc_text(after_ns)}, which is {skew_s:.0f} s off the {utc_text(stamp_ns)} of the file system"
         return Finding("clock", says, "keep both machines on one time (NTP), or set OTEL_AUDIT_DIR to a local disk")
     return _wall_clock(after_ns)
 
 
 def _wall_clock(now_ns: int) -> Finding:
     if now_ns / 1e9 < _EARLIEST.timestamp():
-        says = f"expected a time after {_EARLIEST:%Y-%m-%d}, got {_moment(now_ns)}"
+        says = f"expected a time after {_EARLIEST:%Y-%m-%d}, got {utc_text(now_ns)}"
         return Finding("clock", says, "set the clock of the machine, and keep it right (NTP)")
-    return Finding("clock", _moment(now_ns))
-
-
-def _moment(time_ns: int) -> str:
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Finding("clock", utc_text(now_ns))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
 from otel_audit.event_schema import Outcome
 from otel_audit.stores.store import Sought
 
-__all__ = ["WORDS", "Clue", "Filters", "Place", "moment_ns"]
+__all__ = ["WORDS", "Clue", "Filters", "Place"]
 
 _HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that say nothing of what was done
 
@@ -54,33 +52,6 @@ _WORDS_OF: Final[Mapping[Outcome, Sequence[str]]] = {
     Outcome.DENIED: ("denied", "deny"),
     Outcome.ERROR: ("error", "mcp_error"),
 }
-
-
-_AGO: Final = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
-
-
-def moment_ns(text: str) -> int:
-    """Return a moment in nanoseconds since 1970: so long ago, a day by its name, or a time in ISO 8601. UTC.
-
-    Raises:
-        AuditError: it is none of these.
-    """
-    if (ago := _AGO.match(text)) is not None:
-        return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
-    try:
-        if text in _DAYS_AGO:
-            today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-            moment = today - timedelta(days=_DAYS_AGO[text])
-        else:
-            moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise AuditError(
-            f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {text[:100]!r}"
-        ) from error
-    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
-    return since // timedelta(microseconds=1) * 1000
 
 
 class Place(NamedTuple):

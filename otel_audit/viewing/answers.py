@@ -14,9 +14,10 @@ from typing import Any, Final
 from otel_audit._version import __version__
 from otel_audit.errors import AuditError
 from otel_audit.journal.line import Line, Tail
+from otel_audit.moments import moment_ns
 from otel_audit.query.columns import COLUMNS
 from otel_audit.query.database import TrailDatabase
-from otel_audit.query.filters import WORDS, Filters, Place, moment_ns
+from otel_audit.query.filters import WORDS, Filters, Place
 from otel_audit.stores.store import Kind
 from otel_audit.verification.findings import Class
 from otel_audit.verification.proving import place_at, prove

@@ -1,0 +1,48 @@
+"""Moments as text: read as people write them, and written in UTC. A moment is in nanoseconds since 1970."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from otel_audit.errors import AuditError
+
+__all__ = ["moment_ns", "utc_text"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_AGO: Final = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
+_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
+
+
+def moment_ns(text: str) -> int:
+    """Return a moment in nanoseconds since 1970: so long ago, a day by its name, or a time in ISO 8601. UTC.
+
+    Raises:
+        AuditError: it is none of these.
+    """
+    if (ago := _AGO.match(text)) is not None:
+        return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
+    try:
+        if text in _DAYS_AGO:
+            today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+            moment = today - timedelta(days=_DAYS_AGO[text])
+        else:
+            moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise AuditError(
+            f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {text[:100]!r}"
+        ) from error
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return since // timedelta(microseconds=1) * 1000
+
+
+def utc_text(time_ns: int, timespec: str = "seconds") -> str:
+    """Return a moment in ISO 8601, such as 2026-11-29T08:00:00Z. One beyond the year 9999 stays a number."""
+    try:
+        moment = _EPOCH + timedelta(microseconds=time_ns // 1000)
+    except OverflowError:
+        return f"{time_ns} ns since 1970"
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
