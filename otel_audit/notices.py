@@ -12,10 +12,15 @@ from typing import Any, Final
 
 from otel_audit.threads import get_ident, new_lock
 
-__all__ = ["Notices", "escaped", "escaped_json", "shown_json"]
+__all__ = ["Notices", "escaped", "escaped_json", "number_of", "shown_json"]
 
 
 _SPACES: Final = ("Zs", "Zl", "Zp")  # left alone in JSON, since no terminal obeys them
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 stream" or "2,000 events"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def escaped(text: str) -> str:

@@ -11,7 +11,7 @@ from otel_audit._version import __version__
 from otel_audit.errors import ConfigError
 from otel_audit.journal.census import Census, census
 from otel_audit.journal.ledger.state import LedgerState
-from otel_audit.notices import escaped
+from otel_audit.notices import escaped, number_of
 from otel_audit.settings import Settings
 
 __all__ = ["show_overview"]
@@ -58,7 +58,7 @@ def _next(command: str, says: str) -> None:
 def _events(counted: Census) -> str:
     services = sorted({stream.service_name for stream in counted.streams if stream.service_name})
     of = f" of {', '.join(services[:3])}{' and others' if len(services) > 3 else ''}" if services else ""
-    return f"{_number(counted.totals.emitted, 'event')} in {_number(len(counted.streams), 'stream')}{of}"
+    return f"{number_of(counted.totals.emitted, 'event')} in {number_of(len(counted.streams), 'stream')}{of}"
 
 
 def _delivered(counted: Census) -> str:
@@ -81,7 +81,3 @@ def _most_useful(counted: Census, ledger: LedgerState | None, where: str) -> tup
     if ledger is not None:
         return f"otel-audit verify {where}", "whether the trail is whole"
     return f"otel-audit tail {where}", "the last events, and new ones as they come"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

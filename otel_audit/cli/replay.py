@@ -23,7 +23,7 @@ from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock
-from otel_audit.notices import escaped, shown_json
+from otel_audit.notices import escaped, number_of, shown_json
 from otel_audit.replaying.replay import (
     QuarantineReplay,
     QuarantineReport,
@@ -112,8 +112,8 @@ def _quarantine_as_json(directory: Path, otlp: OtlpSettings, report: QuarantineR
 
 def _say_quarantine(otlp: OtlpSettings, report: QuarantineReport) -> None:
     click.echo(
-        f"{report.sent} of {report.lines} quarantined lines of {report.streams} streams sent to "
-        f"{escaped(otlp.shown_endpoint)}, {len(report.refused)} refused again, {report.missing} missing"
+        f"{report.sent} of {number_of(report.lines, 'quarantined line')} of {number_of(report.streams, 'stream')} "
+        f"sent to {escaped(otlp.shown_endpoint)}, {len(report.refused)} refused again, {report.missing} missing"
     )
     for (stream_id, seq), reason in report.refused[:_REFUSALS_SHOWN]:
         click.echo(f"{stream_id}:{seq}: refused again: {escaped(reason)}", err=True)

@@ -27,7 +27,7 @@ from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.ledger.shipping import LedgerShipping
 from otel_audit.journal.locks import prove_locks
 from otel_audit.journal.retention import Removed, Retention
-from otel_audit.notices import Notices, escaped, shown_json
+from otel_audit.notices import Notices, escaped, number_of, shown_json
 from otel_audit.settings import OtlpSettings, Settings
 
 __all__ = ["ship"]
@@ -237,8 +237,9 @@ def _place(settings: Settings, otlp: OtlpSettings) -> dict[str, str]:
 
 def _say(otlp: OtlpSettings, report: SweepReport) -> None:
     click.echo(
-        f"{report.counts.exported} events and {report.counts.system} system lines of {report.streams} streams sent to "
+        f"{number_of(report.counts.exported, 'event')} and {number_of(report.counts.system, 'system line')} of "
+        f"{number_of(report.streams, 'stream')} sent to "
         f"{escaped(otlp.shown_endpoint)}, {report.counts.quarantined} quarantined"
     )
     for left in report.left:
-        click.echo(f"{left.stream_id}: left: {escaped(left.reason)}", err=True)
+        click.echo(f"{left.stream_id}: not sent: {escaped(left.reason)}", err=True)

@@ -20,7 +20,7 @@ from otel_audit.journal.files import replace_file
 from otel_audit.journal.ledger.state import LedgerState
 from otel_audit.journal.room import Space
 from otel_audit.moments import utc_text
-from otel_audit.notices import escaped, shown_json
+from otel_audit.notices import escaped, number_of, shown_json
 
 __all__ = ["status"]
 
@@ -191,7 +191,10 @@ def _print_unattended(console: Console, counted: Census) -> None:
     waiting = [stream for stream in counted.streams if stream.is_unattended and not stream.is_foreign]
     if waiting:
         events = sum(stream.counts.pending for stream in waiting)
-        text = f"nobody delivers {events} events of {len(waiting)} ended streams: start their service, or run "
+        text = (
+            f"nobody delivers {number_of(events, 'event')} of {number_of(len(waiting), 'ended stream')}: "
+            "start their service, or run "
+        )
         where = shlex.quote(escaped(str(counted.directory)))
         console.print(Text(f"{text}otel-audit ship {where}", "yellow"), soft_wrap=True)
     if (foreign := counted.foreign).streams:

@@ -25,6 +25,7 @@ from otel_audit.journal.ledger.removals import Removals, stream_of
 from otel_audit.journal.line import Line
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import header_of, lines_behind, service_in, stream_header
+from otel_audit.notices import number_of
 from otel_audit.settings import Durability
 
 __all__ = [
@@ -94,8 +95,8 @@ class Foreign(msgspec.Struct, frozen=True):
     def says(self) -> str:
         """Return how many events there are, and why nobody delivers them."""
         return (
-            f"{self.events} events of {self.streams} streams wait that were written on another host; on this file "
-            "system no lock says whether their writers are gone"
+            f"{number_of(self.events, 'event')} of {number_of(self.streams, 'stream')} from another host are waiting; "
+            "on this file system no lock says whether their writers are gone"
         )
 
     @property

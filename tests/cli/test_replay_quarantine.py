@@ -114,7 +114,7 @@ def test_what_is_refused_again_stays_and_is_said(tmp_path: Path, server: Audited
 
     assert done.returncode == 1
     assert done.stdout == (
-        f"2 of 3 quarantined lines of 1 streams sent to {server.endpoint}, 1 refused again, 0 missing\n"
+        f"2 of 3 quarantined lines of 1 stream sent to {server.endpoint}, 1 refused again, 0 missing\n"
     )
     assert done.stderr == f"{files.stream_id}:4: refused again: 400 Bad Request: no\n"
     assert totals(tmp_path) == {"emitted": 5, "exported": 4, "pending": 0, "quarantined": 1}

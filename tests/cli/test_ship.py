@@ -167,7 +167,7 @@ def test_a_destination_that_is_away_is_said_and_not_waited_for(tmp_path: Path) -
     done = ship(tmp_path, gone)
 
     assert done.returncode == 1
-    left = dict(line.split(": left: ", 1) for line in done.stderr.splitlines())
+    left = dict(line.split(": not sent: ", 1) for line in done.stderr.splitlines())
     assert set(left) == {each.stream_id for each in streams}
     assert all("connection refused" in reason for reason in left.values())
     assert totals(tmp_path)["pending"] == 6
@@ -229,7 +229,7 @@ def test_records_are_left_where_the_endpoint_never_took_one(tmp_path: Path, serv
     done = ship(tmp_path, server)
 
     assert done.returncode == 1
-    assert done.stderr == f"{files.stream_id}: left: 400 Bad Request: no\n"
+    assert done.stderr == f"{files.stream_id}: not sent: 400 Bad Request: no\n"
     assert totals(tmp_path) == {"emitted": 2, "exported": 0, "pending": 2, "quarantined": 0}
 
 
@@ -238,7 +238,7 @@ def test_a_stream_of_another_host_is_left_unless_it_is_asked_for(memory_disk: Pa
 
     done = ship(memory_disk, server)
     assert done.returncode == 1
-    assert f"{files.stream_id}: left: written on another host" in done.stderr
+    assert f"{files.stream_id}: not sent: written on another host" in done.stderr
     assert "--adopt-foreign" in done.stderr
     assert server.requests == []
 

@@ -338,7 +338,7 @@ def test_on_a_narrow_terminal_an_id_stays_in_one_piece_and_every_number_is_there
 def test_events_that_nobody_delivers_are_told_from_those_that_somebody_will(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     files = record(journal, "a", "b")
-    hint = f"nobody delivers 2 events of 1 ended streams: start their service, or run otel-audit ship {tmp_path}"
+    hint = f"nobody delivers 2 events of 1 ended stream: start their service, or run otel-audit ship {tmp_path}"
 
     assert not status_of(tmp_path)[0]["streams"][0]["unattended"]
     journal.close()
@@ -365,7 +365,7 @@ def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(mem
     shown = run(memory_disk)
 
     assert (told["streams"][0]["foreign"], code, shown.exit_code) == (True, 1, 1)
-    assert "2 events of 1 streams wait that were written on another host" in shown.stdout
+    assert "2 events of 1 stream from another host are waiting" in shown.stdout
     assert f"otel-audit ship --adopt-foreign {memory_disk}" in shown.stdout
     assert "nobody delivers" not in shown.stdout
     deliver(files, Inbox())

@@ -26,7 +26,7 @@ SAID = {
     "verify": "CONSISTENT: no contradiction was found in the trail",
     "doctor": "OTEL_EXPORTER_OTLP_ENDPOINT",
     "config": "OTEL_AUDIT_DIR",
-    "replay": "1 of 1 quarantined lines of 1 streams sent to",
+    "replay": "1 of 1 quarantined line of 1 stream sent to",
 }
 
 

@@ -210,7 +210,7 @@ def test_events_that_wait_for_a_word_that_another_host_is_gone_are_a_finding(mem
 
     finding = found(memory_disk)["other hosts"]
 
-    assert finding.says.startswith("2 events of 1 streams wait that were written on another host")
+    assert finding.says.startswith("2 events of 1 stream from another host are waiting")
     assert finding.remedy.endswith(f"otel-audit ship --adopt-foreign {memory_disk}")
 
 

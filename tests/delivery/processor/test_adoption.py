@@ -43,7 +43,7 @@ def test_a_notice_says_how_many_events_wait_for_a_word_that_another_host_is_gone
     processor.start()
 
     said = poll(lambda: capsys.readouterr().err, what="the notice")
-    assert f"{memory_disk}: 2 events of 1 streams wait that were written on another host" in said
+    assert f"{memory_disk}: 2 events of 1 stream from another host are waiting" in said
     assert f"otel-audit ship --adopt-foreign {memory_disk}" in said
     assert processor.close(timeout_s=20)
     assert server.accepted == ["header", "c"]
