@@ -25,7 +25,7 @@ from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.line import SEGMENT, Line, system_start
 from otel_audit.journal.line_file import blocks, opened
-from otel_audit.journal.reader import segment_lines
+from otel_audit.journal.reader import segment_lines, segment_lines_backwards
 from otel_audit.signing.keys import VerifierKey, strict_base64
 from otel_audit.signing.note import Note, Signature
 from otel_audit.signing.tree import Edge, inclusion_ranges, path_behind, paths_behind
@@ -36,6 +36,7 @@ __all__ = ["Place", "ProofMade", "place_at", "places_of", "prove", "prove_all"]
 
 _HEADS: Final = (Kind.HEAD, Kind.ADOPT, Kind.END)
 _NOTE: Final = system_start(NOTE)
+_REMOVED: Final = b'"kind":"retain"'
 # In a line that is of interest for every stream: headers of segments, and what names keys.
 _OF_ALL: Final = (system_start(SEGMENT), b'"kind":"begin"', b'"kind":"key"')
 _NOTES_REMEMBERED: Final = 4096  # while a signature of the identity is waited for, which is minutes behind its note
@@ -297,13 +298,38 @@ class _Search:
         """
         if self.first_seq == 1:
             self.starts.append(Edge())
-        for number in log.segments():
+        numbers = log.segments()
+        self._take_removed_begin(log, numbers)
+        for number in numbers:
             self.segment = number
             for line in segment_lines(log, number):
                 if isinstance(line, Line):
                     self._take(line)
                     if self._is_done():
                         return
+
+    def _take_removed_begin(self, log: LedgerLog, numbers: Sequence[int]) -> None:
+        """Learn the identity from the entry that says that the first lines of the ledger were removed.
+
+        It repeats the first entry, and comes later than what is searched for: without it the first note would be taken,
+        though the identity may sign another one only.
+        """
+        first = next(segment_lines(log, numbers[0]), None) if numbers else None
+        if not isinstance(first, Line) or first.seq == 1:
+            return
+        for number in reversed(numbers):
+            for line in segment_lines_backwards(log, number):
+                if isinstance(line, Line) and _REMOVED in line.content and isinstance(said := statement(line), Entry):
+                    begin = said.content.get("begin")
+                    if said.content.get("stream") == line.tail.stream_id and isinstance(begin, Mapping):
+                        self._take_begin(begin)
+                        return
+
+    def _take_begin(self, content: Mapping[str, Any]) -> None:
+        keys = content.get("keys")
+        found = _keys(keys if isinstance(keys, list) else [])
+        self.keys += found[:1]
+        self.identities += found[1:]
 
     def note(self) -> tuple[int, Note] | None:
         """Return the note to prove by, and its size: the first that an identity has signed, else the first of all."""
@@ -332,10 +358,7 @@ class _Search:
             case Header(content=content) if "edge" in content:
                 self._begin_segment(content)
             case Entry(kind=Kind.BEGIN, content=content):
-                keys = content.get("keys")
-                found = _keys(keys if isinstance(keys, list) else [])
-                self.keys += found[:1]
-                self.identities += found[1:]
+                self._take_begin(content)
             case Entry(kind=Kind.KEY, content=content):
                 self.keys += _keys([content.get("vkey")])
             case Entry(kind=Kind.SIGNATURE, content=content):

@@ -232,6 +232,35 @@ def test_a_signature_that_came_later_is_put_under_its_note(tmp_path: Path) -> No
     assert shown(made) == line
 
 
+def test_the_note_that_the_identity_signed_is_taken_also_where_the_first_entry_was_removed(tmp_path: Path) -> None:
+    key = create_identity(tmp_path / "identity.pem")
+    directory = tmp_path / "journal"
+    trail = Trail(directory, a_ledger(directory, identity=Identity(tmp_path / "identity.pem"), segment_bytes=4096))
+    trail.log(1)
+    trail.tell()
+    begin = json.loads(segments(directory)[0].read_bytes().split(b"\n")[1])["ledger"]
+    (tmp_path / "identity.pem").unlink()
+    trail.ledger = a_ledger(directory, segment_bytes=4096)  # does not sign by the identity
+    while len(segments(directory)) < 3:
+        trail.tell()
+    trail.log(1)
+    trail.tell()
+    event_id, line = list(trail.events().items())[-1]
+    trail.tell()
+    note = trail.ledger.latest
+    assert note is not None
+    origin = note.checkpoint.origin
+    signature = Signature(origin, key.verifier(origin).key_id, key.sign(note.note.text.encode()))
+    trail.tell((Kind.SIGNATURE, {"size": note.checkpoint.size, "line": str(signature)}))
+    trail.tell((Kind.RETAIN, {"stream": note.line.tail.stream_id, "begin": begin}))
+    segments(directory)[0].unlink()
+
+    made = proof_of(trail, event_id)
+
+    assert key.verifier(origin) in made.signers
+    assert shown(made) == line
+
+
 def test_an_event_of_a_ledger_that_was_given_up_is_still_proven(tmp_path: Path) -> None:
     trail = Trail(tmp_path, a_ledger(tmp_path))
     trail.log(3)
