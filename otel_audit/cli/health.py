@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,6 +22,7 @@ import click
 
 from otel_audit._version import __version__
 from otel_audit.delivery.processor import BatchProcessor
+from otel_audit.http_server import BoundedHTTPServer
 
 __all__ = ["GivenAddress", "Health"]
 
@@ -69,25 +69,10 @@ class Health:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # a client that is slow must not hold up the end
-
+class _Server(BoundedHTTPServer):
     def __init__(self, address: tuple[str, int], processor: BatchProcessor) -> None:
-        if ":" in address[0]:
-            self.address_family = socket.AF_INET6
         self.processor = processor
         super().__init__(address, _Probe)
-
-    def server_bind(self) -> None:
-        """Listen. The base class would first ask a name server what the address is called."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that went away is no fault of a delivery."""
 
 
 class _Probe(BaseHTTPRequestHandler):

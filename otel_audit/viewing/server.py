@@ -16,13 +16,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from otel_audit.access import AccessLog, Look
 from otel_audit.errors import AuditError, ProofUnavailable
+from otel_audit.http_server import BoundedHTTPServer
 from otel_audit.viewing import answers
 from otel_audit.viewing.answers import Asked, Unanswerable
 from otel_audit.viewing.trail import ViewedTrail
@@ -66,7 +67,7 @@ _EVENTS: Final[Mapping[str, Callable[[ViewedTrail, Asked], Mapping[str, Any]]]] 
 }
 
 
-class PageServer(ThreadingHTTPServer):
+class PageServer(BoundedHTTPServer):
     """Serves the page of one trail on a loopback address, from `start` to `close`.
 
     `access` records what is looked at. A question that is asked again and again, as while a trail is followed, is
@@ -75,9 +76,6 @@ class PageServer(ThreadingHTTPServer):
     Raises:
         OSError: the port is taken.
     """
-
-    daemon_threads = True
-    block_on_close = False
 
     def __init__(
         self,
@@ -94,7 +92,6 @@ class PageServer(ThreadingHTTPServer):
         self._recorded: dict[object, None] = {}
         self._recording = threading.Lock()
         self.token = secrets.token_urlsafe(_TOKEN_BYTES)
-        self.address_family = socket.AF_INET6 if ipv6 else socket.AF_INET
         self.turns = threading.BoundedSemaphore(_AT_ONCE)
         self.is_closed = False
         self.handed_out = 0
@@ -140,15 +137,6 @@ class PageServer(ThreadingHTTPServer):
             yield look
             with self._recording:
                 self.handed_out += look.returned
-
-    def server_bind(self) -> None:
-        """Bind without asking for the name of this machine, which the standard library would do by DNS."""
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "localhost", int(self.server_address[1])
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that hung up."""
 
 
 class _Request(BaseHTTPRequestHandler):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import requests
 from otel_audit.cli.health import GivenAddress, Health
 from otel_audit.delivery.outcomes import Batch, ExportOutcome
 from otel_audit.delivery.processor import Adoption, BatchProcessor
+from otel_audit.http_server import CONNECTIONS_MAX
 from tests.cli.test_ship import COMMAND, environment, left_behind, shipping
 from tests.delivery.audited_server import AuditedServer
 from tests.servers import free_port, poll
@@ -129,6 +132,29 @@ def test_a_client_that_says_nothing_holds_up_neither_a_probe_nor_the_end(process
             assert asked(port, "/livez")[0] == 200
         with pytest.raises(requests.ConnectionError):
             asked(port, "/livez")
+
+
+def is_ended(connection: socket.socket) -> bool:
+    """True once the other side has closed; it waits for that, or for a byte."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:  # what was sent was not read before
+        return True
+
+
+def test_connections_that_say_nothing_take_few_threads_and_lock_no_probe_out(processor: BatchProcessor) -> None:
+    port = free_port()
+    before = threading.active_count()
+    with Health((LOOPBACK, port), processor), ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_connection((LOOPBACK, port))) for _ in range(3 * CONNECTIONS_MAX)]
+        for each in silent:
+            each.sendall(b"GET /livez HTTP/1.1\r\nHost:")
+
+        assert asked(port, "/livez")[0] == 200
+
+        assert all(map(is_ended, silent[: 2 * CONNECTIONS_MAX]))
+        # A thread may need a moment to see that its connection was ended.
+        poll(threading.active_count, until=lambda count: count <= before + CONNECTIONS_MAX + 1, what="few threads")
 
 
 @pytest.mark.parametrize(

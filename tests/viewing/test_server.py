@@ -6,10 +6,11 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
+from otel_audit.http_server import CONNECTIONS_MAX
 from otel_audit.viewing.server import PageServer
 from tests.viewing.trails import logging, some_events, viewed
 
@@ -129,3 +130,14 @@ def test_it_listens_on_the_loopback_address_and_on_ipv6_only_when_asked(server: 
         assert other.url.startswith("http://[::1]:")
         assert answered(other, f"/{other.token}/")[0] == 200
     assert other.token != server.token
+
+
+def test_connections_that_say_nothing_lock_nobody_out(server: PageServer) -> None:
+    host, port = server.server_address[:2]
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection((str(host), int(port)))) for _ in range(2 * CONNECTIONS_MAX)
+        ]
+
+        assert answered(server, f"/{server.token}/")[0] == 200
+        assert silent[0].recv(1) == b""
