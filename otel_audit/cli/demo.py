@@ -247,7 +247,7 @@ def _tell_more(settings: Settings) -> None:
     directory = shlex.quote(str(settings.directory))
     click.echo(f"\nLook further:\n  {command} tail {directory}\n  {command} status {directory}")
     if ExporterName.OTLP in settings.export:
-        click.echo("  Grafana of docker-compose.yml: http://127.0.0.1:3000, the dashboard opens by itself")
+        click.echo("  if docker-compose.yml runs: the dashboard at http://127.0.0.1:3000")
     else:
         click.echo(
             "With a collector:\n  OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318 "

@@ -156,7 +156,7 @@ def unreadable(directory: Path, error: OSError) -> click.UsageError:
     where = directory if error.filename is None else error.filename
     return click.UsageError(
         f"{escaped(str(where))}: expected a journal that uid {os.geteuid()} can read, got {error.strerror or error}; "
-        "run it as the user of the service, or give that user's files to this one (OTEL_AUDIT_FILE_MODE=0640)"
+        "run it as the user of the service, or let a group read its files (OTEL_AUDIT_FILE_MODE=0640)"
     )
 
 

@@ -57,7 +57,7 @@ class _Columns(msgspec.Struct, frozen=True):
     @classmethod
     def fitting(cls, width: int | None, *, dated: bool) -> _Columns:
         if width is None:
-            return cls(time=24 if dated else 13, actor=16, target=50, result=13, trace=8, note=1, cut=False)
+            return cls(time=24 if dated else 13, actor=18, target=58, result=13, trace=8, note=1, cut=False)
         if width < 100:
             return cls(time=8, actor=10, target=max(8, width - 65), result=10, trace=0, note=0)
         time = 24 if dated and width >= 140 else 13  # a date must not take the place of the note

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["YamlFile", "is_list", "is_mapping", "is_nothing", "is_text", "kind_of", "place_of"]
 
 _NULL = "tag:yaml.org,2002:null"
+_GOT = re.compile(r"(?:but found|but got|found) ")  # what PyYAML writes between what it expected and what there is
 _QUOTED = re.compile(r"'[^'<\\]{2,}'")  # not a token's kind, '<block end>', and not a character, '\\t'
 
 
@@ -68,7 +69,7 @@ class YamlFile:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else self.path
-            problem = _QUOTED.sub("'...'", (error.problem or error.context or "").rpartition("found ")[2])
+            problem = _QUOTED.sub("'...'", _GOT.split(error.problem or error.context or "")[-1])
             raise ConfigError(f"{where}: expected YAML, got {problem}") from None
         except RecursionError:
             raise ConfigError(f"{self.path}: expected YAML, got brackets in brackets, too deep to read") from None

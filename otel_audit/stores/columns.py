@@ -93,5 +93,5 @@ def load_duckdb(kind: type[AuditError], expected: str) -> Any:
     try:
         import duckdb
     except ImportError as error:
-        raise kind(f"{expected}, got an installation without it; pip install 'otel-audit[query]'") from error
+        raise kind(f"{expected}, got an installation without it; run pip install 'otel-audit[query]'") from error
     return duckdb

@@ -58,7 +58,7 @@ def test_people_see_one_line_an_event_and_no_header(tmp_path: Path) -> None:
     lines = run(tmp_path).stdout.splitlines()
 
     assert len(lines) == 2
-    assert "success    http.request        anonymous         GET /a" in lines[0]
+    assert "success    http.request        anonymous           GET /a" in lines[0]
     assert lines[1].endswith("\\x1b[2Jboo")
     journal.close()
 
