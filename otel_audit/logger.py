@@ -6,6 +6,7 @@ import contextvars
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
@@ -60,6 +61,9 @@ class AuditLogger:
         notices: Notices | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        # Not with the first event that needs a model: a child that is forked while another thread imports it would wait
+        # for the lock of that import for ever, and a request would wait for Pydantic.
+        import_module("otel_audit.event")
         self._sink = sink
         self._trail = sink if isinstance(sink, Trail) else None
         if self._trail is not None:

@@ -25,13 +25,15 @@ class JournalCopy:
 
     `names`: of each event of the application, by stream and number. `instances`: who wrote a stream. `told`: how many
     events each instance says that it lost. `pieces`: ends of writes that a kill or a full disk cut off. `put_back`:
-    lines that retention removed, as the archive has them.
+    lines that retention removed, as the archive has them. `ledger`: the lines of the signed ledger, which are those of
+    no stream.
     """
 
     lines: dict[Key, bytes] = field(default_factory=dict)
     names: dict[Key, str] = field(default_factory=dict)
     instances: dict[str, str] = field(default_factory=dict)
     told: Counter[str] = field(default_factory=Counter)
+    ledger: dict[Key, bytes] = field(default_factory=dict)
     pieces: int = 0
     put_back: int = 0
 
@@ -51,7 +53,9 @@ def read_journal(directory: Path, scratch: Path, *, writers: Set[str], archive: 
         AssertionError: a chain is broken, or a piece of a line is where none may be.
     """
     journal = JournalCopy(pieces=_copy_whole_lines(directory, scratch))
-    removed = _put_back(scratch, archive)
+    journal.ledger = _ledger_of(directory)
+    ledgers = {stream_id for stream_id, _ in journal.ledger}
+    removed = _put_back(scratch, (record for record in archive if json.loads(record.body)["stream_id"] not in ledgers))
     journal.put_back = sum(map(len, removed.values()))
     streams = read_streams(scratch)  # each line has the hash of the one before it and the next number, from 1
     for path in sorted(scratch.iterdir()):
@@ -69,6 +73,13 @@ def read_journal(directory: Path, scratch: Path, *, writers: Set[str], archive: 
                 journal.told[writer] += event["gap"]["lines"]
     _check_obituaries(directory / "ledger.jsonl", journal, removed)
     return journal
+
+
+def _ledger_of(directory: Path) -> dict[Key, bytes]:
+    """The lines of every ledger in the directory, without the piece of a turn that was cut off."""
+    contents = (path.read_bytes() for path in sorted(directory.glob("ledger.????????.jsonl")))
+    lines = (line for content in contents for line in content.split(b"\n")[:-1])
+    return {(event["stream_id"], event["seq"]): line for line in lines for event in [json.loads(line)]}
 
 
 def _put_back(scratch: Path, archive: Iterable[Record]) -> Mapping[str, Mapping[int, str]]:

@@ -75,7 +75,7 @@ def evidence(tmp_path: Path) -> Evidence:
     (tmp_path / "ledger").mkdir()
     log_three(tmp_path / "journal", tmp_path / "ledger")
     journal = read_journal(tmp_path / "journal", tmp_path / "scratch", writers={INSTANCE})
-    records = [record_of(key, line) for key, line in journal.lines.items()]
+    records = [record_of(key, line) for key, line in [*journal.ledger.items(), *journal.lines.items()]]
     status = {"emitted": 3, "exported": 3, "pending": 0, "quarantined": 0, "dropped": 0, "system": 1}
     return Evidence(read_ledger(tmp_path / "ledger"), journal, records, status)
 
@@ -249,3 +249,18 @@ def test_a_ledger_that_was_cut_in_a_line_is_read_up_to_it(tmp_path: Path) -> Non
 
     assert found.refused == {name(1)}
     assert found.unanswered == {name(2)}
+
+
+def test_a_ledger_that_is_changed_holed_missing_or_cut_before_its_note_is_found(evidence: Evidence) -> None:
+    ledger = [record for record in evidence.records if record.body.encode() in evidence.journal.ledger.values()]
+    others = [record for record in evidence.records if record not in ledger]
+    changed = replace(ledger[1], body=ledger[1].body.replace("otel", "OTEL", 1))
+
+    for records, problem in (
+        ([*ledger[:1], changed, *ledger[2:]], "1 x record that differs from the journal's line"),
+        ([*ledger[:1], *ledger[2:]], "1 x ledger with a hole in the archive"),
+        ([], "1 x ledger that is not in the archive"),
+        (ledger[:-1], "1 x ledger that ends without a note in the archive"),
+    ):
+        evidence.records = [*others, *records]
+        assert problem in evidence.problems()

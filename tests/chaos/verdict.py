@@ -76,6 +76,10 @@ def judge_ours(
     for record in records:
         if (key := _key_of(record, journal, problems)) is not None:
             seen[key] += 1
+    signed = {key for key in seen if key in journal.ledger}
+    for key in signed:
+        del seen[key]
+    _check_ledger(signed, journal, problems)
     for key in journal.lines.keys() - seen.keys():
         problems.add("line of the journal that is not in the archive", key)
     _check_receipts(ledger, journal, problems)
@@ -105,6 +109,18 @@ def _settled(ledger: Ledger, copies: Counter[str], problems: Problems | None = N
     return delivery
 
 
+def _check_ledger(arrived: Set[tuple[str, int]], journal: JournalCopy, problems: Problems) -> None:
+    """Of the ledger everything up to some note is there; what comes behind it may be on its way."""
+    for stream_id in {stream_id for stream_id, _ in journal.ledger}:
+        numbers = {seq for each, seq in arrived if each == stream_id}
+        if numbers != set(range(1, len(numbers) + 1)):
+            problems.add("ledger with a hole in the archive", stream_id)
+        elif not numbers:
+            problems.add("ledger that is not in the archive", stream_id)
+        elif json.loads(journal.ledger[stream_id, len(numbers)]).get("system") != "note":
+            problems.add("ledger that ends without a note in the archive", (stream_id, len(numbers)))
+
+
 def _key_of(record: Record, journal: JournalCopy, problems: Problems) -> tuple[str, int] | None:
     """Stream and number of a record, if it is what the journal has there."""
     try:
@@ -113,13 +129,13 @@ def _key_of(record: Record, journal: JournalCopy, problems: Problems) -> tuple[s
     except (ValueError, KeyError, TypeError):
         problems.add("record that is no line of a journal", record.body[:200])
         return None
-    if journal.lines.get(key) != record.body.encode():
+    if (journal.lines.get(key) or journal.ledger.get(key)) != record.body.encode():
         problems.add("record that differs from the journal's line", f"{key} {record.body[:200]}")
         return None
     said = record.attributes.get("audit.sequence.stream_id"), record.attributes.get("audit.sequence.number")
     if said != key:
         problems.add("record whose attributes name another line", f"{key} {said}")
-    if record.resource.get("service.instance.id") != journal.instances[key[0]]:
+    if key not in journal.ledger and record.resource.get("service.instance.id") != journal.instances[key[0]]:
         problems.add("record with the resource of another process", f"{key} {record.resource}")
     return key
 

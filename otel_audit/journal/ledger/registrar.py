@@ -374,5 +374,8 @@ class _Work:
             del registrar  # or it would live for as long as this thread waits
             if pause_s < 0:
                 return
-            with suppress(Empty):
-                self._words.get(timeout=pause_s)
+            self._rest(pause_s)
+
+    def _rest(self, pause_s: float) -> None:
+        with suppress(Empty):
+            self._words.get(timeout=pause_s)
