@@ -141,7 +141,8 @@ def test_a_backlog_takes_no_memory_and_drains_in_order_taking_turns_with_live_ev
     assert drained["complete"]
     assert drained["exported"] == drained["logged"]
     arrived = seqs_by_stream(arrivals)
-    ledger = arrived.pop(json.loads((directory / "ledger.00000001.jsonl").read_bytes().partition(b"\n")[0])["stream_id"])
+    header = json.loads((directory / "ledger.00000001.jsonl").read_bytes().partition(b"\n")[0])
+    ledger = arrived.pop(header["stream_id"])
     assert ledger == list(range(1, len(ledger) + 1))
     assert arrived == {
         left["stream_id"]: list(range(1, left["last_seq"] + 1)),
