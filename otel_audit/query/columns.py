@@ -63,6 +63,12 @@ def _whole(field: str) -> str:
     return f"TRY_CAST({field} AS BIGINT)"
 
 
+def _finite(field: str) -> str:
+    """Return a number that JSON has: a text such as NaN would make one row spoil an answer in JSON."""
+    number = f"TRY_CAST({field} AS DOUBLE)"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"
+
+
 # METHOD path -> status. Source: Feast 0.67 `AuditLogger.log_http_request`, whose events say it nowhere else.
 _SAID: Final = r"'^(\S+) .* -> ([1-5]\d\d)$'"
 
@@ -103,7 +109,7 @@ COLUMNS: Final = (
     Column("target_type", "VARCHAR", "the kind of the resource", "target_type"),
     Column("target", "VARCHAR", "the name of the resource", "target"),
     Column("status_code", "BIGINT", "the HTTP status", _STATUS),
-    Column("duration_ms", "DOUBLE", "how long it took", "TRY_CAST(duration_ms AS DOUBLE)"),
+    Column("duration_ms", "DOUBLE", "how long it took", _finite("duration_ms")),
     Column("error_type", "VARCHAR", "the class of the exception", "error_type"),
     Column("reason", "VARCHAR", "why it was allowed or denied", "reason"),
     Column("policy_id", "VARCHAR", "the rule that allowed or denied", "policy_id"),

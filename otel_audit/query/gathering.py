@@ -32,6 +32,7 @@ __all__ = ["Gathered", "HeldFiles", "Segment", "Spool"]
 
 _HEADER: Final = system_start(SEGMENT)
 _COPIED_MAX_BYTES: Final = 256 << 20  # far above the default size of a segment
+_READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # or a pipe among the segments would be waited for
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -116,7 +117,7 @@ class HeldFiles:
         if len(self._descriptors) >= self._most:
             return str(path.absolute()), path.stat().st_size
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, _READING)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -128,7 +129,7 @@ class HeldFiles:
 
     def _copy(self, path: Path) -> tuple[str, int]:
         """Return the name and the size of a copy of the whole lines of a file that may grow."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, _READING)
         try:
             size = os.fstat(descriptor).st_size
             end = last_newline(descriptor, size) + 1

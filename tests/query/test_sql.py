@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,25 @@ def test_what_reads_or_writes_anything_else_is_refused(trail: TrailDatabase, jou
 
 def test_a_comment_at_the_end_of_a_question_hides_nothing(trail: TrailDatabase) -> None:
     assert list(trail.rows("SELECT count(*) FROM events WHERE system IS NULL -- all")[1]) == [("1",)]
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-inf"])
+def test_a_number_that_json_does_not_have_is_none(journal: Path, word: str) -> None:
+    segment = next(journal.glob("*-*.jsonl"))
+    segment.write_bytes(
+        segment.read_bytes().replace(b'"outcome":"deny"', f'"outcome":"deny","duration_ms":"{word}"'.encode())
+    )
+
+    with open_store(journal) as store, TrailDatabase([store]) as trail:
+        for view in ("events", "sought"):
+            rows = list(trail.objects(f"SELECT duration_ms FROM {view} WHERE outcome = 'deny'"))
+            assert rows == ['{"duration_ms":null}']
+
+
+def test_a_pipe_in_the_place_of_a_segment_is_not_waited_for(journal: Path) -> None:
+    name = next(journal.glob("*-*.jsonl")).name
+    os.mkfifo(journal / name.replace(".00000001.", ".00000009."))
+    os.mkfifo(journal / "00000000-0000-7000-8000-000000000001.00000001.jsonl")
+
+    with open_store(journal) as store, TrailDatabase([store]) as trail:
+        assert list(trail.rows("SELECT path FROM events WHERE system IS NULL")[1]) == [("/orders/7",)]

@@ -220,6 +220,17 @@ def test_a_text_of_a_megabyte_is_cut_where_it_is_shown_and_whole_where_it_is_sav
     assert line in b"".join(path.read_bytes() for path in (tmp_path / "journal").glob("0*.jsonl"))
 
 
+def test_a_duration_that_is_no_number_spoils_no_page(journal: Path) -> None:
+    tampered(journal, b'"duration_ms":1', lambda line: line.replace(b'"duration_ms":1', b'"duration_ms":"NaN","was":1'))
+
+    with viewed(journal) as trail:
+        page = answers.events(trail, asking())
+        for row in page["events"]:
+            json.dumps(answers.event(trail, asking(stream=row["stream_id"], seq=row["seq"])), allow_nan=False)
+
+    assert len(json.loads(json.dumps(page, allow_nan=False))["events"]) == 12
+
+
 # While it is read, and afterwards.
 
 
