@@ -584,7 +584,7 @@
       element("a", { href: address, download: made.name }).click();
       setTimeout(() => URL.revokeObjectURL(address), 60000);
       result.replaceChildren(
-        element("p", {}, "Downloaded ", element("code", {}, made.name), ". It holds this event and no other. Whoever checks it needs this key, and must get it separately:"),
+        element("p", {}, "Downloaded ", element("code", {}, made.name), ". It holds this event and no other. Whoever checks it must get the key separately:"),
         ...made.signers.map((key) => element("code", {}, `otel-audit verify --proof ${made.name} --key '${plain(key)}'`)),
       );
     } catch (error) {
