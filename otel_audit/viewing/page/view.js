@@ -13,7 +13,7 @@
     unchecked: "Checking", unchained: "No chain",
   };
   const VERDICTS = {
-    proven: ["Proven", "The signed lines are as they were written, by what you brought along."],
+    proven: ["Proven", "The signed lines are as they were written; the key, note or store that you gave vouches for them."],
     consistent: ["Consistent", "No contradiction was found in the trail. Nothing from outside vouches for it: start with --key or --known."],
     broken: ["Broken", "The trail is not as it was written."],
   };
@@ -624,7 +624,7 @@
     steps.push(chain.is_last
       ? element("li", {}, element("span", { class: "quiet" }, "No line behind it yet"))
       : element("li", {}, `Line ${count(seq + 1)} must name this event by its hash, `, fits(chain.after_names, chain.hash), "."));
-    const about = stream ? `The chain of this stream is whole up to line ${count(stream.chain_to)}; notes have signed it up to line ${count(stream.signed_to)}${stream.anchored_to ? `, and what you brought vouches for it up to line ${count(stream.anchored_to)}` : ""}.` : "";
+    const about = stream ? `The chain of this stream is whole up to line ${count(stream.chain_to)}; notes have signed it up to line ${count(stream.signed_to)}${stream.anchored_to ? `, and what you gave vouches for it up to line ${count(stream.anchored_to)}` : ""}.` : "";
     return section("Place in the chain", element("ol", { class: "chain" }, ...steps), about ? element("p", { class: "proof-actions" }, about) : null, element("p", { class: "quiet mono" }, `stream ${plain(its.stream_id)}`));
   }
 
