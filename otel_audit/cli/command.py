@@ -12,9 +12,11 @@ import click
 from otel_audit._version import __version__
 from otel_audit.notices import escaped
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "FINDING", "WRONG_USAGE", "main"]
 
-_FINDING: Final = 1
+# Exit codes of all commands; 0 says that all is well.
+FINDING: Final = 1
+WRONG_USAGE: Final = 2
 
 # Each command with the first sentence of its own help, so that `--help` need not import what all of them stand on.
 COMMANDS: Final = {
@@ -76,7 +78,7 @@ class _Commands(click.Group):
             raise  # the reader, such as `head`, has seen enough: click ends quietly
         except OSError as error:
             click.echo(f"otel-audit {ctx.invoked_subcommand}: {escaped(_what_failed(error))}", err=True)
-            ctx.exit(_FINDING)
+            ctx.exit(FINDING)
 
 
 def _what_failed(error: OSError) -> str:

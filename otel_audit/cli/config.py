@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 import click
 from pydantic import BaseModel
 
+from otel_audit.cli.command import WRONG_USAGE
 from otel_audit.diagnosis.configuration import instrument_findings
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
@@ -201,7 +202,6 @@ def _rule_as_json(rule: Rule) -> dict[str, Any]:
     return {"line": rule.line, "column": rule.column, "conditions": rule.conditions}
 
 
-_WRONG_USAGE = 2
 _OF_MEMORY = (table.QUEUE_BYTES,)
 _OF_DISKS = (table.RETENTION_DAYS, table.RETENTION_BYTES)  # in memory what is delivered is removed at once
 
@@ -290,7 +290,7 @@ def config(markdown: bool, as_json: bool, event: BinaryIO | None) -> None:
         )
     except ConfigError as error:
         click.echo(f"otel-audit config: {escaped(str(error))}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     if said is not None:
         click.echo(said.as_json() if as_json else said.as_text())
     else:

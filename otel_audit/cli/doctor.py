@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from otel_audit.cli.command import FINDING, WRONG_USAGE
 from otel_audit.cli.options import GivenPath
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.diagnosis.configuration import destination_findings, identity_findings, instrument_findings
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
-_FINDING: Final = 1
-_WRONG_USAGE: Final = 2
 _NAME_CELLS: Final = 12  # "service name"
 _REMEDY_INDENT: Final = " " * 5
 
@@ -56,14 +55,14 @@ def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:
         exporter = _exporter(settings)
     except ConfigError as error:
         click.echo(f"otel-audit doctor: {escaped(str(error))}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     findings = _findings(settings, None if no_probe else exporter)
     if as_json:
         found = list(findings)
         click.echo(shown_json(_as_json(settings, found)))
     else:
         found = _shown(findings)
-    sys.exit(0 if all(finding.ok for finding in found) else _FINDING)
+    sys.exit(0 if all(finding.ok for finding in found) else FINDING)
 
 
 def _exporter(settings: Settings) -> OtlpExporter | None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from otel_audit.access import recorded_access
+from otel_audit.cli.command import FINDING
 from otel_audit.cli.options import GivenMoment
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.journal.line import GAP, SEGMENT, Line, Tail, is_system, system_start
@@ -25,7 +26,6 @@ from otel_audit.verification.directory import bytes_of
 
 __all__ = ["export"]
 
-_FINDING: Final = 1
 _HEADER: Final = system_start(SEGMENT)
 _GAP: Final = system_start(GAP)
 
@@ -76,7 +76,7 @@ def export(ctx: click.Context, source: str | None, to: str, since_ns: int | None
     if left.damaged:
         said = f"damaged lines left out: {left.damaged}; `otel-audit verify` says where"
         click.echo(f"otel-audit export: {said}", err=True)
-        sys.exit(_FINDING)
+        sys.exit(FINDING)
 
 
 def _bar(store: Store) -> AbstractContextManager[Callable[[int], None]]:

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 import click
 
+from otel_audit.cli.command import FINDING, WRONG_USAGE
 from otel_audit.cli.options import GivenPath, unreadable
 from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.ledger.entries import SignedNote, statements_backwards
@@ -22,9 +22,6 @@ from otel_audit.settings.proof import default_log_name
 from otel_audit.signing.keys import VerifierKey, create_identity, read_public_identity
 
 __all__ = ["keygen", "pseudonym", "vkey"]
-
-_FINDING: Final = 1
-_WRONG_USAGE: Final = 2
 
 
 @click.command()
@@ -40,7 +37,7 @@ def keygen(file: Path, as_json: bool) -> None:
         create_identity(file)
     except ConfigError as error:
         click.echo(f"otel-audit keygen: {escaped(str(error))}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     if as_json:
         click.echo(shown_json({"file": str(file)}))
         return
@@ -65,12 +62,12 @@ def vkey(file: Path, directory: Path | None, as_json: bool) -> None:
                 f"otel-audit vkey: expected a ledger in {escaped(str(directory))}, got none; the first event begins it",
                 err=True,
             )
-            sys.exit(_FINDING)
+            sys.exit(FINDING)
         key = str(VerifierKey(name, public))
         click.echo(shown_json({"vkey": key, "name": name}) if as_json else key)
     except AuditError as error:
         click.echo(f"otel-audit vkey: {escaped(str(error))}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
 
 
 def _name(settings: Settings) -> str:
@@ -104,10 +101,10 @@ def pseudonym(names: tuple[str, ...], keys: str | None, as_json: bool) -> None:
         keyring = _keyring(keys)
     except ConfigError as error:
         click.echo(f"otel-audit pseudonym: {error}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     if not names:
         click.echo("otel-audit pseudonym: expected a NAME or -, got none", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     for name in _each(names):
         for line in _lines(name, keyring, as_json):
             click.echo(line)

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
 
 import click
 
 from otel_audit.access import Look, recorded_access
+from otel_audit.cli.command import FINDING
 from otel_audit.cli.options import GivenPath
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.journal.files import make_directory
@@ -20,8 +20,6 @@ from otel_audit.query.database import TrailDatabase
 from otel_audit.query.packing import Day, Packing
 
 __all__ = ["pack"]
-
-_FINDING: Final = 1
 
 
 @click.command()
@@ -70,7 +68,7 @@ def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> 
     for each in gathered.unread():
         click.echo(each, err=True)
     if gathered.damaged:
-        sys.exit(_FINDING)
+        sys.exit(FINDING)
 
 
 def _packed(packing: Packing, days: Sequence[Day], look: Look) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Final
 import click
 from click.core import ParameterSource
 
+from otel_audit.cli.command import FINDING
 from otel_audit.errors import AuditError, ProofInvalid
 from otel_audit.notices import escaped, escaped_json, shown_json
 from otel_audit.verification.pins import Pins
@@ -41,7 +42,7 @@ def verify_proof(ctx: click.Context, file: Path, pins: Pins, *, as_json: bool) -
             click.echo(shown_json({"verdict": "broken", "message": str(error)}))
         else:
             click.echo(f"BROKEN: {escaped(str(file))} proves nothing: {escaped(str(error))}")
-        sys.exit(1)
+        sys.exit(FINDING)
     if as_json:
         event = shown.event.decode()
         place = {"stream_id": shown.stream_id, "seq": shown.seq, "origin": shown.origin}

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from otel_audit.access import AccessUnrecorded, recorded_access
+from otel_audit.cli.command import FINDING
 from otel_audit.cli.options import GivenPath, directory_argument, unreadable
 from otel_audit.errors import ProofUnavailable
 from otel_audit.notices import escaped, shown_json
@@ -18,8 +19,6 @@ from otel_audit.verification.proving import ProofMade, places_of
 from otel_audit.verification.proving import prove as prove_line
 
 __all__ = ["prove"]
-
-_FINDING: Final = 1
 
 
 @click.command()
@@ -49,9 +48,9 @@ def prove(event_id: str, directory: Path, out: Path | None, as_json: bool) -> No
     except ProofUnavailable as error:
         if as_json:
             click.echo(shown_json({"message": str(error)}))
-            sys.exit(_FINDING)
+            sys.exit(FINDING)
         click.echo(f"otel-audit prove: {escaped(str(error))}", err=True)
-        sys.exit(_FINDING)
+        sys.exit(FINDING)
     except AccessUnrecorded as error:
         raise click.UsageError(escaped(str(error))) from error
     if not as_json:

@@ -17,6 +17,7 @@ import click
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 
 from otel_audit._version import __version__
+from otel_audit.cli.command import FINDING, WRONG_USAGE
 from otel_audit.cli.options import GivenNumber, GivenPath, Stop
 from otel_audit.cli.source import progress_bar
 from otel_audit.delivery.otlp.exporter import OtlpExporter
@@ -123,8 +124,6 @@ def _say_quarantine(otlp: OtlpSettings, report: QuarantineReport) -> None:
         click.echo(f"the rest stays in quarantine: {escaped(report.left)}", err=True)
 
 
-_FINDING: Final = 1
-_WRONG_USAGE: Final = 2
 _TROUBLES_SHOWN: Final = 20
 
 
@@ -180,12 +179,12 @@ def replay(
                 done = _replay(path, destination, state_directory, from_start, as_json)
     except AuditError as error:
         click.echo(f"otel-audit replay: {escaped(str(error))}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     except BrokenPipeError:
         raise  # click ends quietly when who read us has enough
     except OSError as error:
         raise click.UsageError(f"expected files that can be read and written, got {error}") from error
-    sys.exit(0 if done else _FINDING)
+    sys.exit(0 if done else FINDING)
 
 
 def _quarantine(directory: Path, destination: ReplayEndpoint, as_json: bool) -> bool:

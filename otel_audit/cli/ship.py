@@ -15,6 +15,7 @@ import click
 from opentelemetry.sdk.resources import SERVICE_NAME
 
 from otel_audit._version import __version__
+from otel_audit.cli.command import FINDING, WRONG_USAGE
 from otel_audit.cli.health import GivenAddress, Health
 from otel_audit.cli.options import Stop, directory_argument
 from otel_audit.delivery.otlp.exporter import OtlpExporter
@@ -32,8 +33,6 @@ from otel_audit.settings import OtlpSettings, Settings
 
 __all__ = ["ship"]
 
-_FINDING: Final = 1
-_WRONG_USAGE: Final = 2
 _DESCRIPTORS_A_STREAM: Final = 6
 _DESCRIPTORS_FOR_THE_REST: Final = 64
 
@@ -78,7 +77,7 @@ def ship(
         prove_locks(directory)
     except AuditError as error:
         click.echo(f"otel-audit ship: {escaped(str(error))}", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     adoption = Adoption(_every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once())
     if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
         click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)
@@ -129,7 +128,7 @@ def _answering(address: tuple[str, int] | None, processor: BatchProcessor) -> It
     except OSError as error:
         said = f"--health: expected an address where this process can listen, got {address[0]}:{address[1]}"
         click.echo(f"otel-audit ship: {said}: {error.strerror or error}; choose another port", err=True)
-        sys.exit(_WRONG_USAGE)
+        sys.exit(WRONG_USAGE)
     with health:
         yield
 
@@ -151,7 +150,7 @@ def _said(settings: Settings, otlp: OtlpSettings, report: SweepReport, as_json: 
         click.echo(shown_json(_once_json(settings, otlp, report)))
     else:
         _say(otlp, report)
-    return _FINDING if report.left else 0
+    return FINDING if report.left else 0
 
 
 def _tell_of_the_dead(settings: Settings, adopter: Adopter | None, stop: Stop) -> None:
@@ -189,7 +188,7 @@ def _ship_on(settings: Settings, otlp: OtlpSettings, processor: BatchProcessor, 
         click.echo(shown_json({**_place(settings, otlp), "delivered": delivered, "blocked": reason}))
     else:
         click.echo("stopped; all is delivered" if delivered else "stopped; events wait in the journal", err=True)
-    return 0 if delivered else _FINDING
+    return 0 if delivered else FINDING
 
 
 def _description(settings: Settings) -> dict[str, Any]:

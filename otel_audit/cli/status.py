@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from otel_audit.cli.command import FINDING
 from otel_audit.cli.options import GivenPath, directory_argument, free_bytes_of_settings, say_if_empty, unreadable
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
@@ -24,7 +25,6 @@ from otel_audit.notices import escaped, number_of, shown_json
 
 __all__ = ["status"]
 
-_FINDING: Final = 1
 _STREAMS_SHOWN: Final = 20
 _PIPE_COLUMNS: Final = 200
 _MEASURED_COLUMNS: Final = 10_000
@@ -67,7 +67,7 @@ def status(ctx: click.Context, directory: Path, as_json: bool, as_metrics: bool,
     else:
         _print(counted, space, ledger)
     is_stuck = counted.is_stuck or (ledger is not None and ledger.is_stuck)
-    sys.exit(_FINDING if is_stuck or space.is_low else 0)
+    sys.exit(FINDING if is_stuck or space.is_low else 0)
 
 
 def _write(metrics: str, out: Path | None) -> None:
