@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -305,7 +306,7 @@ def line(trail: ViewedTrail, asked: Asked) -> bytes:
 
 
 def proof(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
-    """Return the proof of an event as `otel-audit prove` makes it, in base64, and the keys that signed it.
+    """Return the proof of an event as `otel-audit prove` makes it, in base64, and for each key the command to check it.
 
     Raises:
         Unanswerable: it is not there, or does not lie in a journal.
@@ -321,12 +322,10 @@ def proof(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
     place = place_at(trail.directory, stream_id, seq)
     if place is None:
         raise Unanswerable(f"expected line {seq} of the stream {stream_id[:100]!r} in the journal, got none")
-    made = prove(place)
-    return {
-        "name": f"{stream_id}-{seq}.tlog-proof",
-        "proof": base64.b64encode(bytes(made.proof)).decode(),
-        "signers": list(map(str, made.signers)),
-    }
+    made, name = prove(place), f"{stream_id}-{seq}.tlog-proof"
+    # The name of a log is that of its service, so a key may hold quotes and whatever a shell would run.
+    checks = [shlex.join(["otel-audit", "verify", "--proof", name, "--key", str(key)]) for key in made.signers]
+    return {"name": name, "proof": base64.b64encode(bytes(made.proof)).decode(), "checks": checks}
 
 
 def _standing(trail: ViewedTrail, row: Mapping[str, Any]) -> Standing:

@@ -585,7 +585,7 @@
       setTimeout(() => URL.revokeObjectURL(address), 60000);
       result.replaceChildren(
         element("p", {}, "Downloaded ", element("code", {}, made.name), ". It holds this event and no other. Whoever checks it must get the key separately:"),
-        ...made.signers.map((key) => element("code", {}, `otel-audit verify --proof ${made.name} --key '${plain(key)}'`)),
+        ...made.checks.map((command) => element("code", {}, plain(command))),
       );
     } catch (error) {
       result.replaceChildren(element("p", {}, "There is no proof yet: ", shown(error.message)));
