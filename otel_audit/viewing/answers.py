@@ -29,6 +29,7 @@ from otel_audit.viewing.trail import Stage, ViewedTrail
 __all__ = [
     "Asked",
     "Unanswerable",
+    "command_to_check",
     "event",
     "events",
     "filters_of",
@@ -323,9 +324,16 @@ def proof(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
     if place is None:
         raise Unanswerable(f"expected line {seq} of the stream {stream_id[:100]!r} in the journal, got none")
     made, name = prove(place), f"{stream_id}-{seq}.tlog-proof"
-    # The name of a log is that of its service, so a key may hold quotes and whatever a shell would run.
-    checks = [shlex.join(["otel-audit", "verify", "--proof", name, "--key", str(key)]) for key in made.signers]
+    checks = [command_to_check(name, str(key)) for key in made.signers]
     return {"name": name, "proof": base64.b64encode(bytes(made.proof)).decode(), "checks": checks}
+
+
+def command_to_check(name: str, key: str) -> str:
+    """Return the command that checks a proof in a file, to be pasted into a shell.
+
+    A log is named after its service, so a key may hold quotes, and whatever a shell would run.
+    """
+    return shlex.join(["otel-audit", "verify", "--proof", name, "--key", key])
 
 
 def _standing(trail: ViewedTrail, row: Mapping[str, Any]) -> Standing:
