@@ -49,6 +49,7 @@ from otel_audit.journal.retention import Retention
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, ExporterName, OnLoss, Settings
+from otel_audit.signing.keys import import_signatures
 from otel_audit.sinks import AuditSink, JsonlEvent
 from otel_audit.threads import begin_anew
 
@@ -243,6 +244,8 @@ class Trail(AuditSink):
     def start(self) -> None:
         """Start delivery in this process, including events that dead processes left. See `AuditLogger.start`."""
         self.journal.leave_to_parent()
+        if self._registrar is not None:
+            import_signatures()  # here, where no greenlet can be in the way of the thread that would do it
         self._processor.start()
 
     def flush(self, timeout_s: float = 5.0) -> FlushReport:

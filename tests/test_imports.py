@@ -54,7 +54,7 @@ ONLY: dict[str, set[str]] = {
     "records": {"records", "event_schema", "errors", "ids"},
     "policy": {"policy", "records", "event", "event_schema", "settings", "errors"},
     "sinks": set(),
-    "signing": {"signing", "errors"},
+    "signing": {"signing", "errors", "threads"},
     # Lines and hashes, not OTel and not what an event is.
     "journal": {"journal", "signing", "settings", "errors", "notices", "ids", "threads", "_version"},
 }

@@ -1,7 +1,8 @@
 """Ed25519 keys: one that signs notes, one that verifies them, and the file of an identity.
 
 Source: RFC 8032 for the signatures; C2SP signed-note v1, "Verifier keys" and "Signature types", for names and ids.
-`cryptography` takes 20 ms to import, so it is imported when a key is first used: in the background, never by `log()`.
+`cryptography` takes 20 ms to import, so it is imported when a key is first used: in the background, never by `log()`;
+or when a server starts.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import stat
 import unicodedata
 from dataclasses import dataclass
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from otel_audit.errors import ConfigError, KeyUnusable, NoteMalformed
+from otel_audit.threads import FORKS_WAIT
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,6 +31,7 @@ __all__ = [
     "VerifierKey",
     "checked_name",
     "create_identity",
+    "import_signatures",
     "read_identity",
     "read_public_identity",
     "strict_base64",
@@ -122,6 +126,7 @@ class VerifierKey:
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         """Return True if the signature is of this key and of this message."""
+        import_signatures()
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -145,6 +150,7 @@ class SigningKey:
         Raises:
             KeyUnusable: they are not 32.
         """
+        import_signatures()
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         if len(seed) != _SEED_BYTES:
@@ -168,6 +174,16 @@ class SigningKey:
     def sign(self, message: bytes) -> bytes:
         """Return the 64 bytes of the signature."""
         return self._private.sign(message)
+
+
+def import_signatures() -> None:
+    """Import what signing and verifying need, while no other thread forks this process.
+
+    A child that was forked within the import would wait for its lock for ever.
+    """
+    with FORKS_WAIT:
+        import_module("cryptography.exceptions")
+        import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
 
 
 def create_identity(path: Path) -> SigningKey:
