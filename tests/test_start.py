@@ -236,6 +236,7 @@ def test_delivery_over_grpc_imports_nothing_so_that_no_forked_child_waits_for_th
         import sys, otel_audit
 
         audit = otel_audit.configure()
+        audit.start()
         before = set(sys.modules)
         audit.log_authn(outcome="success")
         assert audit.flush(timeout_s=20).complete

@@ -251,6 +251,7 @@ def test_delivery_imports_nothing_so_that_no_forked_child_waits_for_the_lock_of_
     export: str, tmp_path: Path, server: AuditedServer
 ) -> None:
     script = """
+        audit.start()
         before = set(sys.modules)
         log_many(3)
         assert audit.flush(timeout_s=20).complete
