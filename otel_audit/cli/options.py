@@ -6,10 +6,13 @@ that click would let through by mistake.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
@@ -39,6 +42,7 @@ __all__ = [
 
 # A year of seconds. Neither the kernel nor a thread can wait for every number.
 _HIGHEST: Final = 365 * 86_400.0
+_SLICE_S: Final = 0.5
 
 
 class GivenPath(click.Path):
@@ -202,10 +206,13 @@ class Stop:
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Return when an end is asked for, or after so many seconds."""
-        try:
-            self._asked.get(timeout=timeout_s)
-        except Empty:
-            return
+        # In slices: a signal that arrives while this thread waits for the interpreter, just before it goes to sleep, is
+        # noticed only when the sleep is over. Its handler has not run then, and `put` wakes nobody.
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            with suppress(Empty):
+                self._asked.get(timeout=min(left_s, _SLICE_S))
+                return
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
