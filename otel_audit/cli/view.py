@@ -87,7 +87,7 @@ def _served(
 
 
 def _again(ctx: click.Context, source: str | None) -> Callable[[], Store]:
-    """Return what opens the source, once for each thread. The first time is here, and what is wrong with it is said."""
+    """Return a function that opens the source, once for each thread. It is opened here first, to report its errors."""
     with opened_source(ctx, source) as store:
         where, is_journal = store.where, store.kind is Kind.JOURNAL
     return (lambda: DirectoryStore(Path(where))) if is_journal else (lambda: open_store(source or where))

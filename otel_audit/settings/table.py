@@ -385,7 +385,7 @@ ACCESS_LOG: Setting[Path | None] = Setting(
         "The directory of a trail in which commands that show events record who looked, and for what. Where it cannot "
         "be written they show nothing. It is for the commands, not for services: see docs/query.md."
     ),
-    reason="not everybody has to show who looked; whoever has to keeps that trail apart",
+    reason="not everyone has to show who looked, and those who must keep that trail elsewhere",
 )
 
 CORE_TABLE: tuple[Setting[object], ...] = (

@@ -125,7 +125,7 @@ def _kind_of_file(path: Path) -> Kind | None:
         return Kind.ARCHIVE
     if any(map(_is_event, lines)):
         return Kind.EVENT_LOG
-    return Kind.ARCHIVE if damage else None  # nobody can tell, and what is wrong with it is said
+    return Kind.ARCHIVE if damage else None  # of an unknown kind; its damage is reported
 
 
 def _is_event(line: bytes) -> bool:

@@ -188,7 +188,7 @@ class _Store:
             if not self._is_before_window(claims, chain):
                 self._judge_unopened(chain, findings, is_young=is_young)
                 return
-            if chain.first_seq <= 1:  # else that is said
+            if chain.first_seq <= 1:  # otherwise the missing beginning is reported
                 findings.unproven("window", chain.first_seq, "it was begun before the first line of the ledger here")
             if claims is None:
                 return

@@ -72,7 +72,7 @@ _MISSING: Final = _Fact(Class.FINDING, "journal_only", "were delivered, and are 
 class CrossCheck:
     """Compares a directory with a store, which it reads at once. Then the journal is to be verified, then `compare`.
 
-    `settle_s`: how long a line may be on its way. `from_ns`: of lines before this time nothing is said if the store has
+    `settle_s`: how long a line may be on its way. `from_ns`: lines before this time are not reported if the store has
     let go of them.
 
     `notes`: by ledger of the directory, the newest note that the store has of it. Whoever takes over the host cannot
@@ -364,7 +364,7 @@ class _Spans:
         self._first = self._last = 0
 
     def add(self, seq: int, fact: _Fact | None, last: int | None = None) -> None:
-        """Take what is said of the next line, or of those up to `last`; None: nothing."""
+        """Add the finding about the next line, or about all lines up to `last`. None means that there is none."""
         last = last or seq
         if fact is self._fact and seq <= self._last + 1:
             self._last = last

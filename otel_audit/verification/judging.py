@@ -63,7 +63,7 @@ def judge_headers(chain: Chain, findings: Findings) -> None:
 
 
 def unfinished_words(lines: Sequence[Line]) -> str:
-    """Return what is said of the last lines of a ledger, which no note covers."""
+    """Return the finding about the last lines of a ledger, which no note covers."""
     return f"ledger lines {lines[0].seq} to {lines[-1].seq} have no note yet, and count for nothing"
 
 

@@ -20,7 +20,7 @@ __all__ = ["OwnRemoval"]
 
 
 class OwnRemoval:
-    """What is known of the first lines of one ledger. `follows`: the header behind lines that are not there."""
+    """The known beginning of one ledger. `follows` is the header behind lines that are missing."""
 
     def __init__(self, ledger_id: str, claims: Claims, findings: Findings) -> None:
         self.follows: Header | None = None

@@ -80,7 +80,7 @@ _ORDER: Final = "time_ns DESC, stream_id DESC, seq DESC"
 
 
 class Unanswerable(AuditError):
-    """What is asked for cannot be understood, or is not there."""
+    """The request cannot be understood, or asks for something that does not exist."""
 
 
 def state(trail: ViewedTrail) -> Mapping[str, Any]:

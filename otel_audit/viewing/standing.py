@@ -12,7 +12,7 @@ __all__ = ["WORDS", "Standing", "Standings"]
 
 
 class Standing(StrEnum):
-    """What is shown of a line."""
+    """How far a line is proven, as the page shows it."""
 
     BROKEN = "broken"
     PROVEN = "proven"

@@ -2,8 +2,8 @@
 
 A writer that ends tells the ledger so, and removes its lock file. So a lock file that is there and that nobody holds
 means that somebody has to: the stream is read to its last whole line, and how far it came is said once and for all. The
-lock is held meanwhile, so that two do not say it; whoever gets it looks whether it was said, since another one may have
-been killed before it removed the file. Many go into one turn.
+lock is held meanwhile, so that only one process records it. That process first checks whether another one has recorded
+it already, and was killed before it removed the file. Many go into one turn.
 
 A stream that an earlier version wrote is `found` instead: nothing shows that it was whole before, but from here on it
 is. Its header knows no ledger; one whose header does was opened in it, or is not ours.
@@ -131,7 +131,7 @@ class Adopter:
         # Read before the lock is taken: meanwhile others would take its writer for alive.
         tree, why = tree_of(files)
         lock = self._left_lock(files)
-        if lock is None:  # another one has it, or had it and told
+        if lock is None:  # another process holds it, or has recorded the end already
             return
         try:
             content = self._content(files, header, tree, why)

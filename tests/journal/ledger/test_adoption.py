@@ -91,10 +91,11 @@ def test_many_dead_streams_take_one_turn(tmp_path: Path) -> None:
     assert len(LedgerFiles(tmp_path).segment(1).read_bytes().split(b'{"system":"note"')) == 3  # of the begin, and one
 
 
-def test_the_tree_of_a_stream_without_its_first_segments_goes_on_from_the_edge_in_the_ledger(tmp_path: Path) -> None:
-    registrar = Registrar(a_ledger(tmp_path), describe=dict)
+def a_dead_stream_of_some_segments(directory: Path) -> StreamFiles:
+    """A stream with heads at its rotations, whose end nobody has told."""
+    registrar = Registrar(a_ledger(directory), describe=dict)
     journal = Journal(
-        tmp_path,
+        directory,
         describe=knowing,
         on_open=registrar.follow,
         on_close=lambda stream: False,
@@ -102,10 +103,15 @@ def test_the_tree_of_a_stream_without_its_first_segments_goes_on_from_the_edge_i
     )
     for name in range(60):
         append(journal, name)
-    until(lambda: kinds(tmp_path).count("head") >= 3)
+    until(lambda: kinds(directory).count("head") >= 3)
     journal.close()
     registrar.close()
-    (files,) = streams_in(tmp_path)
+    (files,) = streams_in(directory)
+    return files
+
+
+def test_the_tree_of_a_stream_without_its_first_segments_goes_on_from_the_edge_in_the_ledger(tmp_path: Path) -> None:
+    files = a_dead_stream_of_some_segments(tmp_path)
     whole = lines_of(files)
     for number in (1, 2):
         files.segment(number).unlink()
@@ -122,20 +128,7 @@ def test_the_tree_of_a_stream_without_its_first_segments_goes_on_from_the_edge_i
 def test_segments_that_retention_removes_meanwhile_are_no_hole_in_a_stream_that_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registrar = Registrar(a_ledger(tmp_path), describe=dict)
-    journal = Journal(
-        tmp_path,
-        describe=knowing,
-        on_open=registrar.follow,
-        on_close=lambda stream: False,
-        limits=Limits(segment_bytes=4096),
-    )
-    for name in range(60):
-        append(journal, name)
-    until(lambda: kinds(tmp_path).count("head") >= 3)
-    journal.close()
-    registrar.close()
-    (files,) = streams_in(tmp_path)
+    files = a_dead_stream_of_some_segments(tmp_path)
     last = lines_of(files)[-1]
     failures: list[Exception] = []
     read = StreamTree.read
