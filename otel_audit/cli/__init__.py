@@ -9,8 +9,7 @@ The life of one call, in reading order:
 3. `source`: open what a command reads as a whole, and show how far it was read.
 4. The command prints text for people, or JSON with `--json`, and ends with 0, 1 or 2.
 
-Parts of commands have files of their own: `demo_service` of `demo`, `proof` of `verify`, `exposition` of `status`, and
-`health` of `ship`.
+Parts of commands have files of their own: `demo_service` of `demo`, `exposition` of `status`, and `health` of `ship`.
 """
 
 from otel_audit.cli.command import main

@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.journal.census import ELSEWHERE, NOWHERE, Census, StreamCensus
 from otel_audit.journal.counts import Counts, CountsByExporter
-from otel_audit.journal.ledger.state import LedgerState
+from otel_audit.journal.ledger.standing import LedgerState
 from otel_audit.journal.room import Space
 
 __all__ = ["exposition"]

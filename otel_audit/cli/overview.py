@@ -10,7 +10,7 @@ import click
 from otel_audit._version import __version__
 from otel_audit.errors import ConfigError
 from otel_audit.journal.census import Census, census
-from otel_audit.journal.ledger.state import LedgerState
+from otel_audit.journal.ledger.standing import LedgerState
 from otel_audit.notices import escaped, number_of
 from otel_audit.settings import Settings
 

@@ -18,7 +18,7 @@ from otel_audit.cli.options import GivenPath, directory_argument, free_bytes_of_
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.files import replace_file
-from otel_audit.journal.ledger.state import LedgerState
+from otel_audit.journal.ledger.standing import LedgerState
 from otel_audit.journal.room import Space
 from otel_audit.moments import utc_text
 from otel_audit.notices import escaped, number_of, shown_json

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.text import Text
 
+from otel_audit.cli.command import FINDING
 from otel_audit.cli.options import GivenAge, GivenMoment, GivenPath, existing_directory, unreadable
-from otel_audit.cli.proof import verify_proof
 from otel_audit.cli.source import progress_bar, source_errors
-from otel_audit.errors import NoteMalformed
+from otel_audit.errors import AuditError, NoteMalformed, ProofInvalid
 from otel_audit.moments import utc_text
-from otel_audit.notices import escaped, shown_json
+from otel_audit.notices import escaped, escaped_json, shown_json
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
 from otel_audit.stores.location import NothingStored, is_url, kind_of, open_store
@@ -26,6 +27,7 @@ from otel_audit.verification.archive import SETTLE_S, verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Class, Finding, LedgerReport, Report, StreamReport, Verdict
 from otel_audit.verification.pins import KnownNote, Pins
+from otel_audit.verification.proof import MOST_BYTES, EventProof, Proven
 from otel_audit.verification.verify import verify_directory
 
 __all__ = ["GivenKey", "GivenKnown", "print_report", "verdict_words", "verify"]
@@ -154,7 +156,7 @@ def verify(
         known if isinstance(known, VerifierKey) else None,
     )
     if proof is not None:
-        verify_proof(ctx, proof, pins, as_json=as_json)
+        _verify_proof(ctx, proof, pins, as_json=as_json)
         return
     is_given = ctx.get_parameter_source("directory") is click.core.ParameterSource.COMMANDLINE
     second = _second_side(ctx, archive, loki, victorialogs)
@@ -344,3 +346,59 @@ def _print_ledger(console: Console, ledger: LedgerReport, report: Report) -> Non
     if report.verdict is not Verdict.BROKEN:
         console.print(Text("keep this elsewhere, for the next time (--known):", "dim"))
         console.print(Text(escaped(ledger.vkey), "dim"))
+
+
+_WITH_PROOF: Final = {"proof", "identity", "known", "as_json"}  # of the parameters of `verify`
+
+
+def _verify_proof(ctx: click.Context, file: Path, pins: Pins, *, as_json: bool) -> None:
+    """Print what the proof in a file shows to whoever brought these pins, and exit: 0 if it shows an event, else 1."""
+    if not pins.words():
+        raise click.UsageError("--proof goes with --key or --known: nothing else vouches for a proof", ctx)
+    for name, source in ((name, ctx.get_parameter_source(name)) for name in ctx.params):
+        if source is ParameterSource.COMMANDLINE and name not in _WITH_PROOF:
+            raise click.UsageError("--proof is checked with --key or --known alone: leave out the rest", ctx)
+    if file.exists() and not file.is_file():  # a pipe would be waited for
+        raise click.UsageError(
+            f"expected a file that `otel-audit prove` wrote, got {escaped(str(file))}, which is no file; give its path "
+            "to --proof",
+            ctx,
+        )
+    with open(file, "rb") as opened:
+        raw = opened.read(MOST_BYTES + 1)
+    try:
+        shown = _proven(EventProof.parse(raw), pins)
+    except AuditError as error:
+        if as_json:
+            click.echo(shown_json({"verdict": "broken", "message": str(error)}))
+        else:
+            click.echo(f"BROKEN: {escaped(str(file))} proves nothing: {escaped(str(error))}")
+        sys.exit(FINDING)
+    if as_json:
+        event = shown.event.decode()
+        place = {"stream_id": shown.stream_id, "seq": shown.seq, "origin": shown.origin}
+        click.echo(shown_json({"verdict": "proven", **place, "signers": list(map(str, shown.signers)), "event": event}))
+    else:
+        by = " and ".join(pins.words())
+        click.echo(
+            f"PROVEN: line {shown.seq} of the stream {shown.stream_id} stands in the log {escaped(shown.origin)} as it "
+            f"was written, by {by}:"
+        )
+        click.echo(escaped_json(shown.event.decode()))
+
+
+def _proven(proof: EventProof, pins: Pins) -> Proven:
+    """Return what the proof shows: a pinned key signed its note, or it is the note that was kept elsewhere.
+
+    Raises:
+        ProofInvalid: it shows nothing.
+        NoteMalformed: its note is no checkpoint.
+        SignatureInvalid: no pinned key signed its note.
+    """
+    known = pins.known_note
+    if known is not None and known.note.text == proof.note.text:
+        return proof.unsigned()
+    keys = [key for key in (pins.identity, pins.known_key) if key is not None]
+    if not keys:
+        raise ProofInvalid("its note is not that of --known, which does not say what stood there before; give --key")
+    return proof.check(keys)

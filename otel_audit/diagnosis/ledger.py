@@ -13,7 +13,7 @@ from otel_audit.journal.files import streams_in
 from otel_audit.journal.ledger import former
 from otel_audit.journal.ledger.entries import SignedNote, statements
 from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.ledger.state import LedgerState
+from otel_audit.journal.ledger.standing import LedgerState
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import lines_before
 from otel_audit.settings import Durability, Origin, Settings

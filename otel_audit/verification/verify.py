@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final
 
 from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.ledger.former import RETAIN, entries
 from otel_audit.stores.store import Store
-from otel_audit.verification.anchors import Anchor, Bridge, rising
+from otel_audit.verification.anchors import Anchor, Bridge, join, rising
 from otel_audit.verification.archive import SETTLE_S
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.crosscheck import CrossCheck
 from otel_audit.verification.directory import StreamReading, heads_of, is_alive, read_ledgers, read_stream
 from otel_audit.verification.findings import Class, Finding, Findings, Report, StreamReport
-from otel_audit.verification.former import removed_before
 from otel_audit.verification.judging import describe, judge_ledgers, unfinished_words
 from otel_audit.verification.pins import Pins
 
@@ -78,13 +78,13 @@ class _Directory:
     def verify(self, anchored_within_s: float | None, check: CrossCheck | None) -> Report:
         self._ledgers = read_ledgers(self._directory, self._pins, lambda: Claims(from_ns=self._from_ns))
         self._claims = self._ledgers.claims
-        self._removed = removed_before(self._directory)
+        self._removed = _removed_before(self._directory)
         self._read_new()
         missing = self._missing()
         for _ in range(_ROUNDS):
             is_new = self._ledgers.read()
             is_new = self._read_new() or is_new
-            self._removed = removed_before(self._directory)
+            self._removed = _removed_before(self._directory)
             failing = [stream_id for stream_id, reading in self._readings.items() if reading.findings.has_broken]
             # One that was removed behind the last look into the ledger is in it now, and seems to be missing till then.
             missing, before = self._missing(), missing
@@ -274,3 +274,24 @@ class _Directory:
                 f"{words} were never signed: the writer is gone, and nobody took over",
                 last,
             )
+
+
+def _removed_before(directory: Path) -> Mapping[str, Sequence[Bridge]]:
+    """Return by stream which lines retention removed before there was a signed ledger.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found: dict[str, list[Bridge]] = {}
+    for entry in entries(directory):
+        told = entry.content
+        stream_id, first, last = told.get("stream_id"), told.get("first_seq"), told.get("last_seq")
+        if entry.kind != RETAIN or type(stream_id) is not str or type(first) is not int or type(last) is not int:
+            continue
+        digest, before = _hash(told.get("last_hash")), _hash(told.get("prev_hash"))
+        join(found.setdefault(stream_id, []), Bridge(first, last, before, digest))
+    return found
+
+
+def _hash(value: object) -> str | None:
+    return value if type(value) is str else None

@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, Metric
 
 from otel_audit.errors import AuditUnavailable, JournalFull
 from otel_audit.event import AuditEvent
-from otel_audit.journal.ledger.state import LedgerState
+from otel_audit.journal.ledger.standing import LedgerState
 from otel_audit.journal.room import Space
 from otel_audit.settings import Settings
 from otel_audit.trail import Trail

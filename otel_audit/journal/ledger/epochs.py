@@ -26,8 +26,7 @@ from typing import Any, Final
 from otel_audit.errors import JournalUnreadable, NoteMalformed, ProofInvalid
 from otel_audit.journal.files import open_segment, sync_directory, write_whole
 from otel_audit.journal.ledger.entries import Entry, Kind, leaf_of, statement
-from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.ledger.slots import Slots
+from otel_audit.journal.ledger.files import LedgerFiles, Slots
 from otel_audit.journal.line import Line, Tail
 from otel_audit.journal.line_file import pieces, pieces_backwards
 from otel_audit.signing.keys import SigningKey, VerifierKey

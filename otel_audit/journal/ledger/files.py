@@ -16,17 +16,21 @@ in one row, so that none is ever written twice.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
-from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.files import StreamFiles, is_at, open_with_mode, sync_directory
 from otel_audit.journal.line import TAIL_BYTES, Tail
 from otel_audit.journal.line_file import LINE_MAX_BYTES, find_newline, opened
 
-__all__ = ["LedgerFiles", "LedgerLog", "id_of"]
+__all__ = ["FULL", "SLOT_BYTES", "LedgerFiles", "LedgerLog", "Reserve", "Slots", "id_of"]
 
 _HEADER_BYTES: Final = 4096  # most headers
 _SEGMENT: Final = re.compile(r"ledger\.(\d{8})\.jsonl\Z")
@@ -210,3 +214,160 @@ def id_of(path: Path) -> str:
                     return tail.stream_id
             offset = newline + 1
     return ""
+
+
+SLOT_BYTES: Final = 4096  # a page and a block: no write of one slot touches the other
+_SLOT_HEAD: Final = struct.Struct("<8sII")  # magic, length, CRC-32 of the payload
+
+
+class Slots:
+    """The open file, for the holder of the ledger's lock. `magic`: the eight bytes that a slot begins with.
+
+    `create=False`: a missing file is not made. `writes=False`: for an onlooker, who may have no right to write it.
+
+    Raises:
+        OSError: the file can be neither opened nor made, or the disk has no room for it.
+    """
+
+    def __init__(self, path: Path, magic: bytes, mode: int, *, create: bool = True, writes: bool = True) -> None:
+        self._path = path
+        self._magic = magic
+        if create:
+            self._descriptor = open_with_mode(path, os.O_RDWR, mode)
+        else:
+            access = os.O_RDWR if writes else os.O_RDONLY
+            self._descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if create and os.fstat(self._descriptor).st_size < 2 * SLOT_BYTES:
+                os.posix_fallocate(self._descriptor, 0, 2 * SLOT_BYTES)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self) -> tuple[bytes | None, bytes | None]:
+        """Return what each slot holds; None for one that is free or torn.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        return self._payload(0), self._payload(1)
+
+    def is_blank(self, slot: int) -> bool:
+        """Return True if nothing was written to the slot, or nothing is left of it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return not os.pread(self._descriptor, SLOT_BYTES, slot * SLOT_BYTES).strip(b"\0")
+
+    def write(self, slot: int, payload: bytes) -> None:
+        """Replace what a slot holds. It is durable after `sync`.
+
+        Raises:
+            OSError: the slot may be torn.
+        """
+        head = _SLOT_HEAD.pack(self._magic, len(payload), zlib.crc32(payload))
+        self._put(slot, (head + payload).ljust(SLOT_BYTES, b"\0"))
+
+    def erase(self, slot: int) -> None:
+        """Overwrite a slot with zeros. They are durable after `sync`.
+
+        Raises:
+            OSError: something of it may be left.
+        """
+        self._put(slot, bytes(SLOT_BYTES))
+
+    def sync(self, *, name: bool = False) -> None:
+        """Make durable what was written; with `name`, the name of the file too.
+
+        Raises:
+            OSError: it may not be.
+        """
+        os.fdatasync(self._descriptor)
+        if name:
+            sync_directory(self._path.parent)
+
+    def is_in_place(self) -> bool:
+        """Return True while this is the file that others find at its path."""
+        return is_at(self._path, self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Slots:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _payload(self, slot: int) -> bytes | None:
+        content = os.pread(self._descriptor, SLOT_BYTES, slot * SLOT_BYTES)
+        if len(content) < _SLOT_HEAD.size:
+            return None
+        magic, length, crc = _SLOT_HEAD.unpack_from(content)
+        payload = content[_SLOT_HEAD.size : _SLOT_HEAD.size + length]
+        is_whole = magic == self._magic and len(payload) == length and zlib.crc32(payload) == crc
+        return payload if is_whole else None
+
+    def _put(self, slot: int, data: bytes) -> None:
+        written = os.pwrite(self._descriptor, data, slot * SLOT_BYTES)
+        if written != len(data):
+            raise OSError(f"{self._path}: expected to write {len(data)} bytes, got {written}")
+
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Given back in pieces: a writer that waits for room takes a block, and holds lines with it for a while.
+_RESERVE_BYTES: Final = 32 << 10
+_RESERVE_PIECE_BYTES: Final = 8 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """A file that takes up room, for the holder of the ledger's lock."""
+
+    path: Path
+    mode: int = 0o600
+
+    def is_whole(self) -> bool:
+        """Return True if all of the room is there."""
+        try:
+            return self.path.stat().st_blocks * 512 >= _RESERVE_BYTES
+        except FileNotFoundError:
+            return False
+
+    def keep(self) -> bool:
+        """Take up the room, unless it is taken already. Return False when the disk is full.
+
+        A file system that compresses may give less: that is as good as it can be kept there.
+
+        Raises:
+            OSError: the file cannot be opened or made.
+        """
+        if self.is_whole():
+            return True
+        descriptor = open_with_mode(self.path, os.O_RDWR, self.mode)
+        try:
+            os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def give_back(self) -> bool:
+        """Free a piece of the room for whoever takes it. Return False when there is none left."""
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            left = os.fstat(descriptor).st_size
+            os.ftruncate(descriptor, max(0, left - _RESERVE_PIECE_BYTES))
+            return left > 0
+        finally:
+            os.close(descriptor)

@@ -19,8 +19,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from otel_audit.journal.files import open_segment, sync_directory, write_whole
-from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.ledger.reserve import FULL, Reserve
+from otel_audit.journal.ledger.files import FULL, LedgerFiles, Reserve
 from otel_audit.journal.line import digest
 from otel_audit.journal.line_file import pieces, pieces_backwards, whole_bytes
 from otel_audit.journal.locks import FileLock

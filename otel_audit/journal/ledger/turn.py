@@ -23,8 +23,7 @@ from otel_audit.journal.files import open_segment, sync_directory, write_whole
 from otel_audit.journal.ledger.draft import Author, Draft, Telling
 from otel_audit.journal.ledger.entries import Kind, SignedNote, origin_of
 from otel_audit.journal.ledger.epochs import EpochKey, EpochKeys, KeyFile
-from otel_audit.journal.ledger.files import LedgerLog
-from otel_audit.journal.ledger.reserve import FULL, Reserve
+from otel_audit.journal.ledger.files import FULL, LedgerLog, Reserve
 from otel_audit.journal.ledger.standing import (
     EdgeFile,
     Reason,
