@@ -36,6 +36,7 @@ class Destination:
         self._sending_since: float | None = None
         self.accepted = 0  # exports that were accepted, ever
         self.last_accepted: Batch | None = None  # a single line, to send again to test whether anything is accepted
+        self.largest_accepted_bytes = 0  # of a line
         self.warnings = 0
 
     @property
@@ -57,6 +58,7 @@ class Destination:
         if isinstance(outcome, Accepted):
             self.accepted += 1
             self.last_accepted = Batch(batch.header, batch.lines[-1:])
+            self.largest_accepted_bytes = max(self.largest_accepted_bytes, batch.largest_bytes)
             if outcome.warning:
                 self.warnings += 1
         return outcome

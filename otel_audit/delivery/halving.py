@@ -5,6 +5,9 @@ everything for a while. It is given up once the endpoint has accepted another re
 again. If no other record is accepted, a probe is sent, beginning with the record that the endpoint accepted last. The
 price is a copy of it.
 
+A record is given up for its size, or for lack of an answer, only if it is larger than each record that the endpoint has
+accepted. An endpoint with too much to do answers in the same way.
+
 A backlog older than its store allows would take three requests per record. It is settled in runs: see `_is_run`.
 
 Source: the outcome table of docs/delivery.md.
@@ -20,7 +23,15 @@ from typing import Final, Generic, Protocol, Self, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Refused, RefusedFor, Unavailable, UnavailableFor
+from otel_audit.delivery.outcomes import (
+    Accepted,
+    ExportOutcome,
+    Fault,
+    Refused,
+    RefusedFor,
+    Unavailable,
+    UnavailableFor,
+)
 
 __all__ = ["Endpoint", "Halving", "Part", "Stuck", "Suspect", "TooLarge"]
 
@@ -32,6 +43,7 @@ _SUSPECTS_MAX: Final = 32
 _ALONE_BEFORE_RUNS: Final = 4
 _RUN_MIN_RECORDS: Final = 8
 _FAILURES_BEFORE_HALVING: Final = 3
+_UNANSWERED: Final = (UnavailableFor.TIMEOUT, UnavailableFor.OVERLOAD)
 _SERVER_ERROR_PATIENCE_S: Final = 600.0
 
 
@@ -41,6 +53,10 @@ class Part(Protocol):
     @property
     def records(self) -> int:
         """The number of records."""
+
+    @property
+    def largest_bytes(self) -> int:
+        """The size of its largest record."""
 
     def halves(self) -> tuple[Self, Self]:
         """Split a part of more than one record into two, in order."""
@@ -65,6 +81,10 @@ class Endpoint(Protocol[_P]):
     @property
     def last_accepted(self) -> _P | None:
         """The last part that it accepted, or None."""
+
+    @property
+    def largest_accepted_bytes(self) -> int:
+        """The size of the largest record that it has ever accepted, or 0."""
 
     def send(self, part: _P) -> ExportOutcome:
         """Send one request."""
@@ -105,16 +125,16 @@ class _Repetition:
         self._in_a_row = 0
         self._server_error_since: float | None = None
 
-    def judged(self, outcome: ExportOutcome, records: int) -> ExportOutcome:
+    def judged(self, outcome: ExportOutcome, records: int, *, may_be_too_large: bool) -> ExportOutcome:
         """Return the outcome, or a refusal instead if the same failure came too often."""
         if not isinstance(outcome, Unavailable):
             self._in_a_row = 0
             return outcome
-        if outcome.cause in (UnavailableFor.TIMEOUT, UnavailableFor.OVERLOAD):
+        if outcome.cause in _UNANSWERED:
             self._in_a_row += 1
-            if self._in_a_row >= _FAILURES_BEFORE_HALVING and records > 1:
+            if self._in_a_row >= _FAILURES_BEFORE_HALVING and may_be_too_large:
                 self._in_a_row = 0
-                return Refused(outcome.reason, RefusedFor.SIZE)
+                return Refused(outcome.reason, RefusedFor.SIZE if records > 1 else RefusedFor.UNANSWERED)
         elif outcome.cause is UnavailableFor.SERVER_ERROR:
             now = self._clock()
             self._server_error_since = self._server_error_since or now
@@ -146,7 +166,7 @@ class Halving(Generic[_P]):
         accepted: Callable[[_P], None],
         refused: Callable[[Suspect[_P]], None],
         suspected: Callable[[Suspect[_P]], None] = lambda suspect: None,
-        ahead: Callable[[_P], Iterable[_P]] = lambda after: (),
+        ahead: Callable[[_P], Iterable[_P]] | None = None,
         outlasted: Callable[[ExportOutcome], ExportOutcome | None] = lambda outcome: outcome,
         clock: Callable[[], float] = time.monotonic,
         stops_at_size: bool = False,
@@ -224,7 +244,8 @@ class Halving(Generic[_P]):
     def _suspect(self, part: _P, reason: str, about: RefusedFor) -> Unavailable | Stuck | None:
         self._suspects.append(suspect := Suspect(part, reason, about, self._endpoint.accepted))
         self._suspected(suspect)
-        return self.ask() if self.is_full else None
+        # An endpoint that is away must not look as if it moved on, so a probe finds that out at once.
+        return self.ask() if self.is_full or about is RefusedFor.UNANSWERED else None
 
     def _is_run(self, part: _P) -> Unavailable | bool:
         """Return True if every record of a refused part can be considered refused.
@@ -257,9 +278,7 @@ class Halving(Generic[_P]):
                 case Accepted():
                     self._suspects.remove(suspect)
                     self._take(suspect.part)
-                case Unavailable(cause=cause) as away if not (
-                    cause is UnavailableFor.SERVER_ERROR and suspect.about is RefusedFor.SERVER_ERROR
-                ):
+                case Unavailable() as away if not self._is_same(away, suspect):
                     return self._come_back_later(away)
                 case outcome:
                     each = isinstance(outcome, Refused) and outcome.each
@@ -267,6 +286,12 @@ class Halving(Generic[_P]):
                     if stopped is not None:
                         return self._come_back_later(stopped)
         return None
+
+    def _is_same(self, away: Unavailable, suspect: Suspect[_P]) -> bool:
+        """Return True if a suspect was not answered again in the way that made it one."""
+        if away.cause is UnavailableFor.SERVER_ERROR:
+            return suspect.about is RefusedFor.SERVER_ERROR
+        return suspect.about is RefusedFor.UNANSWERED and away.cause in _UNANSWERED and self._is_largest(suspect.part)
 
     def _is_due(self, suspect: Suspect[_P]) -> bool:
         return suspect.accepted_before is None or suspect.accepted_before < self._endpoint.accepted
@@ -325,7 +350,7 @@ class Halving(Generic[_P]):
         """
         if self._endpoint.last_accepted is not None:
             yield _last_record_of(self._endpoint.last_accepted)
-        ahead = iter(self._ahead(self._suspects[-1].part))
+        ahead = iter(() if self._ahead is None else self._ahead(self._suspects[-1].part))
         yield from islice(ahead, 1)
         for part in reversed(self._waiting):
             yield _last_record_of(part)
@@ -339,8 +364,19 @@ class Halving(Generic[_P]):
     def _send(self, part: _P) -> ExportOutcome:
         outcome = None
         while outcome is None:
-            outcome = self._outlasted(self._repetition.judged(self._endpoint.send(part), part.records))
+            outcome = self._outlasted(self._judged(self._endpoint.send(part), part))
         return outcome
+
+    def _judged(self, outcome: ExportOutcome, part: _P) -> ExportOutcome:
+        may_be_too_large = part.records > 1 or isinstance(outcome, Accepted) or self._is_largest(part)
+        if isinstance(outcome, Refused) and outcome.about is RefusedFor.SIZE and not may_be_too_large:
+            return Unavailable(f"{outcome.reason} (no larger than what was accepted before)", fault=Fault.BUSY)
+        # Without a record to probe with, a suspect could not be told from an endpoint that is away.
+        can_probe = part.records > 1 or self._ahead is not None or self._endpoint.last_accepted is not None
+        return self._repetition.judged(outcome, part.records, may_be_too_large=may_be_too_large and can_probe)
+
+    def _is_largest(self, part: _P) -> bool:
+        return part.largest_bytes > self._endpoint.largest_accepted_bytes
 
 
 def _last_record_of(part: _P) -> _P:

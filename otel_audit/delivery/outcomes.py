@@ -32,12 +32,14 @@ __all__ = [
 class RefusedFor(StrEnum):
     """Say what a refusal may be about: the size of the batch, or one of its records. Either way it is halved.
 
-    LIMIT is a size too, but by a limit of ours, and nothing was sent. SERVER_ERROR is what a server error becomes when
-    it does not go away: it may be due to a record, or still to the server.
+    LIMIT is a size too, but by a limit of ours, and nothing was sent. UNANSWERED is what a time-out or an overload of a
+    single record becomes on the third in a row: it may be due to its size. SERVER_ERROR is what a server error becomes
+    when it does not go away: it may be due to a record. Both may still be due to the server.
     """
 
     SIZE = "size"
     LIMIT = "limit"
+    UNANSWERED = "unanswered"
     RECORD = "record"
     SERVER_ERROR = "server error"
 
@@ -129,6 +131,11 @@ class Batch(msgspec.Struct, frozen=True):
     def records(self) -> int:
         """Return how many records it makes: one for each line."""
         return len(self.lines)
+
+    @property
+    def largest_bytes(self) -> int:
+        """Return the size of the longest line."""
+        return max(len(line.content) for line in self.lines)
 
     def halves(self) -> tuple[Batch, Batch]:
         """Return two batches, in order, of one that has more than one line."""

@@ -58,6 +58,11 @@ class JournalLine:
         """Return the size of the line."""
         return len(self.content)
 
+    @property
+    def largest_bytes(self) -> int:
+        """Return the size of the line."""
+        return len(self.content)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -76,6 +81,12 @@ class Request:
         """Return the size of the request."""
         return self.message.ByteSize()
 
+    @property
+    def largest_bytes(self) -> int:
+        """Return the size of the largest record."""
+        scopes = (scope for logs in self.message.resource_logs for scope in logs.scope_logs)
+        return max((record.ByteSize() for scope in scopes for record in scope.log_records), default=0)
+
 
 Piece = JournalLine | Request
 
@@ -90,6 +101,11 @@ class Parcel:
     def records(self) -> int:
         """Return how many records there are."""
         return sum(piece.records for piece in self.pieces)
+
+    @property
+    def largest_bytes(self) -> int:
+        """Return the size of the largest record."""
+        return max(piece.largest_bytes for piece in self.pieces)
 
     @property
     def place(self) -> Place:
@@ -217,6 +233,7 @@ class _RequestEndpoint:
         self._stopped = stopped
         self.accepted = 0
         self.last_accepted: Parcel | None = None
+        self.largest_accepted_bytes = 0
 
     def send(self, part: Parcel) -> ExportOutcome:
         """See `Endpoint`. The outcome is also unavailable once somebody has asked to stop."""
@@ -232,6 +249,7 @@ class _RequestEndpoint:
         if isinstance(outcome, Accepted):
             self.accepted += 1
             self.last_accepted = part
+            self.largest_accepted_bytes = max(self.largest_accepted_bytes, part.largest_bytes)
         return outcome
 
 

@@ -124,23 +124,7 @@ def test_an_exhausted_server_that_says_when_to_come_back_has_no_quarrel_with_the
 def test_a_rate_limit_does_not_refuse_a_single_record(server: OtlpGrpcServer) -> None:
     outcome = outcome_of(server, refusal(StatusCode.RESOURCE_EXHAUSTED, "429 downstream"), records=1)
 
-    assert outcome == Unavailable("RESOURCE_EXHAUSTED: 429 downstream", ENDPOINT)
-
-
-@pytest.mark.parametrize("accepted_bytes", [10, 50, 51, 90])
-def test_a_single_record_that_exhausts_a_server_is_refused_only_if_it_is_larger_than_any_that_was_accepted(
-    accepted_bytes: int, server: OtlpGrpcServer
-) -> None:
-    with closing(OtlpGrpcExporter(settings(server.endpoint))) as exporter:
-        assert exporter.export(b"x" * accepted_bytes, 1) == Accepted()
-        server.will_answer(refusal(StatusCode.RESOURCE_EXHAUSTED, "no room"))
-        outcome = exporter.export(b"x" * 51, 1)
-
-    too_large, busy = (
-        Refused("RESOURCE_EXHAUSTED: no room", RefusedFor.SIZE),
-        Unavailable("RESOURCE_EXHAUSTED: no room"),
-    )
-    assert outcome == (too_large if accepted_bytes < 51 else busy)
+    assert outcome == Unavailable("RESOURCE_EXHAUSTED: 429 downstream", UnavailableFor.OVERLOAD)
 
 
 def test_a_single_record_over_the_limit_is_refused_for_its_size(server: OtlpGrpcServer) -> None:

@@ -218,6 +218,36 @@ def test_a_parcel_for_which_the_time_is_too_short_is_halved(log: Path, server: A
     assert server.accepted == names(1, 2, 3, 4)
 
 
+@pytest.mark.parametrize(
+    "answer", [Answer(413), Answer(504), Answer(cut_after_bytes=0, reset=True)], ids=["413", "504", "closed"]
+)
+@pytest.mark.parametrize("records", [1, 10])
+def test_a_record_that_alone_is_too_large_is_said_by_its_line_and_all_others_arrive(
+    records: int, answer: Answer, log: Path, server: AuditedServer
+) -> None:
+    a_log(log, 20, ids=True)
+    long = "long" * 1000
+    log.write_bytes(log.read_bytes().replace(b"event-14", long.encode()))
+    server.judge = lambda sent: answer if long in sent else None
+
+    report = replayed(log, server, records=records, patience=SOME)
+
+    assert [place.line for place, _ in report.tally.refused_lines] == [14]
+    assert set(server.accepted) == set(names(*range(1, 21))) - {"event-14"}
+
+
+def test_an_endpoint_with_too_much_to_do_is_waited_for_with_a_single_record_too(
+    log: Path, server: AuditedServer
+) -> None:
+    a_log(log, 1, ids=True)
+    server.will_answer(*[Answer(429)] * 7)
+
+    report = replayed(log, server, patience=SOME)
+
+    assert report.is_complete
+    assert report.tally.refused_lines == ()
+
+
 def test_an_endpoint_that_comes_back_in_time_gets_everything(log: Path, server: AuditedServer) -> None:
     a_log(log, 20, ids=True)
     server.will_answer(Answer(503), Answer(401), Answer(429))

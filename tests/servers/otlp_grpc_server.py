@@ -113,6 +113,7 @@ class OtlpGrpcServer:
         self._clients_of = clients_of
         self._options = [("grpc.so_reuseport", 0), *options]
         self._replies: deque[GrpcReply] = deque()
+        self.judge: Callable[[bytes], GrpcReply | None] = lambda message: None  # where no reply was said before
         self._stopping = threading.Event()
         self._server: grpc.Server | None = None
 
@@ -149,7 +150,7 @@ class OtlpGrpcServer:
     def _answer(self, method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
         metadata = tuple((name, value) for name, value in context.invocation_metadata())
         self.requests.append(GrpcReceived(method, metadata, message, context.peer()))
-        reply = self._replies.popleft() if self._replies else GrpcReply()
+        reply = self._replies.popleft() if self._replies else self.judge(message) or GrpcReply()
         self._stopping.wait(reply.delay_s)
         context.set_trailing_metadata(reply.trailers)
         if reply.code is not grpc.StatusCode.OK:

@@ -37,7 +37,7 @@ import msgspec
 from otel_audit._version import __version__
 from otel_audit.delivery.otlp.grpc_answers import GrpcAnswer, outcome_of
 from otel_audit.delivery.otlp.http_answers import readable
-from otel_audit.delivery.outcomes import Accepted, ExportOutcome, Fault, Unavailable
+from otel_audit.delivery.outcomes import ExportOutcome, Fault, Unavailable
 from otel_audit.delivery.suppression import instrumentation_suppressed, keep_clients_quiet
 from otel_audit.errors import ConfigError
 from otel_audit.settings import Compression, OtlpSettings
@@ -200,7 +200,6 @@ class OtlpGrpcExporter:
         self._options = (*_options(settings), *options)
         self._connection: _Connection | None = None
         self._abandoned: list[_Connection] = []
-        self._largest_accepted_bytes = 0
         keep_clients_quiet()
 
     def export(self, request: bytes, records: int) -> ExportOutcome:
@@ -218,10 +217,7 @@ class OtlpGrpcExporter:
             answer = self._answer_to(request, connection)
             if answer.code in _RECONNECT_AFTER:
                 self._let_go()
-        outcome = outcome_of(answer, records, is_largest=0 < self._largest_accepted_bytes < len(request))
-        if isinstance(outcome, Accepted):
-            self._largest_accepted_bytes = max(self._largest_accepted_bytes, len(request))
-        return outcome
+        return outcome_of(answer, records)
 
     def close(self) -> None:
         """Close the connection. A later export opens a new one."""

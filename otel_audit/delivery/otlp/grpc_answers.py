@@ -49,18 +49,15 @@ class GrpcAnswer:
     secrets: tuple[str, ...] = field(default=(), repr=False)  # secrets of the request, which no reason may repeat
 
 
-def outcome_of(answer: GrpcAnswer, records: int, *, is_largest: bool = False) -> ExportOutcome:
-    """Return what this answer means for the `records` records that were sent.
-
-    `is_largest`: their request is larger than any that the server has accepted.
-    """
+def outcome_of(answer: GrpcAnswer, records: int) -> ExportOutcome:
+    """Return what this answer means for the `records` records that were sent."""
     match answer.code:
         case StatusCode.OK:
             return _outcome_of_success(answer, records)
         case StatusCode.INVALID_ARGUMENT:
             return Refused(_reason(answer), RefusedFor.RECORD, each=says_too_old(answer.details))
         case StatusCode.RESOURCE_EXHAUSTED:
-            return _outcome_of_exhaustion(answer, records, is_largest)
+            return _outcome_of_exhaustion(answer, records)
         case StatusCode.OUT_OF_RANGE if _says_size(answer):  # tonic, whose limit is 4 MiB
             return Refused(_reason(answer), RefusedFor.SIZE)
         case code:
@@ -82,17 +79,18 @@ def _not_otlp() -> Unavailable:
     return Unavailable("OK with a message that is not OTLP", fault=Fault.NOT_OTLP)
 
 
-def _outcome_of_exhaustion(answer: GrpcAnswer, records: int, is_largest: bool) -> ExportOutcome:
+def _outcome_of_exhaustion(answer: GrpcAnswer, records: int) -> ExportOutcome:
     """Return the outcome of a code that means too many requests, or too large a request.
 
-    A server that says when to come back does not mind the size. Nor has one that refuses a single record, unless
-    it says so or has never accepted as much: a rate limit must not put good records into quarantine.
+    A server that says when to come back does not mind the size. One that refuses a single record and says nothing about
+    its size counts as busy, like one that answers 429: a rate limit must not put good records into quarantine.
     """
     retry_after_s = _retry_after_s(answer)
-    is_too_large = records > 1 or is_largest or _says_size(answer)
-    if retry_after_s is not None or not is_too_large:
+    if retry_after_s is not None:
         return Unavailable(_reason(answer), UnavailableFor.ENDPOINT, retry_after_s, Fault.BUSY)
-    return Refused(_reason(answer), RefusedFor.SIZE)
+    if records > 1 or _says_size(answer):
+        return Refused(_reason(answer), RefusedFor.SIZE)
+    return Unavailable(_reason(answer), UnavailableFor.OVERLOAD, fault=Fault.BUSY)
 
 
 def _says_size(answer: GrpcAnswer) -> bool:
