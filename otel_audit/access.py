@@ -24,11 +24,12 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from otel_audit.errors import AuditError, AuditUnavailable, ConfigError
-from otel_audit.event import AuditAction, AuditPrincipal, AuditResource, Outcome, PrincipalKind
+from otel_audit.event_schema import Outcome, PrincipalKind
 from otel_audit.settings import Settings
 from otel_audit.settings.reader import CONFIG_VARIABLE
 
 if TYPE_CHECKING:
+    from otel_audit.event import AuditPrincipal
     from otel_audit.logger import AuditLogger
 
 __all__ = ["AccessLog", "AccessUnrecorded", "Look", "login_uid", "recorded_access"]
@@ -111,6 +112,8 @@ class AccessLog:
         if self._logger is None:
             yield Look()
             return
+        from otel_audit.event import AuditAction, AuditResource  # not at the top, as in `_logger_of`
+
         operation = self._logger.require(
             _EVENT_TYPE,
             principal=_who(),
@@ -205,6 +208,8 @@ def login_uid() -> int | None:
 
 
 def _who() -> AuditPrincipal:
+    from otel_audit.event import AuditPrincipal
+
     login, real = login_uid(), os.getuid()
     uid = real if login is None else login
     return AuditPrincipal(username=_name_of(uid), id=str(uid), auth_type="os", kind=PrincipalKind.USER)

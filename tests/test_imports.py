@@ -274,8 +274,9 @@ HEAVY = ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic", "ope
             ["grpc", "requests", "rich", "google.protobuf", "yaml", "pydantic"],
         ),
         ("import otel_audit.cli.command", HEAVY),
+        ("import otel_audit.cli.query", ["grpc", "requests", "yaml", "pydantic", "opentelemetry.sdk", "duckdb"]),
     ],
-    ids=["package", "configure", "service", "command"],
+    ids=["package", "configure", "service", "command", "query"],
 )
 def test_importing_loads_only_what_is_used(program: str, unwanted: list[str]) -> None:
     done = subprocess.run(
