@@ -10,7 +10,6 @@ line, and each event that was named gets one of its own.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections import deque
@@ -24,18 +23,16 @@ from typing import IO, Any, Final
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from otel_audit._version import __version__
-from otel_audit.errors import JournalUnreadable, ProofUnavailable
-from otel_audit.journal.files import StreamFiles
+from otel_audit.errors import ProofUnavailable
 from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, statement
-from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.line import Line, is_system
 from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import Filters
 from otel_audit.reporting.auditor import readme
 from otel_audit.reporting.report import TrailReport
-from otel_audit.stores.store import Kind as StoreKind
 from otel_audit.stores.store import Store
-from otel_audit.verification.proving import Place, ProofMade, places_of, prove, prove_all
+from otel_audit.verification.proving import ProofMade, prove, prove_all
+from otel_audit.verification.trail_lines import Place, lines_in
 
 __all__ = ["EVENTS_PARQUET", "RUNS_PROVEN_MAX", "Evidence", "EvidenceMade"]
 
@@ -88,13 +85,12 @@ class Evidence:
     """
 
     def __init__(self, store: Store, database: TrailDatabase, asked: Filters, scratch: Path) -> None:
-        self._store = store
         self._database = database
         self._asked = asked
         self._scratch = scratch
         self._made = EvidenceMade()
         self._last: deque[tuple[str, int, bytes]] = deque(maxlen=RUNS_PROVEN_MAX)  # the last line of each run
-        self._journal = Path(store.where) if store.kind is StoreKind.JOURNAL else None
+        self._trail = lines_in(store)
 
     def gather(self, event_ids: Sequence[str], passed: Callable[[int], None] = lambda size: None) -> EvidenceMade:
         """Write all that comes from the trail to the scratch directory, and return what it is.
@@ -171,9 +167,7 @@ class Evidence:
     def _write_ledger(self) -> None:
         """Write every ledger of the trail up to its last note, that note, and the keys that the ledgers name."""
         keys: dict[str, None] = {}
-        if self._journal is not None:
-            with contextlib.suppress(JournalUnreadable):  # `verify` says what is wrong with it
-                keys.update(dict.fromkeys(str(record.vkey) for record in EpochKeys.read(self._journal)))
+        keys.update(dict.fromkeys(map(str, self._trail.keys())))
         notes: dict[str, SignedNote] = {}
         turn: list[Line] = []
         with open(self._scratch / "ledger.jsonl", "wb") as file:
@@ -204,22 +198,15 @@ class Evidence:
 
     def _write_proofs(self, event_ids: Sequence[str], passed: Callable[[int], None]) -> None:
         """Prove each event that was named, and then the last line of each run, as far as that is possible."""
-        if self._journal is None:
-            if event_ids:
-                raise ProofUnavailable(
-                    f"expected a journal, of which proofs are made, got {self._store.where}; leave out --prove"
-                )
-            return
         (self._scratch / "proofs").mkdir()
         for event_id in event_ids:
-            places = places_of(self._journal, event_id)
+            places = self._trail.places(event_id)
             if not places:
-                raise ProofUnavailable(f"expected an event of the id {event_id!r} in {self._journal}, got none")
+                raise ProofUnavailable(f"expected an event of the id {event_id!r} in {self._trail.where}, got none")
             for place in places:
                 passed(self._write_proof(place, prove(place)))
         for stream_id, ends in groupby(self._last, key=itemgetter(0)):
-            files = StreamFiles(self._journal, stream_id)
-            for place, made in prove_all([Place(files, Line(line, seq)) for _, seq, line in ends]):
+            for place, made in prove_all([Place(self._trail, stream_id, Line(line, seq)) for _, seq, line in ends]):
                 if isinstance(made, ProofUnavailable):
                     self._made.unproven.append({"stream_id": stream_id, "seq": place.line.seq, "why": str(made)})
                 else:
@@ -227,7 +214,7 @@ class Evidence:
 
     def _write_proof(self, place: Place, made: ProofMade) -> int:
         """Write a proof that is not there yet. Return its size in bytes."""
-        stream_id, seq = place.files.stream_id, place.line.seq
+        stream_id, seq = place.stream_id, place.line.seq
         name = f"proofs/{stream_id}.{seq}.tlog-proof"
         if (self._scratch / name).exists():
             return 0
@@ -251,7 +238,7 @@ class Evidence:
             "lines": made.runs,
             "proofs": made.proofs,
             "without_proof": made.unproven,
-            "runs_without_proof": sum(map(len, made.runs.values())) - (len(self._last) if self._journal else 0),
+            "runs_without_proof": sum(map(len, made.runs.values())) - len(self._last),
             "damaged": report.gathered.damaged,
             "other_records": report.gathered.others,
             "conclusion": report.conclusion,

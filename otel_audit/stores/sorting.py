@@ -43,6 +43,7 @@ class _Run(NamedTuple):
 
     offset: int
     end: int
+    last_seq: int
 
 
 class SortedLines:
@@ -77,7 +78,7 @@ class SortedLines:
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Line | Remains]:
         """Yield the lines of a stream after number `after`. Equal copies are yielded once, differing copies each."""
-        runs = [self._entries(run) for run in self._runs.get(stream_id, ())]
+        runs = [self._entries(run) for run in self._runs.get(stream_id, ()) if run.last_seq > after]
         waiting = sorted(self._waiting.get(stream_id, ()))
         entries = merge(*runs, waiting) if runs else iter(waiting)
         for seq, copies in groupby(entries, key=lambda entry: entry.seq):
@@ -99,13 +100,13 @@ class SortedLines:
             for seq, segment, offset, is_line, content in sorted(entries):
                 file.write(_HEAD.pack(seq, segment, offset, len(content), is_line))
                 file.write(content)
-            self._runs.setdefault(stream_id, []).append(_Run(begin, file.tell()))
+            self._runs.setdefault(stream_id, []).append(_Run(begin, file.tell(), seq))
         file.flush()
         self._waiting, self._waiting_bytes = {}, 0
 
     def _entries(self, run: _Run) -> Iterator[_Entry]:
         assert self._file is not None  # runs exist only in a file
-        descriptor, (offset, end), data, place = self._file.fileno(), run, b"", 0
+        descriptor, (offset, end, _), data, place = self._file.fileno(), run, b"", 0
         while offset < end or place < len(data):
             held = len(data) - place
             needed = _HEAD.size if held < _HEAD.size else _HEAD.size + _length_at(data, place)

@@ -11,5 +11,6 @@ The life of one verification, in reading order:
 6. `crosscheck`: compare a directory and a store.
 7. `findings`: what can be found, and the verdict that follows.
 
-Besides, `proof` is the file that proves one event to somebody who sees no other, and `proving` makes it.
+Besides, `proof` is the file that proves one event to somebody who sees no other, `proving` makes it, and `trail_lines`
+reads the lines that it is made of.
 """

@@ -18,7 +18,7 @@ from typing import Final
 
 from otel_audit.journal.ledger.entries import ENTRY, NOTE, SignedNote, statement
 from otel_audit.journal.line import SEGMENT, Line, system_start
-from otel_audit.stores.store import DamagedBytes, Kind, Remains, Store
+from otel_audit.stores.store import Content, DamagedBytes, Kind, Remains, Store
 from otel_audit.verification.anchors import Anchor, AnchorWalk, rising
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims, StreamClaims
@@ -27,7 +27,7 @@ from otel_audit.verification.judging import describe, judge_headers, judge_ledge
 from otel_audit.verification.ledger import LedgerCheck
 from otel_audit.verification.pins import Pins
 
-__all__ = ["SETTLE_S", "directory_in", "verify_store"]
+__all__ = ["SETTLE_S", "directory_in", "is_ledger", "verify_store"]
 
 SETTLE_S: Final = 3600.0
 _AT_ONCE: Final = 256
@@ -70,7 +70,7 @@ class _Store:
         report = Report(self._store.where, self._now_ns, self._pins.words())
         streams = []
         for stream_id in self._store.streams():
-            if self._is_ledger(stream_id):
+            if is_ledger(stream_id, self._store.lines_of(stream_id)):
                 self._read_ledger(stream_id)
             else:
                 streams.append(stream_id)
@@ -87,13 +87,6 @@ class _Store:
                 )
         report.findings = self._findings.all
         return report
-
-    def _is_ledger(self, stream_id: str) -> bool:
-        """Return True for the ledger of a directory: its lines begin as no line of an application can."""
-        first = next((each for each in self._store.lines_of(stream_id) if isinstance(each, Line)), None)
-        if first is None:
-            return False
-        return first.content.startswith(_OF_LEDGER) or directory_in(first.content) == stream_id
 
     def _read_ledger(self, stream_id: str) -> None:
         formers = {check.report.origin: check for check in self._checks}
@@ -261,6 +254,14 @@ class _Store:
             )
         report.findings = findings.all
         return report
+
+
+def is_ledger(stream_id: str, lines: Iterator[Content]) -> bool:
+    """Return True for the lines of the ledger of a directory: they begin as no line of an application can."""
+    first = next((each for each in lines if isinstance(each, Line)), None)
+    if first is None:
+        return False
+    return first.content.startswith(_OF_LEDGER) or directory_in(first.content) == stream_id
 
 
 def directory_in(content: bytes) -> str:

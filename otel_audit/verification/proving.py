@@ -1,4 +1,4 @@
-"""Make the proof of one event from what lies in a journal directory.
+"""Make the proof of one event from the lines of its trail, in a journal directory or in a store.
 
 The event is looked for in the streams. The first entry of the ledger that names a root over its line is what it is
 proven by, and the first note over that entry is what signs it: so the key is that of the epoch in which the event was
@@ -15,95 +15,35 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
-from otel_audit.errors import JournalUnreadable, NoteMalformed, ProofInvalid, ProofUnavailable, SignatureInvalid
-from otel_audit.journal.files import StreamFiles, segments_in, sync_file
+from otel_audit.errors import NoteMalformed, ProofInvalid, ProofUnavailable, SignatureInvalid
 from otel_audit.journal.ledger.entries import NOTE, Entry, Header, Kind, SignedNote, Statement, leaf_of, statement
-from otel_audit.journal.ledger.epochs import EpochKeys
-from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.line import SEGMENT, Line, system_start
-from otel_audit.journal.line_file import blocks, opened
-from otel_audit.journal.reader import segment_lines, segment_lines_backwards
 from otel_audit.signing.keys import VerifierKey, strict_base64
 from otel_audit.signing.note import Note, Signature
 from otel_audit.signing.tree import Edge, inclusion_ranges, path_behind, paths_behind
-from otel_audit.verification.directory import is_alive
 from otel_audit.verification.proof import EventProof
+from otel_audit.verification.trail_lines import Place, TrailLines
 
-__all__ = ["Place", "ProofMade", "place_at", "places_of", "prove", "prove_all"]
+__all__ = ["ProofMade", "prove", "prove_all"]
 
 _HEADS: Final = (Kind.HEAD, Kind.ADOPT, Kind.END)
 _NOTE: Final = system_start(NOTE)
-_REMOVED: Final = b'"kind":"retain"'
 # In a line that is of interest for every stream: headers of segments, and what names keys.
 _OF_ALL: Final = (system_start(SEGMENT), b'"kind":"begin"', b'"kind":"key"')
 _NOTES_REMEMBERED: Final = 4096  # while a signature of the identity is waited for, which is minutes behind its note
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where an event stands: its line in the files of a stream."""
-
-    files: StreamFiles
-    line: Line
-
-
-@dataclass(frozen=True, slots=True)
 class ProofMade:
-    """A proof, and the public keys of the ledger that signed its note: whoever checks it needs one of them."""
+    """A proof, and the public keys of the ledger that signed its note: whoever checks it needs one of them.
+
+    There is no key if the ledger announced it in lines that are not there any more.
+    """
 
     proof: EventProof
     signers: tuple[VerifierKey, ...]
-
-
-def places_of(directory: Path, event_id: str) -> list[Place]:
-    """Return each line with this event id. There is one, unless an application has used an id twice.
-
-    Raises:
-        OSError: a stream cannot be read.
-    """
-    wanted = json.dumps(event_id, ensure_ascii=False).encode()
-    return [
-        Place(StreamFiles(directory, stream_id), line)
-        for stream_id, numbers in segments_in(directory).items()
-        for number in numbers
-        for line in _lines_with(StreamFiles(directory, stream_id), number, wanted)
-        if _event_id(line) == event_id
-    ]
-
-
-def place_at(directory: Path, stream_id: str, seq: int) -> Place | None:
-    """Return the line of this number in a stream, or None if it is not there.
-
-    Raises:
-        OSError: the stream cannot be read.
-    """
-    files = StreamFiles(directory, stream_id)
-    for number in reversed(segments_in(directory).get(stream_id, ())):
-        first = _first_in(files, number)
-        if first is not None and first <= seq:
-            lines = (each for each in segment_lines(files, number) if isinstance(each, Line) and each.seq == seq)
-            line = next(lines, None)
-            return Place(files, line) if line is not None else None
-    return None
-
-
-def _lines_with(files: StreamFiles, number: int, wanted: bytes) -> Iterator[Line]:
-    with contextlib.suppress(FileNotFoundError):  # removed in this moment
-        with opened(files.segment(number)) as descriptor:
-            if not any(wanted in block.data for block in blocks(descriptor)):
-                return
-        for each in segment_lines(files, number):
-            if isinstance(each, Line) and wanted in each.content:
-                yield each
-
-
-def _event_id(line: Line) -> object:
-    with contextlib.suppress(ValueError, AttributeError, RecursionError):
-        return json.loads(line.content).get("event_id")
-    return None
 
 
 def prove(place: Place) -> ProofMade:
@@ -112,20 +52,23 @@ def prove(place: Place) -> ProofMade:
     Raises:
         ProofUnavailable: there is none, yet or any more; it says why, and when there will be one.
         OSError: the stream or the ledger cannot be read.
+        StoreUnreadable: a log store cannot be queried.
     """
-    files, seq = place.files, place.line.seq
-    first_seq = _first_seq(files)
-    ledger = LedgerFiles(files.directory)
+    trail, seq = place.trail, place.line.seq
+    try:
+        first_seq = next((each.seq for each in trail.lines_behind(place.stream_id, 0)), 1)
+    except ProofInvalid:  # the lines are read once more, and the reason is told then
+        first_seq = 1
     signed_to, why = 0, ""
-    logs = ledger.logs()
+    ledgers = trail.ledgers()
     starts: list[Edge] = []
-    for log in logs:
-        search = _Search(files.stream_id, seq, first_seq, starts)
-        search.read(log)
+    for ledger_id in ledgers:
+        search = _Search(place.stream_id, seq, first_seq, starts)
+        search.read(trail, ledger_id)
         signed_to, why = max(signed_to, search.signed_to), why or search.why
         if search.head is not None and (found := search.note()) is not None:
-            return _made(place, search, search.head, *found, log)
-    raise ProofUnavailable(_not_yet(place, signed_to, why, has_ledger=bool(logs)))
+            return _made(place, search, search.head, *found, ledger_id)
+    raise ProofUnavailable(_not_yet(place, signed_to, why, has_ledger=bool(ledgers)))
 
 
 def prove_all(places: Sequence[Place]) -> Iterator[tuple[Place, ProofMade | ProofUnavailable]]:
@@ -163,7 +106,7 @@ def _made_together(
     ]
     try:
         edge = Edge(index, nodes[::-1])
-        paths = paths_behind(edge, size, [each.line.seq - 1 for each in places], _leaves(first.files, index))
+        paths = paths_behind(edge, size, [each.line.seq - 1 for each in places], _leaves(first, index))
     except ProofInvalid as error:
         yield from ((each, ProofUnavailable(str(error))) for each in places)
         return
@@ -172,18 +115,18 @@ def _made_together(
         try:
             proof.unsigned()
         except ProofInvalid as error:
-            yield each, ProofUnavailable(f"line {each.line.seq} of the stream {each.files.stream_id}: {error}")
+            yield each, ProofUnavailable(f"line {each.line.seq} of the stream {each.stream_id}: {error}")
         else:
             yield each, ProofMade(proof, made.signers)
 
 
-def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, log: LedgerLog) -> ProofMade:
-    files, line = place.files, place.line
+def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, ledger_id: str) -> ProofMade:
+    line = place.line
     start = max(search.starts, key=lambda each: each.size, default=None)
     try:
         if start is None:
             raise ProofInvalid("the lines before it were removed, and the ledger has no edge of the tree behind them")
-        leaves = _leaves(files, start.size)
+        leaves = _leaves(place, start.size)
         edge = Edge(start.size, start.nodes)
         for _ in range(line.seq - 1 - start.size):
             edge.append(next(leaves))
@@ -191,79 +134,51 @@ def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, log
         head_path = path_behind(search.edge, size, search.leaves)
         proof = EventProof(line.content, tuple(path), head.line.content, head.line.seq - 1, tuple(head_path), note)
         proof.unsigned()
-        signers = note.verified([*search.keys, *search.identities, *_archived(files.directory)])
+        signers = _signers(note, [*search.keys, *search.identities, *place.trail.keys()], search)
     except (ProofInvalid, NoteMalformed, SignatureInvalid, StopIteration) as error:
         why = str(error) or "it is cut off"
         raise ProofUnavailable(
-            f"line {line.seq} of the stream {files.stream_id} is signed, and cannot be proven: {why}; "
+            f"line {line.seq} of the stream {place.stream_id} is signed, and cannot be proven: {why}; "
             "`otel-audit verify` says what is wrong with the trail"
         ) from None
-    for number in range(head.line.segment, search.segment + 1):
-        # Durable before anybody has it: after a loss of power the ledger must not say that it never was.
-        sync_file(log.segment(number))
+    # Durable before anybody has it: after a loss of power the ledger must not say that it never was.
+    place.trail.sync(ledger_id, head.line.segment, search.segment)
     return ProofMade(proof, signers)
 
 
-def _archived(directory: Path) -> Iterator[VerifierKey]:
-    """Yield the keys of the epochs whose announcement retention may have removed from the ledger."""
-    with contextlib.suppress(JournalUnreadable):
-        for record in EpochKeys.read(directory):
-            yield record.vkey
+def _signers(note: Note, keys: Sequence[VerifierKey], search: _Search) -> tuple[VerifierKey, ...]:
+    """Return the keys that signed a note; none if the ledger announced them before its first line that is there.
+
+    Raises:
+        SignatureInvalid: a signature is false, or of a key that the whole ledger does not name.
+    """
+    named = {(key.name, key.key_id) for key in keys}
+    if search.begins_later and not any((each.name, each.key_id) in named for each in note.signatures):
+        return ()
+    return note.verified(keys)
 
 
 def _not_yet(place: Place, signed_to: int, why: str, *, has_ledger: bool) -> str:
-    where = f"line {place.line.seq} of the stream {place.files.stream_id}"
+    where = f"line {place.line.seq} of the stream {place.stream_id}"
     if not has_ledger:
-        return f"{where} cannot be proven: {place.files.directory} has no signed ledger"
+        return f"{where} cannot be proven: {place.trail.where} has no signed ledger"
     so_far = f"the ledger has signed this stream up to line {signed_to}" if signed_to else "nothing of it is signed yet"
     if why:
         return f"{where} cannot be proven: {why}"
-    if is_alive(place.files) is False:
-        return (
-            f"{where} is not under a signed note yet: {so_far}. Its writer is gone; it will be when the next process "
-            "that uses this directory takes the stream over"
-        )
-    return (
-        f"{where} is not under a signed note yet: {so_far}. It will be within OTEL_AUDIT_HEAD_SECONDS of its writer "
-        "(300 unless set), after OTEL_AUDIT_HEAD_LINES more lines, or when its writer ends, whatever comes first"
-    )
+    return f"{where} is not under a signed note yet: {so_far}. {place.trail.words_of_wait(place.stream_id)}"
 
 
-def _first_seq(files: StreamFiles) -> int:
-    """Return the number of the first line that is there."""
-    for number in files.segments():
-        with contextlib.suppress(FileNotFoundError):
-            for each in segment_lines(files, number):
-                if isinstance(each, Line):
-                    return each.seq
-    return 1
-
-
-def _leaves(files: StreamFiles, after: int) -> Iterator[bytes]:
-    """Yield the leaves of a stream behind the line of this number, without a hole.
+def _leaves(place: Place, after: int) -> Iterator[bytes]:
+    """Yield the leaves of the stream of a place behind the line of this number, without a hole.
 
     Raises:
         ProofInvalid: a line is missing.
     """
-    numbers = files.segments()
-    # Going back from the last one, the first that begins early enough is the one to begin with.
-    begin = next((n for n in reversed(numbers) if (first := _first_in(files, n)) is not None and first <= after + 1), 0)
-    for number in numbers:
-        if number < begin:
-            continue
-        for each in segment_lines(files, number):
-            if not isinstance(each, Line) or each.seq <= after:
-                continue
-            if each.seq != after + 1:
-                raise ProofInvalid(f"line {after + 1} is missing")
-            after = each.seq
-            yield leaf_of(each)
-
-
-def _first_in(files: StreamFiles, number: int) -> int | None:
-    with contextlib.suppress(FileNotFoundError):
-        return next((each.seq for each in segment_lines(files, number) if isinstance(each, Line)), None)
-    return None
+    for each in place.trail.lines_behind(place.stream_id, after):
+        if each.seq != after + 1:
+            raise ProofInvalid(f"line {after + 1} is missing")
+        after = each.seq
+        yield leaf_of(each)
 
 
 @dataclass(slots=True)
@@ -284,46 +199,43 @@ class _Search:
     keys: list[VerifierKey] = field(default_factory=list)
     identities: list[VerifierKey] = field(default_factory=list)
     segment: int = 0
+    begins_later: bool = False
     signed_to: int = 0
     why: str = ""
     _unsigned_to: int = 0
     _notes: dict[int, Note] = field(default_factory=dict)
     _vouched: tuple[int, Note] | None = None
 
-    def read(self, log: LedgerLog) -> None:
+    def read(self, trail: TrailLines, ledger_id: str) -> None:
         """Read the ledger, as far as it is needed.
 
         Raises:
             OSError: it cannot be read.
+            StoreUnreadable: a log store cannot be queried.
         """
         if self.first_seq == 1:
             self.starts.append(Edge())
-        numbers = log.segments()
-        self._take_removed_begin(log, numbers)
-        for number in numbers:
-            self.segment = number
-            for line in segment_lines(log, number):
-                if isinstance(line, Line):
-                    self._take(line)
-                    if self._is_done():
-                        return
+        for line in trail.ledger_lines(ledger_id):
+            if not self.segment and line.seq > 1:
+                self.begins_later = True
+                self._take_removed_begin(trail, ledger_id)
+            self.segment = line.segment
+            self._take(line)
+            if self._is_done():
+                return
 
-    def _take_removed_begin(self, log: LedgerLog, numbers: Sequence[int]) -> None:
+    def _take_removed_begin(self, trail: TrailLines, ledger_id: str) -> None:
         """Learn the identity from the entry that says that the first lines of the ledger were removed.
 
         It repeats the first entry, and comes later than what is searched for: without it the first note would be taken,
         though the identity may sign another one only.
         """
-        first = next(segment_lines(log, numbers[0]), None) if numbers else None
-        if not isinstance(first, Line) or first.seq == 1:
-            return
-        for number in reversed(numbers):
-            for line in segment_lines_backwards(log, number):
-                if isinstance(line, Line) and _REMOVED in line.content and isinstance(said := statement(line), Entry):
-                    begin = said.content.get("begin")
-                    if said.content.get("stream") == line.tail.stream_id and isinstance(begin, Mapping):
-                        self._take_begin(begin)
-                        return
+        for line in trail.ledger_removals(ledger_id):
+            if isinstance(said := statement(line), Entry) and said.content.get("stream") == ledger_id:
+                begin = said.content.get("begin")
+                if isinstance(begin, Mapping):
+                    self._take_begin(begin)
+                    return
 
     def _take_begin(self, content: Mapping[str, Any]) -> None:
         keys = content.get("keys")

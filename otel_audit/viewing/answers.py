@@ -21,7 +21,9 @@ from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import WORDS, Filters, Place
 from otel_audit.stores.store import Kind
 from otel_audit.verification.findings import Class
-from otel_audit.verification.proving import place_at, prove
+from otel_audit.verification.proving import prove
+from otel_audit.verification.trail_lines import JournalLines
+from otel_audit.viewing.indexed import IndexLines
 from otel_audit.viewing.standing import WORDS as STANDING_WORDS
 from otel_audit.viewing.standing import Standing
 from otel_audit.viewing.trail import Stage, ViewedTrail
@@ -269,7 +271,7 @@ def event(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
         "findings": [each.as_json() for each in trail.standings.findings(stream_id, seq)],
         "stream": report.as_json() if report is not None else None,
         "chain": _chain(lines, seq),
-        "can_prove": trail.directory is not None,
+        "can_prove": trail.kind is not Kind.EVENT_LOG,
     }
 
 
@@ -309,23 +311,34 @@ def line(trail: ViewedTrail, asked: Asked) -> bytes:
 def proof(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
     """Return the proof of an event as `otel-audit prove` makes it, in base64, and for each key the command to check it.
 
+    `key_ids` name the keys that signed it if the trail has lost the lines that announced them.
+
     Raises:
-        Unanswerable: it is not there, or does not lie in a journal.
+        Unanswerable: it is not there, or its trail has no chain.
         ProofUnavailable: there is none, yet or any more; it says why.
+        QueryUnanswered: DuckDB cannot answer.
         OSError: the journal cannot be read.
     """
     stream_id, seq = _one(asked, "stream"), _whole(asked, "seq")
-    if trail.directory is None:
-        raise Unanswerable(
-            f"expected a journal, from which proofs are made, got a {trail.kind}; where the journal lies, run "
-            "otel-audit prove"
-        )
-    place = place_at(trail.directory, stream_id, seq)
-    if place is None:
-        raise Unanswerable(f"expected line {seq} of the stream {stream_id[:100]!r} in the journal, got none")
-    made, name = prove(place), f"{stream_id}-{seq}.tlog-proof"
+    if trail.kind is Kind.EVENT_LOG:
+        raise Unanswerable("expected a trail with a chain, got a log of events, of which nothing can be proven")
+    with trail.index() as index:
+        if trail.directory is not None:
+            place = JournalLines(trail.directory).place_at(stream_id, seq)
+        else:
+            place = IndexLines(index, trail.where).place_at(stream_id, seq) if index is not None else None
+        if place is None:
+            raise Unanswerable(f"expected line {seq} of the stream {stream_id[:100]!r} in {trail.where}, got none")
+        made = prove(place)
+    name = f"{stream_id}-{seq}.tlog-proof"
     checks = [command_to_check(name, str(key)) for key in made.signers]
-    return {"name": name, "proof": base64.b64encode(bytes(made.proof)).decode(), "checks": checks}
+    key_ids = [f"{each.name}+{each.key_id.hex()}" for each in made.proof.note.signatures] if not checks else []
+    return {
+        "name": name,
+        "proof": base64.b64encode(bytes(made.proof)).decode(),
+        "checks": checks,
+        "key_ids": key_ids,
+    }
 
 
 def command_to_check(name: str, key: str) -> str:

@@ -29,7 +29,7 @@ from tests.reporting.evidence_files import (
     run,
 )
 from tests.verification.forge import DAY_NS, NOW_NS, Forge
-from tests.verification.kept import all_lines, write_archive
+from tests.verification.kept import Kept, all_lines, write_archive
 
 pytestmark = pytest.mark.processes
 
@@ -240,30 +240,52 @@ def test_a_ledger_without_its_beginning_is_proven_from_the_tree_in_its_header(tm
     assert (code, said.splitlines()[-1]) == (0, f"PROVEN: the key vouches for all {len(stream.lines)} lines")
 
 
-def test_evidence_of_a_person_from_an_archive_says_which_lines_nothing_proves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [(), ("--actor", "alice")], ids=["whole", "person"])
+@pytest.mark.parametrize("kind", ["archive", "loki"])
+def test_a_store_makes_the_evidence_of_its_journal(tmp_path: Path, kind: str, arguments: tuple[str, ...]) -> None:
     forge = Forge(tmp_path / "people", identity=SigningKey.generate())
     an_actor(forge, 10)
     forge.write()
+
+    with Kept(kind, tmp_path).at(all_lines(forge)) as source:
+        of_store = tmp_path / "store.zip"
+        result = run(source, "--evidence", of_store, *arguments)
+    assert result.exit_code == 0, result.output
+    of_journal = evidence_of(forge.directory, *arguments)
+
+    assert content_of(of_store).keys() == content_of(of_journal).keys()
+    for name, content in content_of(of_journal).items():
+        if name not in ("contents.json", "README.txt", "MANIFEST.sha256", "events.parquet"):
+            assert content_of(of_store)[name] == content, name
+    lines = len(lines_of(of_journal))
+    code, said = checked(of_store, "--key", key_of(forge))
+    assert (code, said.splitlines()[-1]) == (0, f"PROVEN: the key vouches for all {lines} lines")
+
+
+def test_a_named_event_of_an_archive_gets_a_proof_of_its_own(tmp_path: Path) -> None:
+    forge = Forge(tmp_path / "people", identity=SigningKey.generate())
+    an_actor(forge, 10)
     archive = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
 
-    evidence = evidence_of(archive, "--actor", "alice")
+    evidence = evidence_of(archive, "--prove", "e-3")
 
-    assert contents_of(evidence)["proofs"] == []
-    code, said = checked(evidence, "--key", key_of(forge))
-    assert (code, said.splitlines()[-1]) == (1, "NOT ALL PROVEN: the key vouches for 0 of 6 lines")
-    assert said.count("not proven: events.jsonl, line ") == 6
+    assert "e-3" in [each["event_id"] for each in contents_of(evidence)["proofs"]]
+    refused = run(archive, "--evidence", tmp_path / "e.zip", "--prove", "e-99")
+    assert refused.exit_code == 1
+    assert "expected an event of the id 'e-99' in" in refused.output
 
 
-def test_an_archive_makes_evidence_without_proofs_that_the_ledger_in_it_proves(forge: Forge, tmp_path: Path) -> None:
-    archive = write_archive(tmp_path / "archive.jsonl", all_lines(forge))
+def test_an_archive_without_the_ledger_makes_evidence_that_says_so(forge: Forge, tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "archive.jsonl", [line for each in forge.streams for line in each.lines])
 
     evidence = evidence_of(archive)
 
-    assert checked(evidence, "--key", key_of(forge))[1].splitlines()[-1] == "PROVEN: the key vouches for all 67 lines"
-    assert contents_of(evidence)["proofs"] == []
-    refused = run(archive, "--evidence", tmp_path / "e.zip", "--prove", "e-1")
-    assert refused.exit_code == 1
-    assert "expected a journal, of which proofs are made" in refused.output
+    whys = [each["why"] for each in contents_of(evidence)["without_proof"]]
+    assert len(whys) == len(forge.streams)
+    assert all("has no signed ledger" in why for why in whys)
+    code, said = checked(evidence, "--key", key_of(forge))
+    assert code == 1
+    assert said.splitlines()[-1] == f"NOT ALL PROVEN: the key vouches for 0 of {len(lines_of(evidence))} lines"
 
 
 def test_a_trail_that_a_service_wrote_is_evidence(tmp_path: Path) -> None:

@@ -76,20 +76,25 @@ class Kept:
     place: Path
 
     def alone(self, lines: Sequence[bytes], pins: Pins | None = None, **how: Any) -> Report:
-        with self._store(lines) as store:
+        with self.store(lines) as store:
             return verify_store(store, pins, **how)
 
     def beside(self, forge: Forge, lines: Sequence[bytes], pins: Pins | None = None, **how: Any) -> Report:
-        with self._store(lines) as store:
+        with self.store(lines) as store:
             return verify_directory(forge.directory, pins, beside=store, **how)
 
     @contextmanager
-    def _store(self, lines: Sequence[bytes]) -> Iterator[Store]:
+    def store(self, lines: Sequence[bytes]) -> Iterator[Store]:
+        """A store that holds these lines."""
+        with self.at(lines) as source, open_store(source) as store:
+            yield store
+
+    @contextmanager
+    def at(self, lines: Sequence[bytes]) -> Iterator[str]:
+        """The path or the URL of a store that holds these lines."""
         if self.kind == "archive":
-            with open_store(write_archive(self.place / "archive.jsonl", lines)) as store:
-                yield store
+            yield str(write_archive(self.place / "archive.jsonl", lines))
             return
         with LokiDouble() as loki:
             loki.put(ExportLogsServiceRequest.FromString(encoded_request(HEADER, lines)))
-            with open_store(f"loki+{loki.base_url}?start=2026-08-01T00:00:00Z") as store:
-                yield store
+            yield f"loki+{loki.base_url}?start=2026-08-01T00:00:00Z"

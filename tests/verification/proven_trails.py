@@ -17,7 +17,8 @@ from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.ledger.registrar import head_content
 from otel_audit.journal.stream_tree import StreamTree, TreeHead
-from otel_audit.verification.proving import ProofMade, places_of, prove
+from otel_audit.verification.proving import ProofMade, prove
+from otel_audit.verification.trail_lines import JournalLines
 from tests.cli.journals import a_journal
 from tests.journal.ledger.telling import a_ledger
 from tests.verification.verifiers import of_package, of_python
@@ -84,7 +85,7 @@ class Trail:
 
 
 def proof_of(trail: Trail, event_id: str) -> ProofMade:
-    (place,) = places_of(trail.directory, event_id)
+    (place,) = JournalLines(trail.directory).places(event_id)
     return prove(place)
 
 

@@ -18,7 +18,7 @@ from otel_audit.journal.stream_tree import StreamTree
 from otel_audit.signing.keys import create_identity
 from otel_audit.signing.note import Signature
 from otel_audit.verification.proof import EventProof
-from otel_audit.verification.proving import places_of
+from otel_audit.verification.trail_lines import JournalLines
 from tests.journal.ledger.telling import a_ledger, segments
 from tests.journal.ledger.test_registrar import registered
 from tests.verification.proven_trails import Trail, heads, proof_of, shown
@@ -71,7 +71,7 @@ def test_lines_that_retention_removed_before_the_event_are_not_needed(trail: Tra
     assert first > 10
     for event_id, line in trail.events().items():
         assert shown(proof_of(trail, event_id)) == line
-    assert places_of(trail.directory, removed) == []
+    assert JournalLines(trail.directory).places(removed) == []
 
 
 def test_without_the_edge_behind_removed_lines_there_is_no_proof(trail: Trail) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_audit.errors import ProofInvalid, ProofUnavailable
-from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import Line
 from otel_audit.signing.keys import SigningKey
 from otel_audit.signing.tree import Edge, path_behind, paths_behind
-from otel_audit.verification.proving import Place, ProofMade, prove, prove_all
+from otel_audit.verification.proving import ProofMade, prove, prove_all
+from otel_audit.verification.trail_lines import JournalLines, Place
 from tests.examples import examples
 from tests.verification.forge import DAY_NS, Forge, ForgedStream
 
@@ -22,8 +23,8 @@ LEAVES = [sha256(b"%d" % number).digest() for number in range(80)]
 
 
 def places(stream: ForgedStream, first: int = 1) -> list[Place]:
-    files = StreamFiles(stream.directory, stream.stream_id)
-    return [Place(files, Line(line, seq)) for seq, line in enumerate(stream.lines, 1) if seq >= first]
+    trail = JournalLines(stream.directory)
+    return [Place(trail, stream.stream_id, Line(line, seq)) for seq, line in enumerate(stream.lines, 1) if seq >= first]
 
 
 @examples(200)
@@ -100,7 +101,7 @@ def test_a_line_that_was_changed_has_no_proof_and_the_others_none_that_is_wrong(
     stream = forge.honest_stream()
     forge.write()
     asked = places(stream)
-    changed = Place(asked[4].files, Line(asked[4].line.content.replace(b"order", b"ordre"), 5))
+    changed = replace(asked[4], line=Line(asked[4].line.content.replace(b"order", b"ordre"), 5))
 
     made = list(prove_all([*asked[:4], changed, *asked[5:]]))
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from otel_audit import AuditEvent, AuditPrincipal
 from otel_audit.cli import main
+from otel_audit.errors import ProofUnavailable
 from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import Filters
 from otel_audit.signing.keys import SigningKey
@@ -31,6 +32,7 @@ from tests.query.test_query import events, filters
 from tests.recording import recorder
 from tests.stores.archives import archive_of
 from tests.verification.forge import Forge
+from tests.verification.kept import Kept, all_lines
 from tests.verification.verifiers import of_python
 from tests.viewing.trails import ALICE, all_events, asking, logging, some_events, tampered, until, viewed
 
@@ -196,7 +198,7 @@ def test_the_command_that_checks_a_proof_is_one_whatever_the_log_is_called() -> 
     assert shlex.split(command) == ["otel-audit", "verify", "--proof", "x.tlog-proof", "--key", key]
 
 
-def test_what_is_not_there_is_said(journal: Path, tmp_path: Path) -> None:
+def test_what_is_not_there_is_said(journal: Path) -> None:
     with viewed(journal) as trail:
         (stream_id,) = {each["stream_id"] for each in all_events(trail)}
         for asked in (asking(stream=stream_id, seq=99), asking(stream="../x", seq=1)):
@@ -206,11 +208,38 @@ def test_what_is_not_there_is_said(journal: Path, tmp_path: Path) -> None:
         for seq in ("", "-1", "x", "9" * 30):
             with pytest.raises(Unanswerable, match="expected a whole number"):
                 answers.event(trail, asking(stream=stream_id, seq=seq or "none"))
-    with (
-        viewed(archive_of(journal, tmp_path / "archive.jsonl")) as trail,
-        pytest.raises(Unanswerable, match="a journal"),
-    ):
-        answers.proof(trail, asking(stream=stream_id, seq=2))
+
+
+@pytest.mark.parametrize("kind", ["archive", "loki"])
+def test_a_store_gives_the_proofs_of_its_journal_also_when_it_has_gone(tmp_path: Path, kind: str) -> None:
+    identity = SigningKey.generate()
+    forge = Forge(tmp_path / "journal", identity=identity)
+    stream = forge.honest_stream(segments=2)
+    forge.honest_stream()
+    forge.write()
+
+    with Kept(kind, tmp_path).at(all_lines(forge)) as source, viewed(source) as trail:
+        row = all_events(trail)[-1]
+        of_store = answers.proof(trail, asking(stream=row["stream_id"], seq=row["seq"]))
+        assert answers.event(trail, asking(stream=row["stream_id"], seq=row["seq"]))["can_prove"]
+        (tmp_path / "archive.jsonl").unlink(missing_ok=True)
+        for seq in range(1, len(stream.lines) + 1):
+            made = answers.proof(trail, asking(stream=stream.stream_id, seq=seq))
+            answer = of_python(b64decode(made["proof"]), identity.verifier(forge.ledger.origin))
+            assert answer.event == stream.lines[seq - 1]
+    with viewed(forge.directory) as trail:
+        assert answers.proof(trail, asking(stream=row["stream_id"], seq=row["seq"])) == of_store
+
+
+def test_what_a_store_cannot_prove_is_said(journal: Path, tmp_path: Path) -> None:
+    with viewed(archive_of(journal, tmp_path / "archive.jsonl")) as trail:
+        row = all_events(trail)[0]
+        with pytest.raises(ProofUnavailable, match="has no signed ledger"):
+            answers.proof(trail, asking(stream=row["stream_id"], seq=row["seq"]))
+    events = tmp_path / "events.jsonl"
+    events.write_text(AuditEvent(event_type="a", outcome="success").to_jsonl() + "\n")
+    with viewed(events) as trail, pytest.raises(Unanswerable, match="got a log of events"):
+        answers.proof(trail, asking(stream="x", seq=1))
 
 
 def test_a_text_of_a_megabyte_is_cut_where_it_is_shown_and_whole_where_it_is_saved(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from otel_audit import AuditPrincipal, AuditResource
 from otel_audit.logger import AuditLogger
 from otel_audit.stores.directory import DirectoryStore
-from otel_audit.stores.location import open_store
+from otel_audit.stores.location import is_url, open_store
 from otel_audit.stores.store import Store
 from otel_audit.verification.pins import Pins
 from otel_audit.viewing import answers
@@ -71,10 +71,14 @@ def until(is_so: Callable[[], object], what: str) -> None:
 
 
 @contextmanager
-def viewed(path: Path, pins: Pins | None = None, opened: Callable[[], Store] | None = None) -> Iterator[ViewedTrail]:
+def viewed(
+    path: Path | str, pins: Pins | None = None, opened: Callable[[], Store] | None = None
+) -> Iterator[ViewedTrail]:
     """A trail that has been read and verified."""
 
     def again() -> Store:
+        if isinstance(path, str):
+            return open_store(path if is_url(path) else Path(path))
         return DirectoryStore(path) if path.is_dir() and not any(path.rglob("*.parquet")) else open_store(path)
 
     trail = ViewedTrail(opened or again, pins or Pins())

@@ -571,8 +571,7 @@
     const its = answer.fields, result = element("div", { class: "result", role: "status" });
     const findings = answer.findings.length ? element("ul", { class: "findings" }, ...answer.findings.map((each) => element("li", {}, element("span", { class: "finding" }, CLASSES[each.class]), shown(each.message), ""))) : null;
     const button = answer.can_prove ? element("button", { type: "button", class: "main", onclick: () => download(its, result) }, "Download the proof") : null;
-    const why = answer.can_prove ? null : element("p", { class: "quiet proof-actions" }, "A proof is made from a journal. Where the journal lies, run ", element("code", {}, "otel-audit prove"), " with the id of this event.");
-    return section("Proof", element("p", { class: "badge" }, standingMark(answer.standing)), element("p", {}, answer.standing_words), findings, button && element("p", { class: "proof-actions" }, button), why, result);
+        return section("Proof", element("p", { class: "badge" }, standingMark(answer.standing)), element("p", {}, answer.standing_words), findings, button && element("p", { class: "proof-actions" }, button), result);
   }
 
   async function download(its, result) {
@@ -586,6 +585,7 @@
       result.replaceChildren(
         element("p", {}, "Downloaded ", element("code", {}, made.name), ". It holds this event and no other. Whoever checks it must get the key separately:"),
         ...made.checks.map((command) => element("code", {}, plain(command))),
+        made.key_ids.length ? element("p", {}, "The ledger announced the key in lines that are not there any more: ", element("code", {}, plain(made.key_ids.join(", ")))) : "",
       );
     } catch (error) {
       result.replaceChildren(element("p", {}, "There is no proof yet: ", shown(error.message)));
