@@ -11,14 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.chain_check import application_events, read_streams
-from tests.servers import Collector, poll
+from tests.servers import Collector, Record, poll
 from tests.servers.otlp_server import OtlpServer, accepted
 
 pytestmark = pytest.mark.processes
@@ -93,45 +93,53 @@ def _until_everything_happened(directory: Path) -> None:
     poll(lambda: _kinds(_lines(directory)), until=KINDS.issubset, timeout_s=60, what="every kind of event")
 
 
-def test_everything_that_can_become_of_a_request_happens_is_shown_and_is_in_the_journal(tmp_path: Path) -> None:
-    with _started(tmp_path, "--dir", str(tmp_path / "journal")) as demo:
-        _until_everything_happened(tmp_path / "journal")
+class Ended(NamedTuple):
+    """A demo in which everything happened, and that was stopped then."""
+
+    directory: Path
+    printed: str
+    shown: str
+    events: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    place = tmp_path_factory.mktemp("demo")
+    with _started(place, "--dir", str(place / "journal")) as demo:
+        _until_everything_happened(place / "journal")
         printed, shown = demo.stop()
-
-    events = application_events(tmp_path / "journal")
-    assert _kinds(events) == KINDS
-    assert f"{len(events)} events: {len(events)} delivered, 0 pending, 0 quarantined, 0 dropped" in printed
-    assert len([line for line in shown.split("\n") if re.match(r"\d\d:\d\d:\d\d\.\d{3}Z ", line)]) == len(events)
-    assert f"otel-audit tail {tmp_path / 'journal'}" in printed
+    return Ended(place / "journal", printed, shown, application_events(place / "journal"))
 
 
-def test_every_event_belongs_to_the_trace_of_its_request(tmp_path: Path) -> None:
-    with _started(tmp_path, "--dir", str(tmp_path / "journal")) as demo:
-        _until_everything_happened(tmp_path / "journal")
-        demo.stop()
+def test_everything_that_can_become_of_a_request_happens_is_shown_and_is_in_the_journal(ended: Ended) -> None:
+    count = len(ended.events)
+    assert _kinds(ended.events) == KINDS
+    assert f"{count} events: {count} delivered, 0 pending, 0 quarantined, 0 dropped" in ended.printed
+    assert len([line for line in ended.shown.split("\n") if re.match(r"\d\d:\d\d:\d\d\.\d{3}Z ", line)]) == count
+    assert f"otel-audit tail {ended.directory}" in ended.printed
 
+
+def test_every_event_belongs_to_the_trace_of_its_request(ended: Ended) -> None:
     by_request: dict[str, set[str]] = {}
-    for event in application_events(tmp_path / "journal"):
+    for event in ended.events:
         by_request.setdefault(event["request_id"], set()).add(event["trace_id"])
 
     assert {len(traces) for traces in by_request.values()} == {1}
     assert len(set.union(*by_request.values())) == len(by_request)
 
 
-def test_no_password_or_token_is_shown_or_kept(tmp_path: Path) -> None:
-    with _started(tmp_path, "--dir", str(tmp_path / "journal")) as demo:
-        _until_everything_happened(tmp_path / "journal")
-        printed, shown = demo.stop()
-
-    left = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "journal").glob("*.jsonl"))
-    assert [secret for secret in SECRETS if secret in printed + shown + left] == []
-    failed = next(event for event in application_events(tmp_path / "journal") if event["event_type"] == "authn.failure")
+def test_no_password_or_token_is_shown_or_kept(ended: Ended) -> None:
+    left = "".join(path.read_text(encoding="utf-8") for path in ended.directory.glob("*.jsonl"))
+    assert [secret for secret in SECRETS if secret in ended.printed + ended.shown + left] == []
+    failed = next(event for event in ended.events if event["event_type"] == "authn.failure")
     assert failed["redacted"] == ["$.detail"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_a_signal_ends_it_with_every_event_delivered_and_no_lock_left(tmp_path: Path, number: signal.Signals) -> None:
-    with _started(tmp_path, OTEL_AUDIT_DIR=str(tmp_path / "journal")) as demo:
+    # Nothing is delivered before the end, unless the end sees to it.
+    late = {"OTEL_AUDIT_EXPORT": "jsonl", "OTEL_AUDIT_BATCH_DELAY_S": "60"}
+    with _started(tmp_path, OTEL_AUDIT_DIR=str(tmp_path / "journal"), **late) as demo:
         poll(lambda: len(_lines(tmp_path / "journal")), until=lambda count: count > 20, what="some events")
         printed, _ = demo.stop(number)
 
@@ -139,12 +147,8 @@ def test_a_signal_ends_it_with_every_event_delivered_and_no_lock_left(tmp_path: 
     assert list((tmp_path / "journal").glob("*.writer.lock")) == []
 
 
-def test_it_verifies_the_journal_and_names_the_line_that_it_changed_in_a_copy(tmp_path: Path) -> None:
-    directory = tmp_path / "journal"
-    with _started(tmp_path, "--dir", str(directory)) as demo:
-        _until_everything_happened(directory)
-        printed, _ = demo.stop()
-
+def test_it_verifies_the_journal_and_names_the_line_that_it_changed_in_a_copy(ended: Ended) -> None:
+    directory, printed = ended.directory, ended.printed
     [lines] = read_streams(directory).values()
     count = len(lines)
     assert f" verify {directory}\nCONSISTENT: " in printed
@@ -154,7 +158,7 @@ def test_it_verifies_the_journal_and_names_the_line_that_it_changed_in_a_copy(tm
     told = re.search(r"\nBROKEN: .* line (\d+) was changed: ", printed)
     assert told is not None, printed
     assert lines[int(told[1]) - 1]["detail"] == f"{change[1]}4{change[2]}"
-    assert list(tmp_path.glob("otel-audit-demo-*")) == []
+    assert list(directory.parent.glob("otel-audit-demo-*")) == []
 
 
 def test_it_begins_no_ledger_against_the_setting(tmp_path: Path) -> None:
@@ -206,6 +210,11 @@ def test_the_commands_that_it_names_can_be_typed_as_they_are_shown(is_active: bo
     assert shown == f"{'otel-audit' if is_active else installed} tail {tmp_path / 'journal'}"
 
 
+def ids_in(records: list[Record]) -> list[str]:
+    """The ids of the events among the records, without those of the lines of the journal and the ledger."""
+    return sorted(each.attributes["audit.record.id"] for each in records if not each.event_name.startswith("audit."))
+
+
 def test_with_an_endpoint_the_same_events_reach_the_collector(tmp_path: Path, collector: Collector) -> None:
     endpoint = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.http_endpoint,
@@ -216,11 +225,9 @@ def test_with_an_endpoint_the_same_events_reach_the_collector(tmp_path: Path, co
         _until_everything_happened(tmp_path / "journal")
         demo.stop()
 
-    events = application_events(tmp_path / "journal")
-    records = poll(collector.archive, until=lambda found: len(found) > len(events), what="the records in the archive")
-    assert sorted(event["event_id"] for event in events) == sorted(
-        record.attributes["audit.record.id"] for record in records if not record.event_name.startswith("audit.")
-    )
+    names = sorted(event["event_id"] for event in application_events(tmp_path / "journal"))
+    records = poll(collector.archive, until=lambda found: len(ids_in(found)) >= len(names), what="the archived records")
+    assert ids_in(records) == names
     assert {record.resource["service.name"] for record in records} == {"otel-audit-demo"}
 
 

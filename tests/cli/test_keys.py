@@ -21,7 +21,7 @@ def run(*arguments: object, **environ: str) -> Result:
     return CliRunner().invoke(main, [str(each) for each in arguments], env={"OTEL_SERVICE_NAME": "shop", **environ})
 
 
-def test_a_key_is_made_for_its_owner_alone_and_openssl_reads_it(tmp_path: Path) -> None:
+def test_a_key_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     file = tmp_path / "identity.pem"
 
     made = run("keygen", file)

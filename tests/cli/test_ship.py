@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from otel_audit.journal.census import census
 from otel_audit.journal.cursor import read_cursor
@@ -22,8 +24,9 @@ from otel_audit.journal.journal import Journal
 from otel_audit.journal.locks import FileLock
 from tests.delivery.audited_server import AuditedServer
 from tests.journal.writing import append, description
-from tests.servers import poll
+from tests.servers import free_port, poll
 from tests.servers.otlp_server import Answer, OtlpServer
+from tests.servers.ports import LOOPBACK
 
 pytestmark = pytest.mark.processes
 
@@ -69,6 +72,12 @@ def shipping(directory: Path, server: OtlpServer, *options: str, **variables: st
             yield process
         finally:
             process.kill()
+
+
+def asked(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    with requests.get(f"http://{LOOPBACK}:{port}{path}", timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+        return answer.status_code, answer.json()
 
 
 def journal_of(directory: Path, export: str = "otlp", **more: object) -> Journal:
@@ -363,8 +372,16 @@ def test_it_ends_in_time_and_says_so_while_the_destination_is_away(tmp_path: Pat
 
 def test_two_of_them_share_a_directory_without_sending_twice(tmp_path: Path, server: AuditedServer) -> None:
     streams = [left_behind(tmp_path, *(f"{number}-{index}" for index in range(50))) for number in range(20)]
-    with AuditedServer() as second, shipping(tmp_path, server), shipping(tmp_path, second):
-        poll(lambda: totals(tmp_path)["pending"], until=lambda pending: pending == 0, what="everything delivered")
+    port, both_have_looked = free_port(), threading.Event()
+    patient = {"OTEL_EXPORTER_OTLP_TIMEOUT": "100"}
+    with AuditedServer() as second:
+        server.judge = second.judge = lambda names: None if both_have_looked.wait(60) else Answer(503)
+        with shipping(tmp_path, server, **patient):
+            poll(lambda: server.requests, what="the first one at work")
+            with shipping(tmp_path, second, "--health", str(port), **patient):
+                poll(lambda: asked(port, "/readyz")[0], until=lambda code: code == 200, what="the second one's look")
+                both_have_looked.set()
+                poll(lambda: totals(tmp_path)["pending"], until=lambda pending: pending == 0, what="all of it")
 
         arrived = [name for name in server.accepted + second.accepted if name != "header"]
         assert len(arrived) == len(set(arrived)) == 50 * len(streams)

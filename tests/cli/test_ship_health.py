@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -18,19 +17,13 @@ from otel_audit.cli.health import GivenAddress, Health
 from otel_audit.delivery.outcomes import Batch, ExportOutcome
 from otel_audit.delivery.processor import Adoption, BatchProcessor
 from otel_audit.http_server import CONNECTIONS_MAX
-from tests.cli.test_ship import COMMAND, environment, left_behind, shipping
+from tests.cli.test_ship import COMMAND, asked, environment, left_behind, shipping
 from tests.delivery.audited_server import AuditedServer
 from tests.servers import free_port, poll
 from tests.servers.otlp_server import Answer
 from tests.servers.ports import LOOPBACK
 
 pytestmark = pytest.mark.processes
-
-
-def asked(port: int, path: str) -> tuple[int, dict[str, Any]]:
-    with requests.get(f"http://{LOOPBACK}:{port}{path}", timeout=10) as answer:
-        assert answer.headers["Content-Type"] == "application/json"
-        return answer.status_code, answer.json()
 
 
 def test_what_runs_is_alive_and_ready(tmp_path: Path, server: AuditedServer) -> None:

@@ -8,6 +8,7 @@ import shlex
 import threading
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from otel_audit import AuditEvent, AuditPrincipal
+from otel_audit import AuditEvent
 from otel_audit.cli import main
 from otel_audit.errors import ProofUnavailable
 from otel_audit.query.database import TrailDatabase
@@ -28,6 +29,7 @@ from otel_audit.verification.pins import Pins
 from otel_audit.viewing import answers
 from otel_audit.viewing.answers import Unanswerable
 from otel_audit.viewing.trail import ViewedTrail
+from tests.journal.writing import a_journal, append
 from tests.query.test_query import events, filters
 from tests.recording import recorder
 from tests.stores.archives import archive_of
@@ -243,10 +245,8 @@ def test_what_a_store_cannot_prove_is_said(journal: Path, tmp_path: Path) -> Non
 
 
 def test_a_text_of_a_megabyte_is_cut_where_it_is_shown_and_whole_where_it_is_saved(tmp_path: Path) -> None:
-    with logging(tmp_path / "journal") as audit:
-        audit.log(
-            AuditEvent(event_type="x", principal=AuditPrincipal(username="n" * 1_000_000), detail="d" * 1_000_000)
-        )
+    with closing(a_journal(tmp_path / "journal")) as journal:  # past the caps of a logger, which would cut it already
+        append(journal, "a", principal={"username": "n" * 300_000}, detail="d" * 700_000)
 
     with viewed(tmp_path / "journal") as trail:
         (row,) = all_events(trail)
@@ -256,7 +256,8 @@ def test_a_text_of_a_megabyte_is_cut_where_it_is_shown_and_whole_where_it_is_sav
 
     assert len(json.dumps(row)) < 5000
     assert len(json.dumps(shown)) < 300_000
-    assert shown["line_bytes"] == len(line)
+    assert shown["is_cut"]
+    assert shown["line_bytes"] == len(line) > 1_000_000
     assert line in b"".join(path.read_bytes() for path in (tmp_path / "journal").glob("0*.jsonl"))
 
 
