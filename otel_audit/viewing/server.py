@@ -34,7 +34,8 @@ _TOKEN_BYTES: Final = 32
 _IDLE_S: Final = 30.0
 _AT_ONCE: Final = 4  # questions; each may take a share of the memory
 _PARAMETERS: Final = 100
-_REMEMBERED: Final = 64  # questions that were recorded
+_REMEMBERED: Final = 128  # questions that were recorded
+_OF_PAGE: Final = ("before", "limit")  # the parameters that do not change which events are found
 _CONTENT_TYPES: Final = {
     "index.html": "text/html; charset=utf-8",
     "view.css": "text/css; charset=utf-8",
@@ -54,12 +55,6 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_ANSWERS: Final[Mapping[str, Callable[[ViewedTrail, Asked], Mapping[str, Any]]]] = {
-    "timeline": answers.timeline,
-    "values": answers.values,
-}
-
-
 # Those that hand out an event, which is recorded.
 _EVENTS: Final[Mapping[str, Callable[[ViewedTrail, Asked], Mapping[str, Any]]]] = {
     "event": answers.event,
@@ -117,21 +112,31 @@ class PageServer(BoundedHTTPServer):
 
     @contextmanager
     def look(
-        self, filters: Sequence[str], question: object, *, since_ns: int | None = None, until_ns: int | None = None
+        self,
+        filters: Sequence[str],
+        question: object,
+        *,
+        also: object = None,
+        since_ns: int | None = None,
+        until_ns: int | None = None,
     ) -> Iterator[Look]:
         """Record that somebody looks, unless the same question was among the last ones.
+
+        `also`: another question that this look answers, so that it is no look of its own.
 
         Raises:
             AccessUnrecorded: the block has not run.
         """
         with self._recording:
             is_known = question in self._recorded
+            if is_known:  # so that a page which asks it again and again is recorded once, whatever else is asked
+                self._recorded[question] = self._recorded.pop(question)
         if is_known:
             yield Look()
             return
         with self._access.look("view", self._places, filters, since_ns=since_ns, until_ns=until_ns) as look:
             with self._recording:
-                self._recorded[question] = None
+                self._recorded |= dict.fromkeys((question, also))
                 while len(self._recorded) > _REMEMBERED:
                     del self._recorded[next(iter(self._recorded))]
             yield look
@@ -197,10 +202,10 @@ class _Request(BaseHTTPRequestHandler):
             self._send_json(HTTPStatus.OK, answers.verification(trail))
         elif name == "events":
             self._send_json(HTTPStatus.OK, self._events(asked))
-        elif name in _ANSWERS:
-            with self.server.turns:
-                answer = _ANSWERS[name](trail, asked)
-            self._send_json(HTTPStatus.OK, answer)
+        elif name == "timeline":
+            self._send_json(HTTPStatus.OK, self._timeline(asked))
+        elif name == "values":
+            self._send_json(HTTPStatus.OK, self._values(asked))
         elif name in _EVENTS:
             with self._look_at_event(name, asked):
                 answer = _EVENTS[name](trail, asked)
@@ -215,17 +220,44 @@ class _Request(BaseHTTPRequestHandler):
 
     def _events(self, asked: Asked) -> Mapping[str, Any]:
         filters = answers.filters_of(asked)
+        since_ns, until_ns = filters.since_ns, filters.until_ns
+        look = self.server.look(
+            filters.asked(),
+            self._question("events", asked),
+            also=self._question("timeline", asked),
+            since_ns=since_ns,
+            until_ns=until_ns,
+        )
+        with self.server.turns, look as seen:
+            answer = answers.events(self.server.trail, asked)
+            seen.add(len(answer["events"]))
+        return answer
+
+    def _timeline(self, asked: Asked) -> Mapping[str, Any]:
+        """Answer with the timeline. It is part of the look at the events that the same filters find."""
+        filters = answers.filters_of(asked, paged=False)
+        since_ns, until_ns = filters.since_ns, filters.until_ns
+        look = self.server.look(
+            filters.asked(), self._question("timeline", asked), since_ns=since_ns, until_ns=until_ns
+        )
+        with self.server.turns, look as seen:
+            answer = answers.timeline(self.server.trail, asked)
+            seen.add(answer["count"])
+        return answer
+
+    def _values(self, asked: Asked) -> Mapping[str, Any]:
+        """Answer with suggestions, which are words of the trail."""
+        which = f"suggest={':'.join(word for each in ('name', 'text') for word in asked.get(each, ('',))[-1:])}"
+        with self.server.turns, self.server.look([which], which) as seen:
+            answer = answers.values(self.server.trail, asked)
+            seen.add(len(answer["values"]))
+        return answer
+
+    def _question(self, name: str, asked: Asked) -> object:
         # What is found while the trail is read may be a part of it, so it is another answer afterwards.
         is_read = self.server.trail.reading.is_done
-        question = ("events", is_read, *sorted((name, *words) for name, words in asked.items()))
-        since_ns, until_ns = filters.since_ns, filters.until_ns
-        with (
-            self.server.turns,
-            self.server.look(filters.asked(), question, since_ns=since_ns, until_ns=until_ns) as look,
-        ):
-            answer = answers.events(self.server.trail, asked)
-            look.add(len(answer["events"]))
-        return answer
+        words = ((each, *asked[each]) for each in sorted(asked) if name == "events" or each not in _OF_PAGE)
+        return (name, is_read, *words)
 
     @contextmanager
     def _look_at_event(self, name: str, asked: Asked) -> Iterator[None]:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
+from otel_audit.access import login_uid
 from otel_audit.cli import main
 from tests.stores.archives import journal_lines
 from tests.viewing.trails import logging, some_events, until
@@ -98,18 +99,28 @@ def test_what_is_looked_at_is_recorded_once_and_not_at_each_look_of_the_page(jou
             asked(url, "api/events?actor=alice&since=1d")
             asked(url, "api/timeline?actor=alice&since=1d")
             asked(url, "api/state?follow=1")
+            asked(url, "api/values?name=actor&text=al")
+            asked(url, "api/timeline?actor=agent-7")
         asked(url, f"api/proof?stream={rows[0]['stream_id']}&seq={rows[0]['seq']}")
 
-    lines = [json.loads(line) for each in journal_lines(access).values() for line in each]
-    looks = [line for line in lines if line.get("event_type") == "audit.access"]
+    looks = looks_in(access)
     begun = [line for line in looks if not line.get("parent_id")]
     assert {line["resource"]["name"] for line in looks} == {str(journal)}
+    assert {line["attributes"]["access.command"] for line in looks} == {"view"}
+    assert all("access.login_uid" in line["attributes"] for line in looks) is (login_uid() is not None)
     assert [filters_of(line) for line in begun] == [
         [],
         ["actor=alice"],
+        ["suggest=actor:al"],
+        ["actor=agent-7"],
         [f"proof={rows[0]['stream_id']}:{rows[0]['seq']}"],
     ]
-    assert [line["attributes"]["access.returned"] for line in looks if line.get("parent_id")] == [2, 1, 3]
+    assert [line["attributes"]["access.returned"] for line in looks if line.get("parent_id")] == [2, 1, 2, 1, 6]
+
+
+def looks_in(access: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for each in journal_lines(access).values() for line in each]
+    return [line for line in lines if line.get("event_type") == "audit.access"]
 
 
 def filters_of(line: Mapping[str, Any]) -> list[str]:

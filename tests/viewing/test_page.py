@@ -19,8 +19,10 @@ from click.testing import CliRunner
 from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect
 
 from otel_audit import AuditPrincipal
+from otel_audit.access import AccessLog
 from otel_audit.cli import main
 from otel_audit.viewing.server import PageServer
+from tests.cli.test_view import looks_in
 from tests.viewing.chromium import chromium
 from tests.viewing.trails import ALICE, logging, some_events, tampered, viewed
 from tests.walkthrough import ROOT
@@ -94,10 +96,13 @@ def look(browser: Browser, shared: PageServer) -> Iterator[Open]:
     opened: list[Opened] = []
     with ExitStack() as stack:
 
-        def open_page(directory: Path | None = None, query: str = "", **options: Any) -> Opened:
+        def open_page(
+            directory: Path | str | None = None, query: str = "", access: AccessLog | None = None, **options: Any
+        ) -> Opened:
             server = shared
             if directory is not None:
-                server = stack.enter_context(closing(PageServer(stack.enter_context(viewed(directory)))))
+                trail = stack.enter_context(viewed(directory))
+                server = stack.enter_context(closing(PageServer(trail, access=access)))
                 server.start()
             context = stack.enter_context(closing(browser.new_context(viewport=WINDOW, **options)))
             each = Opened(context.new_page(), server)
@@ -256,6 +261,32 @@ def test_follow_shows_a_new_event_at_the_top_and_says_so(look: Open, journal: Pa
         page.get_by_role("button", name="New events: show them").click()
         expect(opened.rows().first).to_contain_text("/newer")
     expect(page.locator("#count")).to_have_text("22 events")
+
+
+def test_a_page_that_follows_is_one_look_in_the_access_trail(look: Open, journal: Path, tmp_path: Path) -> None:
+    access = AccessLog.from_environment({"OTEL_AUDIT_ACCESS_LOG": str(tmp_path / "access")})
+    with closing(access):
+        opened = look(journal, access=access)
+        with logging(journal) as audit:
+            opened.page.get_by_role("button", name="Follow").click()
+            for number in range(5):
+                audit.log_http_request(method="GET", path=f"/new/{number}", status_code=200, principal=ALICE)
+                expect(opened.rows().first).to_contain_text(f"/new/{number}")
+        opened.page.locator("#f-actor").fill("alice")
+        expect(opened.page.locator("#count")).to_have_text("15 events")
+        opened.rows().locator("button").first.click()
+        expect(opened.page.locator("#event pre")).to_contain_text("/new/4")
+
+    looked = [each["attributes"].get("access.filters", []) for each in looks_in(tmp_path / "access")]
+    asked = [each for place, each in enumerate(looked) if each not in looked[:place]]
+    assert len(looked) == 2 * len(asked)  # each begins and ends once
+    assert [each for each in asked if each and not each[0].startswith("event=")] == [
+        ["suggest=actor:"],
+        ["actor=alice"],
+        ["suggest=actor:alice"],
+    ]
+    assert [] in asked
+    assert len([each for each in asked if each and each[0].startswith("event=")]) == 1
 
 
 def test_what_stands_in_an_event_is_text_and_never_obeyed(look: Open, tmp_path: Path) -> None:

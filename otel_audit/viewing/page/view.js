@@ -419,11 +419,14 @@
       page.set("limit", PAGE);
       const grown = seen.grown;
       const wanted = `${grown}?${parameters()}`; // another page of the same answer has the same timeline
-      const [events, line] = await Promise.all([ask("events", page, now.signal), wanted === drawnFor ? null : ask("timeline", parameters(), now.signal)]);
+      // One after the other: together they are one look, and are recorded as one.
+      const events = await ask("events", page, now.signal);
       if (table !== now) return;
       $("problem").hidden = true;
       const fresh = showEvents(events, { quiet });
-      if (line) {
+      if (wanted !== drawnFor) {
+        const line = await ask("timeline", parameters(), now.signal);
+        if (table !== now) return;
         showTimeline(line);
         [total, drawnFor] = [line.count, wanted];
       }
