@@ -6,32 +6,25 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect
+from playwright.sync_api import Page, expect
 
 from otel_audit import AuditPrincipal
-from otel_audit.access import AccessLog
 from otel_audit.cli import main
 from otel_audit.viewing.server import PageServer
-from tests.cli.test_view import looks_in
-from tests.viewing.chromium import chromium
-from tests.viewing.trails import ALICE, logging, some_events, tampered, viewed
+from tests.viewing.opened import Open, Opened
+from tests.viewing.trails import ALICE, logging, some_events, tampered
 from tests.walkthrough import ROOT
 
 pytestmark = pytest.mark.processes
 
 VERIFIER: Final = ROOT / "verifiers" / "python" / "verify_proof.py"
-WAIT_MS: Final = 30_000
-WINDOW: Final = ViewportSize(width=1360, height=850)
 HOSTILE: Final = {
     "markup": "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">",
     "attribute": "\"'><svg/onload=\"document.title='owned'\">",
@@ -39,86 +32,6 @@ HOSTILE: Final = {
     "terminal": "\x1b[2J\x1b]0;owned\x07",
     "template": "${document.title='owned'}{{7*7}}",
 }
-
-expect.set_options(timeout=WAIT_MS)
-
-
-@dataclass
-class Opened:
-    """The page of a trail in a browser, with all that it asked for and what its console said."""
-
-    page: Page
-    server: PageServer
-    requests: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-
-    def rows(self) -> Locator:
-        return self.page.locator("#rows tr")
-
-    def go(self, query: str = "") -> None:
-        self.page.goto(self.server.url + query)
-        expect(self.page.locator("#verdict-word")).to_have_text(re.compile("Consistent|Broken"))
-        expect(self.page.locator("#reading")).to_be_hidden()
-        expect(self.page.locator("#count")).to_have_text(re.compile("event"))
-
-
-Open = Callable[..., Opened]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("downloads")) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    """The page of a trail of 20 events, which no test changes."""
-    directory = tmp_path_factory.mktemp("shared") / "journal"
-    with logging(directory) as audit:
-        some_events(audit, rounds=5)
-    with viewed(directory) as trail, closing(PageServer(trail)) as server:
-        server.start()
-        yield server
-
-
-@pytest.fixture
-def journal(tmp_path: Path) -> Path:
-    """The same for a test alone."""
-    with logging(tmp_path / "journal") as audit:
-        some_events(audit, rounds=5)
-    return tmp_path / "journal"
-
-
-@pytest.fixture
-def look(browser: Browser, shared: PageServer) -> Iterator[Open]:
-    """Opens the page of a trail; at the end nothing may have been asked of another machine, and nothing gone wrong."""
-    opened: list[Opened] = []
-    with ExitStack() as stack:
-
-        def open_page(
-            directory: Path | str | None = None, query: str = "", access: AccessLog | None = None, **options: Any
-        ) -> Opened:
-            server = shared
-            if directory is not None:
-                trail = stack.enter_context(viewed(directory))
-                server = stack.enter_context(closing(PageServer(trail, access=access)))
-                server.start()
-            context = stack.enter_context(closing(browser.new_context(viewport=WINDOW, **options)))
-            each = Opened(context.new_page(), server)
-            opened.append(each)
-            context.on("request", lambda request: each.requests.append(request.url))
-            each.page.on("console", lambda message: each.said.append(f"{message.type}: {message.text}"))
-            each.page.on("pageerror", lambda error: each.said.append(f"error: {error}"))
-            each.go(query)
-            return each
-
-        yield open_page
-        for each in opened:
-            host, urls = urlsplit(each.server.url).netloc, [url for url in each.requests if not url.startswith("data:")]
-            assert {urlsplit(url.removeprefix("blob:")).netloc for url in urls} == {host}
-            assert all(each.server.token in url for url in urls if not url.startswith("blob:"))
-            assert each.said == []
 
 
 def shown(opened: Opened) -> list[str]:
@@ -261,32 +174,6 @@ def test_follow_shows_a_new_event_at_the_top_and_says_so(look: Open, journal: Pa
         page.get_by_role("button", name="New events: show them").click()
         expect(opened.rows().first).to_contain_text("/newer")
     expect(page.locator("#count")).to_have_text("22 events")
-
-
-def test_a_page_that_follows_is_one_look_in_the_access_trail(look: Open, journal: Path, tmp_path: Path) -> None:
-    access = AccessLog.from_environment({"OTEL_AUDIT_ACCESS_LOG": str(tmp_path / "access")})
-    with closing(access):
-        opened = look(journal, access=access)
-        with logging(journal) as audit:
-            opened.page.get_by_role("button", name="Follow").click()
-            for number in range(5):
-                audit.log_http_request(method="GET", path=f"/new/{number}", status_code=200, principal=ALICE)
-                expect(opened.rows().first).to_contain_text(f"/new/{number}")
-        opened.page.locator("#f-actor").fill("alice")
-        expect(opened.page.locator("#count")).to_have_text("15 events")
-        opened.rows().locator("button").first.click()
-        expect(opened.page.locator("#event pre")).to_contain_text("/new/4")
-
-    looked = [each["attributes"].get("access.filters", []) for each in looks_in(tmp_path / "access")]
-    asked = [each for place, each in enumerate(looked) if each not in looked[:place]]
-    assert len(looked) == 2 * len(asked)  # each begins and ends once
-    assert [each for each in asked if each and not each[0].startswith("event=")] == [
-        ["suggest=actor:"],
-        ["actor=alice"],
-        ["suggest=actor:alice"],
-    ]
-    assert [] in asked
-    assert len([each for each in asked if each and each[0].startswith("event=")]) == 1
 
 
 def test_what_stands_in_an_event_is_text_and_never_obeyed(look: Open, tmp_path: Path) -> None:
