@@ -1,15 +1,15 @@
-"""The Merkle tree of a stream, built after its writer. A head of the ledger records its root.
+"""The Merkle tree of a stream, whose root the ledger records. It is built by another thread than the writer's.
 
-The writer leaves the end of its chain in a bounded list, and nothing else happens on the way of an event. Ends that are
-missing there, because an asynchronous exception intervened or a burst was too long for the list, are read back from the
-file. Before a root is used, the last leaf is compared with its line.
+For each event the writer only adds the end of its chain to a bounded list. Ends that are missing there, because of an
+asynchronous exception or of a burst that was too long for the list, are read back from the file. Before a root is used,
+the last leaf is compared with its line.
 """
 
 from __future__ import annotations
 
 from binascii import unhexlify
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Final
@@ -50,10 +50,10 @@ class TreeHead(msgspec.Struct, frozen=True):
 
 
 class StreamTree:
-    """The tree of one stream, up to where it was built. For one thread.
+    """The tree of the first `size` lines of a stream. For one thread.
 
-    `leaves` is the list in which the writer leaves the ends of its chain. It is empty for a stream that nobody writes.
-    The tree begins at the first line, or after the last line of a `TreeHead`, which stands before `position`.
+    `leaves` is the list to which the writer adds the ends of its chain. It is empty for a stream without a writer. The
+    tree begins at the first line, or after the last line of a `TreeHead`, which is the line before `position`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class StreamTree:
         self._edge = Edge() if begin is None else Edge(begin.size, begin.edge)
         self._segment, offset, _ = position or Position()
         self._last = Head(self._edge.size, b"" if begin is None else begin.hash.encode(), offset, 0)
-        self._next: Head | None = None  # taken out of the list, and not yet built
+        self._next: Head | None = None  # taken from the list, but not yet in the tree
         self.borders: deque[TreeHead] = deque()  # the tree at the end of each segment that was passed
 
     @property
@@ -79,11 +79,11 @@ class StreamTree:
 
     @property
     def place(self) -> Position:
-        """The position behind the last leaf."""
+        """The position after the last leaf."""
         return Position(self._segment, self._last.offset, self._last.seq)
 
     def head(self) -> TreeHead:
-        """Return the present tree."""
+        """Return the size, root and edge of the tree."""
         return TreeHead(self._edge.size, self._edge.root(), self._last.hash.decode(), self._edge.nodes)
 
     def grow(self, seq: int) -> None:
@@ -103,10 +103,10 @@ class StreamTree:
                 self._add_all(seq)
 
     def reach(self, head: Head) -> TreeHead:
-        """Build the tree up to the end of a chain, and return it if it ends there.
+        """Build the tree up to the end of a chain, and return its head.
 
         Raises:
-            TreeBroken: its last leaf is another line.
+            TreeBroken: its last leaf is not the last line of the chain.
             OSError: a line has to be read back, and cannot be read now.
         """
         self.grow(head.seq)
@@ -116,14 +116,14 @@ class StreamTree:
             )
         return self.head()
 
-    def read(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Build the tree from the file alone, up to the last whole line of a stream that nobody writes any more.
+    def read(self) -> None:
+        """Build the tree from the file alone, up to the last whole line of a stream that no longer has a writer.
 
         Raises:
             TreeBroken: a line is missing.
             OSError: the file cannot be read.
         """
-        self._read_on(None, stopped)
+        self._read_on(None)
 
     def _taken(self) -> Head | None:
         with suppress(IndexError):
@@ -163,15 +163,15 @@ class StreamTree:
         self._segment = segment
 
     def _read_back(self, seq: int) -> None:
-        self._read_on(seq, lambda: False)
+        self._read_on(seq)
         if self._edge.size < seq:
             raise _missing(self._edge.size + 1)
 
-    def _read_on(self, seq: int | None, stopped: Callable[[], bool]) -> None:
+    def _read_on(self, seq: int | None) -> None:
         """Read lines from the files, up to this number or the last one."""
         reader = StreamReader(self._files)
         try:
-            while (seq is None or self._edge.size < seq) and not stopped():
+            while seq is None or self._edge.size < seq:
                 begin = self.place
                 chunk = reader.read(begin, max_lines=_READ_LINES, max_bytes=_READ_BYTES)
                 if chunk.end == begin:

@@ -160,11 +160,6 @@ class Redactor:
         self._plain_chars = min(caps.text_chars, caps.detail_chars, fitting)
 
     @property
-    def caps(self) -> Caps:
-        """Return the caps for events."""
-        return self._caps
-
-    @property
     def pseudonym_of(self) -> Callable[[str], str] | None:
         """Return the function that makes the pseudonym of a name, or None if names are recorded."""
         return self._rules.pseudonyms.of if self._rules.pseudonyms is not None else None

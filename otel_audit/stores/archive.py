@@ -19,7 +19,6 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from otel_audit.journal.line import Line
 from otel_audit.records.otlp_json import read_request
 from otel_audit.stores.lines import LONGER_THAN_HELD, NumberedLine, hash_of, numbered_lines
 from otel_audit.stores.sorting import SortingStore
@@ -180,10 +179,6 @@ class ArchiveStore(SortingStore):
             for line in numbered_lines(path):
                 yield from self._in_line(number, path, line, offset)
                 offset = line.end.offset
-
-    def place_of(self, line: Line) -> str:
-        """See `Store`."""
-        return self._place(line.segment, line.offset)
 
     def _place(self, number: int, offset: int) -> str:
         return f"{self._files[number - 1].name}, byte {offset}"

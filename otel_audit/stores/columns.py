@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_audit.errors import AuditError
-from otel_audit.journal.line import Line
 from otel_audit.stores.sorting import SortingStore
 from otel_audit.stores.store import Kind, Stored, StoreUnreadable, stored_record
 
@@ -74,10 +73,6 @@ class ColumnStore(SortingStore):
                 ) from error
             finally:
                 connection.close()
-
-    def place_of(self, line: Line) -> str:
-        """See `Store`."""
-        return self._place(line.segment, line.offset)
 
     def _place(self, number: int, row: int) -> str:
         return f"{self.files[number - 1].name}, row {row}"

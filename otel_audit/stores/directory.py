@@ -158,11 +158,6 @@ class DirectoryStore:
         """Yield nothing, since everything in a journal belongs to a stream."""
         return iter(())
 
-    def place_of(self, line: Line) -> str:
-        """See `Store`."""
-        files = self.files().get(stream_id := line.tail.stream_id, StreamFiles(self._directory, stream_id))
-        return f"{files.segment(line.segment).name}, byte {line.offset}"
-
     def close(self) -> None:
         """See `Store`."""
 

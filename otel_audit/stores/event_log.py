@@ -22,7 +22,6 @@ from uuid import UUID
 import msgspec
 
 from otel_audit.fast_line import time_ns_of
-from otel_audit.journal.line import Line
 from otel_audit.records.encoding import UnreadableLine, read_line, read_object
 from otel_audit.stores.lines import LONGER_THAN_HELD, first_line, hash_of, numbered_lines
 from otel_audit.stores.sorting import SortingStore
@@ -91,10 +90,6 @@ class EventLogStore(SortingStore):
                     self._path.name, offset, length, hash_of(self._path, offset, length), line.damage or reason
                 )
             offset = line.end.offset
-
-    def place_of(self, line: Line) -> str:
-        """See `Store`."""
-        return f"{self._path.name}, byte {line.offset}"
 
     def _stored(self, log: EventLog, content: bytes, number: int, offset: int) -> tuple[Stored | None, str]:
         try:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from otel_audit.journal.line import Line, stream_and_seq
+from otel_audit.journal.line import stream_and_seq
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
@@ -108,10 +108,6 @@ class LokiStore(SortingStore):
                 # Loki looks at each hour of the time that it is asked for, whether a page is full or not.
                 span_ns = min(max(2 * (newest_ns - begin_ns), _SHORTEST_NS), _LONGEST_NS)
                 begin_ns = newest_ns
-
-    def place_of(self, line: Line) -> str:
-        """See `Store`."""
-        return f"time {line.offset}"
 
     def close(self) -> None:
         """See `Store`."""

@@ -148,7 +148,7 @@ def _distinct(stream_id: str, copies: Iterable[_Entry]) -> Iterator[Line | Remai
 class SortingStore:
     """A store whose records are in no order. On first use, it is read once and its lines are sorted.
 
-    See `Store`. A subclass provides `kind`, `where`, `contents` and `place_of`.
+    See `Store`. A subclass provides `kind`, `where` and `contents`.
     """
 
     def __init__(self) -> None:

@@ -135,9 +135,6 @@ class Store(Protocol):
     def others(self) -> Iterator[ForeignRecord | DamagedBytes]:
         """Yield the records and bytes that belong to no stream."""
 
-    def place_of(self, line: Line) -> str:
-        """Return the place of a line, for display."""
-
     def close(self) -> None:
         """Remove the temporary files."""
 

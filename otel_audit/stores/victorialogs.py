@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from otel_audit.fast_line import time_ns_of
-from otel_audit.journal.line import Line
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
@@ -73,10 +72,6 @@ class VictoriaLogsStore(SortingStore):
                 windows += [(middle_ns, end_ns), (begin_ns, middle_ns)]
             elif count:
                 yield from self._window(query, begin_ns, end_ns, count)
-
-    def place_of(self, line: Line) -> str:
-        """See `Store`."""
-        return f"_time {_written(line.offset)}"
 
     def close(self) -> None:
         """See `Store`."""

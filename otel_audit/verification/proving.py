@@ -22,7 +22,7 @@ from otel_audit.journal.ledger.entries import NOTE, Entry, Header, Kind, SignedN
 from otel_audit.journal.line import SEGMENT, Line, system_start
 from otel_audit.signing.keys import VerifierKey, strict_base64
 from otel_audit.signing.note import Note, Signature
-from otel_audit.signing.tree import Edge, inclusion_ranges, path_behind, paths_behind
+from otel_audit.signing.tree import Edge, inclusion_ranges, paths_behind
 from otel_audit.verification.proof import EventProof
 from otel_audit.verification.trail_lines import Place, TrailLines
 
@@ -130,8 +130,8 @@ def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, led
         edge = Edge(start.size, start.nodes)
         for _ in range(line.seq - 1 - start.size):
             edge.append(next(leaves))
-        path = path_behind(edge, int(head.content["size"]), leaves)
-        head_path = path_behind(search.edge, size, search.leaves)
+        path = paths_behind(edge, int(head.content["size"]), [edge.size], leaves)[edge.size]
+        head_path = paths_behind(search.edge, size, [search.edge.size], search.leaves)[search.edge.size]
         proof = EventProof(line.content, tuple(path), head.line.content, head.line.seq - 1, tuple(head_path), note)
         proof.unsigned()
         signers = _signers(note, [*search.keys, *search.identities, *place.trail.keys()], search)

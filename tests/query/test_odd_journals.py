@@ -38,9 +38,6 @@ class ReadLineByLine(SortingStore):
     def contents(self) -> Iterator[Stored]:
         return self._store.contents()
 
-    def place_of(self, line: object) -> str:
-        return str(line)
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:

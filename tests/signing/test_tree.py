@@ -17,14 +17,11 @@ from otel_audit.errors import ProofInvalid
 from otel_audit.signing.tree import (
     EMPTY_ROOT,
     Edge,
-    check_consistency,
     check_inclusion,
-    consistency_ranges,
     inclusion_ranges,
     leaf_hash,
-    path_behind,
+    paths_behind,
     root_of_inclusion,
-    roots_of,
 )
 
 VECTORS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "merkle.json").read_text())
@@ -75,11 +72,7 @@ def edge_of(size: int) -> Edge:
 
 
 def path(index: int, size: int) -> list[bytes]:
-    return roots_of(inclusion_ranges(index, size), map(leaf, range(size)))
-
-
-def proof(old_size: int, size: int) -> list[bytes]:
-    return roots_of(consistency_ranges(old_size, size), map(leaf, range(size)))
+    return [tree_hash(part.start, part.stop) for part in inclusion_ranges(index, size)]
 
 
 def from_base64(text: str | None) -> bytes:
@@ -104,11 +97,6 @@ def test_an_inclusion_path_is_that_of_the_rfc(index: int, nodes: str) -> None:
     assert inclusion_ranges(index, 7) == [NODES[name] for name in nodes]
 
 
-@pytest.mark.parametrize(("old_size", "nodes"), [(3, "cdgl"), (4, "l"), (6, "ijk")])
-def test_a_consistency_proof_is_that_of_the_rfc(old_size: int, nodes: str) -> None:
-    assert consistency_ranges(old_size, 7) == [NODES[name] for name in nodes]
-
-
 @pytest.mark.parametrize("name", VECTORS["inclusion"])
 def test_an_inclusion_proof_is_judged_as_others_judge_it(name: str) -> None:
     case = VECTORS["inclusion"][name]
@@ -125,28 +113,6 @@ def test_an_inclusion_proof_is_judged_as_others_judge_it(name: str) -> None:
             check_inclusion(*arguments)
     else:
         check_inclusion(*arguments)
-
-
-# Two roots that are no hashes, which others do not look at where the sizes are equal. We do.
-ROOTS_OF_OTHER_LENGTHS = "additional/sizes-are-equal-one-and-proof-is-empty"
-
-
-@pytest.mark.parametrize("name", VECTORS["consistency"])
-def test_a_consistency_proof_is_judged_as_others_judge_it(name: str) -> None:
-    case = VECTORS["consistency"][name]
-    arguments = (
-        case["size1"],
-        case["size2"],
-        [from_base64(node) for node in case["proof"] or ()],
-        from_base64(case["root1"]),
-        from_base64(case["root2"]),
-    )
-
-    if case["wantErr"] or name == ROOTS_OF_OTHER_LENGTHS:
-        with pytest.raises(ProofInvalid):
-            check_consistency(*arguments)
-    else:
-        check_consistency(*arguments)
 
 
 @given(size=sizes)
@@ -180,9 +146,9 @@ def test_a_path_needs_no_more_of_the_leaves_before_it_than_their_edge(data: st.D
     index = data.draw(st.integers(0, size - 1))
     edge = edge_of(index)
 
-    path = path_behind(edge, size, map(leaf, range(index, size)))
+    found = paths_behind(edge, size, [index], map(leaf, range(index, size)))
 
-    assert path == roots_of(inclusion_ranges(index, size), map(leaf, range(size)))
+    assert found == {index: path(index, size)}
     assert edge.size == index
 
 
@@ -196,19 +162,6 @@ def test_each_leaf_is_proven_under_the_root_and_no_other_is(data: st.DataObject,
         for place, value in ((other, index), (index, other)):
             with pytest.raises(ProofInvalid):
                 check_inclusion(leaf(value), place, size, path(index, size), tree_hash(0, size))
-
-
-@given(st.data(), sizes)
-def test_a_tree_is_consistent_with_each_of_its_beginnings(data: st.DataObject, size: int) -> None:
-    old_size = data.draw(st.integers(1, size))
-    hashes = proof(old_size, size)
-
-    check_consistency(old_size, size, hashes, tree_hash(0, old_size), tree_hash(0, size))
-    for wrong in (sha256(b"old").digest(), sha256(b"new").digest()):
-        with pytest.raises(ProofInvalid):
-            check_consistency(old_size, size, hashes, wrong, tree_hash(0, size))
-        with pytest.raises(ProofInvalid):
-            check_consistency(old_size, size, hashes, tree_hash(0, old_size), wrong)
 
 
 @given(st.data(), st.integers(2, 300))
@@ -234,12 +187,6 @@ def test_a_leaf_that_is_not_in_the_tree_is_refused(index: int, size: int) -> Non
         root_of_inclusion(leaf(0), index, size, [])
 
 
-@pytest.mark.parametrize(("old_size", "size"), [(0, 0), (0, 7), (-1, 7), (8, 7), (1, 2**63)])
-def test_a_size_that_proves_nothing_is_refused(old_size: int, size: int) -> None:
-    with pytest.raises(ProofInvalid, match=f"got {old_size} and {size}"):
-        check_consistency(old_size, size, [], EMPTY_ROOT, EMPTY_ROOT)
-
-
 @pytest.mark.parametrize(
     ("size", "nodes"), [(3, [leaf(0)]), (0, [leaf(0)]), (-1, []), (1, [b"short"]), (2**63, [leaf(0)])]
 )
@@ -249,5 +196,5 @@ def test_an_edge_that_cannot_be_is_refused(size: int, nodes: list[bytes]) -> Non
 
 
 def test_too_few_leaves_for_a_proof_are_said() -> None:
-    with pytest.raises(ProofInvalid, match="expected leaves up to index 6"):
-        roots_of(inclusion_ranges(0, 7), map(leaf, range(5)))
+    with pytest.raises(ProofInvalid, match="expected the leaves from 0 to 7, got them up to 5"):
+        paths_behind(Edge(), 7, [0], map(leaf, range(5)))

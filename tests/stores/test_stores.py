@@ -61,8 +61,6 @@ def test_a_journal_gives_the_lines_of_its_streams(tmp_path: Path) -> None:
         stream_id = store.streams()[0]
         assert contents(list(store.lines_of(stream_id, after=9))) == streams[stream_id][9:]
         assert list(store.others()) == []
-        line = next(each for each in store.lines_of(stream_id, after=5) if isinstance(each, Line))
-        assert store.place_of(line) == f"{stream_id}.{line.segment:08d}.jsonl, byte {line.offset}"
 
 
 def test_damage_in_a_journal_is_said_with_its_place_and_hash_in_the_order_of_the_file(tmp_path: Path) -> None:

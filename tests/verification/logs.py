@@ -15,7 +15,7 @@ from typing import Any
 from otel_audit.journal.line import digest, system_body
 from otel_audit.signing.keys import SigningKey, VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
-from otel_audit.signing.tree import Edge, inclusion_ranges, leaf_hash, roots_of
+from otel_audit.signing.tree import Edge, leaf_hash, paths_behind
 from otel_audit.verification.proof import EventProof
 
 __all__ = [
@@ -109,7 +109,7 @@ def root_of(lines: Sequence[bytes]) -> bytes:
 
 
 def path_to(lines: Sequence[bytes], index: int) -> list[bytes]:
-    return roots_of(inclusion_ranges(index, len(lines)), leaves_of(lines))
+    return paths_behind(Edge(), len(lines), [index], leaves_of(lines))[index]
 
 
 def text_of(root: bytes) -> str:

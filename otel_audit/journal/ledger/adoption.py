@@ -1,12 +1,13 @@
-"""What the ledger is told of streams whose process is gone without a word, and of those that are older than it.
+"""Record in the ledger how streams ended whose process was killed, and streams that are older than the ledger.
 
-A writer that ends tells the ledger so, and removes its lock file. So a lock file that is there and that nobody holds
-means that somebody has to: the stream is read to its last whole line, and how far it came is said once and for all. The
-lock is held meanwhile, so that only one process records it. That process first checks whether another one has recorded
-it already, and was killed before it removed the file. Many go into one turn.
+A writer that closes its stream records the end itself, and removes its lock file. So a lock file that nobody holds
+belongs to a stream whose end still has to be recorded: the stream is read to its last whole line, and its length is
+recorded for good. The lock is held meanwhile, so that only one process does this. It first checks whether another
+process has recorded the end, but was killed before it removed the lock file. One turn takes many streams.
 
-A stream that an earlier version wrote is `found` instead: nothing shows that it was whole before, but from here on it
-is. Its header knows no ledger; one whose header does was opened in it, or is not ours.
+A stream written by an earlier version is recorded as `found`. Nothing proves that it was whole until then, but any
+later change is noticed. Such a stream has no ledger in its header. If the header does name one, the stream was opened
+in that ledger, or is not ours.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ _STREAM: Final = re.compile(rb'"stream":"([0-9a-f-]{36})"')
 
 
 class Adopter:
-    """Tells the ledger of the streams of a directory that nobody writes any more. For one thread.
+    """Records the streams of a directory that no longer have a writer. For one thread.
 
-    `foreign`: also of those whose writer may live on another machine. `begins`: where there is no ledger yet,
-    one begins. `failed` is told of a stream that cannot be read.
+    With `foreign`, streams are included whose writer may be alive on another machine. With `begins`, a ledger begins if
+    there is none yet. `failed` is called for a stream that cannot be read.
     """
 
     def __init__(
@@ -71,16 +72,16 @@ class Adopter:
         self.forked()
 
     def forked(self) -> None:
-        """In a forked child: begin anew."""
-        self._settled: set[str] = set()  # streams that the ledger knows, or that are none of the older ones
+        """Start again in a forked child."""
+        self._settled: set[str] = set()  # streams that are recorded, or that this version wrote
         self._found = _Found(self._ledger.files)
         self._find_at_s = time.monotonic() + self._find_after_s
 
     def take_over(self, stopped: Callable[[], bool] = lambda: False) -> int:
-        """Tell the ledger how far the streams came whose writers left their lock files, and return of how many.
+        """Record the end of each stream whose writer left its lock file, and return their number.
 
         Raises:
-            LedgerBusy: others had the turn for too long; the rest was not told.
+            LedgerBusy: others had the turn for too long; the rest was not recorded.
             OSError: the directory or the ledger cannot be read or written.
         """
         if not self._is_wanted():
@@ -116,7 +117,7 @@ class Adopter:
             if said:
                 sync_directory(self._directory)
                 self._ledger.tell(said)
-            while held:  # only those of which the ledger knows, or has to know nothing
+            while held:  # only streams that are recorded, or need not be
                 held.pop().release(remove=True)
             return len(said)
         finally:
@@ -128,7 +129,7 @@ class Adopter:
             if (lock := self._left_lock(files)) is not None:
                 held.append(lock)
             return
-        # Read before the lock is taken: meanwhile others would take its writer for alive.
+        # Read before the lock is taken, since others take a stream with a held lock for alive.
         tree, why = tree_of(files)
         lock = self._left_lock(files)
         if lock is None:  # another process holds it, or has recorded the end already
@@ -136,7 +137,7 @@ class Adopter:
         try:
             content = self._content(files, header, tree, why)
         except BaseException:
-            lock.release()  # and leave the file of the lock: nobody has told yet
+            lock.release()  # but keep the lock file, since the end is not recorded yet
             raise
         held.append(lock)
         if content is not None:
@@ -145,12 +146,12 @@ class Adopter:
     def _content(
         self, files: StreamFiles, header: Mapping[str, Any], tree: StreamTree, why: str
     ) -> Mapping[str, Any] | None:
-        """Return what is to be said of a stream whose lock is held now; None if it was said."""
+        """Return the entry for a stream whose lock is held now, or None if it has been written."""
         if _is_told(self._ledger.files, files.stream_id, header.get("ledger")):
-            return None  # by somebody who was killed before the file of the lock was gone
-        if why := why or _read_on(tree):  # or retention has removed lines while they were read: once more
+            return None  # by a process that was killed before it removed the lock file
+        if why := why or _read_on(tree):  # retention may have removed lines while they were read, so try once more
             tree, why = tree_of(files)
-        for number in files.segments():  # its writer may not have come to it, and power may fail now
+        for number in files.segments():  # its writer may not have synced them, and the power may fail now
             with suppress(FileNotFoundError):  # retention has just removed it
                 sync_file(files.segment(number))
         return _told(files, tree, why)
@@ -159,13 +160,13 @@ class Adopter:
         return FileLock.acquire(files.writer_lock, mode=self._file_mode, creates=False)
 
     def find(self, stopped: Callable[[], bool] = lambda: False) -> int:
-        """Tell the ledger of the streams of earlier versions that ended, and return of how many.
+        """Record the ended streams of earlier versions, and return their number.
 
-        Nothing is done in the first seconds of a process: it reads the header of each stream once. Only where there is
-        a stream of an earlier version is the whole ledger read, too.
+        This reads the header of each stream once, and therefore does nothing in the first seconds of a process. The
+        whole ledger is read only if there is a stream of an earlier version.
 
         Raises:
-            LedgerBusy: others had the turn for too long; the rest was not told.
+            LedgerBusy: others had the turn for too long; the rest was not recorded.
             OSError: the directory or the ledger cannot be read or written.
         """
         if time.monotonic() < self._find_at_s or not self._is_wanted():
@@ -181,12 +182,12 @@ class Adopter:
             is_ours = not header or "ledger" in header or header.get("durability") == Durability.MEMORY
             if not is_ours and (
                 self._is_held(stream_id)
-                or files.writer_lock.exists()  # taken over with the next look
+                or files.writer_lock.exists()  # the next `take_over` records it
                 or (not self._foreign and may_live_elsewhere(self._directory, header))
             ):
                 continue
             if not is_ours:
-                if not has_read:  # which takes long, and in most directories there is no such stream
+                if not has_read:  # this takes long, and most directories have no such stream
                     self._found.refresh()
                     has_read = True
                 try:
@@ -200,9 +201,9 @@ class Adopter:
         return told + self._say(said)
 
     def _say(self, said: list[Telling]) -> int:
-        """Have a turn, and tell of those that no other process has told of meanwhile. Where it fails, find them again.
+        """Take a turn, and record the streams that no other process has recorded. If it fails, they are found again.
 
-        Many processes that start at once with a new version find the same streams.
+        Many processes that start with a new version at the same time find the same streams.
         """
         if not said:
             return 0
@@ -219,12 +220,12 @@ class Adopter:
 
 
 def tree_of(files: StreamFiles) -> tuple[StreamTree, str]:
-    """Return the tree of a stream up to its last whole line, and why it could not be built; empty when it was.
+    """Return the tree of a stream up to its last whole line, and why it could not be built, or an empty text.
 
-    Where its first lines were removed, the tree goes on from the edge that the ledger has of them.
+    If the first lines were removed, the tree continues from the edge that the ledger has for them.
 
     Raises:
-        OSError: its files cannot be read.
+        OSError: the files of the stream cannot be read.
     """
     numbers = files.segments()
     first = next(lines_behind(files, Position(numbers[0])), None) if numbers else None
@@ -246,7 +247,7 @@ def _read_on(tree: StreamTree) -> str:
 
 
 def _edge_before(files: StreamFiles, first: Line) -> TreeHead | None:
-    """Return the tree that ends before this line, as the ledger says of what was removed or of a rotation."""
+    """Return the tree of the lines before this one, from the ledger's entry for their removal or their segment."""
     wanted = first.tail.prev_hash
     for log in reversed(LedgerFiles(files.directory).logs()):
         for each in statements_backwards(log):
@@ -295,9 +296,9 @@ def _bytes_behind(files: StreamFiles, place: Position) -> int:
 
 
 def _is_told(files: LedgerFiles, stream_id: str, anchor: object) -> bool:
-    """Return True if a ledger of the directory says how the stream ended.
+    """Return True if a ledger of the directory has the end of the stream.
 
-    `anchor` is the ledger's note that the stream's first header names. What is older says nothing of the stream.
+    `anchor` is the ledger's note that the stream's first header names. No older line can be about the stream.
     """
     named = anchor if isinstance(anchor, Mapping) else {}
     wanted = b'"stream":"%b"' % stream_id.encode()
@@ -316,21 +317,21 @@ def _is_told(files: LedgerFiles, stream_id: str, anchor: object) -> bool:
 
 
 class _Found:
-    """The streams that the ledgers of a directory were told of when they were opened, or found.
+    """The streams that are recorded as opened or found in the ledgers of a directory.
 
-    Only the entries that name a new one are looked at, none twice, and each once a note stands behind it.
+    Only entries that name a new stream are read, each of them once, and only if a note follows.
     """
 
     def __init__(self, files: LedgerFiles) -> None:
         self._files = files
-        self._place = Position(0)  # behind the last note
+        self._place = Position(0)  # after the last note
         self.streams: set[str] = set()
 
     def refresh(self) -> None:
-        """Read what was said since.
+        """Read the entries that have been written since.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: a ledger cannot be read.
         """
         for number in self._files.segments():
             if number >= self._place.segment and (directory_id := id_of(self._files.segment(number))):

@@ -26,12 +26,12 @@ __all__ = ["SEGMENT_BYTES", "Author", "Draft", "Telling"]
 
 Telling = tuple[str, Mapping[str, Any]]  # the kind of an entry, and its content
 
-SEGMENT_BYTES: Final = 4 * 1024 * 1024  # some thousand turns; a process that is new reads no more than one
+SEGMENT_BYTES: Final = 4 * 1024 * 1024  # a few thousand turns; a new process reads at most one segment
 
 
 @dataclass(slots=True)
 class Author:
-    """Who writes a ledger. See `Ledger` for what is what."""
+    """How this process writes a ledger. The fields are the arguments of `Ledger`."""
 
     files: LedgerFiles
     log_name: str
@@ -41,13 +41,13 @@ class Author:
     segment_bytes: int = SEGMENT_BYTES
     say: Callable[[str, str], object] = lambda kind, text: None
     clock: Callable[[], int] = time.time_ns
-    archived: VerifierKey | None = None  # the last key that is known to be in `ledger.keys`
+    archived: VerifierKey | None = None  # the last key known to be in `ledger.keys`
 
 
 class Draft:
-    """The lines that will stand behind the end of a ledger. `standing`: that end, None for a ledger that begins.
+    """The lines to be appended to a ledger that ends with `standing`, or to a new ledger if that is None.
 
-    `is_new`: they begin a segment, with its header; else they go on in the one where the ledger ends.
+    If `is_new`, they begin a segment, header first. Otherwise they continue the last segment.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Draft:
         self._add(system_body(ENTRY, {"kind": str(kind), **content}, self._now_ns))
 
     def sign(self, key: EpochKey) -> Standing:
-        """Add the note over all lines. Return where the ledger will stand behind it."""
-        edge = Edge(self._edge.size, self._edge.nodes)
+        """Add the note over all lines. Return the standing of the ledger after it."""
+        edge = self._edge.copy()
         note = Note(str(Checkpoint(self.origin, edge.size, edge.root()))).signed(key.key, self.origin)
         note = self._author.identity.signed(note, self.origin)
         line = self._add(system_body(NOTE, {"text": bytes(note).decode()}, self._now_ns))
         said = statement(line)
         if not isinstance(said, SignedNote):
-            raise ValueError(f"expected a note that can be read again, got {line!r}: is the log name one of a note?")
+            raise ValueError(f"expected a note that can be read back, got {line!r}: is the log name valid in a note?")
         return Standing(self._log(), said, None, {}, edge, is_known=True)
 
     def _log(self) -> LedgerLog:
@@ -121,7 +121,7 @@ class Draft:
 
 
 def _damage(files: LedgerFiles, standing: Standing) -> dict[str, Any]:
-    """Return what the header says of a sealed segment: where its last turn begins, which may be lost, and its bytes."""
+    """Return the description of a sealed segment for the next header: the bytes of its last turn, which may be lost."""
     note = standing.note.line
     begin = _begin_of_turn(standing.log, note)
     with opened(files.segment(note.segment)) as descriptor:

@@ -1,11 +1,10 @@
-"""What the lines of a ledger say: entries, and the signed notes behind them.
+"""Parse the lines of a ledger: entries, signed notes and segment headers.
 
-An entry is a line of the journal's own whose body is `{"system":"ledger", ...}` and that stands in a ledger's tree: an
-application can log an event of the type `audit.ledger`, so nothing is found by its type alone. A note is such a line
-with the text of a C2SP checkpoint over every line before it. Whatever is not exactly one of them is neither, and is
-given as the plain line that it is.
+An entry is a system line with the body `{"system":"ledger", ...}`. Its event type alone proves nothing, because an
+application can log an event of the type `audit.ledger`. A note is a system line with the text of a C2SP checkpoint over
+every line before it. Any other line is returned unchanged.
 
-Every line of a ledger is a leaf of its tree, the headers and the notes as well.
+Every line of a ledger is a leaf of its tree, including the headers and the notes.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ NOTE: Final = "note"
 
 
 class Kind(StrEnum):
-    """The kinds of entries that this version writes. Another version may write more."""
+    """The kinds of entries that this version writes. A later version may write more."""
 
     BEGIN = "begin"
     OPEN = "open"
@@ -59,7 +58,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What somebody has said in the ledger. `content` is without the kind."""
+    """An entry of the ledger. `content` does not include the kind."""
 
     kind: str
     content: Mapping[str, Any]
@@ -68,9 +67,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class SignedNote:
-    """A note, and what it says: that the ledger has these many lines before it, and this root.
+    """A note and its checkpoint, which holds the number of lines before the note and the root of their tree.
 
-    Nothing is known of its signatures until `note.verified` has looked at them.
+    Its signatures are not verified yet; `note.verified` does so.
     """
 
     note: Note
@@ -90,7 +89,7 @@ Statement = Entry | SignedNote | Header | Line | Damage
 
 
 def origin_of(log_name: str, directory_id: str) -> str:
-    """Return the name of a ledger, by which its notes and keys are known."""
+    """Return the name of a ledger, as it stands in its notes and keys."""
     return f"{log_name}/{directory_id}"
 
 
@@ -100,13 +99,13 @@ def leaf_of(line: bytes | Line) -> bytes:
 
 
 def statements(log: LedgerLog) -> Iterator[Statement]:
-    """Yield what a ledger says, in its order, and what stands between that is no line of it. In constant memory.
+    """Yield the lines of a ledger in order, and the damage between them. Memory use is constant.
 
-    Lines behind the last note are given too: they count for nothing, since the turn that wrote them did not end. What
-    stands behind the last newline is left alone.
+    Lines after the last note are included, although they have no effect, because their turn was not completed. Bytes
+    after the last newline are left out.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ledger cannot be read.
     """
     for number in log.segments():
         for each in segment_lines(log, number):
@@ -114,10 +113,10 @@ def statements(log: LedgerLog) -> Iterator[Statement]:
 
 
 def statements_backwards(log: LedgerLog) -> Iterator[Statement]:
-    """Yield the same from the last to the first.
+    """Yield the same in reverse order.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ledger cannot be read.
     """
     for number in reversed(log.segments()):
         for each in segment_lines_backwards(log, number):
@@ -125,10 +124,10 @@ def statements_backwards(log: LedgerLog) -> Iterator[Statement]:
 
 
 def last_note(files: LedgerFiles) -> SignedNote | None:
-    """Return the last note of the ledger in force; None when there is none.
+    """Return the last note of the ledger in force, or None if there is none.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ledger cannot be read.
     """
     log = files.latest()
     told = () if log is None else statements_backwards(log)
@@ -136,7 +135,7 @@ def last_note(files: LedgerFiles) -> SignedNote | None:
 
 
 def statement(line: Line) -> Entry | SignedNote | Header | Line:
-    """Return what a line of a ledger says; the line itself when that is nothing that we know."""
+    """Return the parsed line, or the line itself if it is neither an entry, a note nor a header."""
     for system in (ENTRY, NOTE, SEGMENT):
         if line.content.startswith(b'{"system":"%b","event_type":"audit.%b",' % (system.encode(), system.encode())):
             content = _content(line.content, system)
@@ -170,7 +169,7 @@ def _note(content: Mapping[str, Any], line: Line) -> SignedNote | Line:
 
 
 def _content(line: bytes, system: str) -> Mapping[str, Any] | None:
-    """Return the object under the key of its kind; None unless it is one, and every key stands there once."""
+    """Return the object under the key of its kind, or None if there is none or if a key occurs twice."""
     try:
         stored = json.loads(line, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError):
@@ -180,8 +179,8 @@ def _content(line: bytes, system: str) -> Mapping[str, Any] | None:
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object. A key that stands there twice means one thing to us and another to the next reader."""
+    """Return the object, and refuse a key that occurs twice, since readers differ in which value they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands there twice")
+        raise ValueError("a key occurs twice")
     return found

@@ -1,13 +1,13 @@
-"""The keys of the epochs: each signs the notes of about an hour, announces the next one, and is erased.
+"""The keys of the epochs. Each signs the notes of about an hour, announces the next key, and is erased.
 
-Whoever takes over the host finds the key of this epoch alone, and cannot sign anew what was written under an earlier
-one. `KeyFile` is the private half, in two slots that are written in place. `EpochKeys` is the archive of the public
-halves: for each epoch the entry that announced its key, and what shows that the entry is under a note of the epoch
-before. It is never removed, so that a note of years ago leads to the keys of today.
+An attacker who takes over the host finds only the key of the current epoch, and cannot sign again what was written in
+an earlier one. `KeyFile` holds the private keys, in two slots that are written in place. `EpochKeys` is the archive of
+the public keys: for each epoch the entry that announced its key, and the proof that a note of the epoch before covers
+that entry. It is never removed, so that a note that is years old leads to today's keys.
 
-A change of the key, in this order: the next key is in the free slot and durable; the `key` entry is under a note and
-durable; the archive has it; the slot of the key before is zeros. The key in force is always the one that was announced
-last under a whole note, so whoever comes behind a crash finishes the change or takes it back.
+The key changes in these steps: the next key is durable in the free slot; the `key` entry is durable under a note; the
+archive has it; the slot of the previous key is zeros. The key in force is always the one that was announced last under
+a whole note, so the next process after a crash either completes the change or undoes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SLOT: Final = struct.Struct("<16sQq32s")  # directory id, number of the epoch, 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EpochKey:
-    """The private key of one epoch of one ledger. `since_ns`: when it was made."""
+    """The private key of one epoch of one ledger, made at `since_ns`, in nanoseconds since 1970."""
 
     directory_id: str
     number: int
@@ -58,17 +58,17 @@ class KeyFile:
     """The file `ledger.key`, open for the holder of the ledger's lock.
 
     Raises:
-        OSError: it can be neither opened nor made.
+        OSError: it can be neither opened nor created.
     """
 
     def __init__(self, files: LedgerFiles, mode: int) -> None:
         self._slots = Slots(files.key, _MAGIC, mode)
 
     def keys(self) -> list[EpochKey]:
-        """Return the keys that are in the file: one, or two in the middle of a change; none where it is torn.
+        """Return the keys in the file: one, two in the middle of a change, or none if both slots are torn.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         return [key for payload in self._slots.read() if payload is not None and (key := _unpacked(payload))]
 
@@ -76,17 +76,17 @@ class KeyFile:
         """Put a key into the slot that does not hold the other one. It is durable on return.
 
         Raises:
-            OSError: it may not be there, and must not be announced.
+            OSError: the key may not be stored, and must not be announced.
         """
         self._slots.write(1 - self._slot_of(beside) if beside is not None else 0, _packed(key))
-        # Also the name, where a ledger begins: whoever made the file may have been killed before it was durable.
+        # When a ledger begins, sync the name too: the process that made the file may have been killed before it did.
         self._slots.sync(name=beside is None)
 
     def keep_only(self, key: EpochKey) -> None:
         """Overwrite the other slot with zeros, unless it is blank.
 
         Raises:
-            OSError: the other key may be left.
+            OSError: the other key may still be there.
         """
         other = 1 - self._slot_of(key)
         if not self._slots.is_blank(other):
@@ -116,8 +116,8 @@ def _unpacked(payload: bytes) -> EpochKey | None:
 class EpochRecord:
     """One epoch in the archive: its number, its public key, and the entry that announced it, `begin` for the first.
 
-    `path` leads from the line of the entry to the root in the note, which the key of the epoch before has signed (for
-    the first epoch its own).
+    `path` is the inclusion path from the entry's line to the root in the note. The key of the previous epoch has signed
+    the note, or for the first epoch its own key.
     """
 
     number: int
@@ -132,13 +132,13 @@ class EpochRecord:
         return self.vkey.name
 
     def announced(self) -> Entry:
-        """Return the entry that announced the key, if it is under the note and names this key.
+        """Return the entry that announced the key, if it names this key and is covered by the note.
 
-        Whether a key that is trusted signed the note is for the caller to ask.
+        The caller has to check that a trusted key signed the note.
 
         Raises:
-            ProofInvalid: it does not.
-            NoteMalformed: the text of the note is no checkpoint.
+            ProofInvalid: the entry names another key, or the note does not cover it.
+            NoteMalformed: the text of the note is not a checkpoint.
         """
         checkpoint = Checkpoint.parse(self.note.text)
         tail = Tail.of(self.announcement)
@@ -153,7 +153,7 @@ class EpochRecord:
         return entry
 
     def line(self) -> bytes:
-        """Return the record as it is stored, with its newline."""
+        """Return the stored form of the record, with its newline."""
         stored = {
             "epoch": self.number,
             "vkey": str(self.vkey),
@@ -165,10 +165,10 @@ class EpochRecord:
 
     @classmethod
     def parse(cls, line: bytes) -> EpochRecord:
-        """Read a record, without its newline.
+        """Read a record from its stored form without the newline.
 
         Raises:
-            NoteMalformed: it is none.
+            NoteMalformed: the line is not a record.
         """
         try:
             stored: Any = json.loads(line)
@@ -189,18 +189,18 @@ def named_key(entry: Entry) -> tuple[object, object]:
 
 
 def last_leaf_path(nodes: Sequence[bytes]) -> tuple[bytes, ...]:
-    """Return the inclusion path of the next leaf, in the tree that it is the last leaf of. `nodes`: the edge before it.
+    """Return the inclusion path of a leaf in the tree that ends with it. `nodes` are the edge of the tree before it.
 
-    Source: RFC 6962, section 2.1.1: on its way up the last leaf meets the perfect subtrees on its left, the smallest
+    Source: RFC 6962, section 2.1.1: the path of the last leaf consists of the perfect subtrees on its left, smallest
     first.
     """
     return tuple(reversed(nodes))
 
 
 class EpochKeys:
-    """The archive `ledger.keys`, for the holder of the ledger's lock; to read it takes no lock.
+    """The archive `ledger.keys`. Writing to it needs the ledger's lock, and reading it does not.
 
-    What a crash left of a record at its end is cut off by the next one.
+    The next record replaces an incomplete one that a crash left at the end.
     """
 
     def __init__(self, path: Path, mode: int = 0o600) -> None:
@@ -209,11 +209,11 @@ class EpochKeys:
 
     @classmethod
     def read(cls, directory: Path) -> Iterator[EpochRecord]:
-        """Yield every record, of all ledgers of a directory, oldest first.
+        """Yield the records of all ledgers of a directory, oldest first.
 
         Raises:
             OSError: the archive cannot be read.
-            JournalUnreadable: a piece of it is no record; those before it were given.
+            JournalUnreadable: a part of it is not a record; the records before it were yielded.
         """
         path = LedgerFiles(directory).keys
         if not path.exists():
@@ -237,7 +237,7 @@ class EpochKeys:
         """Append records. They are durable on return.
 
         Raises:
-            OSError: they may not be.
+            OSError: they may not be durable.
         """
         descriptor = open_segment(self._path, self._mode)
         try:
@@ -255,7 +255,7 @@ class EpochKeys:
         sync_directory(self._path.parent)
 
     def _last(self) -> tuple[EpochRecord, int] | None:
-        """Return the last whole record and the offset behind it; None when there is none."""
+        """Return the last whole record and the offset after it, or None if there is none."""
         with contextlib.suppress(FileNotFoundError):
             for piece in pieces_backwards(self._path):
                 with contextlib.suppress(NoteMalformed):

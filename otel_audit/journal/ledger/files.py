@@ -3,14 +3,14 @@
 ledger.<8 digits>.jsonl    lines, append only; each begins with a header that names the directory id
 ledger.lock                held by the process whose turn it is; never removed
 ledger.ship.lock           held by the one process that exports the ledger
-ledger.<id>.cursor         how far each exporter has come in one of its ledgers
-ledger.key                 the private key of the epoch: never in a backup
-ledger.keys                which key signed when, for good
+ledger.<id>.cursor         how far each exporter has come in one of the ledgers
+ledger.key                 the private key of the epoch; it must never be in a backup
+ledger.keys                the public keys of all epochs; never removed
 ledger.edge                the edge of the tree at the last note, so that a new process need not hash old lines
-ledger.reserve             room for the entries that must be written on a full disk
+ledger.reserve             space for the entries that must be written on a full disk
 
-A ledger that cannot be continued is followed by another one with an id of its own. The segments of both are numbered
-in one row, so that none is ever written twice.
+If a ledger cannot be continued, another one with its own id follows. The numbers of the segments run through both, so
+that no segment is ever written twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from otel_audit.journal.files import StreamFiles, is_at, open_with_mode, sync_directory
+from otel_audit.journal.files import StreamFiles, open_with_mode, sync_directory
 from otel_audit.journal.line import TAIL_BYTES, Tail
 from otel_audit.journal.line_file import LINE_MAX_BYTES, find_newline, opened
 
@@ -94,9 +94,9 @@ class LedgerFiles:
         return sorted(int(match[1]) for match in map(_SEGMENT.match, names) if match is not None)
 
     def logs(self) -> list[LedgerLog]:
-        """Return the ledgers of the directory, in the order in which they were begun. The last one is in force.
+        """Return the ledgers of the directory, oldest first. The last one is in force.
 
-        A segment in which no line can be read belongs to the ledger of the segment before it.
+        A segment without a readable line belongs to the ledger of the segment before it.
 
         Raises:
             OSError: a segment cannot be read.
@@ -110,18 +110,18 @@ class LedgerFiles:
         return [LedgerLog(self.directory, each, tuple(numbers)) for each, numbers in found.items()]
 
     def latest(self) -> LedgerLog | None:
-        """Return the ledger in force; None when there is none.
+        """Return the ledger in force, or None if there is none.
 
         Raises:
             OSError: a segment cannot be read.
         """
-        for number in reversed(self.segments()):  # no more is read than its own segments and the one before
+        for number in reversed(self.segments()):  # reads only its own segments and the one before them
             if directory_id := id_of(self.segment(number)):
                 return LedgerLog(self.directory, directory_id, self._of(directory_id, number))
         return None
 
     def directory_id(self) -> str:
-        """Return the id of the ledger in force; empty when there is none.
+        """Return the id of the ledger in force, or an empty text if there is none.
 
         Raises:
             OSError: a segment cannot be read.
@@ -140,9 +140,9 @@ class LedgerFiles:
 
 @dataclass(frozen=True, slots=True)
 class LedgerLog(StreamFiles):
-    """One ledger, as a stream: its id is the directory id. Readers, cursors and shipments take it like any other.
+    """One ledger, seen as a stream whose id is the directory id, for readers, cursors and shipments.
 
-    `numbers` are those of its segments, when it was looked up.
+    `numbers` are the numbers of its segments at the time of the lookup.
     """
 
     numbers: tuple[int, ...] = ()
@@ -168,11 +168,11 @@ class LedgerLog(StreamFiles):
 
     @property
     def cursor(self) -> Path:
-        """How far each exporter has come. One for each ledger of the directory, since their lines are counted anew."""
+        """How far each exporter has come. Each ledger of a directory has its own, since line numbers start again."""
         return self.directory / f"ledger.{self.stream_id}.cursor"
 
     def segments(self) -> list[int]:
-        """Return the numbers of its segments that exist now, ascending."""
+        """Return the numbers of its existing segments, ascending."""
         files = LedgerFiles(self.directory)
         first = self.numbers[0] if self.numbers else 1
         found = []
@@ -188,17 +188,17 @@ class LedgerLog(StreamFiles):
         """See `StreamFiles`. Never a segment of another ledger."""
         if number in self.numbers and self.segment(number).exists():
             return number
-        # They are numbered without a gap, so that whoever waits at the end need not list the directory.
+        # The numbers have no gaps, so a reader that waits at the end need not list the directory.
         if self.numbers and number > self.numbers[-1] and not self.segment(self.numbers[-1] + 1).exists():
             return None
         return next((found for found in self.segments() if found >= number), None)
 
 
 def id_of(path: Path) -> str:
-    """Return the directory id in the first line of a segment that is one; empty when there is no such line.
+    """Return the directory id from the first valid line of a segment, or an empty text if it has none.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the segment cannot be read.
     """
     with contextlib.suppress(FileNotFoundError), opened(path) as descriptor:
         first, ended, _ = os.pread(descriptor, _HEADER_BYTES, 0).partition(b"\n")
@@ -221,12 +221,16 @@ _SLOT_HEAD: Final = struct.Struct("<8sII")  # magic, length, CRC-32 of the paylo
 
 
 class Slots:
-    """The open file, for the holder of the ledger's lock. `magic`: the eight bytes that a slot begins with.
+    """A small file with two slots, written in place, so that it can be written on a full disk. For the lock's holder.
 
-    `create=False`: a missing file is not made. `writes=False`: for an onlooker, who may have no right to write it.
+    A write to one slot leaves the other alone, so after a torn write the previous content is still there. The file is
+    never renamed, since a private key that a rename replaced would stay on the disk.
+
+    `magic` is the eight bytes with which a slot begins. With `create=False` a missing file is not made. An onlooker,
+    who may not have the right to write the file, passes `writes=False`.
 
     Raises:
-        OSError: the file can be neither opened nor made, or the disk has no room for it.
+        OSError: the file can be neither opened nor created, or the disk has no room for it.
     """
 
     def __init__(self, path: Path, magic: bytes, mode: int, *, create: bool = True, writes: bool = True) -> None:
@@ -245,23 +249,23 @@ class Slots:
             raise
 
     def read(self) -> tuple[bytes | None, bytes | None]:
-        """Return what each slot holds; None for one that is free or torn.
+        """Return the content of both slots. It is None for a slot that is free or torn.
 
         Raises:
-            OSError: they cannot be read.
+            OSError: the slots cannot be read.
         """
         return self._payload(0), self._payload(1)
 
     def is_blank(self, slot: int) -> bool:
-        """Return True if nothing was written to the slot, or nothing is left of it.
+        """Return True if nothing is in the slot, not even the remains of earlier content.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the slot cannot be read.
         """
         return not os.pread(self._descriptor, SLOT_BYTES, slot * SLOT_BYTES).strip(b"\0")
 
     def write(self, slot: int, payload: bytes) -> None:
-        """Replace what a slot holds. It is durable after `sync`.
+        """Replace the content of a slot. It is durable after `sync`.
 
         Raises:
             OSError: the slot may be torn.
@@ -273,23 +277,19 @@ class Slots:
         """Overwrite a slot with zeros. They are durable after `sync`.
 
         Raises:
-            OSError: something of it may be left.
+            OSError: some of the content may be left.
         """
         self._put(slot, bytes(SLOT_BYTES))
 
     def sync(self, *, name: bool = False) -> None:
-        """Make durable what was written; with `name`, the name of the file too.
+        """Make everything written durable, with `name` also the name of the file.
 
         Raises:
-            OSError: it may not be.
+            OSError: it may not be durable.
         """
         os.fdatasync(self._descriptor)
         if name:
             sync_directory(self._path.parent)
-
-    def is_in_place(self) -> bool:
-        """Return True while this is the file that others find at its path."""
-        return is_at(self._path, self._descriptor)
 
     def close(self) -> None:
         """Close the file."""
@@ -319,32 +319,36 @@ class Slots:
 
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Given back in pieces: a writer that waits for room takes a block, and holds lines with it for a while.
+# Given back in pieces, since a writer that waits for room takes a block and holds on to it for a while.
 _RESERVE_BYTES: Final = 32 << 10
 _RESERVE_PIECE_BYTES: Final = 8 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """A file that takes up room, for the holder of the ledger's lock."""
+    """Space that a directory keeps for the entries that must be written when its disk is full.
+
+    A segment may be removed only after an entry that says so, and on a full disk removing one is what makes room. For
+    the holder of the ledger's lock.
+    """
 
     path: Path
     mode: int = 0o600
 
     def is_whole(self) -> bool:
-        """Return True if all of the room is there."""
+        """Return True if none of the space has been given back."""
         try:
             return self.path.stat().st_blocks * 512 >= _RESERVE_BYTES
         except FileNotFoundError:
             return False
 
     def keep(self) -> bool:
-        """Take up the room, unless it is taken already. Return False when the disk is full.
+        """Take up the space, unless it is taken already. Return False if the disk is full.
 
-        A file system that compresses may give less: that is as good as it can be kept there.
+        A file system that compresses may give less, and nothing better can be done there.
 
         Raises:
-            OSError: the file cannot be opened or made.
+            OSError: the file cannot be opened or created.
         """
         if self.is_whole():
             return True
@@ -360,7 +364,7 @@ class Reserve:
         return True
 
     def give_back(self) -> bool:
-        """Free a piece of the room for whoever takes it. Return False when there is none left."""
+        """Free a piece of the space. Return False if none is left."""
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:

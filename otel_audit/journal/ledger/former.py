@@ -1,9 +1,9 @@
 """The unsigned ledger of earlier versions: `ledger.jsonl`, with a `retain` entry for each segment that was removed.
 
-Hash-chained and durable before what it tells is done, but nobody signed it. Retention writes it where nobody keeps a
-signed ledger; elsewhere it stays where it is, is only read, and one that still grows shows an older version at work.
+It is hash-chained, and an entry is durable before the removal, but it is not signed. Retention writes it in a directory
+without a signed ledger. In other directories it is only read; if it still grows, an older version is at work.
 
-One JSON object a line. A kind names its content; the ledger's own keys come last.
+Each line is one JSON object. The content stands under the name of the kind, and the ledger's own keys come last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOCK_POLL_S: Final = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the ledger. `number` counts from 1; `prev_hash` is of the line before it, as it is in the file."""
+    """One line of the ledger. `number` counts from 1, and `prev_hash` is the hash of the stored line before it."""
 
     kind: str
     content: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Entry:
 
     @classmethod
     def of(cls, line: bytes) -> Entry | None:
-        """The entry in a line without its newline; None when it is none."""
+        """Return the entry in a line without its newline, or None if the line is not an entry."""
         try:
             stored = json.loads(line)
             kind, content = stored["kind"], stored[stored["kind"]]
@@ -57,17 +57,17 @@ class Entry:
             return None
 
     def line(self) -> bytes:
-        """As it is stored, without its newline."""
+        """Return the stored form, without its newline."""
         own = {"time_ns": self.time_ns, "number": self.number, "prev_hash": self.prev_hash}
         stored = {"format": _FORMAT, "kind": self.kind, self.kind: self.content}
         return json.dumps({**stored, **own}, separators=(",", ":")).encode()
 
 
 def entries(directory: Path) -> Iterator[Entry]:
-    """Every entry of a directory's ledger, oldest first; none without a ledger. A torn or damaged line is passed over.
+    """Yield every entry of a directory's ledger, oldest first. Torn and damaged lines are skipped.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ledger cannot be read.
     """
     with contextlib.suppress(FileNotFoundError):
         for piece in pieces(directory / _NAME):
@@ -76,7 +76,7 @@ def entries(directory: Path) -> Iterator[Entry]:
 
 
 def latest(directory: Path, kind: str) -> Entry | None:
-    """The last entry of this kind; None when there is none.
+    """Return the last entry of this kind, or None if there is none.
 
     Raises:
         OSError: the ledger cannot be read.
@@ -85,12 +85,12 @@ def latest(directory: Path, kind: str) -> Entry | None:
 
 
 def is_begun(directory: Path) -> bool:
-    """True when the directory has a ledger."""
+    """Return True if the directory has a ledger."""
     return (directory / _NAME).exists()
 
 
 def has_room(directory: Path) -> bool:
-    """True when an entry can be written although the disk is full: the ledger's reserve is whole."""
+    """Return True if the ledger's reserve is whole, so that an entry can be written on a full disk."""
     return Reserve(directory / _RESERVE_NAME).is_whole()
 
 
@@ -106,10 +106,10 @@ class Ledger:
 
     @classmethod
     def locked(cls, directory: Path, *, mode: int = 0o600, wait_s: float = 1.0) -> Ledger | None:
-        """The right to write; None when somebody else had it for the whole time.
+        """Take the right to write, or return None if another process had it for the whole time.
 
         Raises:
-            OSError: the lock file can be neither opened nor made.
+            OSError: the lock file can be neither opened nor created.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -121,13 +121,13 @@ class Ledger:
             time.sleep(_LOCK_POLL_S)
 
     def append(self, kind: str, content: Mapping[str, Any], time_ns: int) -> Entry:
-        """Return once the entry is durable: only then may be done what it tells.
+        """Return once the entry is durable, since only then may the removal begin.
 
-        What a crash left of an unfinished entry is cut off: what that was to tell was not done. On a full disk the
-        entry takes the place that `keep_room` has kept for it.
+        An incomplete entry that a crash left is cut off, since its removal did not begin. On a full disk the entry uses
+        the space that `keep_room` has kept for it.
 
         Raises:
-            OSError: the entry is not in the ledger, as far as the disk can be believed; nothing may be done.
+            OSError: the entry is not known to be durable, so nothing may be removed.
         """
         is_new = not self._path.exists()
         descriptor = open_segment(self._path, self._mode)
@@ -143,15 +143,15 @@ class Ledger:
         return entry
 
     def keep_room(self) -> None:
-        """There is a reserve for entries on a disk that is full later, unless it is so already."""
+        """Keep a reserve for entries in case the disk is full later, unless it is full already."""
         self._reserve.keep()
 
     def release(self, *, remove: bool = True) -> None:
-        """Others may write. `remove`: the lock file is gone too, unless a signed ledger has it for good."""
+        """Let others write. With `remove`, remove the lock file too, unless a signed ledger uses it."""
         self._lock.release(remove=remove and not LedgerFiles(self._directory).key.exists())
 
     def abandon(self) -> None:
-        """In a forked child: leave the lock to the parent."""
+        """Leave the lock to the parent, in a forked child."""
         self._lock.abandon()
 
     def __enter__(self) -> Ledger:
@@ -183,7 +183,7 @@ class Ledger:
 
 
 def _backwards(path: Path) -> Iterator[Entry | None]:
-    """The entries from the last to the first; None for a line that is none."""
+    """Yield the entries from the last to the first, and None for a line that is not an entry."""
     with contextlib.suppress(FileNotFoundError):
         for piece in pieces_backwards(path):
             yield None if piece.content is None else Entry.of(piece.content)

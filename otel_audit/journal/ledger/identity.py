@@ -1,7 +1,7 @@
-"""The identity of a service: a stable key that outsiders know, which signs the notes beside the key of the epoch.
+"""The identity of a service: a stable key that outsiders know. It signs the notes in addition to the epoch's key.
 
-A key in a file signs within the turn. A key in a vault signs by a command, which may take seconds and never runs under
-the ledger's lock: the note is in the ledger first, and the signature follows in an entry of its own.
+A key in a file signs during the turn. A key in a vault signs through a command, which may take seconds and never runs
+under the ledger's lock. The note is written first, and the signature follows in a later entry.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SIGNATURE_BYTES: Final = 64
 
 
 class Identity:
-    """The identity that the settings name, or none. For one thread at a time.
+    """The identity named by the settings, if any. For one thread at a time.
 
-    `key`: the file of the private key; with a `command` that signs, of the public key that it signs for. `say` is told,
-    by a kind and a text, why there is no signature: the ledger goes on without.
+    `key` is the file of the private key. If a `command` signs, it is the file of the matching public key. `say` is
+    called with a kind and a text if there is no signature, without which the ledger continues.
     """
 
     def __init__(
@@ -46,23 +46,24 @@ class Identity:
 
     @property
     def has_command(self) -> bool:
-        """Whether a command signs."""
+        """True if a command signs."""
         return self._command is not None
 
     def verifier(self, origin: str) -> VerifierKey | None:
-        """Return the public key, under the name of a ledger; None when there is no identity that can be used."""
+        """Return the public key under the name of a ledger, or None without a usable identity."""
         self._read()
         return VerifierKey(origin, self._public) if self._public is not None else None
 
     def signed(self, note: Note, origin: str) -> Note:
-        """Return the note with the signature of the key in the file; as it is where there is none."""
+        """Return the note, signed by the key in the file if there is one."""
         self._read()
         return note.signed(self._signing, origin) if self._signing is not None else note
 
     def ask(self, note: Note, origin: str) -> Signature | None:
-        """Return what the command signs the note with; None when it did not, which is said.
+        """Return the command's signature of the note. If it fails, report why and return None.
 
-        It may take half a minute. It gets the text of the note on stdin and answers with the 64 bytes of the signature.
+        This may take half a minute. The command gets the text of the note on stdin and prints the 64 bytes of the
+        signature.
         """
         key = self.verifier(origin)
         if self._command is None or key is None:
@@ -89,7 +90,7 @@ class Identity:
         return Signature(origin, key.key_id, done.stdout)
 
     def forked(self) -> None:
-        """In a forked child: forget the key, which the child reads again when it takes a turn of its own."""
+        """Forget the key in a forked child, which reads it again when it takes a turn of its own."""
         self._read_by, self._signing, self._public = None, None, None
 
     def _read(self) -> None:

@@ -1,4 +1,4 @@
-"""The ledger of a directory, as a process uses it: it takes a turn, says something, and has it signed."""
+"""The ledger of a directory, for one process. It takes turns, in which it writes and signs entries."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _ASK_EVERY_NS: Final = 60 * 10**9
 
 
 class Ledger:
-    """The ledger of a directory, for one process that takes its turns there. Any thread; each waits for the others.
+    """The ledger of a directory, for one process. Any thread may use it; each waits for the others.
 
-    `log_name`: the ledger's name where it begins; one that is there keeps its own. `describe` gives what each segment
-    header says of the writer, as for a stream. `say` is told, by a kind and a text, what somebody should look at.
+    `log_name` is the name of a new ledger; an existing one keeps its own. `describe` returns the description of the
+    writer for each segment header, as for a stream. `say` is called with a kind and a text if a person should look at
+    something.
     """
 
     def __init__(
@@ -63,31 +64,31 @@ class Ledger:
 
     @property
     def files(self) -> LedgerFiles:
-        """Where its files are."""
+        """The files of the ledger."""
         return self._author.files
 
     @property
     def latest(self) -> SignedNote | None:
-        """The last note that a turn of this process saw. Neither lock nor disk is touched."""
+        """The last note that a turn of this process saw. This needs neither a lock nor the disk."""
         return self._latest
 
     def tell(self, entries: Sequence[Telling]) -> Written:
         """Take a turn and write these entries. They are durable and signed on return.
 
         Raises:
-            LedgerBusy: nothing was written; others had the turn for two seconds.
-            OSError: they may not be durable; nothing may be done that they tell of.
+            LedgerBusy: nothing was written, because others had the turn for two seconds.
+            OSError: the entries may not be durable, so nothing that they announce may be done.
         """
         with self.turn() as turn:
             return turn.write(entries)
 
     @contextlib.contextmanager
     def turn(self, *, wait_s: float = _WAIT_S) -> Iterator[Turn]:
-        """Have the turn: nobody else writes meanwhile. Nothing is written before `Turn.write`.
+        """Hold the turn inside the block, while nobody else writes. Nothing is written before `Turn.write`.
 
         Raises:
-            LedgerBusy: others had it for the whole wait.
-            OSError: the lock file can be neither opened nor made.
+            LedgerBusy: others had the turn for the whole wait.
+            OSError: the lock file can be neither opened nor created.
         """
         lock = self._locked(wait_s)
         turn = Turn(self._author, lock)
@@ -99,10 +100,10 @@ class Ledger:
             turn.close()
 
     def countersign(self) -> bool:
-        """Have the command of the identity sign the last note, if it is time; return True if it did.
+        """Let the identity's command sign the last note if a signature is due. Return True if it did.
 
-        It runs without the lock, for half a minute at most, and once in 60 s whichever process it is that asks. A note
-        over nothing but signatures is not signed: that would never end.
+        The command runs without the lock, for at most half a minute, and once in 60 s among all processes. A note that
+        only adds a signature is not signed, or this would never end.
 
         Raises:
             LedgerBusy: as `tell`.
@@ -138,14 +139,14 @@ class Ledger:
             pause_s = min(2 * pause_s, _POLL_MAX_S)
 
     def hold(self) -> Iterator[None]:
-        """See `Forkable`. A fork does not wait for the disk: what a turn has is left to the parent."""
+        """See `Forkable`. A fork does not wait for the disk; whatever a turn holds is left to the parent."""
         yield
 
     def held(self) -> None:
         """See `Forkable`."""
 
     def forked(self) -> None:
-        """In a forked child: leave lock and keys to the parent."""
+        """Leave lock and keys to the parent, in a forked child."""
         for turn in list(self._turns):
             turn.abandon()
         self._turns.clear()
@@ -153,7 +154,7 @@ class Ledger:
 
 
 def _is_worth_a_signature(log: LedgerLog, now_ns: int) -> bool:
-    """Return True if something was said since the last signature, and that is 60 s ago."""
+    """Return True if the last signature is at least 60 s old and other entries have followed it."""
     says_more = False
     for each in statements_backwards(log):
         if isinstance(each, Entry):

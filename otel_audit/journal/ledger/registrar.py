@@ -1,12 +1,13 @@
-"""What the ledger is told of the streams of this process: when each was opened, how far it came, and how it ended.
+"""Record the streams of this process in the ledger: when each was opened, how far it has come, and how it ended.
 
-One thread does all of it, away from whoever logs: it builds the trees, syncs what a head is about to vouch for, and
-takes a turn of the ledger when something is to be said. A stream is opened in the ledger within a second of its first
-line, and has a head whenever it moved far enough or for long enough, and at the end of each segment. Its end is told
-while its writer lock is still held. A process that lives for less than a second says both in one turn.
+One thread does all of this, so that no caller of `log()` waits for it. The thread builds the trees, syncs the lines
+that a head is about to vouch for, and takes a turn of the ledger when an entry is due. A stream is opened in the ledger
+within a second of its first line. It gets a head after a number of lines or seconds, and at the end of each segment.
+Its end is recorded while its writer lock is still held. For a process that lives for less than a second, both are
+recorded in one turn.
 
-A turn that fails costs nothing but freshness: what was to be told is told later, by this process, or by whoever takes
-the stream over when it is gone.
+If a turn fails, its entries are only late: this process writes them in a later turn, or the process that adopts the
+stream does.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ __all__ = ["END_WAIT_S", "HeadLimits", "Registrar", "anchor_of", "head_content"]
 
 _LOOK_S: Final = 1.0
 _LOOK_MIN_S: Final = 0.02
-_LEAVES_A_LOOK: Final = 2048  # half of what the list takes
-_OPEN_AFTER_S: Final = 0.5  # what ends sooner opens and ends in one turn
+_LEAVES_A_LOOK: Final = 2048  # half the capacity of the list
+_OPEN_AFTER_S: Final = 0.5  # a stream that ends sooner is opened and ended in one turn
 _WAIT_S: Final = 2.0
-END_WAIT_S: Final = 4.0  # for a turn that others have, and for a disk that is slow
+END_WAIT_S: Final = 4.0  # for other processes' turns, and for a slow disk
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """After how many lines, and after how many seconds in which it moved, a stream has another head."""
+    """The number of new lines, and of seconds with new lines, after which a stream gets another head."""
 
     lines: int = 10_000
     seconds: float = 300.0
 
 
 def anchor_of(note: SignedNote) -> dict[str, Any]:
-    """Return what the header of a segment says of the ledger's last note, so that every exported one is an anchor."""
+    """Return the ledger's last note as a segment header holds it, so that every exported header is an anchor."""
     checkpoint = note.checkpoint
     root = b64encode(checkpoint.root).decode()
     return {
@@ -64,14 +65,14 @@ def anchor_of(note: SignedNote) -> dict[str, Any]:
 
 
 def head_content(stream_id: str, head: TreeHead, *, edge: bool = False) -> dict[str, Any]:
-    """Return what an entry says of a stream that came so far. `edge`: with what the tree can be continued from."""
+    """Return the entry for a stream that has come this far, with `edge` including the edge to continue its tree."""
     told = {"stream": stream_id, "size": head.size, "root": b64encode(head.root).decode(), "hash": head.hash}
     return {**told, "edge": [b64encode(node).decode() for node in head.edge]} if edge else told
 
 
 @dataclass(slots=True)
 class _Life:
-    """One stream of this process, from its first line until the ledger knows of its end."""
+    """One stream of this process, from its first line until its end is in the ledger."""
 
     stream: StreamWriter
     tree: StreamTree
@@ -79,21 +80,21 @@ class _Life:
     opening: Mapping[str, Any]
     told_s: float
     told_size: int = 0
-    origin: str = ""  # of the ledger that knows of it
-    is_ending: bool = False  # said by whoever closes the stream, at any moment of a look
-    is_whole: bool = False  # the tree has all lines of a stream that has ended, or cannot be built
-    is_over: bool = False
-    broken: str = ""
-    synced_to: int = 0  # the last segment that was left and whose lines are on the disk
-    named: tuple[int, int] = (0, 0)  # the last segment of which the name is on the disk, and its inode
+    origin: str = ""  # of the ledger in which it is open
+    is_ending: bool = False  # set by the thread that closes the stream, at any time
+    is_whole: bool = False  # the stream has ended, and its tree has all lines or cannot be built
+    is_over: bool = False  # its end is in the ledger
+    broken: str = ""  # why its tree cannot be built
+    synced_to: int = 0  # the last finished segment whose lines are on the disk
+    named: tuple[int, int] = (0, 0)  # the last segment whose name is on the disk, and its inode
 
     @property
     def files(self) -> StreamFiles:
-        """Where it is."""
+        """The files of the stream."""
         return self.stream.files
 
     def grow(self) -> int:
-        """Build the tree as far as lines may be vouched for, and return by how many lines it grew."""
+        """Add to the tree all lines that may be vouched for, and return their number."""
         before, is_ending = self.tree.size, self.is_ending
         if not self.broken:
             try:
@@ -110,17 +111,18 @@ class _Life:
         return self.tree.size - before
 
     def sync(self) -> bool:
-        """Have on the disk what the tree has, and the names of the files. False: a sync of the writer is not over yet.
+        """Make the lines in the tree and the names of their files durable, except lines that the writer has synced.
 
-        What the writer has synced is not synced again. With `fsync` that is all of it.
+        With `fsync` the writer syncs every line. Return False while one of its syncs is still running.
 
         Raises:
-            OSError: it may not be.
-            SyncFailed: a sync of the writer has failed; the kernel tells that only once, so another one would succeed.
+            OSError: the lines may not be durable.
+            SyncFailed: the same, because a sync of the writer failed; the kernel reports that once, and a second sync
+                would succeed although lines may be lost.
         """
         if self.stream.durable is None:
             self._sync_segments()
-        # In this order: what came of a sync is kept before it is over.
+        # In this order, since the result of a sync is stored before it counts as over.
         is_over = not self.stream.is_being_synced
         if (error := self.stream.unvouched()) is not None:
             raise SyncFailed(error.errno, error.strerror, str(self.files.directory))
@@ -130,7 +132,7 @@ class _Life:
         now = self.tree.place.segment
         for number in range(self.synced_to + 1, now + 1):
             if not self.stream.is_synced(number):
-                # A descriptor of its own, so that an error of the write-back is told to the writer's one as well.
+                # Through another descriptor, so that the kernel also reports a write-back error to the writer's.
                 sync_file(self.files.segment(number))
             self.synced_to = min(number, now - 1)
         name = (now, os.stat(self.files.segment(now)).st_ino)
@@ -139,7 +141,7 @@ class _Life:
             self.named = name
 
     def due(self, now_s: float, limits: HeadLimits, open_after_s: float) -> list[Telling]:
-        """Return what is to be told now."""
+        """Return the entries that are due now."""
         said: list[Telling] = []
         if not self.origin:
             if not self.is_whole and now_s - self.begun_s < open_after_s:
@@ -165,7 +167,7 @@ class _Life:
         return {**told, "why": self.broken}
 
     def told(self, said: Sequence[Telling], origin: str, now_s: float) -> None:
-        """The ledger of this origin has these entries."""
+        """Note that these entries are in the ledger of this origin."""
         for kind, content in said:
             match kind:
                 case Kind.OPEN:
@@ -178,11 +180,11 @@ class _Life:
 
 
 class Registrar:
-    """Tells the ledger of the streams of this process. Any thread may call it; its own one does the work.
+    """Records the streams of this process in the ledger. Any thread may call it; its own thread does the work.
 
-    `describe` says what an `open` entry does, of the process and its settings. `is_waited_for`: the first receipt of a
-    stream waits until it is opened in the ledger. `end_wait_s`: how long who ends a stream may wait for its end to be
-    told. `on_open` is called by that thread when a stream of this process is in the ledger.
+    `describe` returns what an `open` entry holds about the process and its settings. If `is_waited_for`, the first
+    receipt of a stream waits until the stream is open in the ledger. `end_wait_s` limits the time that ending a stream
+    may take. The thread calls `on_open` when a stream of this process is in the ledger.
     """
 
     def __init__(
@@ -206,7 +208,7 @@ class Registrar:
         self._begin()
 
     def _begin(self) -> None:
-        self.trouble = ""  # why the last turn failed; empty when it did not
+        self.trouble = ""  # why the last turn failed, or empty
         self._lives: dict[str, _Life] = {}
         self._ended: set[str] = set()
         self._words: SimpleQueue[None] = SimpleQueue()
@@ -218,13 +220,13 @@ class Registrar:
         self._last_pause_s = _LOOK_S
 
     def forked(self) -> None:
-        """In a forked child: the streams are the parent's, and so is the thread."""
+        """Forget streams and thread in a forked child, since both are the parent's."""
         self._begin()
 
     def follow(self, stream: StreamWriter) -> None:
-        """Tell the ledger of this stream of the process, from now until its end.
+        """Record this stream in the ledger, from now until its end.
 
-        Where the first receipt waits for the ledger this returns when the stream is opened there, or after 2 s.
+        If the first receipt waits for the ledger, return when the stream is open there, or after 2 s.
         """
         now_s = time.monotonic()
         opening = {"stream": stream.files.stream_id, **self._describe()}
@@ -235,15 +237,15 @@ class Registrar:
             self._wait_for(lambda: bool(life.origin or self.trouble), _WAIT_S)
 
     def end(self, stream: StreamWriter) -> bool:
-        """Tell the ledger that this stream has ended; its file is closed, and its writer lock still held.
+        """Record in the ledger that this stream has ended. Its file is closed, and its writer lock is still held.
 
-        False: the ledger does not know, and whoever takes the stream over will tell it.
+        Return False if the end could not be recorded, which the process that adopts the stream will do.
         """
         stream_id = stream.files.stream_id
         if (life := self._lives.get(stream_id)) is not None:
             life.is_ending = True
             self._not_before_s = 0.0
-            if self._thread is None:  # the interpreter is about to end, and no thread was started any more
+            if self._thread is None:  # the interpreter is ending, and no thread could be started
                 self.look()
             else:
                 self._wait_for(lambda: stream_id not in self._lives, self._end_wait_s)
@@ -255,21 +257,21 @@ class Registrar:
         self._words.put(None)
 
     def close(self) -> None:
-        """The thread ends by itself. A stream that is followed later has another one."""
+        """Let the thread end by itself. Following another stream starts a new one."""
         words, self._words = self._words, SimpleQueue()
         self._thread = None
         words.put(None)
 
     def look(self, words: SimpleQueue[None] | None = None) -> float:
-        """Build the trees, tell the ledger what is due, and return in how many seconds to look again.
+        """Build the trees, write the entries that are due, and return the seconds until the next look.
 
-        A negative time: not again. `words` are those of the thread that looks.
+        A negative time means never. `words` is the queue of the calling thread.
         """
         if words is not None and words is not self._words:
             return -1.0
-        looking, waiting = self._looking, self._waiting  # a process that is opened again has others meanwhile
+        looking, waiting = self._looking, self._waiting  # reopening the journal replaces both
         if not looking.acquire(blocking=False):
-            return _LOOK_S  # a thread that was to end has not come back from the disk
+            return _LOOK_S  # a thread that should have ended is still waiting for the disk
         try:
             return self._look()
         finally:
@@ -287,7 +289,7 @@ class Registrar:
                 said = life.due(now_s, self._limits, 0.0 if self._is_waited_for else _OPEN_AFTER_S)
                 if said and now_s >= self._not_before_s and life.sync():
                     due.append((life, said))
-            except Exception as error:  # of one stream's files, or a fault of ours: the others go on
+            except Exception as error:  # with the files of one stream, or a bug: the others must go on
                 self._failed(error)
         if due:
             self._take_turn(due)
@@ -296,7 +298,7 @@ class Registrar:
     def _take_turn(self, due: Sequence[tuple[_Life, list[Telling]]]) -> None:
         try:
             written = self.ledger.tell([each for _, said in due for each in said])
-        except Exception as error:  # whatever it was, the next turn may be better
+        except Exception as error:  # whatever it was, the next turn may succeed
             self._failed(error)
             return
         now_s, origin = time.monotonic(), written.checkpoint.origin
@@ -310,28 +312,28 @@ class Registrar:
         note = self.ledger.latest
         for life in self._lives.values():
             life.stream.anchor = None if note is None else anchor_of(note)
-            if life.origin != origin:  # a ledger was begun anew, and does not know of it yet
+            if life.origin != origin:  # a new ledger has begun, in which the stream is not open yet
                 life.origin = ""
         self.trouble, self._retry_s = "", _RETRY_S
         if opens:
             self._on_open()
 
     def _failed(self, error: Exception) -> None:
-        self.trouble = f"the ledger cannot be written, and is told later: {described(error)}"
+        self.trouble = f"the ledger cannot be written, so its entries will be late: {described(error)}"
         self._not_before_s = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
         for life in list(self._lives.values()):
-            if life.is_ending:  # whoever closes it waits no longer
+            if life.is_ending:  # the thread that closes it must not wait any longer
                 self._lives.pop(life.files.stream_id, None)
         self._notices.say("ledger", self.trouble)
 
     def _pause_s(self, grown: int, now_s: float) -> float:
-        """Look again before the list of the busiest writer is full, and when a stream is to be opened."""
+        """Return a pause that ends before the busiest writer's list is full, and when a stream has to be opened."""
         pause_s = _LOOK_S if grown < _LEAVES_A_LOOK else _LOOK_MIN_S
         if 0 < grown < _LEAVES_A_LOOK:
             pause_s = max(_LOOK_MIN_S, min(_LOOK_S, self._last_pause_s * _LEAVES_A_LOOK / grown))
         for life in self._lives.values():
-            if life.is_ending:  # a sync of its writer is not over
+            if life.is_ending:  # a sync of its writer is still running
                 pause_s = _LOOK_MIN_S
             elif not life.origin:
                 pause_s = min(pause_s, max(_LOOK_MIN_S, life.begun_s + _OPEN_AFTER_S - now_s))
@@ -342,13 +344,13 @@ class Registrar:
         if self._thread is None:
             work = _Work(weakref.ref(self), self._words)
             thread = RealThread(work.run, name="otel-audit-ledger")
-            with suppress(RuntimeError):  # the interpreter is about to end: nothing new is started
+            with suppress(RuntimeError):  # the interpreter is ending, and starts no thread
                 thread.start()
                 self._thread = thread
         self._words.put(None)
 
     def _wait_for(self, is_done: Callable[[], bool], timeout_s: float) -> None:
-        # Not a Condition: an asynchronous exception could leave its lock to nobody, and the thread would stand still.
+        # Not a Condition, since an asynchronous exception could leave its lock locked, and the thread would hang.
         turns: SimpleQueue[None] = SimpleQueue()
         self._waiting.add(turns)
         deadline = time.monotonic() + timeout_s
@@ -361,7 +363,7 @@ class Registrar:
 
 
 class _Work:
-    """The thread of a registrar, for as long as somebody else has it."""
+    """The thread of a registrar. It does not keep the registrar alive."""
 
     def __init__(self, registrar: weakref.ref[Registrar], words: SimpleQueue[None]) -> None:
         self._registrar = registrar
@@ -371,7 +373,7 @@ class _Work:
         """Look now and again until the registrar is gone."""
         while (registrar := self._registrar()) is not None:
             pause_s = registrar.look(self._words)
-            del registrar  # or it would live for as long as this thread waits
+            del registrar  # otherwise it would live while this thread waits
             if pause_s < 0:
                 return
             self._rest(pause_s)

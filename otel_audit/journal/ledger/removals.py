@@ -1,10 +1,10 @@
-"""What the ledgers of a directory say was removed, and how far the lines of each stream are signed.
+"""Read from the ledgers of a directory what was removed, and how far the lines of each stream are signed.
 
-Retention goes by it: it removes no line that no entry covers, tells of each removal, and finishes what a crash left.
-The unsigned ledger of earlier versions is read too, and its totals are added, since an older version beside this one
-goes on with them and knows nothing of the signed ones.
+Retention depends on this: it removes no line that no entry covers, records each removal, and completes removals that a
+crash has interrupted. The unsigned ledger of earlier versions is read as well, and its totals are added, since an older
+version that runs beside this one continues it and does not read the signed one.
 
-The signed ledger is read once, and later only what is new. An entry counts as soon as a note stands behind it.
+The signed ledger is read once, and afterwards only its new lines. An entry counts once a note follows it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from otel_audit.errors import ProofInvalid
 from otel_audit.journal.ledger import former
 from otel_audit.journal.ledger.entries import NOTE, Entry, Kind, statement
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog, id_of
+from otel_audit.journal.ledger.standing import edge_of
 from otel_audit.journal.line import Damage, Line, Position, system_start
 from otel_audit.journal.reader import segment_lines
 from otel_audit.signing.tree import Edge
@@ -36,9 +36,10 @@ _GIVE_WAY_S: Final = 0.0001
 
 @dataclass(slots=True)
 class Signed:
-    """How far a stream is signed: the number and hash of the last such line, and the root there, if it is known.
+    """How far a stream is signed: number and hash of the last signed line, and the root there if it is known.
 
-    `is_over`: the ledger knows its end. `borders`: hash and edge at the end of segments that are not removed yet.
+    `is_over` is True if its end is in the ledger. `borders` holds hash and edge at the end of the segments that are not
+    removed yet.
     """
 
     size: int = 0
@@ -48,9 +49,10 @@ class Signed:
     borders: dict[int, tuple[str, Edge]] = field(default_factory=dict)
 
     def covers(self, last: Line, *, whole: bool) -> bool:
-        """Return True if the lines up to this one are signed. `whole`: it is the last one of a stream that ended.
+        """Return True if the lines up to this one are signed, and with `whole` if it is the last line of the stream.
 
-        Not if another line was signed in its place, or if signed lines behind it are gone: that stays as evidence.
+        Return False if another line was signed under its number, or if signed lines after it are missing. Such a stream
+        is kept as evidence.
         """
         if last.seq > self.size or (last.seq == self.size and last.hash != self.hash):
             return False
@@ -60,7 +62,7 @@ class Signed:
 
 
 class Removals:
-    """What is said of removals in the ledgers of a directory, as it was at the last `refresh`. For one thread."""
+    """The removals in the ledgers of a directory, as of the last `refresh`. For one thread."""
 
     def __init__(self, directory: Path) -> None:
         self._files = LedgerFiles(directory)
@@ -68,14 +70,14 @@ class Removals:
         self._signed: dict[str, Signed] = {}
         self._last: list[Mapping[str, Any]] = []
         self._totals: Mapping[str, Any] = {}
-        self.pruned: Mapping[str, Any] | None = None  # the last entry of lines of the ledger itself
-        self._place = Position(0)  # behind the last note
+        self.pruned: Mapping[str, Any] | None = None  # the last entry about removed lines of the ledger itself
+        self._place = Position(0)  # after the last note
         self._former: dict[str, list[Mapping[str, Any]]] = {}
         self._former_last: Mapping[str, Any] | None = None
         self._former_size = 0
 
     def refresh(self) -> bool:
-        """Read what was said since. Return True if something was removed.
+        """Read the entries written since the last call. Return True if something was removed.
 
         Raises:
             OSError: a ledger cannot be read.
@@ -89,21 +91,21 @@ class Removals:
 
     @property
     def last(self) -> Sequence[Mapping[str, Any]]:
-        """The entries that a crash may have left unfinished: of the last turn that told of removals, in each ledger."""
+        """The removals that a crash may have interrupted: those of the last turn with removals, in each ledger."""
         return [*([] if self._former_last is None else [self._former_last]), *self._last]
 
     @property
     def signed_totals(self) -> Mapping[str, Any]:
-        """All that was removed as the signed ledger says."""
+        """The totals of all removals in the signed ledger."""
         return self._totals
 
     @property
     def totals(self) -> Sequence[Mapping[str, Any]]:
-        """The totals of both ledgers, which are of different removals."""
+        """The totals of both ledgers. No removal is in both."""
         return [_totals(self._former_last), self.signed_totals]
 
     def told(self, stream_id: str) -> Sequence[Mapping[str, Any]]:
-        """Return the entries of a stream."""
+        """Return the removals of a stream."""
         return [*self._former.get(stream_id, ()), *self._told.get(stream_id, ())]
 
     def signed(self, stream_id: str) -> Signed:
@@ -111,16 +113,16 @@ class Removals:
         return self._signed.get(stream_id) or Signed()
 
     def edge_before(self, stream_id: str, first: Line) -> Edge | None:
-        """Return the edge of the tree of the lines before this one; None when it is not known."""
+        """Return the edge of the tree of the lines before this one, or None if it is not known."""
         if first.seq == 1:
             return Edge()
         size, wanted = first.seq - 1, first.tail.prev_hash
         border = self.signed(stream_id).borders.get(size)
         if border is not None and border[0] == wanted:
-            return _copied(border[1])
+            return border[1].copy()
         for each in reversed(self._told.get(stream_id, [])):
             if each.get("last_seq") == size and each.get("hash") == wanted:
-                return _edge(size, each.get("edge"))
+                return edge_of(size, each.get("edge"))
         return None
 
     def _read_former(self) -> None:
@@ -142,7 +144,7 @@ class Removals:
             directory_id = id_of(self._files.segment(number))
             if directory_id:
                 self._take_all(self._lines(LedgerLog(self._files.directory, directory_id, (number,)), number))
-        except FileNotFoundError:  # of a turn that was torn, and is taken again
+        except FileNotFoundError:  # the segment of an interrupted turn, which another turn has removed
             return
 
     def _lines(self, log: LedgerLog, number: int) -> Iterator[Line | Damage]:
@@ -159,13 +161,13 @@ class Removals:
             if isinstance(line, Damage):
                 is_torn = True
                 continue
-            # Parsing is what takes the time: of notes it would show nothing here, since nobody checks their signatures.
+            # Parsing takes most of the time, and notes need not be parsed, since nobody checks their signatures here.
             if any(kind in line.content for kind in _WANTED):
                 said = statement(line)
                 if isinstance(said, Entry):
                     turn.append(said)
             elif line.content.startswith(_NOTE) and b"\0" not in line.content:
-                if not is_torn:  # by power: what it tells was not done
+                if not is_torn:  # by a loss of power, before anything was removed
                     self._take(turn)
                 turn, is_torn, self._place = [], False, line.end
 
@@ -193,7 +195,7 @@ class Removals:
         if type(size) is not int or type(line_hash) is not str:
             return
         signed = self._signed.setdefault(stream_id, Signed())
-        edge = _edge(size, content.get("edge"))
+        edge = edge_of(size, content.get("edge"))
         if edge is not None:
             signed.borders[size] = line_hash, edge
         if size >= signed.size:
@@ -201,7 +203,7 @@ class Removals:
             signed.is_over = signed.is_over or entry.kind != Kind.HEAD
 
     def _forget(self, stream_id: str, content: Mapping[str, Any]) -> None:
-        """Keep nothing of what is gone, but what an entry of its own says."""
+        """Forget the signed lines that were removed."""
         last = content.get("last_seq")
         signed = self._signed.get(stream_id)
         if content.get("whole") is True:
@@ -214,14 +216,14 @@ def is_kept(directory: Path) -> bool:
     """Return True if the directory has a signed ledger.
 
     Raises:
-        OSError: it cannot be listed.
+        OSError: the directory cannot be listed.
     """
     files = LedgerFiles(directory)
     return files.segment(1).exists() or bool(files.segments())
 
 
 def stream_of(content: Mapping[str, Any]) -> str | None:
-    """Return the stream that an entry of either ledger is about."""
+    """Return the stream that an entry of either ledger is about, or None."""
     stream_id = content.get("stream", content.get("stream_id"))
     return stream_id if isinstance(stream_id, str) else None
 
@@ -229,18 +231,6 @@ def stream_of(content: Mapping[str, Any]) -> str | None:
 def _totals(content: Mapping[str, Any] | None) -> Mapping[str, Any]:
     totals = None if content is None else content.get("totals")
     return totals if isinstance(totals, Mapping) else {}
-
-
-def _copied(edge: Edge) -> Edge:
-    return Edge(edge.size, edge.nodes)
-
-
-def _edge(size: int, nodes: object) -> Edge | None:
-    found = [_bytes(node) for node in nodes] if isinstance(nodes, list) else [None]
-    try:
-        return Edge(size, [node for node in found if node is not None]) if None not in found else None
-    except ProofInvalid:
-        return None
 
 
 def _bytes(text: object) -> bytes | None:

@@ -1,9 +1,9 @@
-"""The export of a directory's ledger: who may do it, and how far.
+"""The export of a directory's ledger: which process may do it, and up to which line.
 
-One process does it, whoever holds the ledger's ship lock. To an exporter the ledger is a stream like any other, with a
-cursor of its own, but for two rules. It never ends: a ledger that cannot be continued is followed by another one, and
-they are exported one after the other. And no line goes out before the note over it is whole and durable: what stands
-behind that note may be cut off again, and whoever had seen it would have proof of something that never was.
+The process that holds the ledger's ship lock exports it. For an exporter the ledger is a stream with a cursor, with two
+exceptions. It never ends: if a ledger cannot be continued, another one follows, and they are exported one after the
+other. And no line is exported before a whole and durable note covers it, since lines after that note may be cut off
+again, and a reader of them would hold proof of something that is not in the ledger.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["DurableEnd", "LedgerShipment", "LedgerShipping"]
 
 
 class DurableEnd:
-    """Knows how far a ledger may be shown to others: up to its last whole, durable note. Any thread may call it.
+    """Finds the last whole and durable note of a ledger, up to which it may be exported. Any thread may call it.
 
-    `ledger.edge` is written once a turn is durable. Where it does not name the last note, the turn was killed before
-    that, or the file is lost: then the note is made durable here, while nobody can take a turn.
+    `ledger.edge` is written once a turn is durable. If it does not name the last note, the turn was killed before that,
+    or the file is lost. Then the note is made durable here, while nobody can take a turn.
     """
 
     def __init__(self, log: LedgerLog, *, file_mode: int = 0o600) -> None:
@@ -44,10 +44,10 @@ class DurableEnd:
         self._end = Position(self._last)
 
     def __call__(self) -> Position:
-        """Return the position behind that note; the beginning while there is none.
+        """Return the position after that note, or the beginning of the ledger if there is none.
 
         Raises:
-            OSError: the ledger cannot be read, or not be made durable.
+            OSError: the ledger cannot be read or made durable.
         """
         while self._is_own(self._last + 1):
             self._last += 1
@@ -84,12 +84,12 @@ class DurableEnd:
             return int(kept["size"]) > size or not kept["sealed"]
         lock = FileLock.acquire(self._files.lock, mode=self._file_mode)
         if lock is None:
-            return False  # the turn that wrote it is not over
+            return False  # the turn that wrote it is still going on
         with lock:
             numbers = tuple(each for each in (note.line.segment - 1, note.line.segment) if each in self._log.segments())
             standing = standing_of(LedgerLog(self._log.directory, self._log.directory_id, numbers), kept)
             if standing is None or standing.edge is None or standing.note.line.seq != note.line.seq:
-                return False  # a turn that power tore
+                return False  # the turn is incomplete, after a loss of power
             sync_file(self._files.segment(note.line.segment))
             sync_directory(self._files.directory)
             return True
@@ -107,13 +107,13 @@ class DurableEnd:
 
 @dataclass(slots=True)
 class LedgerShipment(Shipment):
-    """The right to export a ledger. `exporters`: the names of those that it goes to."""
+    """The right to export a ledger to the `exporters` with these names."""
 
     exporters: Collection[str] = ()
 
     @property
     def ended(self) -> bool:
-        """False: the lock of its writers is free between two turns, and must stay."""
+        """False, since the writers' lock is free between two turns, which does not mean that the ledger has ended."""
         return False
 
     def is_for(self, exporter: str) -> bool:
@@ -121,7 +121,7 @@ class LedgerShipment(Shipment):
         return exporter in self.exporters
 
     def is_followed(self) -> bool:
-        """Return True if all of it is delivered, and another ledger has taken its place.
+        """Return True if the ledger is fully delivered and another one has replaced it.
 
         Raises:
             OSError: the ledgers cannot be read.
@@ -133,7 +133,7 @@ class LedgerShipment(Shipment):
 
 
 class LedgerShipping:
-    """Takes the right to export the ledger of a directory, to the `exporters` of these names."""
+    """Takes the right to export the ledger of a directory to the `exporters` with these names."""
 
     def __init__(self, directory: Path, exporters: Collection[str], *, file_mode: int = 0o600) -> None:
         self._files = LedgerFiles(directory)
@@ -144,7 +144,7 @@ class LedgerShipping:
         """Take the right for the oldest ledger that is not fully delivered. Return None while another process has it.
 
         Raises:
-            OSError: the ledger cannot be read, or its cursor not be made.
+            OSError: the ledger cannot be read, or its cursor cannot be created.
         """
         if not self._exporters or not self._files.segments():
             return None
@@ -185,7 +185,7 @@ class LedgerShipping:
         return next(behind, logs[-1] if logs else None)
 
     def _is_behind(self, log: LedgerLog) -> bool:
-        """Return True for a ledger that was not continued, and of which an exporter lacks something."""
+        """Return True if an exporter still lacks lines of this ledger, which was not continued."""
         progress, _ = read_cursor(log.cursor, listed=False)
         end = DurableEnd(log, file_mode=self._file_mode)()
         return any(progress.get(name, Progress()).position.seq < end.seq for name in self._exporters)

@@ -1,9 +1,11 @@
-"""Where a ledger stands: its last whole note, the edge of its tree there, and whether it may be continued.
+"""Find where a ledger ends, and whether it may be continued: its last whole note, and the edge of its tree there.
 
-What stands behind the last whole note is of a turn that did not end, and counts for nothing. A ledger is continued only
-by whoever has the key that it announced, on the host that wrote it, where its lines give the root that it signed.
-Otherwise somebody may have a second copy of it that goes on as well, or may have taken something away, and a size could
-be signed twice: it is left as it is, and a new one begins that names it.
+Lines after the last whole note belong to a turn that was not completed, and have no effect. A ledger may be continued
+only on the host that wrote it, with the key that it announced, and only if its lines give the root that was signed.
+Otherwise there may be a second copy that is continued as well, or lines may have been removed, and two different trees
+of one size could be signed. Such a ledger is left alone, and a new one begins that names it.
+
+`LedgerState` is the same for `status` and `doctor`: it takes no lock, and reads only the ends of a ledger.
 """
 
 from __future__ import annotations
@@ -48,13 +50,14 @@ __all__ = [
     "Standing",
     "announcement_of",
     "edge_before",
+    "edge_of",
     "is_torn_beginning",
     "log_at_end",
     "standing_of",
 ]
 
 _MAGIC: Final = b"otaudedg"
-# So many turns that were killed before their sync may stand behind each other when power is lost.
+# When power is lost, this many turns in a row may be there that were killed before their sync.
 _UNSYNCED_MAX: Final = 3
 
 
@@ -72,11 +75,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The end of a ledger behind its last whole note.
+    """The end of a ledger after its last whole note.
 
-    `before` is the line in front of the note. `edge` is that of the tree that the note signs, None where it could not
-    be found out. `sealed`: why no line may follow in this segment, if so. `is_known`: the turn is known to have come to
-    its end, so the names of its files are durable.
+    `before` is the line before the note. `edge` is the edge of the tree that the note signs, or None if it could not be
+    computed. `sealed` says why no line may follow in this segment, if none may. `is_known` is True if the turn is known
+    to be complete, so that the names of its files are durable.
     """
 
     log: LedgerLog
@@ -88,14 +91,14 @@ class Standing:
     is_known: bool = False
 
     def edge_behind(self) -> Edge:
-        """Return the edge of the tree with the note's own line.
+        """Return the edge of the tree that includes the note's own line.
 
         Raises:
-            ProofInvalid: it is not known.
+            ProofInvalid: the edge is not known.
         """
         if self.edge is None:
             raise ProofInvalid(f"{self.log.directory_id}: expected the edge of its tree, got none")
-        edge = Edge(self.edge.size, self.edge.nodes)
+        edge = self.edge.copy()
         edge.append(leaf_of(self.note.line))
         return edge
 
@@ -106,17 +109,17 @@ class Standing:
 
     @property
     def segment(self) -> int:
-        """The segment that the note is in."""
+        """The number of the segment that holds the note."""
         return self.note.line.segment
 
     @property
     def is_here(self) -> bool:
-        """Whether this host wrote the segment. Containers of one kernel are one host, whatever they are called."""
+        """True if this host wrote the segment. Containers on one kernel are one host, whatever their names."""
         boot = self.header.get("boot_id")
         return self.header.get("host_id") == host_id() or bool(boot and boot == boot_id())
 
     def key_in_force(self, keys: Sequence[EpochKey]) -> EpochKey | None:
-        """Return the key that was announced last under the last whole note; None if it is not one of these."""
+        """Return the key that was announced last under the last whole note, or None if it is not one of `keys`."""
         own = [key for key in keys if key.directory_id == self.log.directory_id]
         if isinstance(self.before, Entry) and self.before.kind == Kind.KEY:
             named = named_key(self.before)
@@ -131,34 +134,34 @@ class Standing:
 
 
 class EdgeFile:
-    """The file `ledger.edge`: what is known of the last note. It is a cache, and says when something was cut off.
+    """The file `ledger.edge`: facts about the last note. It is a cache, and shows whether a ledger was cut off.
 
-    Written after the note is durable, so one that knows of a larger size than the ledger has shows that its end is
-    gone. Also where it is noted that a segment is sealed, for whoever takes the next turn: of a failed sync the kernel
-    tells only one process.
+    It is written once the note is durable. If it holds a larger size than the ledger has, the ledger's end is missing.
+    It also records that a segment is sealed, for the process that takes the next turn, since the kernel reports a
+    failed sync to one process only.
     """
 
     def __init__(self, files: LedgerFiles, mode: int, *, writes: bool = True) -> None:
         self._slots = Slots(files.edge, _MAGIC, mode, create=writes, writes=writes)
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return what the slots hold, as it was kept."""
+        """Return the content of the slots."""
         return [found for payload in self._slots.read() if payload and (found := _object(payload))]
 
     def largest(self, directory_id: str) -> dict[str, Any] | None:
-        """Return what was kept of the latest note of a ledger."""
+        """Return what is stored about the latest note of a ledger."""
         own = [each for each in self.entries() if each["directory_id"] == directory_id]
         return max(own, key=lambda each: (int(each["size"]), bool(each["sealed"])), default=None)
 
     def hint(self) -> int:
-        """Return the highest segment that is named; 1 where there is none."""
+        """Return the highest segment number in the file, or 1 if there is none."""
         return max((int(each["segment"]) for each in self.entries()), default=1)
 
     def keep(self, standing: Standing) -> None:
-        """Keep what is known of the last note. Not synced: it is found out again where it is lost.
+        """Store what is known about the last note. This is not synced, since it can be computed again.
 
         Raises:
-            OSError: it is not kept.
+            OSError: it is not stored.
         """
         edge = standing.edge
         stored = {
@@ -191,7 +194,7 @@ def _object(payload: bytes) -> dict[str, Any] | None:
 
 
 def edge_of(size: object, nodes: object) -> Edge | None:
-    """Return the edge of a tree as it was stored, in base64; None when that is none."""
+    """Return the edge of a tree of this size from its stored nodes, a list in base64, or None if they are invalid."""
     try:
         if not isinstance(size, int) or not isinstance(nodes, list):
             return None
@@ -201,7 +204,7 @@ def edge_of(size: object, nodes: object) -> Edge | None:
 
 
 def log_at_end(files: LedgerFiles, hint: int) -> LedgerLog | None:
-    """Return the ledger in force, with no more than its last two segments; None when there is none.
+    """Return the ledger in force with at most its last two segments, or None if there is none.
 
     `hint` is the number of a segment that may be the last one, so that the directory need not be listed.
     """
@@ -222,13 +225,13 @@ def log_at_end(files: LedgerFiles, hint: int) -> LedgerLog | None:
 
 
 def standing_of(log: LedgerLog, cached: Mapping[str, Any] | None) -> Standing | None:
-    """Return where a ledger stands; None when none of its last lines is a note. `cached`: as `EdgeFile.largest`.
+    """Return the standing of a ledger, or None if there is no note among its last lines. For `cached` see `EdgeFile`.
 
-    Of a turn that power tore there may be the note and not all of its entries. It is passed over as if the note were
-    missing too. Lines that are whole, and do not give the root, are no such turn: then there is no `edge`.
+    After a loss of power, a turn may have its note but not all of its entries. Such a turn is skipped, as if its note
+    were missing too. If all lines are whole but do not give the root, `edge` is None.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ledger cannot be read.
     """
     last: Standing | None = None
     for note, before in islice(_notes_backwards(log), _UNSYNCED_MAX):
@@ -250,9 +253,9 @@ def standing_of(log: LedgerLog, cached: Mapping[str, Any] | None) -> Standing | 
 
 
 def edge_before(log: LedgerLog, line: Line) -> Edge | None:
-    """Return the edge of the tree of all lines before this one, from the header of its segment on.
+    """Return the edge of the tree of all lines before this one, computed from the header of its segment.
 
-    None where a line of the segment is missing, or its header does not say the edge.
+    Return None if a line of the segment is missing, or if the header does not hold an edge.
 
     Raises:
         OSError: the segment cannot be read.
@@ -275,10 +278,10 @@ def edge_before(log: LedgerLog, line: Line) -> Edge | None:
 
 
 def is_torn_beginning(log: LedgerLog) -> bool:
-    """Return True for a ledger of which there is nothing but what power, or a signal, left of its first turn.
+    """Return True if the ledger holds only the remains of its first turn, which a signal or a loss of power ended.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the ledger cannot be read.
     """
     first = next(iter(segment_lines(log, log.numbers[0])), None)
     is_first = isinstance(first, Damage) or (first is not None and first.seq == 1)
@@ -286,10 +289,10 @@ def is_torn_beginning(log: LedgerLog) -> bool:
 
 
 def announcement_of(log: LedgerLog, vkey: VerifierKey) -> EpochRecord | None:
-    """Return what shows that a key was announced under a note; None when the entry is not in the last segments.
+    """Return the proof that a key was announced under a note, or None if its entry is not in the last segments.
 
     Raises:
-        OSError: they cannot be read.
+        OSError: the segments cannot be read.
     """
     note: SignedNote | None = None
     for each in _backwards(log):
@@ -305,7 +308,7 @@ def announcement_of(log: LedgerLog, vkey: VerifierKey) -> EpochRecord | None:
 
 
 def _notes_backwards(log: LedgerLog) -> Iterator[tuple[SignedNote, Entry | Header | Line | None]]:
-    """Yield each note, the last one first, and the line in front of it; None where that is no line, or another's."""
+    """Yield each note, the last one first, with the line before it, or None if that is missing or is a note."""
     note: SignedNote | None = None
     for each in _backwards(log):
         if note is not None:
@@ -319,7 +322,7 @@ def _notes_backwards(log: LedgerLog) -> Iterator[tuple[SignedNote, Entry | Heade
 
 
 def _is_torn(log: LedgerLog, note: Line) -> bool:
-    """Return True if lines of the turn of this note are missing, or blocks of them were never written."""
+    """Return True if lines of this note's turn are missing, or if blocks of them were never written."""
     seq = note.seq
     for each in segment_lines_backwards(log, note.segment, note.offset):
         seq -= 1
@@ -352,9 +355,9 @@ def _header(log: LedgerLog, number: int) -> Header | None:
 class LedgerState:
     """What the last note of the ledger in force says, and when it was written, in nanoseconds since 1970.
 
-    `vkey` is that of the key of the epoch which signed it; empty where the archive of the keys does not have it.
-    `begun_anew`: why the ledger before this one could not be continued; empty if there was none. `exporters`: by name,
-    how far the ledger was delivered; nowhere if there is none.
+    `vkey` is the public key of the epoch that signed it, or empty if the archive of keys lacks it. `begun_anew` says
+    why the previous ledger could not be continued, or is empty if there was none. `exporters` holds the progress of
+    each exporter of the ledger by name.
     """
 
     origin: str
@@ -366,10 +369,10 @@ class LedgerState:
 
     @classmethod
     def of(cls, directory: Path) -> LedgerState | None:
-        """Return it as it is now; None where there is no ledger, or no note of it can be read.
+        """Return the present state, or None if there is no ledger or none of its notes can be read.
 
         Raises:
-            OSError: a file of it cannot be read.
+            OSError: a file of the ledger cannot be read.
         """
         files = LedgerFiles(directory)
         log, note = files.latest(), last_note(files)
@@ -380,16 +383,16 @@ class LedgerState:
         return cls(origin, _vkey_of(files, note), size, note.line.tail.time_ns, _reason_of(log), exporters)
 
     def waiting(self, exporter: str) -> int:
-        """Return how many lines an exporter lacks of those up to the last note, which is a line too."""
+        """Return how many lines, up to and including the last note, an exporter still lacks."""
         return max(0, self.size + 1 - self.exporters[exporter].position.seq)
 
     @property
     def is_stuck(self) -> bool:
-        """Return True if an exporter cannot deliver it, or its destination refused a line."""
+        """Return True if an exporter cannot deliver the ledger, or if its destination refused a line."""
         return any(each.blocked or each.quarantine for each in self.exporters.values())
 
     def age_s(self, now_ns: int) -> float:
-        """Return how old the last note is, in seconds; 0 where the clock was set back."""
+        """Return the age of the last note in seconds, or 0 if the clock was set back."""
         return max(0.0, (now_ns - self.note_time_ns) / 1e9)
 
 

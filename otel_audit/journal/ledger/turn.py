@@ -1,10 +1,10 @@
-"""Turns: processes write the ledger one after the other, each time some entries and one signed note.
+"""A turn of a process to write the ledger: some entries, and one signed note over everything.
 
-A turn is one `write` and one `fdatasync`: cut what stands behind the last whole note, write the entries and the note.
-Whoever finds a whole note finds all of its turn. A size is signed once: a turn that was cut never had a whole note, and
-a ledger of which a signed end is missing is not continued.
+A turn cuts off whatever follows the last whole note, and then needs one `write` and one `fdatasync`. If a note is
+whole, so is its turn. Each size is signed only once: a turn that is cut off never had a whole note, and a ledger whose
+signed end is missing is not continued.
 
-Never on the way of an event: a turn takes some milliseconds, or as long as the disk needs.
+No event waits for a turn, which takes some milliseconds, or as long as the disk needs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from otel_audit.threads import process
 
 __all__ = ["VITAL", "Turn", "Written"]
 
-# These have room on a full disk: what is removed makes room, and how a stream ended is said once.
+# These may use the reserve on a full disk: removals make room, and the end of a stream is recorded only once.
 VITAL: Final = frozenset({Kind.BEGIN, Kind.END, Kind.ADOPT, Kind.RETAIN})
 
 _TORN_BYTES: Final = 64 * 1024  # more than a first turn
@@ -49,7 +49,7 @@ _EPOCH_MIN_NS: Final = 60 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a turn has written. `left_out`: entries for which a full disk had no room."""
+    """What a turn has written. `left_out` are the entries for which a full disk had no room."""
 
     checkpoint: Checkpoint
     left_out: tuple[Telling, ...] = ()
@@ -58,7 +58,7 @@ class Written:
 class Turn:
     """The right to write the ledger, until the end of `Ledger.turn`. For one thread.
 
-    Nothing of a private key is left behind it: another process may have changed the key before the next turn.
+    It forgets the private key at its end, because another process may change the key before the next turn.
     """
 
     def __init__(self, author: Author, lock: FileLock) -> None:
@@ -73,44 +73,44 @@ class Turn:
 
     @property
     def note(self) -> SignedNote | None:
-        """The last note that this turn has read or written."""
+        """The last note that this turn has read or written, if any."""
         return self._standing.note if self._standing is not None else None
 
     @property
     def log(self) -> LedgerLog:
-        """The ledger that the entries will stand in, with its last segments. It is begun if there was none.
+        """The ledger to which entries are written, with its last segments. If there is none, a new one begins.
 
         Raises:
             LedgerBusy: the lock file was removed.
-            OSError: it can be neither read nor begun.
+            OSError: a ledger can be neither read nor begun.
         """
         return self._ready()[0].log
 
     @property
     def directory_id(self) -> str:
-        """The id of that ledger: another one than before when the former could not be continued. Raises as `log`."""
+        """The id of that ledger, which is a new one if the former ledger could not be continued. Raises as `log`."""
         return self.log.directory_id
 
     def durable_note(self) -> SignedNote | None:
-        """Return the last note, if it is known to be durable: nothing else may be shown to anybody. Raises as `log`."""
+        """Return the last note if it is known to be durable, since no other may be published. Raises as `log`."""
         standing, _ = self._ready()
         return standing.note if standing.is_known else None
 
     def write(self, entries: Sequence[Telling]) -> Written:
-        """Write entries and a note over them; durable and signed on return. Without entries nothing is written.
+        """Write entries and a note over them. They are signed and durable on return. Without entries, write nothing.
 
-        On a full disk vital entries take the place of the reserve, and the others are left out.
+        On a full disk vital entries use the space of the reserve, and the others are left out.
 
         Raises:
-            LedgerBusy: nothing was written: the lock file was removed, or this is a forked child.
-            OSError: they may not be durable. Where the disk is full, nothing of them is in the ledger.
+            LedgerBusy: nothing was written, because the lock file was removed or this is a forked child.
+            OSError: the entries may not be durable. If the disk is full, none of them is in the ledger.
         """
         standing, key = self._ready()
         if not entries:
             return Written(standing.note.checkpoint)
         left_out: tuple[Telling, ...] = ()
         try:
-            if not self._has_reserve():  # the room that is left is not for heads
+            if not self._has_reserve():  # the space that is left is only for vital entries
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._author.files.directory))
             self._write(standing, key, entries)
         except OSError as error:
@@ -125,19 +125,19 @@ class Turn:
     def _has_reserve(self) -> bool:
         try:
             return self._reserve.keep()
-        except OSError:  # whoever may not write the file can have no use of it either
+        except OSError:  # a process that may not write the file cannot use it either
             return True
 
     def close(self) -> None:
         """End the turn. The lock file stays."""
-        if self._process != process():  # a fork of which Python was not told
+        if self._process != process():  # a fork that Python did not notice
             self.abandon()
             return
         self._forget()
         self._lock.release()
 
     def abandon(self) -> None:
-        """In a forked child: close what the parent holds, and leave it to the parent."""
+        """Close the inherited descriptors in a forked child, and change nothing for the parent."""
         self._forget()
         self._lock.abandon()
 
@@ -149,7 +149,7 @@ class Turn:
         self._keys = self._edges = None
 
     def _ready(self) -> tuple[Standing, EpochKey]:
-        """Return where the ledger stands and the key that signs next. One is begun where none can be continued."""
+        """Return the standing of the ledger and the key that signs next. Begin a ledger if none can be continued."""
         if self._process != process():
             raise LedgerBusy("the ledger: expected the process that took the turn, got a child of it")
         if self._standing is not None and self._key is not None:
@@ -162,7 +162,7 @@ class Turn:
         return self._standing, self._key
 
     def _look(self) -> tuple[Standing | LedgerLog | None, Reason | None]:
-        """Find the ledger in force and its key. Return it and a reason, if it must not be continued."""
+        """Find the ledger in force and its key. If it must not be continued, return it and the reason."""
         files = self._author.files
         if self._edges is None:
             with contextlib.suppress(OSError):  # a cache
@@ -173,7 +173,7 @@ class Turn:
             standing = standing_of(log, cached)
             if (standing is None or standing.edge is None) and cached is None and is_torn_beginning(log):
                 self._check_lock()
-                files.segment(log.numbers[-1]).unlink()  # nobody was told of it
+                files.segment(log.numbers[-1]).unlink()  # nobody can have seen it
                 continue
             if standing is None:
                 return log, Reason.NO_NOTE
@@ -203,7 +203,7 @@ class Turn:
         return self._keys
 
     def _begin(self, former: Standing | LedgerLog | None, reason: Reason | None) -> None:
-        """Begin a ledger, with an id of its own. The key of the former one is erased, since nobody continues it."""
+        """Begin a ledger with an id of its own. Erase the key of the former one, which nobody will continue."""
         author = self._author
         directory_id = str(ids.new_id())
         origin = origin_of(author.log_name, directory_id)
@@ -228,7 +228,7 @@ class Turn:
             )
 
     def _next_number(self, former: Standing | LedgerLog | None) -> int:
-        """Return the number of the segment that a new ledger begins with: that of a torn one is taken again."""
+        """Return the number of the first segment of a new ledger. The number of a torn one is used again."""
         if former is not None:
             return (former.log if isinstance(former, Standing) else former).numbers[-1] + 1
         files = self._author.files
@@ -251,14 +251,14 @@ class Turn:
         self._finish(following or key)
 
     def _next_key(self, standing: Standing, key: EpochKey, *, has_end: bool) -> EpochKey | None:
-        """Return the key of the next epoch, durable in its file, if it is time for it."""
+        """Return the key of the next epoch, already durable in its file, or None if it is not due yet."""
         now_ns = self._author.clock()
-        age_ns = abs(now_ns - key.since_ns)  # either way: a clock that was set back must not make an epoch of years
+        age_ns = abs(now_ns - key.since_ns)  # `abs`: after a clock was set back, an epoch could last for years
         if age_ns < (_EPOCH_MIN_NS if has_end else _EPOCH_NS):
             return None
         following = EpochKey.generate(key.directory_id, key.number + 1, now_ns)
         try:
-            self._archive(standing, key)  # a crash behind its own announcement may have left that undone
+            self._archive(standing, key)  # a crash after the announcement of this key may have prevented it
             self._key_file().add(following, key)
         except OSError as error:
             self._author.say("ledger key", f"{self._author.files.key}: expected to keep the next key, got {error}")
@@ -266,7 +266,7 @@ class Turn:
         return following
 
     def _append(self, draft: Draft, key: EpochKey, standing: Standing | None = None) -> None:
-        """Sign the draft and write it. It is durable on return."""
+        """Sign and write the draft. It is durable on return."""
         author = self._author
         after = draft.sign(key)
         self._check_lock()
@@ -304,7 +304,7 @@ class Turn:
             )
 
     def _leave(self, standing: Standing) -> None:
-        """Make durable what stands in a segment that is full: a turn that was killed may have left it unsynced."""
+        """Sync a full segment before the next one begins, since a turn that was killed may not have done so."""
         descriptor = open_segment(self._author.files.segment(standing.segment), self._author.file_mode)
         try:
             os.ftruncate(descriptor, standing.note.line.end.offset)
@@ -316,13 +316,13 @@ class Turn:
             os.close(descriptor)
 
     def _cut_later(self, number: int) -> None:
-        """Remove segments behind the one that is written: of a turn that was torn before its note was whole."""
+        """Remove segments after the one being written, which a turn left that ended before its note was whole."""
         while self._author.files.segment(number + 1).exists():
             number += 1
             self._author.files.segment(number).unlink()
 
     def _seal(self, standing: Standing, error: OSError) -> None:
-        """Let no line follow in this segment: of what the kernel has thrown away it would never tell again."""
+        """Let no line follow in this segment, since the kernel may have dropped pages and will not report it again."""
         self._keep_edge(replace(standing, sealed=f"fdatasync failed: {described(error)}"))
         self._standing = self._key = None
 
@@ -333,7 +333,7 @@ class Turn:
             self._edges.keep(standing)
 
     def _finish(self, key: EpochKey) -> None:
-        """Finish a change of the key: the archive has it, and the key before is gone. Left to the next turn if not."""
+        """Complete a change of the key: archive it and erase the previous one. If that fails, the next turn does it."""
         self._key = key
         if self._standing is None:
             return
@@ -344,10 +344,10 @@ class Turn:
             self._author.say("ledger key", f"the next turn finishes a change of the ledger's key: {error}")
 
     def _archive(self, standing: Standing, key: EpochKey) -> None:
-        """Have a key that was announced in `ledger.keys`.
+        """Make sure that `ledger.keys` holds a key that was announced.
 
         Raises:
-            OSError: it may not be there.
+            OSError: the key may not be there.
         """
         author, vkey = self._author, key.key.verifier(standing.origin)
         if author.archived == vkey:
@@ -359,7 +359,7 @@ class Turn:
         author.archived = vkey
 
     def _with_room(self, work: Callable[[], None]) -> None:
-        """Do something that must be done on a full disk too: as often as there is a piece of the reserve for it."""
+        """Do work that must succeed on a full disk. Retry it for as long as the reserve has pieces to give back."""
         while True:
             try:
                 work()
@@ -370,7 +370,7 @@ class Turn:
 
 
 def _named(former: Standing | LedgerLog, reason: str) -> dict[str, Any]:
-    """Return what a new ledger says of the former one: its last note, and the hash of the last line under it."""
+    """Return a new ledger's description of the former one: its last note, and the hash of the line before that."""
     if isinstance(former, LedgerLog):
         unknown = {"origin": None, "size": 0, "root": None, "hash": None}
         return {**unknown, "directory_id": former.directory_id, "reason": reason}
