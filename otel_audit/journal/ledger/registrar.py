@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import Any, Final
 
-from otel_audit.errors import described
+from otel_audit.errors import LedgerBusy, described
 from otel_audit.journal.files import StreamFiles, sync_directory, sync_file
 from otel_audit.journal.ledger.draft import Telling
 from otel_audit.journal.ledger.entries import Kind, SignedNote
@@ -39,7 +39,7 @@ _LOOK_MIN_S: Final = 0.02
 _LEAVES_A_LOOK: Final = 2048  # half the capacity of the list
 _OPEN_AFTER_S: Final = 0.5  # a stream that ends sooner is opened and ended in one turn
 _WAIT_S: Final = 2.0
-END_WAIT_S: Final = 4.0  # for other processes' turns, and for a slow disk
+END_WAIT_S: Final = 4.0  # for two turns of other processes, or for a slow disk
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 60.0
 
@@ -82,6 +82,7 @@ class _Life:
     told_size: int = 0
     origin: str = ""  # of the ledger in which it is open
     is_ending: bool = False  # set by the thread that closes the stream, at any time
+    busy_until_s: float = 0.0  # until then its end waits although other processes have the turn
     is_whole: bool = False  # the stream has ended, and its tree has all lines or cannot be built
     is_over: bool = False  # its end is in the ledger
     broken: str = ""  # why its tree cannot be built
@@ -243,6 +244,7 @@ class Registrar:
         """
         stream_id = stream.files.stream_id
         if (life := self._lives.get(stream_id)) is not None:
+            life.busy_until_s = time.monotonic() + END_WAIT_S
             life.is_ending = True
             self._not_before_s = 0.0
             if self._thread is None:  # the interpreter is ending, and no thread could be started
@@ -297,7 +299,12 @@ class Registrar:
 
     def _take_turn(self, due: Sequence[tuple[_Life, list[Telling]]]) -> None:
         try:
-            written = self.ledger.tell([each for _, said in due for each in said])
+            with self.ledger.turn() as turn:
+                # Whoever closes a stream may have given up meanwhile, and the stream may have been taken over.
+                due = [(life, said) for life, said in due if self._lives.get(life.files.stream_id) is life]
+                if not due:
+                    return
+                written = turn.write([each for _, said in due for each in said])
         except Exception as error:  # whatever it was, the next turn may succeed
             self._failed(error)
             return
@@ -320,11 +327,14 @@ class Registrar:
 
     def _failed(self, error: Exception) -> None:
         self.trouble = f"the ledger cannot be written, so its entries will be late: {described(error)}"
-        self._not_before_s = time.monotonic() + self._retry_s
+        now_s = time.monotonic()
+        ending = [life for life in list(self._lives.values()) if life.is_ending]
+        if isinstance(error, LedgerBusy) and any(now_s < life.busy_until_s for life in ending):
+            return  # the thread that closes a stream waits for more than one turn of other processes
+        self._not_before_s = now_s + self._retry_s
         self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
-        for life in list(self._lives.values()):
-            if life.is_ending:  # the thread that closes it must not wait any longer
-                self._lives.pop(life.files.stream_id, None)
+        for life in ending:
+            self._lives.pop(life.files.stream_id, None)
         self._notices.say("ledger", self.trouble)
 
     def _pause_s(self, grown: int, now_s: float) -> float:

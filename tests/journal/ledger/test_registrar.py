@@ -41,7 +41,12 @@ def until(is_true: Callable[[], bool]) -> None:
 
 @contextmanager
 def registered(
-    directory: Path, *, heads: HeadLimits | None = None, is_waited_for: bool = False, **options: Any
+    directory: Path,
+    *,
+    heads: HeadLimits | None = None,
+    is_waited_for: bool = False,
+    end_wait_s: float = PATIENCE_S,
+    **options: Any,
 ) -> Iterator[Journal]:
     """A journal whose streams are told to the ledger of its directory."""
     registrar = Registrar(
@@ -49,7 +54,7 @@ def registered(
         describe=lambda: {"service": "shop"},
         limits=heads,
         is_waited_for=is_waited_for,
-        end_wait_s=PATIENCE_S,
+        end_wait_s=end_wait_s,
     )
     journal = a_journal(directory, on_open=registrar.follow, on_close=registrar.end, **options)
     yield journal
@@ -212,6 +217,40 @@ def test_nobody_waits_for_a_ledger_that_others_keep_and_the_end_is_left_to_who_t
     assert the_stream(tmp_path).writer_lock.exists()
     assert not FileLock.is_held(the_stream(tmp_path).writer_lock)
     assert "told later" in capsys.readouterr().err
+
+
+def test_a_turn_that_comes_after_whoever_closed_the_stream_has_given_up_does_not_tell_of_its_end(
+    tmp_path: Path,
+) -> None:
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=0.1)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
+    append(journal, "a")
+    journal.close()
+    thread = registrar._thread
+    registrar.close()
+    held.release()
+    until(lambda: thread is None or thread.is_over)
+
+    assert entries(tmp_path) == [], "somebody may have taken the stream over"
+
+
+def test_whoever_closes_a_stream_waits_for_more_than_one_turn_of_others(tmp_path: Path) -> None:
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
+    append(journal, "a")
+    closing = threading.Thread(target=journal.close)
+    closing.start()
+    until(lambda: bool(registrar.trouble))  # the first turn was not had
+    held.release()
+    closing.join(PATIENCE_S)
+    registrar.close()
+
+    assert kinds(tmp_path) == ["open", "end"]
+    assert not the_stream(tmp_path).writer_lock.exists()
 
 
 def test_what_a_turn_could_not_say_the_next_one_says(tmp_path: Path) -> None:
