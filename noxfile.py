@@ -1,6 +1,6 @@
-"""Every environment that must hold: `nox` runs all but `benchmark` and `quick`, `nox -s NAME` one, `nox -l` lists them.
+"""Run the tests in every environment. `nox` runs all but `benchmark` and `quick`, and `nox -l` lists them.
 
-Words behind `--` go to pytest: `nox -s tests -- -k journal`.
+Arguments after `--` go to pytest: `nox -s tests -- -k journal`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "uv|venv"
 nox.options.sessions = ["lint", "tests", "pythons", "oldest", "feast", "mcp1", "mcp2", "servers", "spans", "docs"]
 
-# As pip does: what uv has installed is compiled then, and not under `-W error`.
+# Compile at installation, as pip does. Compiling at the first import would happen under `-W error`.
 os.environ.setdefault("UV_COMPILE_BYTECODE", "1")
 # Four processes on two cores: most tests wait for servers and timers. Each has its own files and ports.
 TOGETHER = ("-n", "4", "--dist", "worksteal")
-# Of Hypothesis' examples a tenth, where `tests` tries all of them with the newest of everything: see tests/examples.py.
+# A tenth of Hypothesis' examples. The session `tests` tries all of them: see tests/examples.py.
 FEW_EXAMPLES = "--hypothesis-profile=quick"
 QUICK = ("-m", "not processes and not slow", FEW_EXAMPLES, "-n", "3", "--dist", "worksteal")
 
@@ -38,16 +38,16 @@ def interpreter(version: str) -> str | None:
     return next(starts, None)
 
 
-# Beside 3.11, which everything else here runs on: those that `pythons` looks for, and those that it found.
+# The other sessions run on 3.11. These are the newer versions that `pythons` looks for, and those that it found.
 LATER = ("3.12", "3.13", "3.14")
 NEWER_PYTHONS = {version: path for version in LATER if (path := interpreter(version)) is not None}
 # The lowest release that pyproject.toml allows: a user may be held back by another package.
 OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
-# Tested here only: its releases lag behind those of the SDK that each goes with, and would hold back the newest.
+# Tested in this session only. Its releases come later than those of the SDK, and would hold back the newest SDK.
 OLDEST_URLLIB3 = "opentelemetry-instrumentation-urllib3==0.61b0"
-# Run with the newest only: journal, redaction and policy import no OpenTelemetry (tests/test_imports.py holds that),
-# the keys of an older release are fewer, the documents show what the newest of everything prints, and the others ask
-# nothing of it that the rest does not ask, but for minutes.
+# Not run with the oldest OpenTelemetry. Journal, redaction and policy do not import it (tests/test_imports.py checks
+# that), an older release has fewer keys, and the documentation shows the output of the newest. The others use nothing
+# of it that other tests do not use, and take minutes.
 NEWEST_ONLY = (
     "tests/chaos",
     "tests/cli",
@@ -75,15 +75,15 @@ NEWEST_ONLY = (
     "tests/verification/test_proving.py",
     "tests/viewing",
 )
-# The release whose audit logger this package takes the place of; docs/integrations.md names it too.
+# The release whose audit logger this package replaces; docs/integrations.md names it too.
 FEAST = "feast==0.67.0"
 FEAST_SERVER = "feast[mcp]==0.67.0"
-# Brings opentelemetry-instrumentation, its command and the SDK's set-up.
+# Installs opentelemetry-instrumentation, its command and the SDK's configurator.
 OTEL_DISTRO = "opentelemetry-distro>=0.61b0"
 # The official MCP SDK in both of its major releases, which no environment can have at once. docs/integrations.md too.
 MCP1 = ("mcp==1.29.1",)
 MCP2 = ("mcp==2.3.0", "fastmcp==4.2.3")
-# The instrumentations of web frameworks, each of which goes with one release of the SDK, and the frameworks.
+# The instrumentations of web frameworks, each of which needs one release of the SDK, and the frameworks.
 SPANS = (
     "opentelemetry-sdk==1.45.1",
     "opentelemetry-distro==0.66b1",
@@ -106,28 +106,28 @@ OTEL_FASTAPI = "opentelemetry-instrumentation-fastapi>=0.61b0"
 
 
 def run_pytest(session: nox.Session, *arguments: str) -> None:
-    """Run pytest. What `--last-failed` means is kept for each environment by itself."""
+    """Run pytest with a cache for each environment, so that `--last-failed` means the failures in that environment."""
     cache = Path(session.virtualenv.location) / "pytest-cache"
     session.run("python", "-m", "pytest", "-o", f"cache_dir={cache}", *arguments)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The suite, with the newest of everything."""
+    """Run the suite with the newest release of every dependency."""
     session.install("-e", ".[test]")
     run_pytest(session, *TOGETHER, *session.posargs)
 
 
 @nox.session
 def quick(session: nox.Session) -> None:
-    """What needs no processes and no more than a second, with a tenth of the examples: a minute on two cores."""
+    """Run the tests that start no process and are not slow, with a tenth of the examples: a minute on two cores."""
     session.install("-e", ".[test]")
     run_pytest(session, *QUICK, *session.posargs)
 
 
 @nox.session(python=list(NEWER_PYTHONS.values()) or None)
 def pythons(session: nox.Session) -> None:
-    """The quick tests, on each newer Python that the machine has; without any, on this one."""
+    """Run the quick tests on each newer Python on the machine, or on this one if there is none."""
     session.install("-e", ".[test]")
     session.run("python", "--version")
     run_pytest(session, *QUICK, *session.posargs)
@@ -136,7 +136,7 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session
 def oldest(session: nox.Session) -> None:
-    """The suite, with the oldest OpenTelemetry, but for what has nothing to do with its release."""
+    """Run the suite with the oldest supported OpenTelemetry, except tests that do not depend on its release."""
     session.install("-e", ".[test-any-otel]", *OLDEST_OTEL, OLDEST_URLLIB3)
     ignored = (f"--ignore-glob={path}" for path in NEWEST_ONLY)
     run_pytest(session, *TOGETHER, FEW_EXAMPLES, *ignored, *session.posargs)
@@ -144,30 +144,30 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def feast(session: nox.Session) -> None:
-    """What holds beside Feast: the same calls, the same bytes. Its own settings are in tests/environments/feast."""
+    """Compare calls and bytes with Feast's. The pytest settings are in tests/environments/feast."""
     session.install("-e", ".", FEAST_SERVER, "httpx", "hypothesis", OTEL_DISTRO, OTEL_FASTAPI, "pytest")
     run_pytest(session, "tests/environments/feast", *session.posargs)
 
 
 @nox.session
 def mcp1(session: nox.Session) -> None:
-    """What holds for servers of the official MCP SDK 1.x. Its own settings are in tests/environments/mcp."""
+    """Test servers of the official MCP SDK 1.x. The pytest settings are in tests/environments/mcp."""
     session.install("-e", ".", *MCP1, "httpx", OTEL_STARLETTE, "pytest", "uvicorn")
     run_pytest(session, "tests/environments/mcp", *session.posargs)
 
 
 @nox.session
 def mcp2(session: nox.Session) -> None:
-    """What holds for servers of the official MCP SDK 2.x, and of FastMCP."""
+    """Test servers of the official MCP SDK 2.x and of FastMCP."""
     session.install("-e", ".", *MCP2, "httpx", OTEL_ASGI, "pytest", "uvicorn")
     run_pytest(session, "tests/environments/mcp", *session.posargs)
 
 
 @nox.session
 def spans(session: nox.Session) -> None:
-    """What holds beside OpenTelemetry's own instrumentations, and in frameworks that are not Starlette.
+    """Test alongside OpenTelemetry's own instrumentations, and in frameworks other than Starlette.
 
-    Its own settings are in tests/environments/spans.
+    The pytest settings are in tests/environments/spans.
     """
     session.install("-e", ".", *SPANS, "httpx", "pytest", "uvicorn", "websockets")
     run_pytest(session, "tests/environments/spans", *session.posargs)
@@ -175,7 +175,7 @@ def spans(session: nox.Session) -> None:
 
 @nox.session
 def servers(session: nox.Session) -> None:
-    """What holds under gevent, and in workers that uWSGI forks in C code. uWSGI is compiled: it needs gcc."""
+    """Test under gevent, and in workers that uWSGI forks in C code. Compiling uWSGI needs gcc."""
     session.install(
         "-e", ".", *SERVERS, OTEL_DISTRO, "cryptography", "googleapis-common-protos", "pytest", "pytest-timeout"
     )
@@ -184,7 +184,7 @@ def servers(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and types of package and tests."""
+    """Check style and types of package and tests."""
     session.install("-e", ".[test]", "nox")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
@@ -193,13 +193,13 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site of docs/, built into site/. A link to a page or a heading that is missing fails it."""
-    session.install("zensical==0.0.73")  # before its 1.0 each release may read zensical.toml otherwise
+    """Build the site of docs/ into site/. A link to a missing page or heading fails the session."""
+    session.install("zensical==0.0.73")  # pinned, since before 1.0 any release may change the meaning of zensical.toml
     session.run("zensical", "build", "--strict")
 
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """What a call costs here, in Feast, in structlog and in the SDK, side by side."""
+    """Measure the cost of a call here, in Feast, in structlog and in the SDK, side by side."""
     session.install("-e", ".[test]", FEAST, "structlog")
     session.run("python", "-m", "benchmarks", *session.posargs)

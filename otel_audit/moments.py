@@ -1,4 +1,4 @@
-"""Moments as text: read as people write them, and written in UTC. A moment is in nanoseconds since 1970."""
+"""Moments and lengths of time as text. They are read as people write them, and moments are written in UTC."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from typing import Final
 
 from otel_audit.errors import AuditError
 
-__all__ = ["moment_ns", "utc_text"]
+__all__ = ["length_s", "moment_ns", "utc_text"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_AGO: Final = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
+_LENGTH: Final = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 
 
+def length_s(text: str) -> int | None:
+    """Return a length of time such as 90s, 15m, 24h, 7d or 2w in seconds, or None if the text is something else."""
+    match = _LENGTH.match(text)
+    return None if match is None else int(match[1]) * _UNITS_S[match[2]]
+
+
 def moment_ns(text: str) -> int:
-    """Return a moment in nanoseconds since 1970: so long ago, a day by its name, or a time in ISO 8601. UTC.
+    """Return a moment in nanoseconds since 1970, from a length of time before now, a day's name, or ISO 8601 in UTC.
 
     Raises:
-        AuditError: it is none of these.
+        AuditError: the text is none of these.
     """
-    if (ago := _AGO.match(text)) is not None:
-        return time.time_ns() - int(ago[1]) * _UNITS_S[ago[2]] * 10**9
+    if (ago_s := length_s(text)) is not None:
+        return time.time_ns() - ago_s * 10**9
     try:
         if text in _DAYS_AGO:
             today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

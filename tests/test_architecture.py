@@ -95,7 +95,7 @@ def test_the_overview_of_a_folder_names_each_of_its_modules(folder: Path) -> Non
 
 
 def test_the_way_of_an_event_is_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
-    steps = steps_of("The way of one event")
+    steps = steps_of("The path of one event")
     files = {file for file, _ in steps}
     assert len(files) <= MOST_FILES
 
@@ -109,7 +109,7 @@ def test_the_way_of_an_event_is_taken_in_the_order_of_the_page(tmp_path: Path) -
 
     assert delivered.complete
     assert list(calls) == steps
-    named = set(METHOD.findall(section("The way of one event")))
+    named = set(METHOD.findall(section("The path of one event")))
     assert [hidden for callers in calls.values() for hidden in not_named(callers, files, named)] == []
 
 
@@ -123,7 +123,7 @@ def not_named(callers: list[Step], files: set[str], named: set[str]) -> list[Ste
 
 
 def test_the_way_of_a_request_is_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
-    steps = steps_of("The way of one request")
+    steps = steps_of("The path of one request")
     audit = otel_audit.configure(directory=tmp_path, export="none")
 
     with first_calls(steps) as calls:

@@ -35,7 +35,7 @@ COMMANDS: Final = {
     "doctor": "Check that events can be recorded and delivered: each line is ok, or says what to do",
     "config": "Print each setting in force and where it came from",
     "schema": "Print the fields of an event and the OTel attributes that they are mapped to",
-    "keygen": "Make an identity key in FILE, which only you may read",
+    "keygen": "Create an identity key in FILE, readable only by you",
     "vkey": "Print the verifier key of the identity in FILE, a private or a public key in PEM",
     "pseudonym": "Print what each NAME is recorded as under each key, the newest key first",
 }

@@ -40,7 +40,7 @@ _REMEDY_INDENT: Final = " " * 5
 def doctor(directory: Path | None, no_probe: bool, as_json: bool) -> None:
     """Check that events can be recorded and delivered: each line is ok, or says what to do.
 
-    Run it as the user and with the environment of the service. DIR takes the place of OTEL_AUDIT_DIR. Nothing is left
+    Run it as the user and with the environment of the service. DIR replaces OTEL_AUDIT_DIR. Nothing is left
     in the directory; one event of type otel_audit.doctor is sent to the endpoint.
 
     Exit code 1 when there is something to do.

@@ -28,7 +28,7 @@ __all__ = ["keygen", "pseudonym", "vkey"]
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the path of the file as one JSON object.")
 def keygen(file: Path, as_json: bool) -> None:
-    """Make an identity key in FILE, which only you may read.
+    """Create an identity key in FILE, readable only by you.
 
     Set OTEL_AUDIT_IDENTITY_KEY to the file, keep a copy of it where the host cannot reach it, and give auditors what
     `otel-audit vkey` prints. A file that exists is never overwritten.
@@ -51,8 +51,8 @@ def keygen(file: Path, as_json: bool) -> None:
 def vkey(file: Path, directory: Path | None, as_json: bool) -> None:
     """Print the verifier key of the identity in FILE, a private or a public key in PEM.
 
-    Its name is that of the ledger in DIR, as its notes carry it. Without DIR it is the log name of the settings, which
-    stands for all directories of the service.
+    The key is named after the ledger in DIR. Without DIR it has the log name of the settings, which is valid for every
+    directory of the service.
     """
     try:
         public = read_public_identity(file)

@@ -1,14 +1,13 @@
-"""Parameters that several commands share, such as a directory, an age or a moment, and a signal that asks them to end.
+"""Parameters that several commands share, such as a directory, an age or a moment, and the signals that end a command.
 
-The directory is an argument, else `OTEL_AUDIT_DIR`, else that of the settings. The kinds of parameters refuse values
-that click would let through by mistake.
+The directory is an argument, else `OTEL_AUDIT_DIR`, else that of the settings. The parameter types also refuse values
+that click would accept by mistake.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ import click
 
 from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.files import journals_near, segments_in
-from otel_audit.moments import moment_ns
+from otel_audit.moments import length_s, moment_ns
 from otel_audit.notices import escaped
 from otel_audit.settings import Settings
 
@@ -52,13 +51,13 @@ class GivenPath(click.Path):
     """
 
     def __init__(self, *, exists: bool = False, file_okay: bool = True) -> None:
-        # The code that reads it explains a failure better than click, which would check first.
+        # `readable=False`, since the code that reads the path explains a failure better than click.
         super().__init__(exists=exists, file_okay=file_okay, readable=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
         if not os.fspath(value):
-            said = "expected a path, got an empty one; leave it out, or set the variable that it comes from"
+            said = "expected a path, got an empty one; leave it out, or set the variable that should hold it"
             self.fail(said, param, ctx)
         return super().convert(value, param, ctx)
 
@@ -77,12 +76,8 @@ class GivenNumber(click.FloatRange):
         return number
 
 
-_LENGTH: Final = re.compile(r"(\d+)([smhdw])\Z")
-_UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-
-
 class GivenAge(click.ParamType[float]):
-    """A length of time, such as 90s, 15m, 24h or 7d. In seconds."""
+    """A length of time in seconds, written as 90s, 15m, 24h or 7d."""
 
     name = "age"
 
@@ -90,14 +85,13 @@ class GivenAge(click.ParamType[float]):
         """See `click.ParamType`."""
         if isinstance(value, float):
             return value
-        match = _LENGTH.match(str(value))
-        if match is None:
+        if (seconds := length_s(str(value))) is None:
             self.fail(f"expected an age such as 90s, 15m, 24h or 7d, got {escaped(str(value))!r}", param, ctx)
-        return float(int(match[1]) * _UNITS_S[match[2]])
+        return float(seconds)
 
 
 class GivenMoment(click.ParamType[int]):
-    """A moment in nanoseconds since 1970: an age, the name of a day, or a time in ISO 8601, in UTC."""
+    """A moment in nanoseconds since 1970, written as an age, the name of a day, or a time in ISO 8601, in UTC."""
 
     name = "time"
 
@@ -115,7 +109,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def directory_argument(command: F) -> F:
-    """Give the command a `directory: Path` that exists. A missing one is wrong usage."""
+    """Add an argument `directory: Path` to the command. The directory must exist."""
     return click.argument(
         "directory",
         metavar="[DIR]",
@@ -138,7 +132,7 @@ def existing_directory(ctx: click.Context, given: Path | None) -> Path:
     """
     directory = given or _from_settings(ctx)
     if not directory.is_dir():
-        what = "is no directory" if os.path.lexists(directory) else "does not exist"
+        what = "is not a directory" if os.path.lexists(directory) else "does not exist"
         raise click.UsageError(
             f"expected the directory of a journal, got {str(directory)!r}, which {what}; "
             f"give DIR or set OTEL_AUDIT_DIR{_near(directory)}",
@@ -169,13 +163,13 @@ def say_if_empty(directory: Path) -> None:
     if not segments_in(directory):
         click.echo(
             f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "
-            f"OTEL_AUDIT_DIR, and see `otel-audit config` for that of a service{_near(directory)}",
+            f"OTEL_AUDIT_DIR; `otel-audit config` shows the directory of a service{_near(directory)}",
             err=True,
         )
 
 
 def _near(directory: Path) -> str:
-    """Return a hint at the journals near a directory that is none. Empty if there are none."""
+    """Return a hint at journals near a directory that is not one, or an empty text if there are none."""
     found = journals_near(directory)
     return f"; did you mean {' or '.join(escaped(str(each)) for each in found)}?" if found else ""
 
@@ -192,7 +186,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """While entered, SIGTERM and Ctrl-C ask for an end instead of making one, and so do the signals in `also`."""
+    """While entered, SIGTERM, Ctrl-C and the signals in `also` request an end instead of ending the process."""
 
     def __init__(self, *also: signal.Signals) -> None:
         self._signals = (*_SIGNALS, *also)
@@ -201,11 +195,11 @@ class Stop:
         self._former: dict[int, Any] = {}
 
     def __call__(self) -> bool:
-        """Return True once a signal has asked for the end."""
+        """Return True once a signal has requested the end."""
         return self.asked
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Return when an end is asked for, or after so many seconds."""
+        """Return when a signal requests the end, or after this many seconds."""
         # In slices: a signal that arrives while this thread waits for the interpreter, just before it goes to sleep, is
         # noticed only when the sleep is over. Its handler has not run then, and `put` wakes nobody.
         deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s

@@ -25,7 +25,7 @@ __all__ = ["pack"]
 @click.command()
 @click.argument("source")
 @click.argument("directory", type=GivenPath(file_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Say at the end what was packed as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def pack(ctx: click.Context, /, source: str, directory: Path, as_json: bool) -> None:
     """Pack a trail into Parquet files: a folder for each service, and files for each day.

@@ -136,7 +136,7 @@ _TROUBLES_SHOWN: Final = 20
     type=GivenPath(file_okay=False),
     help="Directory for the file that records how far it got.  [default: the directory of the settings]",
 )
-@click.option("--from-start", is_flag=True, help="Send all of it, whatever was sent before.")
+@click.option("--from-start", is_flag=True, help="Send everything again, from the start.")
 @click.option(
     "--give-up-after",
     "give_up_after_s",
@@ -146,7 +146,7 @@ _TROUBLES_SHOWN: Final = 20
     show_default=True,
     help="How long to wait for an endpoint that does not answer.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def replay(
     path: Path | None,
     quarantine: bool,

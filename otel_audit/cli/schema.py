@@ -112,13 +112,11 @@ def event_schema() -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--json", "form", flag_value="json", default="json", help="The JSON Schema of the event (default).")
-@click.option("--attributes", "form", flag_value="attributes", help="The table of OTel attributes.")
-@click.option("--report", "form", flag_value="report", help="The JSON Schema of what `verify --json` prints.")
-@click.option(
-    "--trail-report", "form", flag_value="trail-report", help="The JSON Schema of what `report --json` prints."
-)
-@click.option("--markdown", "form", flag_value="markdown", help="The page docs/schema.md, whole.")
+@click.option("--json", "form", flag_value="json", default="json", help="Print the JSON Schema of the event (default).")
+@click.option("--attributes", "form", flag_value="attributes", help="Print the table of OTel attributes.")
+@click.option("--report", "form", flag_value="report", help="Print the JSON Schema of `verify --json`.")
+@click.option("--trail-report", "form", flag_value="trail-report", help="Print the JSON Schema of `report --json`.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print the page docs/schema.md.")
 def schema(form: str) -> None:
     """Print the fields of an event and the OTel attributes that they are mapped to."""
     match form:

@@ -39,9 +39,9 @@ _DESCRIPTORS_FOR_THE_REST: Final = 64
 
 @click.command()
 @directory_argument
-@click.option("--once", is_flag=True, help="Deliver what is there now, then end.")
+@click.option("--once", is_flag=True, help="Deliver what is there now, and end.")
 @click.option("--again", is_flag=True, help="Send everything once more, from the oldest line that is kept.")
-@click.option("--adopt-foreign", is_flag=True, help="Also streams of hosts of which no lock says that they are gone.")
+@click.option("--adopt-foreign", is_flag=True, help="Include streams of other hosts, whose writers may be alive.")
 @click.option(
     "--health",
     "address",
@@ -49,7 +49,7 @@ _DESCRIPTORS_FOR_THE_REST: Final = 64
     type=GivenAddress(),
     help="Answer /livez and /readyz over HTTP there, for a probe. Without a host on loopback only.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say at the end what was done as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.pass_context
 def ship(
     ctx: click.Context,
@@ -63,7 +63,7 @@ def ship(
     """Deliver over OTLP the events that processes left in a directory, or write with OTEL_AUDIT_EXPORT=ship.
 
     Streams of every service are sent as their writers would have sent them. Without --once, it runs until SIGTERM or
-    Ctrl-C. With --once, it delivers what it can, and does not wait for a destination that is away.
+    Ctrl-C. With --once, it delivers what it can, and does not wait for an unreachable destination.
 
     Exit code 1 if anything is left undelivered.
     """

@@ -24,7 +24,7 @@ _LOOK_EVERY_S: Final = 0.2
 
 @click.command()
 @directory_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on with events as they are recorded; Ctrl-C ends it.")
+@click.option("-f", "--follow", is_flag=True, help="Show new events as they are recorded, until Ctrl-C.")
 @click.option(
     "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many events to show first."
 )
@@ -32,7 +32,7 @@ _LOOK_EVERY_S: Final = 0.2
     "--json",
     "as_json",
     is_flag=True,
-    help="The lines of the journal, with control characters of terminals as JSON escapes.",
+    help="Print the journal lines, with terminal control characters as JSON escapes.",
 )
 def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
     """Show the last events, and follow new ones.

@@ -104,14 +104,14 @@ class _GivenTrail(GivenPath):
     "anchored_within_s",
     metavar="AGE",
     type=GivenAge(),
-    help="How old the newest note may be that --key, --known or a store vouches for: 15m, 24h, 7d.",
+    help="The highest age of the newest note that --key, --known or a store vouches for: 24h, 7d.",
 )
 @click.option(
     "--from",
     "from_ns",
     metavar="TIME",
     type=GivenMoment(),
-    help="Begin with this time: 2d, yesterday, 2026-11-29. A store beside DIR may no longer have older events.",
+    help="Check from this time on: 2d, yesterday, 2026-11-29. A store beside DIR may lack older events.",
 )
 @click.option(
     "--settle",
@@ -148,7 +148,7 @@ def verify(
     store beside DIR) vouches for it. CONSISTENT: no contradiction was found, but nothing from outside vouches for the
     trail.
 
-    Exit code 1 when the trail is broken, and when it is not proven although you gave something to prove it by.
+    Exit code 1 if the trail is broken, or if it is not proven although you gave a key, a note or a store.
     """
     pins = Pins(
         identity,

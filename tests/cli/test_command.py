@@ -70,7 +70,7 @@ def test_a_file_in_the_place_of_a_directory_is_not_said_to_be_missing(name: str,
     result = CliRunner().invoke(main, [name, str(file)])
 
     assert result.exit_code == 2
-    assert "which is no directory; give DIR or set OTEL_AUDIT_DIR" in result.stderr
+    assert "which is not a directory; give DIR or set OTEL_AUDIT_DIR" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_audit.delivery.jsonl import as_given
+from otel_audit.delivery.jsonl import ADDED_KEYS, as_given
 from otel_audit.records.encoding import UnreadableLine, read_line
 from otel_audit.stores.event_log import EventLog
 from tests.replaying.logs import a_line
 
 FIRST = a_line(1).encode()
-keys = st.text(max_size=5).filter(lambda key: key not in {"event_id", "event_type", "timestamp", "trace_flags"})
+keys = st.text(max_size=5).filter(lambda key: key not in {"event_type", "timestamp", *ADDED_KEYS})
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),

@@ -216,7 +216,7 @@ def test_nobody_waits_for_a_ledger_that_others_keep_and_the_end_is_left_to_who_t
     assert entries(tmp_path) == []
     assert the_stream(tmp_path).writer_lock.exists()
     assert not FileLock.is_held(the_stream(tmp_path).writer_lock)
-    assert "told later" in capsys.readouterr().err
+    assert "will be late" in capsys.readouterr().err
 
 
 def test_a_turn_that_comes_after_whoever_closed_the_stream_has_given_up_does_not_tell_of_its_end(
