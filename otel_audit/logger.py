@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from opentelemetry.context import Context
 
-from otel_audit import fast_line as draft
-from otel_audit import ids
+from otel_audit import fast_line, ids
 from otel_audit.delivery.processor import FlushReport
 from otel_audit.journal.journal import Receipt
-from otel_audit.loss import Handover
+from otel_audit.loss import GuardedSink
 from otel_audit.notices import Notices
 from otel_audit.operation import Operation, audited, operation
 from otel_audit.policy import Decisions, Policy
@@ -69,10 +68,10 @@ class AuditLogger:
         if self._trail is not None:
             self._trail.hold(self)
         self._log_successful_reads = log_successful_reads
-        self._handover = Handover(sink, notices or Notices())
+        self._guarded = GuardedSink(sink, notices or Notices())
         rules = policy.rules if policy is not None else ()
         self._recorder = Recorder(
-            self._handover,
+            self._guarded,
             decisions=Decisions(rules, on_loss=on_loss, log_successful_reads=log_successful_reads)
             if rules or not log_successful_reads
             else None,
@@ -166,7 +165,7 @@ class AuditLogger:
             resource=resource,
             outcome=outcome,
             duration_ms=duration_ms,
-            detail=draft.request_detail(method, path, status_code),
+            detail=fast_line.request_detail(method, path, status_code),
         )
 
     def log_authn(
@@ -180,7 +179,7 @@ class AuditLogger:
         context: Context | None = None,
     ) -> Receipt | None:
         """Record an authentication: `authn.success` if `outcome` is `success`, otherwise `authn.failure`. See `log`."""
-        word = draft.word_of(outcome)
+        word = fast_line.word_of(outcome)
         return self._log_call(
             "authn.success" if isinstance(word, str) and word == "success" else "authn.failure",
             request_id=request_id,
@@ -314,7 +313,7 @@ class AuditLogger:
         """Return the current numbers of this process."""
         if self._trail is not None:
             return replace(self._trail.stats(), filtered=self._recorder.filtered)
-        emitted, dropped = self._handover.emitted, self._handover.dropped
+        emitted, dropped = self._guarded.emitted, self._guarded.dropped
         return Stats(exported=emitted - dropped, dropped=dropped, filtered=self._recorder.filtered)
 
     def reopen(self) -> None:

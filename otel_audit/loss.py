@@ -1,4 +1,4 @@
-"""Hand a recorded event to its sink, and follow the loss rule if the sink refuses it."""
+"""Write a recorded event to its sink, and apply the loss rule if the sink refuses it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from otel_audit.trail import Trail
 if TYPE_CHECKING:
     from otel_audit.event import AuditEvent
 
-__all__ = ["Handover"]
+__all__ = ["GuardedSink"]
 
-_ROUNDS: Final = 8  # events that a sink's own writing causes: more of them are a loop
+_ROUNDS: Final = 8  # of events that a sink's own writing causes; more would be a loop
 
 
-class Handover:
-    """Hand events to a sink: to a trail as the bytes of a line, to any other sink as models, one at a time.
+class GuardedSink:
+    """A sink with the loss rule. A trail gets events as the bytes of a line, any other sink as models, one at a time.
 
     If the sink refuses an event, its `on_loss` decides: `closed` raises `AuditUnavailable`, `open` reports the loss on
-    stderr and returns a receipt that is not durable. `emitted` and `dropped` count the events that this process handed
+    stderr and returns a receipt that is not durable. `emitted` and `dropped` count the events that this process wrote
     to a sink other than a trail. Safe in any thread and after a fork.
     """
 
@@ -50,10 +50,10 @@ class Handover:
         self.dropped = 0
         self._pid = os.getpid()
 
-    def hand(
+    def write(
         self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
     ) -> Receipt:
-        """Hand the event to the sink, or follow the loss rule.
+        """Write the event to the sink, or apply the loss rule.
 
         Raises:
             AuditUnavailable: only with `closed`: the event may not be durable.
@@ -70,10 +70,10 @@ class Handover:
     def begin(
         self, fields: Mapping[str, Any], time_ns: int, observed_ns: int, on_loss: OnLoss, is_vital: bool
     ) -> tuple[Receipt, Commit | None]:
-        """Do what `hand` does, but leave the wait for the disk, if there is one, to `committed`.
+        """Do the same as `write`, but leave the wait for the disk, if there is one, to `committed`.
 
         Raises:
-            AuditUnavailable: as `hand`.
+            AuditUnavailable: as `write`.
         """
         if self.journal is None:
             return self._emit(fields, on_loss), None
@@ -88,7 +88,7 @@ class Handover:
         """Return the receipt once its line is synced, without holding a thread meanwhile.
 
         Raises:
-            AuditUnavailable: as `hand`.
+            AuditUnavailable: as `write`.
         """
         assert self.journal is not None
         loop = asyncio.get_running_loop()
@@ -109,23 +109,23 @@ class Handover:
         return receipt
 
     def warn_on_loop(self) -> None:
-        """Say once that whoever waits for the disk on a running event loop holds up the loop."""
+        """Warn once if `log()` waits for the disk on a running event loop, which it blocks."""
         if not self._warns_of_loops or asyncio._get_running_loop() is None:
             return
         self._warns_of_loops = False
         self._notices.say(
             "loop",
-            "log() was called on a running event loop with OTEL_AUDIT_DURABILITY=fsync: the loop stands still until "
+            "log() was called on a running event loop with OTEL_AUDIT_DURABILITY=fsync, which blocks the loop until "
             "the disk has the event; use `await alog()`",
         )
 
     def failed(self, event_id: str | None, error: Exception, on_loss: OnLoss) -> Receipt:
-        """Follow the loss rule for an event that the journal did not take, or not durably.
+        """Apply the loss rule to an event that the journal refused or could not make durable.
 
         Raises:
-            AuditUnavailable: as `hand`.
+            AuditUnavailable: as `write`.
         """
-        if not isinstance(error, AuditUnavailable):  # a fault of ours or of an exporter must not stop the application
+        if not isinstance(error, AuditUnavailable):  # a bug here or in an exporter must not stop the application
             error = AuditUnavailable(f"expected to record an event, got {described(error)}")
         return self._lost(event_id, error, on_loss)
 
@@ -144,7 +144,7 @@ class Handover:
         return Receipt(event.event_id, None, None, False)
 
     def _write(self, event: AuditEvent) -> None:
-        """Give the sink the event, or queue it if the sink itself is the caller: it gets the event when it is done."""
+        """Write the event to the sink, or queue it until the sink is done if the sink itself is the caller."""
         if self._is_emitting:
             self._from_inside.append(event)
             return
@@ -168,7 +168,7 @@ class Handover:
                     self._lost(event.event_id, self._refused(described(error)), OnLoss.OPEN)
         left, self._from_inside = self._from_inside, []
         for event in left:
-            self._lost(event.event_id, self._refused("one that its own writing causes, again and again"), OnLoss.OPEN)
+            self._lost(event.event_id, self._refused("one that its own writing causes, each time"), OnLoss.OPEN)
 
     def _refused(self, got: str) -> AuditUnavailable:
         self.dropped += 1

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 from opentelemetry.context import Context
 
-from otel_audit import fast_line as draft
-from otel_audit import ids
+from otel_audit import fast_line, ids
 from otel_audit.errors import AuditUnavailable, is_stop
 from otel_audit.event_schema import Outcome
 from otel_audit.journal.journal import Receipt
@@ -107,7 +106,7 @@ class Operation:
         return decision if decision.keep and decision.on_loss is OnLoss.CLOSED else None
 
     def _begin(self) -> AuditEvent:
-        request_id = draft.given_or(self.event.request_id, self._recorder.new_request_id())
+        request_id = fast_line.given_or(self.event.request_id, self._recorder.new_request_id())
         self._of_begin["request_id"] = request_id
         own = {"event_id": str(ids.new_id()), "request_id": request_id, "outcome": Outcome.UNKNOWN.value}
         return self.event.model_copy(update=own)
@@ -126,10 +125,10 @@ class Operation:
         facts: dict[str, Any] = {
             **self._of_begin,
             "duration_ms": (time.perf_counter_ns() - self._started_ns) / 1e6,
-            "outcome": draft.given_or(event.outcome, _outcome_of(error).value),
+            "outcome": fast_line.given_or(event.outcome, _outcome_of(error).value),
         }
         if kind is not None:
-            facts["error_type"] = draft.given_or(event.error_type, kind.__qualname__)
+            facts["error_type"] = fast_line.given_or(event.error_type, kind.__qualname__)
         if error is not None and self._with_message:
             facts["attributes"] = _with_message_of(error, event.attributes)
         return event.model_copy(update=facts)

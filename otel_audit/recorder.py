@@ -19,12 +19,11 @@ from msgspec import UNSET, UnsetType
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import get_current_span
 
-from otel_audit import fast_line as draft
-from otel_audit import ids
+from otel_audit import fast_line, ids
 from otel_audit.fast_line import NOBODY, NOTHING, Action, Draft, Principal, Resource, Source, SpanIds, Text, span_ids
 from otel_audit.journal.background import Commit
 from otel_audit.journal.journal import Receipt
-from otel_audit.loss import Handover
+from otel_audit.loss import GuardedSink
 from otel_audit.policy.decisions import ROUTE_ATTRIBUTE, Decision, Decisions, Facts, Level, as_metadata, path_of
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.settings import OnLoss
@@ -98,7 +97,7 @@ class Recorder:
 
     def __init__(
         self,
-        handover: Handover,
+        sink: GuardedSink,
         *,
         decisions: Decisions | None,
         on_loss: OnLoss,
@@ -109,8 +108,8 @@ class Recorder:
         self.new_request_id = new_request_id
         self._filtered = _Filtered()
         self._writer = _Writer()
-        self._handover = handover
-        self._has_journal = handover.trail is not None
+        self._sink = sink
+        self._has_journal = sink.trail is not None
         self._decisions = decisions
         self._default = Decision(_REQUEST, on_loss)
         self._on_loss = on_loss
@@ -118,7 +117,7 @@ class Recorder:
         self._may_refuse = OnLoss.CLOSED in (on_loss, *(rule.on_loss for rule in rules))
         self._redactor = redactor
         self._clock = clock
-        self._timestamps = draft.TimestampText()
+        self._timestamps = fast_line.TimestampText()
         self.log_call = self._helper_call()
 
     @property
@@ -133,7 +132,7 @@ class Recorder:
     @property
     def syncs(self) -> bool:
         """Return True if an event waits for the disk."""
-        return self._handover.syncs
+        return self._sink.syncs
 
     @property
     def may_refuse(self) -> bool:
@@ -160,7 +159,7 @@ class Recorder:
             AuditUnavailable: only if the loss rule is `closed`: the event may not be durable.
         """
         prepared = self._prepared(event, context, decision)
-        return None if prepared is None else self._handover.hand(*prepared)
+        return None if prepared is None else self._sink.write(*prepared)
 
     async def alog(
         self, event: ModelLike, context: Context | None = None, decision: Decision | None = None
@@ -181,7 +180,7 @@ class Recorder:
         receipt, commit, on_loss = await asyncio.shield(written)
         if commit is None or receipt is None:
             return receipt
-        return await self._handover.committed(receipt, commit, on_loss)
+        return await self._sink.committed(receipt, commit, on_loss)
 
     def _begin(
         self, event: ModelLike, context: Context, decision: Decision | None
@@ -190,7 +189,7 @@ class Recorder:
         prepared = self._prepared(event, context, decision)
         if prepared is None:
             return None, None, OnLoss.OPEN
-        return *self._handover.begin(*prepared), prepared[3]
+        return *self._sink.begin(*prepared), prepared[3]
 
     def _prepared(
         self, event: ModelLike, context: Context | None, decision: Decision | None
@@ -209,7 +208,7 @@ class Recorder:
         if decision.tags:
             fields = _tagged(fields, decision.tags)
         now_ns = self._clock()
-        filled = draft.completed(
+        filled = fast_line.completed(
             fields,
             timestamp=self._timestamps.of(now_ns),
             request_id=self.new_request_id(),
@@ -217,14 +216,14 @@ class Recorder:
             event_id=str(ids.new_id()) if self._has_journal else None,
         )
         filled = self._redactor.rewritten(filled) if self._is_clean(fields) else self._redactor.clean(filled)
-        time_ns = draft.time_ns_of(given.timestamp) if given.timestamp else None
+        time_ns = fast_line.time_ns_of(given.timestamp) if given.timestamp else None
         on_loss = decision.on_loss
         vital = decision.is_vital or is_vital(filled.get("outcome"), on_loss)
         return filled, now_ns if time_ns is None else time_ns, now_ns, on_loss, vital
 
     def _is_clean(self, fields: dict[str, Any]) -> bool:
         try:
-            return self._redactor.is_clean(draft.caller_texts(fields)) and (
+            return self._redactor.is_clean(fast_line.caller_texts(fields)) and (
                 "attributes" not in fields or self._redactor.attributes_are_clean(fields["attributes"])
             )
         except Exception:  # of a value that is not of its type
@@ -244,8 +243,8 @@ class Recorder:
         may_be_quick = self._has_journal and not self._redactor.rewrites_more
         clock, timestamp_of, new_request_id = self._clock, self._timestamps.of, self.new_request_id
         is_clean, pseudonym_of = self._redactor.is_clean, self._redactor.pseudonym_of
-        default_loss, decisions, handover = self._on_loss, self._decisions, self._handover
-        journal, syncs = handover.journal, handover.syncs
+        default_loss, decisions, sink = self._on_loss, self._decisions, self._sink
+        journal, syncs = sink.journal, sink.syncs
 
         def log_call(
             event_type: str,
@@ -353,19 +352,19 @@ class Recorder:
                 quick = False
             if quick and journal is not None:
                 if syncs:
-                    handover.warn_on_loop()
+                    sink.warn_on_loop()
                 try:
                     return journal.append(event_id, event, now_ns, now_ns, is_vital(outcome, on_loss))
                 except Exception as error:
-                    return handover.failed(event_id, error, on_loss)
+                    return sink.failed(event_id, error, on_loss)
             given: dict[str, Any] = {
                 "event_type": event_type,
-                "request_id": draft.given_or(request_id, ""),
+                "request_id": fast_line.given_or(request_id, ""),
                 "jsonrpc_id": jsonrpc_id,
-                "principal": draft.given_or(principal, {}),
-                "source": draft.given_or(source, _given(ip=ip, transport=transport, user_agent=user_agent)),
+                "principal": fast_line.given_or(principal, {}),
+                "source": fast_line.given_or(source, _given(ip=ip, transport=transport, user_agent=user_agent)),
                 "action": _given(mcp_tool=tool, path=path, method=method),
-                "resource": draft.given_or(resource, {}),
+                "resource": fast_line.given_or(resource, {}),
                 "outcome": outcome,
                 "duration_ms": duration_ms,
                 "detail": detail,

@@ -19,7 +19,7 @@ import threading
 import time
 import weakref
 from _queue import SimpleQueue  # the one in `queue` is replaced by gevent
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from queue import Empty
@@ -34,6 +34,7 @@ __all__ = [
     "begin_anew",
     "get_ident",
     "give_way",
+    "giving_way",
     "new_lock",
     "new_rlock",
     "process",
@@ -66,6 +67,7 @@ new_rlock: Final[Callable[[], threading.RLock]] = _original("_thread", "RLock")
 get_ident: Final[Callable[[], int]] = _original("_thread", "get_ident")
 real_sleep: Final[Callable[[float], None]] = _original("time", "sleep")  # for the holder of one of our locks
 _GIVE_WAY_S: Final = 0.0001
+_ITEMS_AT_ONCE: Final = 256
 _start_new_thread: Final = _original("_thread", "start_new_thread")
 
 
@@ -233,6 +235,14 @@ def _gives_way() -> bool:
 def give_way() -> None:
     """Let other threads run. Without a sleep they get the interpreter only when its switch interval is over: 5 ms."""
     real_sleep(_GIVE_WAY_S)
+
+
+def giving_way(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items of a long loop, and let other threads run after every 256."""
+    for count, item in enumerate(items, 1):
+        if count % _ITEMS_AT_ONCE == 0:
+            give_way()
+        yield item
 
 
 def _looked(try_once: Callable[[], bool], timeout_s: float) -> bool:

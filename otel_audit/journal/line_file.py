@@ -10,7 +10,7 @@ ledger took seven milliseconds, six of them for a block with a thousand lines be
 Lines are split only at the byte of the newline. Bytes after the last newline are left alone, since their writer may not
 have finished.
 
-A file is a descriptor here, or a `Source`, so that the content of a compressed file is read by the same code.
+A file is a descriptor here, or a `ByteSource`, so that the content of a compressed file is read by the same code.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = [
     "BLOCK_BYTES",
     "LINE_MAX_BYTES",
     "Block",
+    "ByteSource",
     "Piece",
-    "Source",
     "blocks",
     "blocks_backwards",
     "find_newline",
@@ -68,14 +68,14 @@ class Piece(NamedTuple):
     content: bytes | None
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes that are read at an offset, as those of a file are. Going back far may take long."""
 
     def read_at(self, size_bytes: int, offset: int) -> bytes:
         """Return this many bytes from the offset on, or fewer at the end."""
 
 
-def read_at(source: int | Source, size_bytes: int, offset: int) -> bytes:
+def read_at(source: int | ByteSource, size_bytes: int, offset: int) -> bytes:
     """Return so many bytes from the offset on; fewer where they end.
 
     Raises:
@@ -108,7 +108,7 @@ class opened:  # in lower case, as it is used like a function; a generator would
 
 
 def read_block(
-    source: int | Source,
+    source: int | ByteSource,
     offset: int,
     max_bytes: int,
     *,
@@ -135,7 +135,7 @@ def read_block(
 
 
 def blocks(
-    source: int | Source, offset: int = 0, *, stop: int | None = None, line_max_bytes: int | None = None
+    source: int | ByteSource, offset: int = 0, *, stop: int | None = None, line_max_bytes: int | None = None
 ) -> Iterator[Block]:
     """Yield every line from the offset on, up to the offset `stop` if it is given. For the limit see `read_block`.
 
@@ -168,7 +168,7 @@ def blocks_backwards(descriptor: int, end: int) -> Iterator[Block]:
         end, size = block.offset, min(size * _GROWTH, BLOCK_BYTES)
 
 
-def _single(source: int | Source, offset: int, newline: int, line_max_bytes: int) -> Block:
+def _single(source: int | ByteSource, offset: int, newline: int, line_max_bytes: int) -> Block:
     """Return the one piece that ends with this newline."""
     is_held = newline - offset <= line_max_bytes
     return Block(offset, newline + 1, read_at(source, newline + 1 - offset, offset) if is_held else b"")
@@ -218,7 +218,7 @@ def whole_bytes(path: Path) -> int:
         return last_newline(descriptor, os.fstat(descriptor).st_size) + 1
 
 
-def find_newline(source: int | Source, offset: int) -> int:
+def find_newline(source: int | ByteSource, offset: int) -> int:
     """Return the offset of the first newline from this offset on, or -1 if there is none.
 
     Raises:
@@ -256,7 +256,7 @@ def last_newline(descriptor: int, end: int) -> int:
 def _next_data(descriptor: int, offset: int) -> int:
     """Return the offset of the first byte from this offset on that is not in a hole, or -1 if there is none.
 
-    Source: lseek(2), SEEK_DATA. A file system without support for holes reports that all is data.
+    ByteSource: lseek(2), SEEK_DATA. A file system without support for holes reports that all is data.
     """
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)
@@ -278,7 +278,7 @@ def _hole_before(descriptor: int, end: int) -> int:
     return high
 
 
-def hash_between(source: int | Source, offset: int, end: int) -> tuple[int, str]:
+def hash_between(source: int | ByteSource, offset: int, end: int) -> tuple[int, str]:
     """Return the number of bytes between two offsets of a file, and their SHA-256 in hex. They are read in blocks.
 
     Raises:

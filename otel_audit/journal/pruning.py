@@ -1,13 +1,13 @@
-"""Remove the oldest segments of the signed ledger, once nothing in the directory depends on what they say.
+"""Remove the oldest segments of the signed ledger, once nothing in the directory depends on them.
 
-A segment of the ledger may go when it is as old as the streams may get, every exporter of the ledger has all of it, and
-each stream that it names is gone: removed as a whole, as a later entry says. So there is nothing to carry forward but
-the totals of all removals, and what the ledger's first entry said. A stream that is still there keeps every segment
-from its `open` entry on, and so does one that vanished without an entry: that is evidence.
+A segment may be removed when it is older than the retention period, every exporter of the ledger has all of it, and
+each stream that it names was removed as a whole, according to a later entry. Then only the totals of all removals and
+the ledger's first entry have to be carried forward. A stream that still exists keeps every segment from its `open`
+entry on. So does a stream that vanished without an entry, since that is evidence.
 
-Only the holder of the ledger's ship lock does this. A `retain` entry with the ledger's own id is signed and durable
-first. It says up to which line the ledger is removed, and has hash and edge there, so that chain and tree go on behind
-it. Whoever comes after a crash in between finishes the removal. `ledger.keys` stays for ever.
+Only the holder of the ledger's ship lock does this. First a `retain` entry with the ledger's own id is signed and
+durable. It holds the number of the last removed line, and its hash and edge, so that chain and tree continue after it.
+If a crash follows, the next process completes the removal. `ledger.keys` is never removed.
 """
 
 from __future__ import annotations
@@ -33,26 +33,24 @@ from otel_audit.journal.line import Damage, Line
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import segment_lines
 from otel_audit.journal.shipment import Shipment
-from otel_audit.threads import real_sleep
+from otel_audit.threads import giving_way
 
 __all__ = ["LedgerPruning"]
 
 _MOST_A_TURN: Final = 16
-_KEPT: Final = 2  # the last segments: who takes a turn looks for the last note and for the last key there
-_LINES_AT_ONCE: Final = 256
-_GIVE_WAY_S: Final = 0.0001
+_KEPT: Final = 2  # the last segments, in which a turn looks for the last note and the last key
 _EDGE_BYTES: Final = 32
 _STREAM: Final = re.compile(rb'"stream":"([0-9a-f-]{36})"')
 
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """What is in a segment that nobody writes any more: the streams and keys that it names, and its two ends."""
+    """The content of a finished segment: the streams and keys that it names, its header and its last line."""
 
     number: int
     streams: frozenset[str]
     keys: frozenset[str]
-    begin: Mapping[str, Any] | None  # what the entry says that begins the ledger
+    begin: Mapping[str, Any] | None  # the content of the ledger's first entry
     header: Header
     last: Line
 
@@ -60,14 +58,14 @@ class _Segment:
 class LedgerPruning:
     """Removes segments of a directory's ledger. For one thread, in the process that delivers the directory.
 
-    `exporters`: the names of those that the ledger goes to from here.
+    `exporters` are the names of this process's exporters of the ledger.
     """
 
     def __init__(self, directory: Path, exporters: Collection[str], *, file_mode: int = 0o600) -> None:
         self._files = LedgerFiles(directory)
         self._exporters = frozenset(exporters)
         self._file_mode = file_mode
-        self._read: dict[int, _Segment | None] = {}  # None: it holds what somebody should see
+        self._read: dict[int, _Segment | None] = {}  # None for a segment that must be kept as evidence
 
     def prune(
         self,
@@ -77,14 +75,14 @@ class LedgerPruning:
         shipment: Shipment | None,
         guard: AbstractContextManager[object],
     ) -> Sequence[int]:
-        """Remove those of the oldest segments that may go, and return their numbers. `old` are old enough.
+        """Remove the oldest segments that may be removed, and return their numbers. Only those in `old` are old enough.
 
-        `shipment` is the caller's right to export the ledger, if it has it. It is not released while `guard` is
+        `shipment` is the caller's right to export the ledger, if it has that right. It is not released while `guard` is
         entered.
 
         Raises:
             LedgerBusy: others had the turn for too long; nothing was removed.
-            OSError: a file cannot be read or removed; the next call goes on.
+            OSError: a file cannot be read or removed; the next call continues.
         """
         log = self._files.latest()
         if log is None:
@@ -113,14 +111,14 @@ class LedgerPruning:
                 lock.release()
 
     def _finish(self, told: Mapping[str, Any] | None) -> None:
-        """Remove the files that an entry says are removed. One that somebody has restored since is another file."""
+        """Remove the files that an entry lists. A file that somebody has restored since is another one, and stays."""
         files = told.get("files") if told is not None else None
         for each in files if isinstance(files, list) else ():
             with suppress(KeyError, TypeError, ValueError):
                 path = self._files.segment(int(each["segment"]))
                 if _identity(path) == (each["inode"], each["changed_ns"]):
                     path.unlink()
-                    sync_directory(path.parent)  # so that a loss of power leaves no hole between those that are left
+                    sync_directory(path.parent)  # so that a loss of power leaves no hole between the remaining ones
 
     def _doomed(self, log: LedgerLog, removals: Removals, old: Collection[int]) -> Sequence[_Segment]:
         numbers = log.segments()
@@ -139,7 +137,7 @@ class LedgerPruning:
                 break
             archived = self._archived() if archived is None else archived
             if not segment.keys <= set(archived):
-                break  # a note that somebody kept would lead nowhere
+                break  # somebody may have kept a note, from which no key would lead to the present ones
             doomed.append(segment)
         for number in list(self._read):
             if number not in numbers:
@@ -147,7 +145,7 @@ class LedgerPruning:
         return doomed
 
     def _exported_to(self, log: LedgerLog) -> int | None:
-        """Return the segment that the slowest exporter has come to; None where the ledger stays on this host."""
+        """Return the segment that the slowest exporter has reached, or None if the ledger is not exported."""
         progress, _ = read_cursor(log.cursor, listed=False)
         reached = [progress.get(name, Progress()).position.segment for name in {*progress, *self._exporters}]
         return min(reached, default=None)
@@ -164,7 +162,7 @@ class LedgerPruning:
         return self._read[number]
 
     def _told(self, log: LedgerLog, removals: Removals, doomed: Sequence[_Segment]) -> Mapping[str, Any]:
-        """Return what the ledger says of itself: everything up to the last line of these segments is removed."""
+        """Return the entry that removes everything up to the last line of these segments."""
         following = self._content_of_header(log, doomed[-1])
         before = _told_before(log, removals) or {}
         files = [each.number for each in doomed]
@@ -195,20 +193,20 @@ class LedgerPruning:
             or not all(isinstance(each, str) and len(b64decode(each)) == _EDGE_BYTES for each in edge)
         ):
             raise OSError(
-                f"{log.segment(last.number + 1)}: expected a header that goes on behind line {last.last.seq}, got "
+                f"{log.segment(last.number + 1)}: expected a header that continues line {last.last.seq}, got "
                 "another line; nothing is removed; `otel-audit verify` shows what was changed"
             )
         return header.content
 
 
 def _told_before(log: LedgerLog, removals: Removals) -> Mapping[str, Any] | None:
-    """Return the last entry that says what is removed of this ledger."""
+    """Return the last entry about removed lines of this ledger, or None."""
     told = removals.pruned
     return told if told is not None and told.get("stream") == log.directory_id else None
 
 
 def _goes_on(doomed: Sequence[_Segment], segment: _Segment, before: Mapping[str, Any] | None) -> bool:
-    """Return True if a segment follows the one before it, or begins the ledger, or follows what was removed."""
+    """Return True if a segment follows the one before it or the removed lines, or begins the ledger."""
     first = segment.header.line
     if doomed:
         return first.tail.prev_hash == doomed[-1].last.hash
@@ -220,16 +218,14 @@ def _is_gone(removals: Removals, stream_id: str) -> bool:
 
 
 def _read(log: LedgerLog, number: int) -> _Segment | None:
-    """Return what is in a segment. None where it holds damage or something unknown, or ends without a note."""
+    """Return the content of a segment, or None if it has damage or unknown lines, or ends without a note."""
     header: Header | None = None
     last: Line | None = None
     begin: Mapping[str, Any] | None = None
     streams: set[str] = set()
     keys: set[str] = set()
     said: object = None
-    for count, line in enumerate(segment_lines(log, number)):
-        if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
-            real_sleep(_GIVE_WAY_S)
+    for line in giving_way(segment_lines(log, number)):
         if isinstance(line, Damage):
             return None
         said, last = statement(line), line

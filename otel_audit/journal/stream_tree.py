@@ -21,7 +21,7 @@ from otel_audit.journal.line import Line, Position
 from otel_audit.journal.reader import StreamReader
 from otel_audit.journal.segment import Head
 from otel_audit.signing.tree import Edge, leaf_hash
-from otel_audit.threads import real_sleep
+from otel_audit.threads import give_way
 
 __all__ = ["StreamTree", "TreeBroken", "TreeHead"]
 
@@ -31,7 +31,6 @@ _READ_BYTES: Final = 1 << 20
 # way costs as much as thirty leaves.
 _LEAVES_AT_ONCE: Final = 256
 _LINES_AT_ONCE: Final = 64  # lines, which are parsed and hashed as well
-_GIVE_WAY_S: Final = 0.0001
 
 
 class TreeBroken(Exception):
@@ -138,7 +137,7 @@ class StreamTree:
             self._edge.extend([sha256(b"\0" + unhexlify(head[1])).digest() for head in run])
             self._last = run[-1]
             if len(run) == _LEAVES_AT_ONCE:
-                real_sleep(_GIVE_WAY_S)
+                give_way()
 
     def _run(self, seq: int) -> list[Head]:
         """Take the next lines of one segment out of the list. The first one after them stays in `_next`.
@@ -196,7 +195,7 @@ class StreamTree:
             line_hash = line.hash.encode()
             self._edge.append(leaf_hash(unhexlify(line_hash)))
             if not line.seq % _LINES_AT_ONCE:
-                real_sleep(_GIVE_WAY_S)
+                give_way()
         self._last = Head(self._edge.size, line_hash, line.end.offset, 0)
 
 

@@ -92,7 +92,7 @@ def reading(path: Path, *, window_bytes: int) -> Iterator[int | Unpacked]:
 
 
 class Unpacked:
-    """The bytes that a compressed file holds, as a `Source` of `line_file`.
+    """The bytes that a compressed file holds, as a `ByteSource` of `line_file`.
 
     The last `window_bytes` of the content are kept. Going back further unpacks the file from its start again. Once the
     end was reached, `damage` says why content is missing; it is empty if the file is whole.

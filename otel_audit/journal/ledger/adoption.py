@@ -32,13 +32,12 @@ from otel_audit.journal.locks import FileLock, boot_id, host_id, may_live_elsewh
 from otel_audit.journal.reader import lines_before, lines_behind, segment_lines, segment_lines_backwards, stream_header
 from otel_audit.journal.stream_tree import StreamTree, TreeBroken, TreeHead
 from otel_audit.settings import Durability
-from otel_audit.threads import real_sleep
+from otel_audit.threads import giving_way
 
 __all__ = ["Adopter", "tree_of"]
 
 _MOST_A_TURN: Final = 64
-_LINES_AT_ONCE: Final = 256
-_GIVE_WAY_S: Final = 0.0001
+
 _FIND_AFTER_S: Final = 5.0
 _NEW: Final = (b'"kind":"open"', b'"kind":"found"')
 _OVER: Final = frozenset({Kind.END, Kind.ADOPT, Kind.FOUND})
@@ -340,9 +339,7 @@ class _Found:
     def _read(self, log: LedgerLog, number: int) -> None:
         after = self._place if self._place.segment == number else None
         turn: list[str] = []
-        for count, line in enumerate(segment_lines(log, number, after)):
-            if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
-                real_sleep(_GIVE_WAY_S)
+        for line in giving_way(segment_lines(log, number, after)):
             if isinstance(line, Damage):
                 continue
             if any(kind in line.content for kind in _NEW) and (named := _STREAM.search(line.content)):

@@ -23,15 +23,13 @@ from otel_audit.journal.ledger.standing import edge_of
 from otel_audit.journal.line import Damage, Line, Position, system_start
 from otel_audit.journal.reader import segment_lines
 from otel_audit.signing.tree import Edge
-from otel_audit.threads import real_sleep
+from otel_audit.threads import giving_way
 
 __all__ = ["Removals", "Signed", "is_kept", "stream_of"]
 
 _COVERING: Final = frozenset({Kind.HEAD, Kind.END, Kind.ADOPT, Kind.FOUND})
 _WANTED: Final = tuple(b'"kind":"%b"' % kind.encode() for kind in (*_COVERING, Kind.RETAIN))
 _NOTE: Final = system_start(NOTE)
-_LINES_AT_ONCE: Final = 256
-_GIVE_WAY_S: Final = 0.0001
 
 
 @dataclass(slots=True)
@@ -143,16 +141,11 @@ class Removals:
         try:
             directory_id = id_of(self._files.segment(number))
             if directory_id:
-                self._take_all(self._lines(LedgerLog(self._files.directory, directory_id, (number,)), number))
+                log = LedgerLog(self._files.directory, directory_id, (number,))
+                after = self._place if self._place.segment == number else None
+                self._take_all(giving_way(segment_lines(log, number, after)))
         except FileNotFoundError:  # the segment of an interrupted turn, which another turn has removed
             return
-
-    def _lines(self, log: LedgerLog, number: int) -> Iterator[Line | Damage]:
-        after = self._place if self._place.segment == number else None
-        for count, line in enumerate(segment_lines(log, number, after)):
-            if count % _LINES_AT_ONCE == _LINES_AT_ONCE - 1:
-                real_sleep(_GIVE_WAY_S)
-            yield line
 
     def _take_all(self, lines: Iterator[Line | Damage]) -> None:
         turn: list[Entry] = []
