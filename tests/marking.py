@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from tests.long_form import give_time
+
 __all__ = ["pytest_itemcollected", "pytest_runtest_protocol"]
 
 _STARTS: Final = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "subprocess.Popen"}
@@ -21,13 +23,14 @@ _unmarked: str | None = None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Refuse an id that differs from run to run, and mark what needs a server that is no Python package."""
+    """Refuse an id that differs from run to run, mark what needs a server that is no Python package, and give time."""
     if " at 0x" in item.name:  # `pytest -n` compares the ids of its processes
         raise pytest.UsageError(f"{item.nodeid}: expected the same id in each run, got an address; name its parameters")
     if _COLLECTOR_FIXTURES.intersection(getattr(item, "fixturenames", ())):
         item.add_marker("collector")
     if item.get_closest_marker("collector"):
         item.add_marker("processes")
+    give_time(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -16,13 +15,13 @@ import pytest
 
 from tests.end_to_end.services import service_environment
 from tests.end_to_end.test_main_path import ROOT, environment, numbers
+from tests.long_form import LONG
 from tests.servers import free_port, poll
 from tests.servers.sequence_server import Arrival, SequenceServer, seqs_by_stream
 
 pytestmark = pytest.mark.processes
 
 # Read while the tests are collected, as the run was started.
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 
 EVENTS = 1_000_000 if LONG else 100_000
 GROWTH_BYTES = 50 << 20 if LONG else 10 << 20
@@ -108,7 +107,6 @@ def said_by(service: subprocess.Popen[str]) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.timeout(1800 if LONG else 180)
 def test_a_backlog_takes_no_memory_and_drains_in_order_taking_turns_with_live_events(tmp_path: Path) -> None:
     directory = tmp_path / "audit"
     with backlog_service(directory, f"http://127.0.0.1:{free_port()}", "fill", str(EVENTS)) as writer:

@@ -7,7 +7,6 @@ OTEL_AUDIT_TESTS_LONG=1.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -19,12 +18,12 @@ import pytest
 
 from tests.chain_check import read_streams
 from tests.end_to_end.test_main_path import COMMAND, ROOT, environment, otel_audit
+from tests.long_form import LONG
 from tests.servers import Collector, StartCollector, VictoriaLogs, poll
 from tests.verification.verifiers import of_go, of_python_command
 
 pytestmark = [pytest.mark.processes, pytest.mark.collector]
 
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 EVENTS = 25_000 if LONG else 1000  # of each process
 PATIENCE_S = 1200 if LONG else 120
 
@@ -129,7 +128,7 @@ def wait_until_delivered(streams: Streams, ledger_lines: int, collector: Collect
     )
 
 
-@pytest.mark.timeout(3600 if LONG else 300)
+@pytest.mark.timeout(300)
 def test_journal_archive_and_store_agree_and_one_event_is_proven_to_strangers(kept: Kept, tmp_path: Path) -> None:
     journal, archive, store = str(kept.journal), str(kept.archive), kept.store_url
     alone = kept.verified(journal, "--key", kept.vkey)

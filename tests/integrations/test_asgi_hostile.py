@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -25,8 +24,9 @@ from starlette.routing import Mount, Route
 from otel_audit import AuditEvent, AuditMiddleware, Outcome
 from tests.chain_check import application_events
 from tests.integrations.serving import a_logger, served
+from tests.long_form import LONG
 
-COUNT = 10_000 if os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1" else 2_000
+COUNT = 10_000 if LONG else 2_000
 SEED = 20_260_901
 # In no byte that is written: as bearer token, in a query, in a path, in a user agent, in a body, in a cookie.
 SECRETS = (

@@ -78,6 +78,8 @@ def test_of_a_long_row_of_proxies_the_nearest_32_are_asked(proxies: int, client:
         (b'host="x;for=6.6.6.6 ";for=198.51.100.1', "198.51.100.1"),
         (b'host="x;for=6.6.6.6";for=198.51.100.1', "198.51.100.1"),
         (b"for=198.51.100.1 ; proto=https ; ", "198.51.100.1"),
+        (b"for=198.51.100.1 and more", "10.0.0.1"),  # an element is read as a whole, or not at all
+        (b'for=198.51.100.1;host="x', "10.0.0.1"),
         (b"198.51.100.1", "10.0.0.1"),
         (b"for=", "10.0.0.1"),
         (b"", "10.0.0.1"),

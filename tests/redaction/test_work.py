@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import string
@@ -15,10 +14,11 @@ from otel_audit.redaction.caps import Caps
 from otel_audit.redaction.patterns import PATTERNS, REDACTED
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.redaction.screen import MARGIN_CHARS, standard_screen, without_secrets
+from tests.long_form import LONG
 from tests.screen_work import Work, work_of
 
 SEED = 20_261_128
-TEXTS = 3000 if os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1" else 200
+TEXTS = 3000 if LONG else 200
 # In the text that is looked at, its cap and a margin, some dozens of parts may look like secrets, and each pattern goes
 # on from each of them. An ordinary text is read some ten times.
 MOST_PASSES = 400

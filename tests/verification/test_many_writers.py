@@ -6,7 +6,6 @@ OTEL_AUDIT_TESTS_LONG=1. `pytest -s` prints what happened meanwhile, and the byt
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -23,11 +22,11 @@ from otel_audit.verification.verify import verify_directory
 from tests.chain_check import application_events
 from tests.journal.ledger.test_adoption import an_adopter
 from tests.journal.ledger.test_lives import lives as lives_in
+from tests.long_form import LONG
 from tests.servers.polling import poll
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(7200)]
 
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 VERIFICATIONS = 1000 if LONG else 15
 OF_A_DIRECTORY = 100  # then a new one is begun, so that it is small and all comes early again
 REPLACED = 2  # writers at least in each directory, each when retention has removed something

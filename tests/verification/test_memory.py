@@ -15,9 +15,9 @@ import pytest
 
 from otel_audit.signing.tree import Edge, leaf_hash
 from otel_audit.verification.verify import verify_directory
+from tests.long_form import LONG
 from tests.verification.forge import NOW_NS, Forge
 
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 LINES = 10_000_000 if LONG else 400_000
 SEGMENTS = 20
 GROWTH_MAX_BYTES = 24 << 20

@@ -5,7 +5,6 @@ Two hundred of them; ten thousand with OTEL_AUDIT_TESTS_LONG=1. Each is made of 
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
@@ -19,9 +18,9 @@ from otel_audit.signing.note import Checkpoint
 from otel_audit.verification.findings import Verdict
 from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
+from tests.long_form import LONG
 from tests.verification.forge import Forge
 
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 SEEDS = range(10_000 if LONG else 200)
 A_GROUP = 50
 KEY = re.compile(rb'"([a-z_]+)":')

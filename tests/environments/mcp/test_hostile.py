@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,8 +21,8 @@ from pydantic import TypeAdapter
 
 from otel_audit import AuditEvent
 from tests.chain_check import application_events
+from tests.long_form import LONG
 
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 CALLS = 2_000 if LONG else 250
 BODIES = CALLS // 2
 SEED = 20_261_125

@@ -6,17 +6,15 @@ Each is called by eight clients at once. With OTEL_AUDIT_TESTS_LONG=1 uWSGI is s
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 from pathlib import Path
 
 import pytest
 from serving import Served, events, receiving
 
+from tests.long_form import LONG
 from tests.servers.otlp_server import OtlpServer, accepted
 from tests.servers.polling import poll
-
-LONG = os.environ.get("OTEL_AUDIT_TESTS_LONG") == "1"
 
 GUNICORN = "gunicorn --no-control-socket -w 1 -k gevent -b {address}"
 UWSGI = "uwsgi --http-socket {address} --master --processes 2 --die-on-term --home {prefix} --pythonpath . --module"
