@@ -19,6 +19,7 @@ from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.stream_export import Blocked, Halved, Idle, Moved, StreamExport
 from otel_audit.delivery.worker import BatchLimits
 from otel_audit.errors import described
+from otel_audit.journal.ages import RetentionLimits
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.cursor import Position, is_over, read_cursor
 from otel_audit.journal.files import StreamFiles, streams_in
@@ -30,7 +31,7 @@ from otel_audit.journal.ledger.shipping import LedgerShipping
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import has_lines_after, stream_header
 from otel_audit.journal.removal import finish_removal
-from otel_audit.journal.retention import Retention, RetentionLimits
+from otel_audit.journal.retention import Retention
 from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, Settings

@@ -24,10 +24,11 @@ import msgspec
 from otel_audit.journal.files import replace_file
 from otel_audit.journal.locks import boot_id
 
-__all__ = ["STATE_NAME", "Ages", "Moment", "now"]
+__all__ = ["STATE_NAME", "Ages", "Moment", "RetentionLimits", "now"]
 
 STATE_NAME: Final = "retention.state"
-_BETWEEN_BOOTS_MAX_NS: Final = 86_400 * 10**9
+_DAY_NS: Final = 86_400 * 10**9
+_BETWEEN_BOOTS_MAX_NS: Final = _DAY_NS
 _BOOTS_MAX: Final = 16  # hosts that check one directory
 
 
@@ -45,6 +46,17 @@ def now() -> Moment:
     Source: clock_gettime(2), CLOCK_BOOTTIME, which cannot be set and counts while the machine sleeps.
     """
     return Moment(time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), boot_id())
+
+
+class RetentionLimits(msgspec.Struct, frozen=True):
+    """The days to keep a segment after its delivery, and the bytes that all segments may take. 0 means no limit."""
+
+    days: int = 0
+    bytes: int = 0
+
+    def is_old(self, age_ns: int) -> bool:
+        """Return True if a segment of this age in nanoseconds may be removed."""
+        return self.days > 0 and age_ns >= self.days * _DAY_NS
 
 
 class Ages(msgspec.Struct):

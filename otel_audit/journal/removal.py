@@ -23,6 +23,7 @@ from otel_audit.journal.files import StreamFiles, sync_directory
 from otel_audit.journal.ledger.entries import Kind, leaf_of
 from otel_audit.journal.ledger.former import RETAIN, Ledger, is_begun, latest
 from otel_audit.journal.ledger.removals import Removals, is_kept, stream_of
+from otel_audit.journal.ledger.standing import edge_of
 from otel_audit.journal.ledger.turn import Turn
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
@@ -30,16 +31,19 @@ from otel_audit.journal.locks import FileLock
 from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import lines_before, lines_behind, stream_header
 from otel_audit.journal.stream_tree import TreeBroken
+from otel_audit.settings import Durability
 
 __all__ = [
     "end_lines",
     "finish_removal",
+    "is_in_memory",
     "obituary",
     "origin_of",
     "ready_segments",
     "remove",
     "remove_signed",
     "signed_obituary",
+    "unlinked",
 ]
 
 
@@ -183,11 +187,18 @@ def remove(ledger: Ledger, files: StreamFiles, content: Mapping[str, Any], time_
 
 
 def signed_obituary(
-    files: StreamFiles, number: int, reason: str, removals: Removals, *, whole: bool = False
+    files: StreamFiles,
+    number: int,
+    reason: str,
+    removals: Removals,
+    *,
+    whole: bool = False,
+    before: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any] | None:
     """Return what the signed ledger will record of a removed segment, or None if it has no line. See `obituary`.
 
-    It includes the edge of the stream's tree after its last line, so that the tree goes on without it.
+    It includes the edge of the stream's tree after its last line, so that the tree goes on without it. `before` is what
+    the same turn will record of an earlier segment of the stream.
 
     Raises:
         OSError: it cannot be read.
@@ -198,12 +209,14 @@ def signed_obituary(
         return None
     named = {"stream": told["stream_id"], "hash": told["last_hash"]}
     kept = {name: value for name, value in told.items() if name not in ("stream_id", "last_hash")}
-    nodes, why = _edge_behind(files, number, removals)
+    nodes, why = _edge_behind(files, number, removals, before or {})
     edge = None if nodes is None else [b64encode(node).decode() for node in nodes]
     return {**named, **kept, "edge": edge, **({"why": why} if why else {})}
 
 
-def _edge_behind(files: StreamFiles, number: int, removals: Removals) -> tuple[Sequence[bytes] | None, str]:
+def _edge_behind(
+    files: StreamFiles, number: int, removals: Removals, before: Mapping[str, Any]
+) -> tuple[Sequence[bytes] | None, str]:
     """Return the edge of the stream's tree after a segment, and the reason if there is none; empty if there is one.
 
     Raises:
@@ -214,7 +227,10 @@ def _edge_behind(files: StreamFiles, number: int, removals: Removals) -> tuple[S
     if ends is None:
         return None, "no line of it can be read"
     first, last = ends
-    edge = removals.edge_before(files.stream_id, first)
+    edge = None
+    if before.get("last_seq") == first.seq - 1 and before.get("hash") == first.tail.prev_hash:
+        edge = edge_of(first.seq - 1, before.get("edge"))
+    edge = edge or removals.edge_before(files.stream_id, first)
     if edge is None:
         border = signed.borders.get(last.seq)
         why = f"no edge of the lines before {first.seq} is kept"
@@ -263,13 +279,17 @@ def remove_signed(
             said.append({**content, "totals": totals})
     turn.write([(Kind.RETAIN, content) for content in said])
     gone = []
+    stuck: set[str] = set()  # of which nothing later goes, so that no hole is seen
     for content in said:
         files = _files_of(directory, content)
+        if files.stream_id in stuck:
+            continue
         try:
             _unlink(files, content["segment"], whole=content["whole"])
             gone.append(content)
         except OSError as error:
             failed(files, error)
+            stuck.add(files.stream_id)
     if said:
         sync_directory(directory)
     return gone
@@ -385,6 +405,22 @@ def _identity(path: Path) -> Mapping[str, int] | None:
     except FileNotFoundError:
         return None
     return {"inode": status.st_ino, "changed_ns": status.st_ctime_ns}
+
+
+def is_in_memory(files: StreamFiles, numbers: Sequence[int]) -> bool:
+    """Return True if the stream was written in memory mode, so that its segments go without an entry."""
+    return stream_header(files, numbers).get("durability") == Durability.MEMORY
+
+
+def unlinked(files: StreamFiles, number: int) -> int:
+    """Remove a segment that needs no entry, and return its bytes.
+
+    Raises:
+        OSError: it is still there.
+    """
+    size = files.segment(number).stat().st_size
+    files.segment(number).unlink()
+    return size
 
 
 def _unlink(files: StreamFiles, number: int, *, whole: bool) -> None:

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from otel_audit.errors import LedgerBusy
-from otel_audit.journal.ages import STATE_NAME, Ages, Moment, now
+from otel_audit.journal.ages import STATE_NAME, Ages, Moment, RetentionLimits, now
 from otel_audit.journal.census import Retained
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger import former
@@ -37,39 +37,29 @@ from otel_audit.journal.reader import stream_header
 from otel_audit.journal.removal import (
     end_lines,
     finish_removal,
+    is_in_memory,
     obituary,
     ready_segments,
     remove,
     remove_signed,
     signed_obituary,
+    unlinked,
 )
 from otel_audit.journal.shipment import Shipment
 from otel_audit.journal.stream_tree import TreeBroken
 from otel_audit.settings import Durability
 
-__all__ = ["Removed", "Retention", "RetentionLimits"]
+__all__ = ["Removed", "Retention"]
 
 
 _LOOK_EVERY_S: Final = 60.0
 _LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a whole minute a busy service could write gigabytes
 _IDLE_TIMES: Final = 100  # the wait after a look that found nothing, as a multiple of its own duration
 _MOST_A_LOOK: Final = 256
-_MOST_A_TURN: Final = 32  # each from a different stream, whose locks are held meanwhile
+_MOST_A_TURN: Final = 32  # the locks of their streams are held meanwhile
 _FIRST_LOOK_S: Final = 5.0  # the first look reads the signed ledger, and a process that ends sooner is spared that
 _STATE_EVERY_NS: Final = 3600 * 10**9
-_DAY_NS: Final = 86_400 * 10**9
 _LEDGER_DAYS: Final = 30  # what the ledger says is kept for, where streams are removed by bytes alone
-
-
-class RetentionLimits(msgspec.Struct, frozen=True):
-    """The days to keep a segment after its delivery, and the bytes that all segments may take. 0 means no limit."""
-
-    days: int = 0
-    bytes: int = 0
-
-    def is_old(self, age_ns: int) -> bool:
-        """Return True if a segment of this age in nanoseconds may be removed."""
-        return self.days > 0 and age_ns >= self.days * _DAY_NS
 
 
 class Removed(msgspec.Struct, frozen=True):
@@ -183,12 +173,10 @@ class Retention:
         removed = Removed()
         gone: list[tuple[str, int]] = []
         waiting: set[str] = set()
-        for batch in _batches(islice(self._due(ages, segments), _MOST_A_LOOK), _MOST_A_TURN if self._is_signed else 1):
+        due = islice(self._due(ages, segments), _MOST_A_LOOK)
+        for batch in _batches(due, segments, _MOST_A_TURN if self._is_signed else 1):
             if stopped():
                 break
-            # Behind a segment that has to wait nothing of its stream goes: nobody could build the tree over the hole.
-            if not (batch := [each for each in batch if each[1] not in waiting]):
-                continue
             for segment, size in self._removed_together(batch, held, guard, waiting):
                 gone.append(segment)
                 removed = Removed(removed.segments + (size > 0), removed.bytes + size)
@@ -324,7 +312,7 @@ class Retention:
         guard: AbstractContextManager[object],
         waiting: set[str],
     ) -> Iterator[tuple[tuple[str, int], int]]:
-        """Remove segments of different streams in one turn, and yield those that are gone, with their bytes.
+        """Remove segments in one turn, and yield those that are gone, with their bytes.
 
         Segments that may not go are yielded with 0 bytes. Those that have to wait for another look are left out, and
         their streams are added to `waiting`.
@@ -332,25 +320,30 @@ class Retention:
         doomed: list[_Doomed] = []
         self._removals.refresh()
         with contextlib.ExitStack() as locks:
+            turn = _Turn(locks, {}, {})
             for reason, stream_id, number in batch:
+                if stream_id in waiting:  # behind a segment that stays, nobody could build the tree over the hole
+                    continue
                 files = StreamFiles(self._directory, stream_id)
                 try:
-                    found = self._doomed(files, number, reason, held.get(stream_id), guard, locks)
+                    found = self._doomed(files, number, reason, held.get(stream_id), guard, turn)
                 except (OSError, TreeBroken) as error:
                     self._failed(files, error)
                     continue
                 if isinstance(found, _Doomed):
                     doomed.append(found)
+                    turn.told[stream_id] = found.content
                 elif found is not None:
                     yield (stream_id, number), found
                 else:
                     waiting.add(stream_id)
-            waiting.update(each.files.stream_id for each in doomed)
+            left = {(each.files.stream_id, each.content["segment"]) for each in doomed}
             for each in self._told_and_removed(doomed, guard) if doomed else ():
-                waiting.discard(each.files.stream_id)
+                left.discard((each.files.stream_id, each.content["segment"]))
                 if each.ship_lock is not None:
                     each.ship_lock.release(remove=True)
                 yield (each.files.stream_id, each.content["segment"]), int(each.content["bytes"])
+            waiting.update(stream_id for stream_id, _ in left)
 
     def _doomed(
         self,
@@ -359,7 +352,7 @@ class Retention:
         reason: str,
         shipment: Shipment | None,
         guard: AbstractContextManager[object],
-        locks: contextlib.ExitStack,
+        turn: _Turn,
     ) -> _Doomed | int | None:
         """Take the locks of a stream, and return the entry that the ledger needs before its segment is removed.
 
@@ -370,15 +363,18 @@ class Retention:
             numbers = files.segments()
             if number not in self._ready(files, numbers, is_held=True, among=[number]):
                 return None if [number] == numbers[-1:] else 0
-            if _is_in_memory(files, numbers):
+            if is_in_memory(files, numbers):
                 with guard:
-                    return None if shipment.released else _unlinked(files, number)
-            return self._described(_Doomed(files, {}, shipment=shipment), number, reason)
-        was_there = files.ship_lock.exists()
-        ship_lock = FileLock.acquire(files.ship_lock, mode=self._file_mode)
+                    return None if shipment.released else unlinked(files, number)
+            return self._described(_Doomed(files, {}, shipment=shipment), number, reason, turn)
+        ship_lock = turn.ship_locks.get(files.stream_id)
         if ship_lock is None:
-            return None
-        locks.enter_context(self._while_held(ship_lock, remove=not was_there))
+            was_there = files.ship_lock.exists()
+            ship_lock = FileLock.acquire(files.ship_lock, mode=self._file_mode)
+            if ship_lock is None:
+                return None
+            turn.locks.enter_context(self._while_held(ship_lock, remove=not was_there))
+            turn.ship_locks[files.stream_id] = ship_lock
         numbers = files.segments()
         if not numbers:
             # Another process has meanwhile removed the whole stream with its lock file, which this one then made again.
@@ -391,17 +387,18 @@ class Retention:
             writer_lock = FileLock.acquire(files.writer_lock, mode=self._file_mode)
             if writer_lock is None:
                 return None
-            locks.enter_context(self._while_held(writer_lock))
-            return self._described(_Doomed(files, {}, ship_lock=ship_lock), number, reason)
-        if _is_in_memory(files, numbers):
-            return _unlinked(files, number)
-        return self._described(_Doomed(files, {}), number, reason)
+            turn.locks.enter_context(self._while_held(writer_lock))
+            return self._described(_Doomed(files, {}, ship_lock=ship_lock), number, reason, turn)
+        if is_in_memory(files, numbers):
+            return unlinked(files, number)
+        return self._described(_Doomed(files, {}), number, reason, turn)
 
-    def _described(self, doomed: _Doomed, number: int, reason: str) -> _Doomed | None:
+    def _described(self, doomed: _Doomed, number: int, reason: str, turn: _Turn) -> _Doomed | None:
         files, whole = doomed.files, doomed.ship_lock is not None
         # In memory mode a segment needs no entry, but a whole stream does: nothing else records its cursor's counts.
-        if self._is_signed and not _is_in_memory(files, files.segments()):
-            content = signed_obituary(files, number, reason, self._removals, whole=whole)
+        if self._is_signed and not is_in_memory(files, files.segments()):
+            before = turn.told.get(files.stream_id)
+            content = signed_obituary(files, number, reason, self._removals, whole=whole, before=before)
         else:
             content = obituary(files, number, reason, whole=whole, removals=self._removals)
         return None if content is None else doomed._replace(content=content)
@@ -426,8 +423,8 @@ class Retention:
             for each in doomed:
                 self._failed(each.files, error)
             return ()
-        went = {content["stream"] for content in gone}
-        return [each for each in doomed if each.files.stream_id in went]
+        went = {(content["stream"], content["segment"]) for content in gone}
+        return [each for each in doomed if (each.files.stream_id, each.content["segment"]) in went]
 
     def _said_and_removed(self, doomed: Sequence[_Doomed], guard: AbstractContextManager[object]) -> Iterator[_Doomed]:
         for each in doomed:
@@ -478,23 +475,24 @@ class _Doomed(NamedTuple):
         return self.shipment is None or not self.shipment.released
 
 
-def _batches(due: Iterable[tuple[str, str, int]], most: int) -> Iterator[Sequence[tuple[str, str, int]]]:
-    """Yield the segments of each turn. No stream occurs twice, since its last segment counts what is left of it."""
+class _Turn(NamedTuple):
+    """What is known of the streams of one turn: their locks, and the last entry of each."""
+
+    locks: contextlib.ExitStack
+    ship_locks: dict[str, FileLock]
+    told: dict[str, Mapping[str, Any]]
+
+
+def _batches(
+    due: Iterable[tuple[str, str, int]], segments: Mapping[str, Sequence[int]], most: int
+) -> Iterator[Sequence[tuple[str, str, int]]]:
+    """Yield the segments of each turn. The last one of a stream follows the others, since it counts what is left."""
     batch: list[tuple[str, str, int]] = []
     for each in due:
-        if len(batch) == most or any(stream_id == each[1] for _, stream_id, _ in batch):
+        is_last = segments[each[1]][-1] == each[2]
+        if len(batch) == most or (is_last and any(stream_id == each[1] for _, stream_id, _ in batch)):
             yield batch
             batch = []
         batch.append(each)
     if batch:
         yield batch
-
-
-def _is_in_memory(files: StreamFiles, numbers: Sequence[int]) -> bool:
-    return stream_header(files, numbers).get("durability") == Durability.MEMORY
-
-
-def _unlinked(files: StreamFiles, number: int) -> int:
-    size = files.segment(number).stat().st_size
-    files.segment(number).unlink()
-    return size

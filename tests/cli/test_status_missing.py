@@ -12,9 +12,10 @@ from click.testing import CliRunner
 
 from otel_audit.cli import main
 from otel_audit.diagnosis.directory import directory_findings
+from otel_audit.journal.ages import RetentionLimits
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.retention import Retention, RetentionLimits
+from otel_audit.journal.retention import Retention
 from otel_audit.settings import Settings
 from tests.cli.journals import Inbox, a_journal, deliver, record
 

@@ -15,8 +15,9 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import otel_audit
+from otel_audit.journal.ages import RetentionLimits
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.retention import Retention, RetentionLimits
+from otel_audit.journal.retention import Retention
 from tests.cli.journals import Inbox, a_journal, deliver, record
 from tests.cli.test_status import run, status_of
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from otel_audit.journal.ages import Moment
+from otel_audit.journal.ages import Moment, RetentionLimits
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.removal import finish_removal
-from otel_audit.journal.retention import Retention, RetentionLimits
+from otel_audit.journal.retention import Retention
 from tests.cli.journals import Inbox, a_journal, deliver, record
 
 __all__ = [

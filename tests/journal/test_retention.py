@@ -16,13 +16,14 @@ import pytest
 import otel_audit.journal.retention as retention_module
 from otel_audit.delivery.processor import Adoption
 from otel_audit.delivery.sweep import restart
+from otel_audit.journal.ages import RetentionLimits
 from otel_audit.journal.census import census
 from otel_audit.journal.cursor import Cursor, Progress, read_cursor
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger.former import RETAIN, entries
 from otel_audit.journal.quarantine import Released, files_beside, release
 from otel_audit.journal.reader import stream_header
-from otel_audit.journal.retention import Removed, Retention, RetentionLimits
+from otel_audit.journal.retention import Removed, Retention
 from otel_audit.journal.shipment import take
 from otel_audit.stores.directory import Latest
 from tests.cli.journals import Inbox, deliver

@@ -126,6 +126,65 @@ def test_several_streams_go_in_one_turn(tmp_path: Path) -> None:
     assert len(last_checked(tmp_path).notes) == before + 1
 
 
+def test_segments_of_one_stream_go_in_one_turn_but_the_last_which_counts_what_is_left(tmp_path: Path) -> None:
+    files = a_life(tmp_path, count=100)
+    totals, numbers = census(tmp_path).totals, files.segments()
+    before = len(last_checked(tmp_path).notes)
+    assert len(numbers) > 8
+
+    assert a_signed_retention(tmp_path).look().segments == len(numbers)
+
+    assert len(last_checked(tmp_path).notes) == before + 2
+    assert [each["segment"] for each in retained(tmp_path)] == numbers
+    assert census(tmp_path).totals == totals
+    assert_consistent(tmp_path)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("calls", [1, 2, 4, 7])
+def test_a_remover_that_is_killed_among_the_segments_of_one_turn_is_finished_by_the_next(
+    tmp_path: Path, calls: int
+) -> None:
+    files = a_life(tmp_path, count=100)
+    totals, numbers = census(tmp_path).totals, files.segments()
+
+    finish(start_script(A_REMOVER, tmp_path, ".jsonl", calls))
+
+    assert files.segments() == numbers[calls - 1 :]
+    assert [each["segment"] for each in retained(tmp_path)] == numbers[:-1]
+    assert census(tmp_path).totals == totals
+    assert_consistent(tmp_path)
+    a_signed_retention(tmp_path).look()
+    assert not list(tmp_path.glob("*-*"))
+    assert census(tmp_path).totals == totals
+    assert_consistent(tmp_path)
+
+
+def test_behind_a_segment_that_cannot_be_unlinked_nothing_of_its_stream_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = a_life(tmp_path, count=100)
+    totals, numbers = census(tmp_path).totals, files.segments()
+    unlink = os.unlink
+
+    def refusing(path: Path, *arguments: object, **options: object) -> None:
+        if str(path).endswith(".00000003.jsonl"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refusing)
+        a_signed_retention(tmp_path).look()
+        assert files.segments() == numbers[2:]
+    assert census(tmp_path).totals == totals
+    assert_consistent(tmp_path)
+
+    a_signed_retention(tmp_path).look()
+    assert not list(tmp_path.glob("*-*"))
+    assert len(retained(tmp_path)) == len(numbers)
+    assert census(tmp_path).totals == totals
+
+
 def test_of_a_live_stream_its_signed_segments_go_and_its_tree_goes_on(tmp_path: Path) -> None:
     trail = a_trail(tmp_path)
     write(trail, 40)
@@ -159,6 +218,7 @@ def test_lines_that_nobody_signed_stay_until_somebody_does(tmp_path: Path) -> No
     Adopter(a_ledger(tmp_path), find_after_s=0).find()
     assert a_signed_retention(tmp_path).look().segments == 3
     assert segments_in(tmp_path) == {}
+    assert all(each["edge"] for each in retained(tmp_path)), "each goes on from the one before it in the same turn"
 
 
 def test_without_the_ledger_nothing_of_a_directory_that_has_one_is_removed(tmp_path: Path) -> None:
