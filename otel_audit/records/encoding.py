@@ -3,20 +3,19 @@
 Nothing of the exporting process gets in: no clock, no resource, no active span. So a line that is sent again, by any
 process, makes an equal record. A line that holds a foreign record is sent as that record.
 
-A line that the logger wrote has its keys in one order, and few of its texts need an escape. Such a line becomes a
-record made of its own slices, without parsing. Any other line, such as one of another program, or one with its own
-attributes or a quote in a text, is read as JSON. Whatever the pattern matches is JSON, and its groups have the values
-that a JSON reader would find. A property test holds that both ways make the same record.
+A line of a helper has fields of known types and nothing else. Such a line is read into one object, and the attributes
+that repeat from line to line are found by the values, or the unread bytes, that they depend on. Any other line, such as
+one of another program or one with its own attributes, is read as a dictionary. A property test holds that both ways
+make the same record.
 
 Source: OTLP 1.x `logs.proto`; OTel logs data model; attributes and severities as in `mapping`.
 """
 
 from __future__ import annotations
 
-import re
-from binascii import unhexlify
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from operator import attrgetter
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
@@ -24,7 +23,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
 from otel_audit.errors import AuditError
 from otel_audit.records import attributes as keys
 from otel_audit.records import wire
-from otel_audit.records.facts import HttpFacts, Verdict, http_facts_of, verdict_of
+from otel_audit.records.facts import HttpFacts, Verdict, http_facts, http_facts_of, verdict_of
 from otel_audit.records.mapping import (
     DURATION,
     KEPT,
@@ -40,71 +39,88 @@ from otel_audit.records.mapping import (
 from otel_audit.records.otlp_json import OTLP, ForeignRequest, foreign_resource_logs
 
 __all__ = [
-    "GROUPS",
-    "USUAL_LINE",
     "Segment",
     "Trace",
     "UnreadableLine",
+    "UsualLine",
     "encoded_request",
     "foreign_of",
     "read_line",
     "read_object",
+    "read_usual",
     "time_of",
     "trace_of",
 ]
 
 
-# A text without an escape, whose bytes are its value. Control characters have to be escaped in JSON.
-_TEXT: Final = r'[^"\\\x00-\x1f]*'
-_SOME_TEXT: Final = _TEXT[:-1] + "+"
-_WORD: Final = r'[^" \\\x00-\x1f]+'
-_LIST: Final = rf'\[(?:"{_TEXT}"(?:,"{_TEXT}")*)?\]'
-_INT64: Final = r"(?:0|[1-8][0-9]{0,18}|9[0-9]{0,17})"  # from 0 up to the largest that OTLP can hold
-_BYTE: Final = r"(?:0|[1-9][0-9]?|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
-# An integer has no more digits than a double holds exactly. JSON's -0 would be an integer that has no sign.
-_DECIMAL: Final = r"(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,20})?(?:e[-+]?[0-9]{1,2})?"
-_KEPT: Final = "|".join(map(re.escape, KEPT))
+class _Source(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    ip: str
+    transport: str
+    user_agent: str = ""
+
+
+class _Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    mcp_tool: str
+    path: str
+    method: str = ""
+
+
+class _Resource(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    type: str
+    name: str
+    actions: msgspec.Raw
+
+
+_INT64_MAX: Final = 2**63 - 1
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
+
+
+class UsualLine(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A line as a helper of the logger writes it. Parts that repeat from line to line are left as they stand there."""
+
+    event_type: str
+    timestamp: str
+    request_id: str
+    principal: msgspec.Raw
+    source: _Source
+    action: _Action
+    resource: _Resource
+    outcome: str
+    detail: str
+    event_id: str
+    time_ns: _Count
+    observed_ns: _Count
+    stream_id: str
+    seq: _Count
+    trace_id: str = ""
+    span_id: str = ""
+    trace_flags: Annotated[int, msgspec.Meta(ge=0, le=0xFF)] = 0
+    jsonrpc_id: str = ""
+    duration_ms: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | float | None = None
+    status_code: Annotated[int, msgspec.Meta(ge=100, le=599)] | None = None
+    error_type: str = ""
+    parent_id: str = ""
+    attributes: dict[str, str] = {}
+    prev_hash: str = ""
+
+
+_decode_usual: Final = msgspec.json.Decoder(UsualLine).decode
+
+
+def read_usual(line: bytes) -> UsualLine | None:
+    """Return a line if its record is made of these fields alone, or None if all of it has to be looked at."""
+    try:
+        usual = _decode_usual(line)
+    except (ValueError, RecursionError):  # perhaps a line of another kind
+        return None
+    given = usual.attributes
+    is_usual = usual.event_id and usual.event_type not in _WITH_MORE
+    return usual if is_usual and (not given or (given.keys() <= _KEPT and all(given.values()))) else None
+
+
+_KEPT: Final = frozenset(KEPT)
 # Their records have more attributes than those of the fields.
-_WITH_MORE: Final = "|".join(re.escape(name) for name in MCP_METHODS if name != "mcp.tools.call")
-_KEPT_PAIR: Final = rf'"(?:{_KEPT})":"{_SOME_TEXT}"'
-
-
-def _optional(key: str, group: str) -> str:
-    return rf'(?:,"{key}":"(?P<{group}>{_TEXT})")?'
-
-
-_PATTERN: Final = "".join(
-    (
-        rf'\{{"event_type":"(?!(?:{_WITH_MORE})")(?P<event_type>{_TEXT})","timestamp":"{_TEXT}"',
-        rf',"request_id":"(?P<request_id>{_TEXT})"',
-        r'(?:,"trace_id":"(?!0{32})(?P<trace_id>[0-9a-f]{32})","span_id":"(?!0{16})(?P<span_id>[0-9a-f]{16})")?',
-        _optional("jsonrpc_id", "jsonrpc_id"),
-        rf',"principal":(?P<principal>\{{"username":"{_TEXT}","roles":{_LIST},"auth_type":"{_TEXT}"',
-        *(rf'(?:,"{name}":"{_TEXT}")?' for name in ("id", "issuer", "kind", "on_behalf_of")),
-        rf'\}}),"source":\{{"ip":"(?P<source_ip>{_TEXT})","transport":"(?P<transport>{_TEXT})"',
-        _optional("user_agent", "source_user_agent"),
-        rf'\}},"action":\{{"mcp_tool":"(?P<tool>{_TEXT})","path":"(?P<path>{_TEXT})"',
-        _optional("method", "method"),
-        rf'\}},"resource":\{{"type":"(?P<target_type>{_TEXT})","name":"(?P<resource_name>{_TEXT})"',
-        rf',"actions":(?P<actions>{_LIST})\}},"outcome":"(?P<outcome>{_TEXT})"',
-        rf'(?:,"duration_ms":(?P<duration_ms>{_DECIMAL}))?',
-        # The text that `log_http_request` writes there: METHOD path -> status.
-        rf',"detail":"(?P<detail>(?P<said_method>{_WORD}) {_TEXT} -> (?P<said_status>[0-9]{{3}})|{_TEXT})"',
-        rf',"event_id":"(?P<event_id>{_SOME_TEXT})"',
-        rf'(?:,"trace_flags":(?P<flags>{_BYTE}))?(?:,"status_code":(?P<status_code>[1-5][0-9]{{2}}))?',
-        _optional("error_type", "error_type"),
-        _optional("parent_id", "parent_id"),
-        rf'(?:,"attributes":(?P<attributes>\{{{_KEPT_PAIR}(?:,{_KEPT_PAIR})*\}}))?',
-        rf',"time_ns":(?P<time_ns>{_INT64}),"observed_ns":(?P<observed_ns>{_INT64})',
-        rf',"stream_id":"(?P<stream_id>{_TEXT})","seq":(?P<seq>{_INT64})(?:,"prev_hash":"[0-9a-f]{{64}}")?\}}',
-    )
-).encode()
-
-USUAL_LINE: Final = re.compile(_PATTERN)
-"""Matches the whole of a usual line, without its newline."""
-
-GROUPS: Final = tuple(USUAL_LINE.groupindex)
-"""The names of the groups, in their order. One named as a part and its field, such as `source_ip`, holds that field."""
+_WITH_MORE: Final = frozenset(MCP_METHODS) - {"mcp.tools.call"}
 
 
 class UnreadableLine(AuditError):
@@ -119,7 +135,6 @@ class UnreadableLine(AuditError):
         super().__init__(f"{where}{reason}; set the line aside and verify the journal")
 
 
-_INT64_MAX: Final = 2**63 - 1
 _NEEDED: Final = (("event_type", str), ("stream_id", str), ("time_ns", int), ("observed_ns", int), ("seq", int))
 _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
 
@@ -330,7 +345,7 @@ class _Encoder:
     def __init__(self, segment: Segment) -> None:
         self._mapping = segment.mapping
         self._common: dict[bytes, _Common] = {}
-        self._usual_common: dict[tuple[bytes | str | int | None, ...], _Common] = {}  # by slices of the line
+        self._usual_common: dict[tuple[bytes | str | int | None, ...], _Common] = {}
         self._heads = wire.Heads()
         self._envelope = wire.envelope(
             segment.resource, segment.resource_schema_url, segment.scope, segment.scope_attributes
@@ -342,11 +357,11 @@ class _Encoder:
             if give_way is not None and position and position % _RECORDS_AT_A_TIME == 0:
                 give_way()
             line = line.removesuffix(b"\n")
-            usual = self._usual_record(line)
-            if usual is not None:
-                request.add(usual)
-                continue
             try:
+                usual = self._usual_record(line)
+                if usual is not None:
+                    request.add(usual)
+                    continue
                 event = read_line(line)
                 if OTLP in event:
                     request.add_foreign(foreign_of(event))
@@ -357,66 +372,47 @@ class _Encoder:
         return request.encoded()
 
     def _usual_record(self, line: bytes) -> bytes | None:
-        """Return the record of a usual line, made of slices of it, or None for a line that has to be parsed."""
-        match = _usual(line) if len(line) <= SURELY_FITS_BYTES else None
-        if match is None or not (line.isascii() or _is_utf8(line)):
+        """Return the record of a usual line, or None for any other."""
+        usual = read_usual(line) if len(line) <= SURELY_FITS_BYTES else None
+        if usual is None:
             return None
-        values = match.groups()
+        event_type, action, resource = usual.event_type, usual.action, usual.resource
+        http = http_facts(event_type, action.method, action.path, usual.status_code, usual.detail)
         # fmt: off
-        (
-            event_type, _, trace_id, span_id, _, principal, _, transport, _, tool, path, method, target_type, _,
-            actions, outcome, duration_ms, _, said_method, said_status, event_id, flags, status, error_type, _,
-            attributes, time_ns, observed_ns, stream_id, seq,
-        ) = values
-        # fmt: on
-        if event_type == _HTTP_REQUEST:
-            if not path:
-                return None
-            method, status = method or said_method, status or said_status
-        elif path[:1] != b"/":
-            path = b""
         kind = (
-            event_type,
-            stream_id,
-            outcome,
-            error_type,
-            principal,
-            tool,
-            target_type,
-            actions,
-            transport,
-            method,
-            status,
+            event_type, usual.stream_id, usual.outcome, usual.error_type, bytes(usual.principal), action.mcp_tool,
+            resource.type, bytes(resource.actions), usual.source.transport, http.method, http.status_code,
         )
+        # fmt: on
         common = self._usual_common.get(kind)
         if common is None:
-            event = read_line(line)
-            common = self._common_of(event, http_facts_of(event))
+            common = self._common_of(read_line(line), http)
             if len(self._usual_common) >= _KINDS_MAX:
                 self._usual_common.clear()
             self._usual_common[kind] = common
         heads = self._heads
+        event_id = usual.event_id.encode()
         parts = [
             common.encoded,
-            wire.times(int(time_ns), int(observed_ns)),
+            wire.times(usual.time_ns, usual.observed_ns),
             heads[keys.RECORD_ID][len(event_id)],
             event_id,
         ]
-        heads.add_count(parts, keys.SEQUENCE_NUMBER, int(seq))
-        if path:
-            path = path.partition(b"?")[0]
+        heads.add_count(parts, keys.SEQUENCE_NUMBER, usual.seq)
+        if http.path:
+            path = http.path.encode()
             parts += (heads[keys.URL_PATH][len(path)], path)
-        if duration_ms is not None:
-            heads.add_double(parts, DURATION, float(duration_ms))
-        if attributes is not None:
-            given = _decode(attributes)
+        if usual.duration_ms is not None:
+            heads.add_double(parts, DURATION, float(usual.duration_ms))
+        if given := usual.attributes:
             heads.add_attributes(parts, {key: given[key] for key in KEPT if key in given})
-        for index, key in _OWN_TEXTS:
-            if value := values[index]:
+        for key, text in zip(_OWN_KEYS, _own_texts(usual), strict=True):
+            if text:
+                value = text.encode()
                 parts += (heads[key][len(value)], value)
         parts += (heads.body[len(line)], line)
-        if trace_id is not None:
-            wire.add_span(parts, unhexlify(trace_id), unhexlify(span_id), int(flags or 0))
+        if usual.trace_id and (trace_id := _id_bytes(usual.trace_id, 16)):
+            wire.add_span(parts, trace_id, _id_bytes(usual.span_id, 8), usual.trace_flags)
         return b"".join(parts)
 
     def _record(self, line: bytes, event: Mapping[str, Any]) -> bytes:
@@ -465,19 +461,12 @@ class _Encoder:
 
 _RECORDS_AT_A_TIME: Final = 32
 _KINDS_MAX: Final = 2048  # about a megabyte
-_usual: Final = USUAL_LINE.fullmatch
-_HTTP_REQUEST: Final = b"http.request"
+_FIELDS: Final = frozenset(UsualLine.__struct_fields__)
 _OWN_TEXTS: Final = tuple(
-    (GROUPS.index(group), key)
+    (f"{part}.{field}" if part else field, key)
     for part, fields in OWN_TEXTS
     for field, key in fields
-    if (group := f"{part}_{field}" if part else field) in GROUPS
+    if (part or field) in _FIELDS
 )
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+_OWN_KEYS: Final = tuple(key for _, key in _OWN_TEXTS)
+_own_texts: Final[Callable[[UsualLine], tuple[str, ...]]] = attrgetter(*(place for place, _ in _OWN_TEXTS))

@@ -20,6 +20,7 @@ __all__ = [
     "action_of",
     "actor_id_of",
     "actor_type_of",
+    "http_facts",
     "http_facts_of",
     "part_of",
     "verdict_of",
@@ -138,12 +139,21 @@ def http_facts_of(event: Mapping[str, Any]) -> HttpFacts:
     """
     action, status = part_of(event, "action"), event.get("status_code")
     method, path = action.get("method"), action.get("path")
-    method = method if type(method) is str else ""
-    path = path if type(path) is str else ""
-    status = status if type(status) is int and 100 <= status <= 599 else None
-    if event["event_type"] == "http.request":
-        said = _said_in(event.get("detail")) if not (method and path and status) else _NOTHING_SAID
-        method, path, status = method or said.method, path or said.path, status or said.status_code
+    return http_facts(
+        event["event_type"],
+        method if type(method) is str else "",
+        path if type(path) is str else "",
+        status if type(status) is int and 100 <= status <= 599 else None,
+        event.get("detail"),
+    )
+
+
+def http_facts(event_type: str, method: str, path: str, status: int | None, detail: object) -> HttpFacts:
+    """Do what `http_facts_of` does with fields that have the right types. `status` is from 100 to 599."""
+    if event_type == "http.request":
+        if not (method and path and status):
+            said = _said_in(detail)
+            method, path, status = method or said.method, path or said.path, status or said.status_code
     elif not path.startswith("/"):
         path = ""  # the URI of an MCP resource, or a name, and not the path of a URL
     return HttpFacts(method, path.partition("?")[0] if "?" in path else path, status)

@@ -22,7 +22,7 @@ from otel_audit.event import AuditPrincipal, AuditResource, AuditSource, Outcome
 from otel_audit.fast_line import Action, Draft, Principal, Resource, Source
 from otel_audit.records import attributes as keys
 from otel_audit.records.attributes import ATTRIBUTES, KEY_PATTERN, MAX_ATTRIBUTES, MAX_ATTRIBUTES_BYTES, ValueType
-from otel_audit.records.encoding import USUAL_LINE, UnreadableLine, encoded_request
+from otel_audit.records.encoding import UnreadableLine, encoded_request, read_usual
 from otel_audit.records.mapping import KEPT
 from otel_audit.records.sdk import readable_records
 from tests.examples import examples
@@ -156,7 +156,7 @@ def test_the_official_encoder_makes_an_equal_request(header: dict[str, Any], lin
     assert ExportLogsServiceRequest.FromString(ours.SerializeToString()) == official
 
 
-plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='"\\\\', min_codepoint=32), max_size=12)
+plain = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 usual_texts = plain | st.sampled_from(
     ["", "/a?b", "GET /a -> 200", "GET  -> 999", "GET -> 200", "a b -> c -> 404", "é"]
 )
@@ -211,9 +211,7 @@ def request_or_error(encode: Callable[[dict[str, Any], list[bytes]], Any], line:
 
 @given(usual_lines, st.data())
 @examples(300)
-def test_a_usual_line_of_which_nothing_is_parsed_makes_the_record_of_one_that_is(
-    line: bytes, data: st.DataObject
-) -> None:
+def test_a_usual_line_makes_the_record_that_it_makes_when_read_as_any_other(line: bytes, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(line)))
     piece = data.draw(st.sampled_from([b"", b'"', b"\\", b",", b"}", b"0", b"a", b" ", b"\x01", b"\xff", "é".encode()]))
     cut = data.draw(st.integers(0, 2))
@@ -234,7 +232,7 @@ def test_other_threads_are_let_in_after_every_32_records() -> None:
 
 
 def test_what_the_helpers_write_is_a_usual_line(tmp_path: Path) -> None:
-    principal = AuditPrincipal(username="zoë", roles=["reader"], id="7", issuer="https://id.example")
+    principal = AuditPrincipal(username='zoë "z"', roles=["reader"], id="7", issuer="https://id.example")
     source, resource = AuditSource(ip="10.0.0.7", user_agent="curl/8"), AuditResource(type="view", actions=["READ"])
     with recorder(tmp_path) as audit:
         receipts = [
@@ -244,7 +242,7 @@ def test_what_the_helpers_write_is_a_usual_line(tmp_path: Path) -> None:
             audit.log_authz(outcome="allow", principal=principal, resource=resource),
         ]
 
-        assert all(USUAL_LINE.fullmatch(line_of_receipt(tmp_path, receipt)) for receipt in receipts)
+        assert all(read_usual(line_of_receipt(tmp_path, receipt)) for receipt in receipts)
 
 
 @given(hostile_lines)
