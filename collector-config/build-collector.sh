@@ -8,7 +8,7 @@
 # content of builder.yaml, of this script and the Go version: an edit of one of them makes a new binary.
 set -euo pipefail
 
-builder_version=v0.161.0
+builder_version=v0.165.0
 
 say() { printf '%s\n' "$*" >&2; }
 

@@ -371,3 +371,21 @@ def test_the_collector_tells_its_own_queue_under_the_documented_name(collector: 
         collector.metrics, until=lambda text: "otelcol_exporter_queue_size{" in text, what="the queue's size"
     )
     assert re.search(r"^otelcol_receiver_accepted_log_records\{.*\} 10$", metrics, re.MULTILINE)
+
+
+@pytest.mark.processes
+def test_a_second_agent_on_the_same_directories_ends_at_once_and_the_first_goes_on(collector: Collector) -> None:
+    second = subprocess.run(
+        [COLLECTOR.path(), f"--config={AGENT_CONFIG}"],
+        env={**os.environ, **Collector(collector.data_dir).environment()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert second.returncode == 1
+    assert 'failed to start "otlp_http/loki" exporter: timeout' in second.stderr  # so docs/operations.md
+    with official_exporter(collector, "http") as exporter:
+        assert exporter.export([sdk_record("after")]) is LogRecordExportResult.SUCCESS
+    assert [record.body for record in collector.archive()] == ["after"]

@@ -115,6 +115,9 @@ METRICS = {
     ]
 }
 
+# Also those without a device, which are all that some containers have.
+EVERY_FILE_SYSTEM = "receivers::host_metrics/disks::scrapers::filesystem::include_virtual_filesystems: true"
+
 # What the metrics of a real Loki said after it had refused a record of tomorrow; no Loki runs in the tests.
 OF_LOKI = """\
 loki_discarded_samples_total{format="otlp",policy="",reason="too_far_in_future",retention_hours="744",tenant="fake"} 1
@@ -127,7 +130,7 @@ def store(
 ) -> Iterator[VictoriaMetrics]:
     """Two collectors were scraped: one that delivers, and one that everybody refuses. A service is running."""
     with a_destination_that_refuses() as refusing:
-        agent = start_collector(prometheus_endpoint=victoriametrics.otlp_endpoint)
+        agent = start_collector(prometheus_endpoint=victoriametrics.otlp_endpoint, overrides=[EVERY_FILE_SYSTEM])
         refused = start_collector(
             loki_endpoint=refusing, tempo_endpoint=refusing, prometheus_endpoint=f"{refusing}/api/v1/otlp"
         )
