@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_the_commands_on_the_collector_answer(start_collector: StartCollector) -
 
     assert len(scripts) == 5
     for script in scripts:
-        poll(lambda script=script: succeeds(script), timeout_s=60, what=script)
+        poll(partial(succeeds, script), timeout_s=60, what=script)
 
 
 def succeeds(script: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -161,7 +162,7 @@ class BootedSystemd:
             self._outside.wait()
         folders = sorted((path for path in self._cgroup.rglob("*") if path.is_dir()), reverse=True)
         for folder in [*folders, self._cgroup]:
-            poll(lambda folder=folder: _removed(folder), what=f"{folder} without processes")
+            poll(partial(_removed, folder), what=f"{folder} without processes")
 
 
 def _removed(folder: Path) -> bool:
