@@ -1,12 +1,12 @@
-"""Hold the lines of a stream against what was signed of them.
+"""Compare the lines of a stream with their signed hashes and roots.
 
-An `Anchor` says which hash and root a stream has at one size: a head of the ledger, an end, an adoption. A `Bridge`
-stands for lines that retention removed: what the chain and the tree need in order to go on behind them. `AnchorWalk`
-goes through the digests of a stream in order, grows the tree, and compares at each anchor.
+An `Anchor` gives hash and root of a stream at one size, from a head, an end or an adoption in the ledger. A `Bridge`
+replaces lines that retention removed, with what chain and tree need in order to continue after them. `AnchorWalk` takes
+the digests of a stream in order, grows the tree, and compares at each anchor.
 
-Either comparison alone would do: the hash of a line binds all lines before it through the chain, and the root binds
-them through the tree. With both, a verifier can say more. Where one line was changed, its successor still names its old
-hash; if the tree with that hash has the signed root, then no other line was changed.
+Either comparison alone would be enough: the hash of a line commits to all lines before it through the chain, and the
+root does so through the tree. With both, a verifier can say more. If one line was changed, the next one still names its
+old hash; if the tree with that hash has the signed root, no other line was changed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NEVER: Final = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What is signed of a stream at one size. `kind` and `place` say by which entry, for messages."""
+    """The signed state of a stream at one size. For messages, `kind` and `place` name the ledger's entry."""
 
     size: int
     hash: str
@@ -37,7 +37,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """Lines that are gone, `first_seq` to `last_seq`, and what is known at both ends of them."""
+    """Removed lines, from `first_seq` to `last_seq`, with the hash and edge known at both ends."""
 
     first_seq: int
     last_seq: int
@@ -46,15 +46,12 @@ class Bridge:
     nodes: tuple[bytes, ...] | None = None
 
     def covers(self, first_seq: int, last_seq: int) -> bool:
-        """Return True if all of these lines are among those that are gone."""
+        """Return True if all of these lines are among the removed ones."""
         return self.first_seq <= first_seq and last_seq <= self.last_seq
 
 
 def join(bridges: list[Bridge], bridge: Bridge) -> None:
-    """Add a bridge, as one piece with those that it adjoins.
-
-    Segments may be removed in any order: one that waited goes after later ones.
-    """
+    """Add a bridge, and join it with adjacent ones. Segments may be removed in any order."""
     for each in list(bridges):
         if each.last_seq + 1 == bridge.first_seq and each.hash == bridge.prev_hash:
             bridge = Bridge(each.first_seq, bridge.last_seq, each.prev_hash, bridge.hash, bridge.nodes)
@@ -67,9 +64,9 @@ def join(bridges: list[Bridge], bridge: Bridge) -> None:
 
 
 class AnchorWalk:
-    """Takes the digest of each line in order, and compares at the anchors. Memory stays flat.
+    """Takes the digest of each line in order, and compares it at the anchors. Memory use is constant.
 
-    `signed_to` is the size of the last anchor that agreed. `tree`: grow it, even if no anchor has a root.
+    `signed_to` is the size of the last anchor that agreed. With `tree`, the tree is grown even if no anchor has a root.
     """
 
     __slots__ = (
@@ -101,24 +98,24 @@ class AnchorWalk:
 
     @property
     def edge(self) -> Edge | None:
-        """The tree up to the last confirmed line; None where it is not wanted, or could not be grown."""
+        """The tree up to the last confirmed line, or None if it is not wanted or could not be grown."""
         return self._edge
 
     def _next_stop(self, seq: int) -> None:
-        """Set the number of the next line behind which there is something to compare."""
+        """Set the number of the next line after which there is an anchor to compare."""
         while self._at < len(self._anchors) and self._anchors[self._at].size <= seq:
             self._at += 1
         sizes = [self._anchors[self._at].size] if self._at < len(self._anchors) else []
         self.stop = min([*sizes, *(each.last_seq for each in self._bridges if each.last_seq > seq)], default=_NEVER)
 
     def bridge_over(self, first_seq: int, last_seq: int) -> Bridge | None:
-        """Return what stands for these lines, if they were removed as the ledger says."""
+        """Return the bridge over these lines, or None if the ledger does not say that they were removed."""
         return next((each for each in self._bridges if each.covers(first_seq, last_seq)), None)
 
     def skip(self, bridge: Bridge | None, first_seq: int, last_seq: int, claimed: bytes | None) -> None:
-        """Go on behind lines that are not there. `claimed` is the digest of the last of them, as the next line says.
+        """Continue after missing lines. `claimed` is the digest of the last of them according to the next line.
 
-        Anchors among them cannot be compared, but for one at the last of them.
+        Of the anchors among them, only one at the last of them can be compared.
         """
         if bridge is not None and bridge.last_seq == last_seq and bridge.nodes is not None and self._wants_tree:
             self._edge = Edge(last_seq, bridge.nodes)
@@ -135,14 +132,14 @@ class AnchorWalk:
         self._next_stop(last_seq)
 
     def confirm(self, seq: int, digest: bytes, own: bytes | None = None) -> None:
-        """Take the digest of the next line. `own` is that of the bytes there, where the next line says otherwise."""
+        """Take the digest of the next line. `own` is that of the stored bytes, if the line after it names another."""
         if self._edge is not None:
             self._edge.append(leaf_hash(digest))
         if seq == self.stop:
             self.reached(seq, digest, own)
 
     def reached(self, seq: int, digest: bytes, own: bytes | None = None) -> None:
-        """Compare what is to be compared behind this line, which the tree has already."""
+        """Compare the anchors at this line, which is in the tree already."""
         while self._at < len(self._anchors) and self._anchors[self._at].size == seq:
             self._compare(self._anchors[self._at], digest, own or digest)
             self._at += 1
@@ -174,7 +171,7 @@ class AnchorWalk:
 
     def _differs(self, anchor: Anchor, what: str) -> None:
         if self._is_different:
-            return  # once something was written anew, all later anchors differ
+            return  # after a rewritten line all later anchors differ
         self._is_different = True
         first = self._good_to + 1
         self._findings.broken(
@@ -186,13 +183,13 @@ class AnchorWalk:
         )
 
     def reach(self, due: int | None = None) -> int:
-        """Return the largest size that is signed, and due; 0 without one."""
+        """Return the largest signed size that is due, or 0 if there is none."""
         return max((each.size for each in self._anchors if due is None or each.size <= due), default=0)
 
     def end(self, last_seq: int, due: int | None = None) -> None:
-        """Say which anchors the stream does not reach: the first line behind its end is `last_seq` + 1.
+        """Report the anchors that the stream does not reach, since it ends with line `last_seq`.
 
-        `due`: no line behind this number has to be there yet.
+        Lines after `due` need not be there yet.
         """
         beyond = [each for each in self._anchors if each.size > last_seq and (due is None or each.size <= due)]
         if not beyond:
@@ -209,7 +206,7 @@ class AnchorWalk:
 
 
 def rising(anchors: Sequence[Anchor]) -> list[Anchor]:
-    """Return the heads without those that contradict an earlier one, which is said by the ledger's check."""
+    """Return the heads except those that contradict an earlier one, which the ledger's check reports."""
     found: list[Anchor] = []
     for anchor in anchors:
         if not found or anchor.size >= found[-1].size:

@@ -1,12 +1,12 @@
-"""Verify what a collector's archive, or another store, has kept of a trail, by the ledger lines that came with it.
+"""Verify a trail in a collector's archive or another store, with the ledger lines that were delivered to it.
 
-A store has no files and no locks: nobody can say whether a writer lives, and what is young may be on its way. What was
-said or written in the last hour, `settle_s`, is therefore "not there yet" where it lacks.
+A store has no locks, so nobody knows whether a writer is alive, and recent lines may still be on their way. Missing
+lines of the last hour, `settle_s`, are therefore "not there yet".
 
-A store may let go of what is old: an archive is rotated, Loki has a retention. Then the ledger begins later, too, and
-the lines that were written before it does are unproven. Of what is younger nothing may lack: whatever the journal
-removed by retention, it had delivered before. If a store was set up later than the journal, it lacks lines that the
-journal had removed by then; nothing in it tells that from a deletion, so those are unproven as well.
+A store may remove old lines: an archive is rotated, and Loki has a retention period. Then its ledger begins later too,
+and lines written before that are unproven. No later line may be missing, since the journal delivers lines before
+retention removes them. A store that was set up later than the journal lacks lines that the journal had removed by then.
+Nothing in it distinguishes this from a deletion, so these lines are unproven as well.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def verify_store(
     anchored_within_s: float | None = None,
     passed: Callable[[int], None] = lambda size_bytes: None,
 ) -> Report:
-    """Return what is shown of the trail in a store, and by what.
+    """Return the report on the trail in a store.
 
-    `settle_s`: how long a line may be on its way. `passed` is told of each portion of bytes that was read.
+    A line may be on its way for `settle_s` seconds. `passed` is called with each number of bytes read.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the store cannot be read.
     """
     return _Store(store, pins or Pins(), settle_s, passed).verify(anchored_within_s)
 
@@ -79,7 +79,7 @@ class _Store:
         report.streams += [
             self._absent(self._claims.of(each)) for each in sorted(self._claims.streams.keys() - set(streams))
         ]
-        # A log store has no bytes that are no record, and would be read a second time for them.
+        # A log store has only records, and would have to be read a second time.
         for each in self._store.others() if self._store.kind is Kind.ARCHIVE else ():
             if isinstance(each, DamagedBytes):
                 self._findings.notice(
@@ -257,7 +257,7 @@ class _Store:
 
 
 def is_ledger(stream_id: str, lines: Iterator[Content]) -> bool:
-    """Return True for the lines of the ledger of a directory: they begin as no line of an application can."""
+    """Return True for the lines of a ledger, which begin as no line of an application can."""
     first = next((each for each in lines if isinstance(each, Line)), None)
     if first is None:
         return False
@@ -265,7 +265,7 @@ def is_ledger(stream_id: str, lines: Iterator[Content]) -> bool:
 
 
 def directory_in(content: bytes) -> str:
-    """Return the directory id in the header of a ledger's segment; empty for any other line."""
+    """Return the directory id in the header of a ledger's segment, or an empty text for any other line."""
     if not content.startswith(_HEADER):
         return ""
     try:

@@ -1,9 +1,8 @@
-"""Check the lines of one stream: their numbers, their hash chain, and through `AnchorWalk` what was signed of them.
+"""Check the lines of one stream: their numbers, their hash chain, and through `AnchorWalk` their signed hashes.
 
-`Chain` takes blocks of whole lines. Nearly all lines are what they have to be: they end with the number and the hash
-that the line before them asks for, and one comparison of their last bytes says so. Only the others are looked at more
-closely. What is found is said with the number of the line, and the check goes on behind it: one changed line must not
-hide another one.
+`Chain` takes blocks of whole lines. Nearly every line ends with the number and the hash that the line before it
+requires, which one comparison of its last bytes shows. Only other lines are examined more closely. A finding names the
+number of its line, and the check continues after it, since one changed line must not hide another.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _MOST_DAMAGE: Final = 1000
 
 
 class DamagedBytes(NamedTuple):
-    """Bytes of a segment that are no line of its stream, and the number of the last line before them."""
+    """Bytes of a segment that are not a line of its stream, and the number of the last line before them."""
 
     segment: int
     offset: int
@@ -48,12 +47,12 @@ class _Tail(NamedTuple):
 
 
 class Chain:
-    """Goes along the lines of one stream. For one thread.
+    """Checks the lines of one stream in order. For one thread.
 
-    `seq` and `hash` are those of the last line so far. `chain_to` is the last line up to which nothing is wrong.
-    `has_window`: the source lets go of what is old, so that the first lines may lack without a reason.
-    `has_foreign`: the source keeps records of the plain logs API as they are, without their lines. A stream of such
-    records, whose headers say `foreign`, has only system lines there: a hole beside any other line has another reason.
+    `seq` and `hash` belong to the last line so far, and nothing is wrong up to line `chain_to`. With `has_window`, the
+    source removes old lines, so the first ones may be missing. With `has_foreign`, the source keeps records of the
+    plain logs API unchanged, without their lines. A stream of such records, whose headers say `foreign`, has only
+    system lines there; a hole next to any other line has another reason.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Chain:
         self.lines = 0
         self.damage: list[DamagedBytes] = []
         self.headers: list[tuple[int, int, Mapping[str, Any]]] = []  # segment, number of its line, what it says
-        self.bridged: list[tuple[int, int]] = []  # first and last of lines that lack, and were removed by retention
+        self.bridged: list[tuple[int, int]] = []  # first and last of missing lines that retention removed
         self.ledger_id = ""  # of the ledger that a header names
         self.broken_at: int | None = None
         self.time_ns = 0
@@ -88,13 +87,13 @@ class Chain:
         self._has_window = has_window
         self._has_foreign = has_foreign
         self._is_foreign = False  # by the last header
-        self._foreign: list[tuple[int, int]] = []  # first and last of lines that lack as records of the plain API
+        self._foreign: list[tuple[int, int]] = []  # first and last of missing lines that are records of the plain API
         self._last = b""
         self._remains: dict[int, None] = {}
 
     @property
     def last_ns(self) -> int:
-        """When the last line was recorded; 0 without one."""
+        """The time at which the last line was recorded, or 0 if there is none."""
         match = TAIL.search(self._last, max(0, len(self._last) - TAIL_BYTES))
         return int(match[2]) if match is not None else 0
 
@@ -109,7 +108,7 @@ class Chain:
         return bool(self.headers) and self.headers[0][2].get("durability") == "memory"
 
     def feed(self, data: bytes, segment: int, offset: int) -> None:
-        """Take whole lines, each with its newline, from this offset of a segment on."""
+        """Check whole lines, each with its newline, that begin at this offset of a segment."""
         pieces = data[:-1].split(b"\n")
         if not offset and pieces[0].startswith(_HEADER):
             self._take_header(pieces[0], segment)
@@ -126,7 +125,7 @@ class Chain:
             at += 1
 
     def _run(self, pieces: Sequence[bytes], at: int) -> int:
-        """Take lines for as long as each is what the one before it asks for. Return the place of the first other."""
+        """Check lines while each is what the line before it requires. Return the place of the first other one."""
         if not self.seq or self._others:
             return at
         seq, link, digest, previous = self.seq, self.hash, self._digest, self._link
@@ -153,7 +152,7 @@ class Chain:
         return at
 
     def _take(self, content: bytes, upcoming: bytes | None, segment: int, offset: int) -> None:
-        """Take a line that is not simply the next one."""
+        """Check a line that is not simply the next one."""
         tail = self._tail_of(content)
         if tail is not None and tail.seq != self.seq + 1 and (rescued := last_line_in(content)) is not content:
             self._take_damage(DamagedBytes(segment, offset, len(content) - len(rescued), self.seq))
@@ -199,7 +198,7 @@ class Chain:
             self._broken(1, "altered", "line 1 names a line before it")
 
     def _follow(self, tail: _Tail, digest: bytes, upcoming: bytes | None) -> None:
-        """Take the line of the next number. Its link may say that the line before it was changed."""
+        """Check the line with the next number. Its hash may show that the line before it was changed."""
         if tail.prev == self.hash:
             self._confirm_last(self._digest)
             return
@@ -230,7 +229,7 @@ class Chain:
         self._confirm_last(self._digest)
 
     def _repeat(self, tail: _Tail, digest: bytes) -> None:
-        """Take another line with the number of the last one: which of them is right, the next line says."""
+        """Check another line with the number of the last one. The next line shows which of them is right."""
         if digest == self._digest:
             self._broken(tail.seq, "inserted", f"line {tail.seq} stands twice")
             return
@@ -244,13 +243,13 @@ class Chain:
         self._broken(seq, "inserted", f"a line with the number {seq} stands behind line {self.seq}, out of its place")
 
     def _leap(self, tail: _Tail, *, is_system: bool) -> None:
-        """Go on at a line behind some that are not there."""
+        """Continue at a line after missing ones."""
         self._confirm_last(self._digest)
         self._over_gap(self.seq + 1, tail, is_foreign=is_system and self._lacks_foreign)
 
     @property
     def _lacks_foreign(self) -> bool:
-        """True if records of the plain logs API may lack behind the last line."""
+        """True if the lines of records of the plain logs API may be missing after the last line."""
         return self._has_foreign and self._is_foreign and is_system(self._last)
 
     def _over_gap(self, first: int, tail: _Tail, *, is_foreign: bool = False) -> None:
@@ -296,7 +295,7 @@ class Chain:
         self.walk.confirm(self.seq, digest)
 
     def take_remains(self, seq: int, body: bytes) -> None:
-        """Take what a store has in place of a line. A body that only breaks off was cut for its length."""
+        """Check what a store has instead of a line. A body that is the beginning of one was cut for its length."""
         if body.endswith(b"}") or not body.startswith(b"{"):
             self._broken(seq, "altered", f"line {seq} was changed: what is there in its place is no line of a journal")
         else:
@@ -305,10 +304,7 @@ class Chain:
             self._remains[seq] = None
 
     def end(self, due: int | None = None) -> None:
-        """Take the last line as it is: no line follows that would vouch for it.
-
-        `due`: no line behind this number has to be there yet.
-        """
+        """Accept the last line, although no line follows to confirm it. Lines after `due` need not be there yet."""
         if self.seq:
             self._confirm_last(self._digest)
         if self._is_tombstone:
@@ -321,7 +317,7 @@ class Chain:
         self._tell_foreign()
 
     def _tell_foreign(self) -> None:
-        """Say once how many lines lack as records of the plain logs API: each segment may have a hole."""
+        """Report once how many missing lines are records of the plain logs API, since each segment may have a hole."""
         if not self._foreign:
             return
         first, last = self._foreign[0][0], self._foreign[-1][1]
@@ -345,7 +341,7 @@ class Chain:
         return _Tail(int(match[4]), match[5])
 
     def _take_damage(self, damage: DamagedBytes) -> None:
-        """Keep where bytes stand that are no line. Pieces that stand side by side are one."""
+        """Remember the place of bytes that are not a line. Adjacent pieces become one."""
         last = self.damage[-1] if self.damage else None
         if last is not None and last.segment == damage.segment and last.offset + last.length + 1 == damage.offset:
             self.damage[-1] = last._replace(length=last.length + 1 + damage.length)
@@ -353,7 +349,7 @@ class Chain:
             self.damage.append(damage)
 
     def take_damage(self, segment: int, offset: int, length: int) -> None:
-        """Take bytes that are too many to be a line, or that no newline ends."""
+        """Note bytes that are too many to be a line, or that have no newline at the end."""
         self._take_damage(DamagedBytes(segment, offset, length, self.seq))
 
     def _take_header(self, content: bytes, segment: int) -> None:
@@ -369,12 +365,12 @@ class Chain:
         anchor = header.get("ledger")
         if isinstance(anchor, dict) and isinstance(named := anchor.get("directory_id"), str):
             self.ledger_id = named
-        # Only what is asked for later: a header holds the whole resource, and a stream may have thousands of segments.
+        # Keep only what is needed later, since a header holds the whole resource and there may be thousands of them.
         if not self.headers or header.get("damage") is not None or header.get("format") != 1:
             self.headers.append((segment, tail.seq, header))
 
     def _count_gaps(self, data: bytes) -> None:
-        """Say where the writer itself says that it lost events."""
+        """Report where the writer itself recorded a loss of events."""
         if _GAP not in data:
             return
         for match in _GAP_LINE.finditer(data):
@@ -383,7 +379,7 @@ class Chain:
 
 
 def named_damage(header: Mapping[str, Any]) -> tuple[int, int, int, str] | None:
-    """Return the damage that a segment header names: segment, offset, length and SHA-256; None if it names none."""
+    """Return segment, offset, length and SHA-256 of the damage that a segment header names, or None."""
     damage: Any = header.get("damage")
     try:
         segment, offset, length, digest = (damage[name] for name in ("segment", "offset", "length", "sha256"))

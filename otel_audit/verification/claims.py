@@ -1,9 +1,8 @@
-"""What the ledger says of each stream of a directory: opened, how far it came, how it ended, what was removed.
+"""The ledger's claims about each stream of a directory: its opening, heads, end and removals.
 
-The entries are taken in the order of the ledger, and only once a signed note covers them. What they say is checked
-against what they said before; whether the streams agree is checked later, from `anchors` and `bridges`. Of the many
-heads of a stream only the last one is kept: it binds all lines before it. A stream that fails is read again with all of
-its heads.
+Entries are taken in the order of the ledger, and only once a signed note covers them. Each is checked against earlier
+ones; whether the streams agree is checked later, with `anchors` and `bridges`. Only the last of the many heads of a
+stream is kept, since it commits to all lines before it. A stream that fails is read again with all of its heads.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _HEADS: Final = ("head", "end", "adopt", "found")
 
 @dataclass(slots=True)
 class StreamClaims:
-    """What the ledger says of one stream. `places` are those of its entries, for messages: numbers of ledger lines."""
+    """The ledger's claims about one stream. For messages, places are the numbers of the ledger's lines."""
 
     stream_id: str
     findings: Findings
@@ -51,25 +50,25 @@ class StreamClaims:
     anchored: int = 0
     retained_whole: bool = False
     bridges: list[Bridge] = field(default_factory=list)
-    # Sizes of heads and how long the ledger had lived by then, for the age of what is removed: 16 bytes a head.
+    # The size of each head and the age of the ledger by then, for the age of removed lines: 16 bytes a head.
     sizes: array[int] = field(default_factory=lambda: array("q"))
     ages: array[int] = field(default_factory=lambda: array("q"))
 
     def signed_size(self) -> int:
-        """Return how many lines are signed."""
+        """Return the number of signed lines."""
         return self.last.size if self.last is not None else 0
 
     def removed_to(self) -> int:
-        """Return the highest number of a line that was removed."""
+        """Return the highest number of a removed line."""
         return max((bridge.last_seq for bridge in self.bridges), default=0)
 
 
 class Claims:
-    """What the ledgers of a directory say of all of its streams.
+    """The claims of a directory's ledgers about all of its streams.
 
-    `watched` has for some streams what is told of each of their heads: for those that are read a second time.
-    `from_ns`: the lines before this time need not be read, as far as a head with its edge lets the tree begin later.
-    `due_ns`: what was said after this time need not have come into a store yet.
+    `watched` holds a function for each stream that is read a second time, which is called for each of its heads. Lines
+    from before `from_ns` need not be read if a head with its edge lets the tree begin later. Entries written after
+    `due_ns` need not be in a store yet.
     """
 
     def __init__(
@@ -81,8 +80,8 @@ class Claims:
     ) -> None:
         self.streams: dict[str, StreamClaims] = {}
         self.lived_ns = 0
-        self.removed: dict[str, Bridge] = {}  # by ledger: the lines of its own that it says were removed
-        self.begins_later = False  # the first lines of a ledger are not there, and nobody knows what they said
+        self.removed: dict[str, Bridge] = {}  # the removed lines of each ledger itself, according to it
+        self.begins_later = False  # the first lines of a ledger are missing, and their entries unknown
         self.changed: set[str] = set()
         self._time_ns = 0
         self._watched = watched or {}
@@ -90,21 +89,21 @@ class Claims:
         self._due_ns = due_ns
 
     def of(self, stream_id: str) -> StreamClaims:
-        """Return what is said of a stream; nothing yet, for one that was not heard of."""
+        """Return the claims about a stream, which are empty for an unknown one."""
         found = self.streams.get(stream_id)
         if found is None:
             found = self.streams[stream_id] = StreamClaims(stream_id, Findings(stream_id))
         return found
 
     def vouched(self) -> None:
-        """Take note that a pin of the verifier vouches for all that was said so far."""
+        """Note that a pin of the verifier vouches for all entries so far."""
         for stream_id in self.changed:
             claims = self.streams[stream_id]
             claims.anchored = claims.signed_size()
         self.changed.clear()
 
     def take(self, kind: str, content: Mapping[str, Any], place: int, time_ns: int, ledger: Findings) -> None:
-        """Take one entry that a note covers. `place` is the number of its line; `ledger` is told what is wrong."""
+        """Take one entry that a note covers. `place` is the number of its line. `ledger` collects findings about it."""
         # A clock that was set back takes time away, and must not make what is removed look younger than it is: only
         # steps forward are counted, and what is asked below is whether less time than declared has passed.
         self.lived_ns += max(0, time_ns - self._time_ns) if self._time_ns else 0
@@ -205,15 +204,15 @@ class Claims:
         join(claims.bridges, bridge)
 
     def _check_age(self, claims: StreamClaims, first: int, last: int, reason: str, place: int) -> None:
-        """Say if lines were removed before the days had passed that were declared when the stream was opened."""
+        """Report lines that were removed before the retention period that was declared when the stream was opened."""
         if not claims.declares_retention:
             return
-        # The last line was written behind the last head that does not cover it; no line is older than that.
+        # The last line was written after the last head that does not cover it, and no line is older than that head.
         since = max((age for size, age in zip(claims.sizes, claims.ages, strict=True) if size < last), default=0)
         while len(claims.sizes) > 1 and claims.sizes[1] < last:
             del claims.sizes[0], claims.ages[0]
         if claims.retention_bytes is not None and reason != "age":
-            return  # more than the directory may hold
+            return  # removed because of the directory's size limit
         days, lived_ns = claims.retention_days, self.lived_ns - since
         if days is None or lived_ns < days * _DAY_NS:
             declared = "for ever" if days is None else f"for {days} days"
@@ -227,13 +226,10 @@ class Claims:
 
 
 def bridge_of(content: Mapping[str, Any]) -> Bridge:
-    """Return which lines a `retain` entry says were removed.
+    """Return the lines that were removed according to a `retain` entry.
 
     Raises:
-        KeyError: it does not say so.
-        TypeError: as well.
-        ValueError: as well.
-        NoteMalformed: as well.
+        KeyError, TypeError, ValueError, NoteMalformed: the entry is malformed.
     """
     first, last = _size(content["first_seq"]), _size(content["last_seq"])
     if not 0 < first <= last:

@@ -1,9 +1,9 @@
-"""Hold a journal directory and a store against each other, line by line.
+"""Compare a journal directory with a store, line by line.
 
-Whoever changes one of them and not the other is found, whatever keys he has. What is in one of them only may have a
-good reason: retention removed it here after it was delivered, it is on its way there, or the store has let go of it by
-now, as of all that is as old. How far each exporter had come is therefore looked up first, then the store is read, and
-the journal last of all.
+A change to only one of them is found, whatever keys the attacker has. A line that only one of them has may have a good
+reason: retention removed it from the journal after delivery, it is still on its way to the store, or the store's
+retention removed it with all older lines. Therefore the progress of each exporter is read first, then the store, and
+the journal last.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OF_LEDGER: Final = (system_start(ENTRY), system_start(NOTE))
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """What is wrong or worth knowing of one line."""
+    """What is wrong with one line, or worth knowing about it."""
 
     weight: Class
     kind: str
@@ -70,13 +70,13 @@ _MISSING: Final = _Fact(Class.FINDING, "journal_only", "were delivered, and are 
 
 
 class CrossCheck:
-    """Compares a directory with a store, which it reads at once. Then the journal is to be verified, then `compare`.
+    """Compares a directory with a store. It reads the store at once; verify the journal next, then call `compare`.
 
-    `settle_s`: how long a line may be on its way. `from_ns`: lines before this time are not reported if the store has
-    let go of them.
+    A line may be on its way for `settle_s` seconds. Lines from before `from_ns` are not reported if the store no longer
+    has them.
 
-    `notes`: by ledger of the directory, the newest note that the store has of it. Whoever takes over the host cannot
-    take that one back.
+    `notes` holds the newest note in the store for each ledger of the directory. An attacker on the host cannot take
+    that note back.
 
     Raises:
         OSError: one of them cannot be read.
@@ -86,7 +86,7 @@ class CrossCheck:
         self._directory = directory
         self._store = store
         self._from_ns = from_ns or 0
-        self._window_ns = 0  # the store has let go of what is older
+        self._window_ns = 0  # the store no longer has older lines
         self._due_ns = time.time_ns() - int(settle_s * 1e9)
         self._progress = _progress_in(directory)
         self._there = frozenset(store.streams())
@@ -100,7 +100,7 @@ class CrossCheck:
         return f"--{self._store.kind.lower()}" if self._store.kind in (Kind.LOKI, Kind.VICTORIALOGS) else "--archive"
 
     def compare(self, claims: Claims) -> list[Finding]:
-        """Return what the comparison says. `claims`: what the directory's ledgers say by now.
+        """Return the result of the comparison. `claims` are the present claims of the directory's ledgers.
 
         Raises:
             OSError: one of them cannot be read.
@@ -121,9 +121,9 @@ class CrossCheck:
         return found
 
     def _begin_of_store(self, ours: Set[str], ledgers: Set[str]) -> int:
-        """Return the time of the oldest line that the store has of this directory; 0 if it may not have begun later.
+        """Return the time of the store's oldest line of this directory, or 0 if the store cannot have begun later.
 
-        A ledger goes on for as long as the directory lives. Where the store has none of it, somebody has deleted it.
+        A ledger continues as long as the directory is used. If the store has no line of it, somebody deleted them.
         """
         there = self._there & ours
         if not there or (ledgers and not ledgers & there):
@@ -149,7 +149,7 @@ class CrossCheck:
             fact: _Fact | None
             for first, end in self._in_neither(claims, last + 1, seq - 1):
                 spans.add(first, _FOREIGN if _is_before_foreign(before) else _IN_NEITHER, end)
-            if removed is not None and last and seq > last + 1:  # what is before the first line there, it may let go of
+            if removed is not None and last and seq > last + 1:  # the store may lack lines before its first one
                 spans.add(last + 1, _IN_NEITHER, seq - 1)
             last, before = seq, _body_of(ours or theirs)
             if ours is None:
@@ -165,9 +165,9 @@ class CrossCheck:
         return spans.finish()
 
     def _in_neither(self, claims: StreamClaims | None, first: int, last: int) -> list[tuple[int, int]]:
-        """Return which of these lines, which neither side has, were removed by retention. Others the journal misses.
+        """Return which of these lines, which neither side has, were removed by retention. The journal lacks the others.
 
-        Of a stream that was opened before the store begins, the store may have let go of them.
+        If the stream was opened before the store's oldest line, the store may no longer have them.
         """
         if claims is None or not claims.opened or claims.opened_ns < self._window_ns:
             return []
@@ -194,7 +194,7 @@ class CrossCheck:
         return _FOREIGN if _is_foreign(line) else _MISSING
 
     def judge_notes(self, checks: Sequence[LedgerCheck], findings: Findings) -> None:
-        """Say so if the store vouches for no note of the directory: it says nothing then of what was signed."""
+        """Report if the store vouches for no note of the directory, since it then shows nothing about signed lines."""
         if checks and not any(check.is_stored for check in checks):
             what = f"no note of this ledger is in {self._store.where}, which vouches for none therefore"
             findings.unproven("store_notes", None, what)
@@ -202,9 +202,9 @@ class CrossCheck:
     def _judge_stranger(
         self, stream_id: str, here: frozenset[str], ledgers: set[str], removed: Mapping[str, Bridge]
     ) -> list[Finding]:
-        """Judge a stream of the store that this directory does not know: of another one, or removed from this one.
+        """Judge a stream of the store that is not in this directory: it belongs to another one, or was removed.
 
-        Its ledger may have removed the lines that speak of it: then the copy that the store has of them says.
+        The ledger may have removed its entries about the stream. Then the store's copy of them decides.
         """
         findings = Findings(stream_id)
         is_ledger, named = False, False
@@ -225,7 +225,7 @@ class CrossCheck:
                 named = True
                 break
             if not is_ledger and not each.content.startswith(b'{"system"'):
-                break  # its headers name its ledger, and the first of them has come
+                break  # its headers name its ledger, and the store has the first of them
         if is_ledger and not named:
             findings.notice("foreign_ledger", None, f"another directory's ledger is in {self._store.where}")
         elif not is_ledger and not findings.all:  # as the first stream of a directory, whose headers name no ledger yet
@@ -235,7 +235,7 @@ class CrossCheck:
         return findings.all
 
     def _judge_forgotten(self, findings: Findings, stream_id: str, ledger: str, removed: Bridge | None) -> None:
-        """Judge a stream of this directory that only the store has, and that its ledger does not know any more."""
+        """Judge a stream of this directory that only the store has, and that is no longer in the ledger."""
         told = self._told_before(ledger, removed) if removed is not None else {}
         what = f"it is in {self._store.where}, of this directory, and not in the journal"
         if told is None:
@@ -247,9 +247,9 @@ class CrossCheck:
             findings.broken("store_only", 1, what)
 
     def _told_before(self, ledger: str, removed: Bridge) -> Mapping[str, bool] | None:
-        """Return which streams a ledger's removed lines name, and whether as removed; None if the store lacks lines.
+        """Return the streams in a ledger's removed lines, and whether as removed, or None if the store lacks lines.
 
-        The lines there are believed if they lead to the one that the journal's ledger names as the last of them.
+        The store's lines are believed if their chain leads to the line that the journal's ledger names as the last.
         """
         if ledger not in self._told:
             self._told[ledger] = _told_in(self._store, ledger, removed)
@@ -290,7 +290,7 @@ def _progress_in(directory: Path) -> Mapping[str, Mapping[str, Progress]]:
 def _side_by_side(
     journal: DirectoryStore, store: Store, stream_id: str
 ) -> Iterator[tuple[int, Line | None, Line | Remains | None]]:
-    """Yield each number with the line here and the one there. Copies that differ come one behind the other."""
+    """Yield each number with the journal's line and the store's. Differing copies are yielded one after the other."""
     ours = _rising(journal, stream_id)
     theirs = (each for each in store.lines_of(stream_id) if isinstance(each, Line | Remains))
     mine, other = next(ours, None), next(theirs, None)
@@ -311,7 +311,7 @@ def _side_by_side(
 
 
 def _rising(journal: DirectoryStore, stream_id: str) -> Iterator[Line]:
-    """Yield the lines of the journal, without those that stand out of their order: these are found there."""
+    """Yield the lines of the journal, except lines out of order, which verifying the journal reports."""
     last = 0
     for each in journal.lines_of(stream_id):
         if isinstance(each, Line) and each.seq > last:
@@ -335,7 +335,7 @@ def _body_of(line: Line | Remains | None) -> bytes:
 
 
 def _is_before_foreign(line: bytes) -> bool:
-    """Return True if this is a header behind which records of the plain logs API stand."""
+    """Return True if this is a header that records of the plain logs API follow."""
     return line.startswith(_HEADER) and b'"foreign":true' in line
 
 
@@ -355,7 +355,7 @@ def _subject_of(line: Line) -> str:
 
 
 class _Spans:
-    """Joins what is said of neighbouring lines into one fact."""
+    """Joins equal findings about neighbouring lines into one."""
 
     def __init__(self, stream_id: str, store: str) -> None:
         self._findings = Findings(stream_id)
@@ -373,7 +373,7 @@ class _Spans:
         self._fact, self._first, self._last = fact, seq, last
 
     def finish(self) -> list[Finding]:
-        """Return all of it."""
+        """Return all findings."""
         self._tell()
         return self._findings.all
 

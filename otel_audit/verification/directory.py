@@ -1,7 +1,7 @@
-"""Read what a journal directory holds into the checks: its ledgers up to their last note, and its streams.
+"""Read a journal directory for the checks: its ledgers up to their last note, and its streams.
 
-Nothing is locked for long and nothing is written. The directory may live: lines are appended, segments begun and
-removed while it is read. What that leaves open is found again by whoever reads the ledger once more afterwards.
+Nothing is locked for long, and nothing is written. The directory may be in use: lines are appended, and segments begin
+and are removed while it is read. Questions that this leaves open are settled by reading the ledger again afterwards.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from otel_audit.verification.pins import Pins
 __all__ = ["LedgerReading", "StreamReading", "bytes_of", "heads_of", "is_alive", "read_ledgers", "read_stream"]
 
 
-_ROUNDS: Final = 8  # of a directory of which the ledger is pruned while it is read
+_ROUNDS: Final = 8  # of reading a ledger whose oldest segments are removed in the meantime
 
 
 def read_ledgers(directory: Path, pins: Pins, claims: Callable[[], Claims]) -> LedgerReading:
-    """Read all ledgers of a directory. `claims` gives new ones, since it begins anew if segments go meanwhile.
+    """Read all ledgers of a directory. `claims` makes new claims each time reading starts over, if segments vanish.
 
     Raises:
         OSError: a ledger cannot be read.
@@ -58,9 +58,9 @@ def read_ledgers(directory: Path, pins: Pins, claims: Callable[[], Claims]) -> L
 
 
 class LedgerReading:
-    """Reads all ledgers of a directory, and goes on where it stopped when it is called again.
+    """Reads all ledgers of a directory. Each further call continues where the last one stopped.
 
-    Only what a note covers is taken: the lines behind the last note may be cut off and written anew.
+    Only lines that a note covers are used, since later ones may be cut off and written again.
     """
 
     def __init__(self, directory: Path, claims: Claims, pins: Pins) -> None:
@@ -72,10 +72,10 @@ class LedgerReading:
         self.unfinished: list[Line] = []
 
     def read(self) -> bool:
-        """Take what is new. Return True if there was anything.
+        """Read the new lines. Return True if there were any.
 
         Raises:
-            FileNotFoundError: retention has removed segments behind the first ones that were read.
+            FileNotFoundError: retention has removed segments after the first ones that were read.
             OSError: the ledger cannot be read.
         """
         is_new = False
@@ -127,7 +127,7 @@ class LedgerReading:
         return is_new
 
     def _abandoned(self, log: LedgerLog, check: LedgerCheck, turn: list[Line], number: int) -> list[Line]:
-        """Leave out lines without a note that the next segment does not go on from: a failed sync has ended them."""
+        """Leave out lines without a note that the next segment does not continue, since their sync failed."""
         first = next((each for each in segment_lines(log, number) if isinstance(each, Line)), None)
         if first is None or first.tail.prev_hash == turn[-1].hash:
             return turn
@@ -140,9 +140,9 @@ class LedgerReading:
 
 
 def _keys_before(log: LedgerLog, seq: int) -> Mapping[int, VerifierKey]:
-    """Return the keys that a ledger announced before the line of this number, as far as the archive shows them.
+    """Return the keys in the archive that a ledger announced before the line with this number.
 
-    Each must be announced under a note that the key before it has signed.
+    Each must be announced under a note that the previous key has signed.
     """
     found: dict[int, VerifierKey] = {}
     with contextlib.suppress(JournalUnreadable, NoteMalformed, ProofInvalid, SignatureInvalid):
@@ -158,7 +158,7 @@ def _keys_before(log: LedgerLog, seq: int) -> Mapping[int, VerifierKey]:
 
 @dataclass(slots=True)
 class StreamReading:
-    """What reading one stream gave. `torn_bytes` stand behind its last newline, where its writer may still be at it."""
+    """The result of reading one stream. `torn_bytes` follow its last newline, and may be a line in the making."""
 
     findings: Findings
     chain: Chain
@@ -169,7 +169,7 @@ class StreamReading:
 
 
 def bytes_of(directory: Path) -> int:
-    """Return how many bytes the segments of all streams have now."""
+    """Return the present size of the segments of all streams, in bytes."""
     size = 0
     for stream_id, numbers in segments_in(directory).items():
         for number in numbers:
@@ -179,7 +179,7 @@ def bytes_of(directory: Path) -> int:
 
 
 def is_alive(files: StreamFiles) -> bool | None:
-    """Return True while the writer of a stream lives; None if that cannot be found out."""
+    """Return True if the writer of a stream is alive, or None if that cannot be determined."""
     try:
         return FileLock.is_held(files.writer_lock)
     except OSError:
@@ -194,10 +194,10 @@ def read_stream(
     anchors: Sequence[Anchor] | None = None,
     unsigned: Sequence[Bridge] = (),
 ) -> StreamReading:
-    """Read one stream from its first line to its last, against what is claimed of it.
+    """Read one stream from its first line to its last, and compare it with the claims of the ledger.
 
-    `anchors`: all of its heads, where the last one is not enough. `unsigned` are lines that were removed as no signed
-    ledger says. `passed` is told of bytes that were read.
+    `anchors` holds all of its heads if the last one is not enough. `unsigned` are lines whose removal is not in a
+    signed ledger. `passed` is called with the number of bytes read.
 
     Raises:
         OSError: a file cannot be read.
@@ -217,8 +217,8 @@ def read_stream(
         try:
             is_last = not _read_segment(files, number, reading, passed)
         except FileNotFoundError:
-            is_last = False  # removed in this moment: what is missing then is asked of the ledger
-        # One that is begun after the last look is not read: before it this segment may have had more lines.
+            is_last = False  # removed just now; the ledger explains the missing lines
+        # A segment that began after the last look is not read, since this one may have got more lines before that.
         number = None if is_last else files.segment_from(number + 1)
     reading.chain.end()
     judge_headers(reading.chain, findings)
@@ -227,7 +227,7 @@ def read_stream(
 
 
 def _segment_behind(files: StreamFiles, start: Anchor) -> int | None:
-    """Return the segment that begins with the line behind a head; None if there is none."""
+    """Return the segment that begins with the line after a head, or None if there is none."""
     for number in reversed(files.segments()):
         with contextlib.suppress(FileNotFoundError):
             first = next((each for each in segment_lines(files, number) if isinstance(each, Line)), None)
@@ -237,7 +237,7 @@ def _segment_behind(files: StreamFiles, start: Anchor) -> int | None:
 
 
 def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passed: Callable[[int], None]) -> bool:
-    """Read all lines of a segment that are there now. Return True if a later one was begun before the last of them."""
+    """Read the present lines of a segment. Return True if a later segment began before the last of them was read."""
     with opened(files.segment(number)) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -254,7 +254,7 @@ def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passe
                     reading.chain.take_damage(number, block.offset, block.end - 1 - block.offset)
                 passed(block.end - offset)
                 offset = block.end
-            # Only what is read once a later segment is known is all that will ever be there.
+            # A segment is complete only if a later one existed before it was read.
             if begun or files.segment_from(number + 1) is None:
                 break
         reading.torn_bytes = os.fstat(descriptor).st_size - offset
@@ -265,7 +265,7 @@ def _read_segment(files: StreamFiles, number: int, reading: StreamReading, passe
 
 
 def _judge_damage(files: StreamFiles, reading: StreamReading) -> None:
-    """Tell damage that the writer itself named in the next header from what somebody else left."""
+    """Distinguish damage that the writer named in the next header from damage that somebody else caused."""
     named = [each for _, _, header in reading.chain.headers if (each := named_damage(header)) is not None]
     for damage in reading.chain.damage:
         if any(_is_named(files, damage, *each) for each in named):
@@ -292,7 +292,7 @@ def _is_named(files: StreamFiles, damage: DamagedBytes, segment: int, offset: in
 
 
 def heads_of(directory: Path, streams: Mapping[str, list[Anchor]]) -> None:
-    """Read the ledgers again for every head of some streams, and add these to their lists.
+    """Read the ledgers again for all heads of some streams, and add them to their lists.
 
     Raises:
         OSError: the ledger cannot be read.

@@ -1,9 +1,9 @@
-"""What a verification found: findings by class, the state of each stream, and the verdict that follows from them.
+"""The result of a verification: findings by class, the state of each stream, and the verdict that follows from them.
 
-Three classes. A *finding* is something that no honest writer leaves behind. *Unproven* is what nothing shows to be
-whole, nor broken. A *notice* is an ordinary fact that a reader should know. Any finding makes the verdict `broken`;
-`proven` needs a pin (a key, an earlier note or a second copy that the verifier brought along), and neither findings nor
-anything unproven; the rest is `consistent`.
+There are three classes. A *finding* is something that no honest writer causes. *Unproven* is something that cannot be
+shown to be whole or broken. A *notice* is an ordinary fact that a reader should know. Any finding makes the verdict
+`broken`. `proven` needs a pin (a key, an earlier note or a second copy, supplied by the verifier), no finding and
+nothing unproven. Everything else is `consistent`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Final
 
 __all__ = ["Class", "Finding", "Findings", "LedgerReport", "Report", "StreamReport", "Verdict", "report_schema"]
 
-# More of one kind in one stream say nothing new, and a file of foreign bytes would fill the memory with them.
+# More of one kind in one stream add nothing, and a file of foreign bytes would fill the memory with them.
 _MOST_OF_A_KIND: Final = 100
 
 
 class Class(StrEnum):
-    """How much a fact weighs."""
+    """The class of a fact."""
 
     FINDING = "finding"
     UNPROVEN = "unproven"
@@ -28,7 +28,7 @@ class Class(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the whole verification says."""
+    """The result of the whole verification."""
 
     PROVEN = "proven"
     CONSISTENT = "consistent"
@@ -37,10 +37,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fact. `seq` is the number of the first line that it is about, `last_seq` that of the last one.
-
-    `stream_id` is empty where it is about the directory as a whole.
-    """
+    """One fact about the lines from `seq` to `last_seq`. `stream_id` is empty if it is about the whole directory."""
 
     weight: Class
     kind: str
@@ -62,9 +59,9 @@ class Finding:
 
 
 class Findings:
-    """The facts about one stream, or about the directory, in the order in which they were met.
+    """The facts about one stream or the directory, in the order in which they were found.
 
-    Of each kind a hundred are kept, and the rest is counted.
+    A hundred of each kind are kept, and the rest is counted.
     """
 
     __slots__ = ("_counts", "_stream_id", "found")
@@ -85,7 +82,7 @@ class Findings:
         self.add(Class.FINDING, kind, seq, message, last_seq)
 
     def unproven(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
-        """Add something that nothing shows to be whole."""
+        """Add something that cannot be shown to be whole."""
         self.add(Class.UNPROVEN, kind, seq, message, last_seq)
 
     def notice(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
@@ -99,7 +96,7 @@ class Findings:
 
     @property
     def all(self) -> list[Finding]:
-        """What was kept, and a last one for each kind of which there were more."""
+        """The facts that were kept, and one for each kind that had more."""
         more = [
             Finding(weight, kind, self._stream_id, None, f"and {count - _MOST_OF_A_KIND} more of this kind")
             for (weight, kind), count in self._counts.items()
@@ -110,11 +107,11 @@ class Findings:
 
 @dataclass(slots=True)
 class StreamReport:
-    """How much of one stream is shown by what.
+    """How far one stream is verified.
 
-    `first_seq` and `last_seq` are the numbers of the lines that are there. `chain_to`: up to this line each one carries
-    the hash of the line before it. `signed_to`: up to this line the ledger's signed roots cover the stream, and they
-    agree. `anchored_to`: the same, under a note that a pin of the verifier vouches for. 0: none.
+    `first_seq` and `last_seq` are the numbers of the first and the last line. Up to line `chain_to` each line has the
+    hash of the line before it. Up to `signed_to` the ledger's signed roots cover the stream and agree. Up to
+    `anchored_to` they do so under a note that a pin of the verifier vouches for. 0 means no line.
     """
 
     stream_id: str
@@ -147,9 +144,9 @@ class StreamReport:
 
 @dataclass(slots=True)
 class LedgerReport:
-    """The ledger of one directory: who it says that it is, how long it is, and which keys signed its notes.
+    """The ledger of one directory: its name, its size, and the keys that signed its notes.
 
-    `note` is its last note, whole: kept elsewhere, it is what `--known` takes.
+    `note` is the text of its last note. A copy that is kept elsewhere can be given to `--known` later.
     """
 
     origin: str = ""
@@ -181,7 +178,7 @@ class Report:
 
     @property
     def verdict(self) -> Verdict:
-        """What follows from the findings."""
+        """The verdict that follows from the findings."""
         weights = {each.weight for each in self.all_findings}
         if Class.FINDING in weights:
             return Verdict.BROKEN
@@ -189,12 +186,12 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """1 for a broken trail, and for one that is not proven although there was a pin to prove it by."""
+        """1 for a broken trail, and for one that is not proven although there was a pin. Otherwise 0."""
         return 0 if self.verdict is Verdict.PROVEN or (self.verdict is Verdict.CONSISTENT and not self.pins) else 1
 
     @property
     def all_findings(self) -> list[Finding]:
-        """Those about the whole, then those of each stream."""
+        """The findings about the whole trail, then those of each stream."""
         return [*self.findings, *(each for stream in self.streams for each in stream.findings)]
 
     def as_json(self) -> Mapping[str, Any]:

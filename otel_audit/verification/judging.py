@@ -1,4 +1,4 @@
-"""What is judged alike wherever a trail lies: the ledgers by the pins, and how much of a stream is shown by what."""
+"""Judgements that are the same for a directory and a store: the ledgers by the pins, and the coverage of a stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["describe", "judge_headers", "judge_ledgers", "unfinished_words"]
 def judge_ledgers(
     checks: Sequence[LedgerCheck], pins: Pins, report: Report, findings: Findings, anchored_within_s: float | None
 ) -> None:
-    """Finish the checks of all ledgers, the oldest first, and say what they found and what the pins say of them."""
+    """Finish the checks of all ledgers, oldest first, and add their findings and those that follow from the pins."""
     for check in checks:
         check.finish()
         findings.found += check.findings.all
@@ -49,7 +49,7 @@ def _judge_age(checks: Sequence[LedgerCheck], report: Report, findings: Findings
 
 
 def judge_headers(chain: Chain, findings: Findings) -> None:
-    """Say what the headers of a stream say that limits what can be shown of it."""
+    """Report what the headers of a stream say that limits its verification."""
     for segment, seq, header in chain.headers:
         if header.get("format") != FORMAT_VERSION:
             number = header.get("number", segment)
@@ -63,12 +63,12 @@ def judge_headers(chain: Chain, findings: Findings) -> None:
 
 
 def unfinished_words(lines: Sequence[Line]) -> str:
-    """Return the finding about the last lines of a ledger, which no note covers."""
+    """Return the text of the finding about the last lines of a ledger, which no note covers."""
     return f"ledger lines {lines[0].seq} to {lines[-1].seq} have no note yet, and count for nothing"
 
 
 def describe(report: StreamReport, chain: Chain, walk: AnchorWalk, claims: StreamClaims | None) -> None:
-    """Fill in how much of a stream is there, and what is shown of it."""
+    """Fill in which lines of a stream are there, and how far they are chained, signed and anchored."""
     report.first_seq, report.last_seq, report.lines = chain.first_seq, chain.seq, chain.lines
     report.chain_to, report.signed_to = chain.chain_to, walk.signed_to
     if claims is not None:

@@ -1,8 +1,8 @@
-"""Check one ledger: its chain and tree, the notes over them and who signed these, the keys, and what it says.
+"""Check one ledger: its chain and tree, its notes and their signatures, its keys, and its entries.
 
-A note is believed for its root, which must be that of the lines before it, and for its signatures. Of an epoch only the
-last note's signature is looked at: it covers all the others, which stand in the tree below it. That makes 720
-signatures a month, where a busy directory has a million notes.
+A note is believed if its root is that of the lines before it, and if its signatures are valid. Of each epoch only the
+signature of the last note is verified, since the tree of that note contains all earlier ones. That makes 720 signatures
+a month, while a busy directory has a million notes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOTES_REMEMBERED: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A note, and where it stands."""
+    """A note, and its place."""
 
     note: Note
     checkpoint: Checkpoint
@@ -44,12 +44,12 @@ class _Seen:
 
 
 class LedgerCheck:
-    """Takes the lines of one ledger in order. For one thread.
+    """Checks the lines of one ledger in order. For one thread.
 
-    What the entries say goes into `claims`, each as soon as a note covers it. `formers` are the ledgers that were
-    checked before, by origin; `follows`: one of them is of the same directory. `keys` gives the public keys of its
-    epochs before a line, for a ledger of which the first lines were removed. `has_window`: the source lets go of what
-    is old, so that the ledger is read from the first header on that has the tree before it.
+    Each entry goes into `claims` as soon as a note covers it. `formers` are the ledgers checked before, by origin, and
+    `follows` is True if one of them is of the same directory. `keys` returns the public keys of the epochs before a
+    line, for a ledger whose first lines were removed. With `has_window`, the source removes old lines, so the ledger is
+    read from the first header that has the tree before it.
     """
 
     def __init__(
@@ -91,25 +91,25 @@ class LedgerCheck:
         self._checked_place = 0
         self._known_ns = 0
         self._stored_ns = 0
-        self._is_keyless = False  # it begins later, and nothing shows with which key
+        self._is_keyless = False  # the ledger begins later, and nothing shows with which key
         self.epoch_keys: list[VerifierKey] = []
 
     @property
     def begins_later(self) -> bool:
-        """True if its first lines are not there, and with them what they say of the streams."""
+        """True if its first lines are missing, and with them their entries about streams."""
         return bool(self._passed_over) or self.chain.first_seq > 1
 
     def take(self, line: Line) -> None:
-        """Take the next line."""
+        """Check the next line."""
         said = statement(line)
         if isinstance(said, Header) and line.seq != self.chain.seq + 1:
             self._bridge_to(said)
         if self._has_window and line.seq > 1 and not self.chain.seq and not self._bridges:
-            self._passed_over = line.seq  # without the tree before it, no note can be held against it
+            self._passed_over = line.seq  # without the tree before it, no note can be compared
             return
         self.chain.feed(line.content + b"\n", line.segment, line.offset)
         if self.chain.seq != line.seq:
-            return  # not in its place, and said so
+            return  # out of place, which is reported
         match said:
             case Entry() as entry:
                 self._turn.append(entry)
@@ -121,7 +121,7 @@ class LedgerCheck:
                 self._broken("entry", line.seq, f"ledger line {line.seq} is neither an entry nor a note nor a header")
 
     def is_as(self, told: Mapping[str, Any]) -> bool:
-        """Return True if this is the ledger that the next one names as the one before it."""
+        """Return True if the next ledger names this one as its former ledger."""
         last = self._last
         if last is None or self.findings.has_broken:
             return False
@@ -129,11 +129,11 @@ class LedgerCheck:
         return told.get("size") == last.checkpoint.size and told.get("root") in (root, last.checkpoint.root.hex())
 
     def take_damage(self, segment: int, offset: int, length: int) -> None:
-        """Take bytes that are no line of the ledger."""
+        """Note bytes that are not a line of the ledger."""
         self.chain.take_damage(segment, offset, length)
 
     def _bridge_to(self, header: Header) -> None:
-        """Go on at a header behind lines that are not there, if it says why. It has the edge of the tree before it."""
+        """Continue at a header after missing lines, if it says why. It holds the edge of the tree before it."""
         first, last = self.chain.seq + 1, header.line.seq - 1
         if first > last or header.content.get("size") != last:
             return
@@ -153,7 +153,7 @@ class LedgerCheck:
         self._bridges.append(Bridge(first, last, None, None, nodes))
 
     def _begin_later(self, last: int, header: Header) -> None:
-        """Begin with the key of the epoch in which the first line that is there was written."""
+        """Begin with the key of the epoch in which the first remaining line was written."""
         self.begin_ns = header.line.tail.observed_ns
         self.claims.begins_later = True
         self._removal.follows = header
@@ -175,7 +175,7 @@ class LedgerCheck:
         self.report.origin = self._key.name
 
     def _words_of_window(self, last: int) -> str:
-        """Return what is to be added of lines that are there, and count for nothing."""
+        """Return the damage from failed syncs, to add to the text about lines that have no effect."""
         return ", or are of no use without the tree before them" if self._passed_over == last else ""
 
     def _take_header(self, header: Header) -> None:
@@ -295,7 +295,7 @@ class LedgerCheck:
             return
         epoch = content.get("epoch")
         if self._is_keyless and not self._epoch and type(epoch) is int and key.name.endswith(f"/{self.ledger_id}"):
-            self._epoch = epoch - 1  # nobody knows how many there were before
+            self._epoch = epoch - 1  # the number before is unknown
             self.report.origin = key.name
         if epoch != self._epoch + 1 or (self._key is not None and key.name != self._key.name):
             self._broken("key", place, f"ledger line {place}: expected the key of epoch {self._epoch + 1}")
@@ -303,7 +303,7 @@ class LedgerCheck:
         self._next_key = key
 
     def _take_signature(self, content: Mapping[str, Any], place: int) -> None:
-        """Take a signature that came later, of a command or a witness, for a note that stands further up."""
+        """Take a later signature, by a command or a witness, of an earlier note."""
         size = content.get("size")
         seen = self._notes.get(size) if type(size) is int else None
         try:
@@ -347,12 +347,12 @@ class LedgerCheck:
             )
 
     def _pinned_identity(self, origin: str) -> VerifierKey | None:
-        """Return the pinned key under the name that its signatures carry here: the key is pinned, not its name."""
+        """Return the pinned key under the name that its signatures have here, since only the key itself is pinned."""
         identity = self._pins.identity
         return None if identity is None else VerifierKey(origin, identity.public)
 
     def _check_signature(self, seen: _Seen) -> None:
-        """Say if the key of the epoch did not sign the note."""
+        """Report a note that the key of the epoch did not sign."""
         if self._key is None or seen.place == self._checked_place:
             return
         self._checked_place = seen.place
@@ -369,7 +369,7 @@ class LedgerCheck:
 
     @property
     def vouched_ns(self) -> int:
-        """When the newest note was written that a pin vouches for; 0 if there is none."""
+        """The time of the newest note that a pin vouches for, or 0 if there is none."""
         return max(self._known_ns, self._stored_ns, self._vouched.time_ns if self._vouched is not None else 0)
 
     @property
@@ -379,13 +379,13 @@ class LedgerCheck:
 
     @property
     def is_known(self) -> bool:
-        """True if `--known` speaks of this ledger."""
+        """True if `--known` is about this ledger."""
         origin = self.report.origin
         note, key = self._pins.known_note, self._pins.known_key
         return (note is not None and note.checkpoint.origin == origin) or (key is not None and key.name == origin)
 
     def finish(self) -> None:
-        """Judge the ledger once its last line was taken."""
+        """Judge the ledger after its last line."""
         for damage in self.chain.damage:
             self._broken(
                 "damage",

@@ -1,7 +1,7 @@
-"""Hold what a ledger says of its own removed lines against the lines that are not there.
+"""Compare a ledger's entry about its own removed lines with the lines that are missing.
 
-Retention removes the oldest segments of a ledger once nothing depends on them. The ledger's own `retain` entry says up
-to which line, and repeats what its first entry said. Lines that are gone beyond that are cut off.
+Retention removes the oldest segments of a ledger once nothing depends on them. The ledger's own `retain` entry names
+the last removed line, and repeats the content of the first entry. Any other missing line was cut off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["OwnRemoval"]
 
 
 class OwnRemoval:
-    """The known beginning of one ledger. `follows` is the header behind lines that are missing."""
+    """The beginning of one ledger. `follows` is the header after missing lines."""
 
     def __init__(self, ledger_id: str, claims: Claims, findings: Findings) -> None:
         self.follows: Header | None = None
@@ -30,7 +30,7 @@ class OwnRemoval:
         self._removed: Bridge | None = None
 
     def take(self, content: Mapping[str, Any], place: int) -> Mapping[str, Any] | None:
-        """Take a `retain` entry of the ledger. Return how it says that the ledger began, if that line is not there."""
+        """Take a `retain` entry of the ledger. Return its copy of the first entry if that line is missing."""
         try:
             removed = bridge_of(content)
         except (KeyError, TypeError, ValueError, NoteMalformed) as error:
@@ -51,7 +51,7 @@ class OwnRemoval:
         return begin if self.follows is not None and isinstance(begin, dict) else None
 
     def judge(self) -> None:
-        """Say so if lines are not there that nobody says were removed."""
+        """Report missing lines that the entry does not cover."""
         if self.follows is None:
             return
         last, removed = self.follows.line.seq - 1, self._removed

@@ -1,4 +1,4 @@
-"""What a verifier brings along, so that somebody vouches for a trail who is not on its host."""
+"""The keys and notes that a verifier supplies, so that something outside the host vouches for a trail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["KnownNote", "Pins"]
 
 @dataclass(frozen=True, slots=True)
 class KnownNote:
-    """A note that the verifier kept: which ledger it is of, and the size and root that this ledger had then."""
+    """A note that the verifier kept, with the ledger's name, size and root at that time."""
 
     note: Note
     checkpoint: Checkpoint
@@ -21,9 +21,9 @@ class KnownNote:
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What the verifier brought along: a key that outsiders know, and an earlier note or an earlier epoch's key.
+    """The pins of a verifier: a key that outsiders know, and an earlier note or the key of an earlier epoch.
 
-    `stored`: by ledger, the newest note that a store has of it.
+    `stored` holds the newest note in a store for each ledger.
     """
 
     identity: VerifierKey | None = None
@@ -32,6 +32,6 @@ class Pins:
     stored: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     def words(self) -> tuple[str, ...]:
-        """Return the names of the options that gave them."""
+        """Return the names of the options that set them."""
         known = self.known_note is not None or self.known_key is not None
         return (*(("--key",) if self.identity is not None else ()), *(("--known",) if known else ()))

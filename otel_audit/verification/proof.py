@@ -1,13 +1,13 @@
 """The file that proves one event: written, read strictly, and checked.
 
 Source: C2SP tlog-proof v1 for the file, RFC 6962 for the two trees. The proof has two steps. The note at its end signs
-the root of the ledger, under which stands the entry `head`; that entry names the root of a stream, under which stands
-the event. What the second step needs is the `extra` of the file, which is ours: base64 of a JSON object with exactly
-the keys `event`, `index`, `size`, `path` and `head`.
+the root of the ledger, whose tree contains the entry `head`. That entry names the root of a stream, whose tree contains
+the event. The second step is in the `extra` of the file, which is ours: base64 of a JSON object with exactly the keys
+`event`, `index`, `size`, `path` and `head`.
 
-`extra` is signed by nobody, so whatever is read of it is held against a hash, and each text that two readers could
-understand in two ways is refused: a key that stands there twice or in upper case, a number or base64 that is not
-written in its one canonical way, half a surrogate pair. `verifiers/` has the same check twice more, for strangers.
+`extra` is not signed, so everything in it is compared with a hash. Any text that two readers could understand
+differently is refused: a key that occurs twice or in upper case, a number or base64 that is not in its canonical form,
+and half a surrogate pair. `verifiers/` has two independent implementations of the same check.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ __all__ = ["MOST_BYTES", "EventProof", "Proven", "pinned_to"]
 _FIRST_LINE: Final = b"c2sp.org/tlog-proof@v1\n"
 _EXTRA_KEYS: Final = ("event", "index", "size", "path", "head")
 _KINDS: Final = ("head", "adopt", "end")
-# How the ledger writes an entry: an application can choose an event type, but not how a line begins.
+# The beginning of an entry. An application can choose an event type, but not the beginning of a line.
 _ENTRY: Final = b'{"system":"ledger","event_type":"audit.ledger",'
 _NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z")
 _ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _LARGEST: Final = 2**63 - 1
-# Room for the longest line that is read, escaped as JSON and in base64.
+# Enough for the longest line that is read, escaped as JSON and encoded in base64.
 MOST_BYTES: Final = 16 << 20
-# No event is written deeper than a third of this, and every JSON reader goes as deep.
+# No event is nested deeper than a third of this, and every JSON reader can read this depth.
 _MOST_LEVELS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Proven:
-    """What a proof has shown: the line of an event, where it stands, and which of the trusted keys say so."""
+    """What a proof has shown: the line of an event, its place, and the trusted keys that signed it."""
 
     event: bytes
     stream_id: str
@@ -54,7 +54,7 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class EventProof:
-    """A proof that a line stands in a stream whose root a signed ledger names.
+    """A proof that a line is in a stream whose root is in a signed ledger.
 
     `event` and `head` are lines without their newline. `path` leads from the event to the root of the stream at the
     size that the head names, and `head_path` from the head, the leaf `head_index`, to the root in the note.
@@ -69,11 +69,11 @@ class EventProof:
 
     @classmethod
     def parse(cls, raw: bytes) -> EventProof:
-        """Read the file. Nothing of it is to be believed before `check` returns.
+        """Read the file. Nothing in it may be trusted before `check` returns.
 
         Raises:
-            ProofInvalid: it is no proof of an event.
-            NoteMalformed: its base64 or its note is not written as the specification says.
+            ProofInvalid: it is not a proof of an event.
+            NoteMalformed: its base64 or its note does not follow the specification.
         """
         if len(raw) > MOST_BYTES:
             raise ProofInvalid(f"proof: expected at most {MOST_BYTES} bytes, got {len(raw)}")
@@ -113,7 +113,7 @@ class EventProof:
 
         Raises:
             ProofInvalid: it shows nothing.
-            NoteMalformed: what is signed is no checkpoint.
+            NoteMalformed: the signed text is not a checkpoint.
             SignatureInvalid: no trusted key signed it.
         """
         origin = Checkpoint.parse(self.note.text).origin
@@ -124,11 +124,11 @@ class EventProof:
         return replace(self.unsigned(), signers=signers)
 
     def unsigned(self) -> Proven:
-        """Return what the proof shows to somebody who believes the text of its note already. `signers` is empty.
+        """Return what the proof shows to somebody who trusts the text of its note already. `signers` is empty.
 
         Raises:
             ProofInvalid: it shows nothing.
-            NoteMalformed: the note is no checkpoint.
+            NoteMalformed: the note is not a checkpoint.
         """
         checkpoint = Checkpoint.parse(self.note.text)
         directory_id = _directory_id(checkpoint.origin)
@@ -146,7 +146,7 @@ class EventProof:
         return Proven(self.event, event.stream_id, event.seq, checkpoint.origin, ())
 
     def _check_numbers(self, index: int, size: int) -> None:
-        """Hold what `extra` says beside the lines against the lines."""
+        """Compare the numbers in `extra` with the lines."""
         seq, signed = _Line.of(self.event, "event").seq, _Head.of(self.head).size
         if index != seq - 1:
             raise ProofInvalid(f"index of the event: expected {seq - 1}, as it is line {seq}, got {index}")
@@ -167,7 +167,7 @@ def pinned_to(pin: VerifierKey, origin: str) -> VerifierKey | None:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """The journal's own keys of a line, read as any JSON reader must read them."""
+    """The journal's own keys of a line, as any JSON reader reads them."""
 
     stream_id: str
     seq: int
@@ -187,7 +187,7 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What an entry of the ledger says of a stream."""
+    """The claim of a ledger entry about a stream."""
 
     stream: str
     size: int
@@ -208,13 +208,13 @@ class _Head:
 
 @dataclass(frozen=True, slots=True)
 class _Digits:
-    """A number in JSON, as it is written."""
+    """A number in JSON, in its written form."""
 
     written: str
 
 
 def _parts(raw: bytes) -> tuple[str, str, list[str], bytes]:
-    """Return what follows `extra` and `index`, the lines of the path, and the note."""
+    """Return the values of `extra` and `index`, the lines of the path, and the note."""
     if not raw.startswith(_FIRST_LINE):
         raise ProofInvalid(f"proof, line 1: expected {_FIRST_LINE[:-1].decode()!r}, got {raw[:80]!r}")
     before, blank, note = raw.removeprefix(_FIRST_LINE).partition(b"\n\n")
@@ -277,9 +277,9 @@ def _text(raw: bytes, what: str) -> str:
 
 
 def _object(text: str, what: str) -> dict[str, Any]:
-    """Return a JSON object that every reader understands alike. Source: RFC 8259; RFC 7493 (I-JSON), section 2.
+    """Return a JSON object that every reader understands alike, with numbers in their written form.
 
-    Numbers stay as they are written.
+    Source: RFC 8259; RFC 7493 (I-JSON), section 2.
     """
 
     def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -304,7 +304,7 @@ def _object(text: str, what: str) -> dict[str, Any]:
 
 
 def _check_value(value: object, what: str, levels: int) -> None:
-    """Refuse half of a surrogate pair, which others read as another character, and what not all can read."""
+    """Refuse half of a surrogate pair, which readers understand differently or not at all."""
     if levels < 0:
         raise ProofInvalid(f"{what}: expected at most {_MOST_LEVELS} levels of lists and objects, got more")
     if isinstance(value, str) and any("\ud800" <= each <= "\udfff" for each in value):

@@ -1,11 +1,11 @@
 """Make the proof of one event from the lines of its trail, in a journal directory or in a store.
 
-The event is looked for in the streams. The first entry of the ledger that names a root over its line is what it is
-proven by, and the first note over that entry is what signs it: so the key is that of the epoch in which the event was
-signed, and a proof is the same whenever it is made. A ledger with an identity gives the first note that it has signed.
+The event is searched for in the streams. It is proven by the first entry of the ledger with a root over its line, and
+by the first note over that entry. So the key is that of the epoch in which the event was signed, and the proof is the
+same whenever it is made. If the ledger has an identity, the first note that the identity signed is used.
 
-Nothing is locked, and nothing is written. Lines that retention removed before the event are not needed: the ledger has
-the edge of the tree behind them.
+Nothing is locked, and nothing is written. Lines that retention removed before the event are not needed, since the
+ledger has the edge of their tree.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ __all__ = ["ProofMade", "prove", "prove_all"]
 
 _HEADS: Final = (Kind.HEAD, Kind.ADOPT, Kind.END)
 _NOTE: Final = system_start(NOTE)
-# In a line that is of interest for every stream: headers of segments, and what names keys.
+# In lines that matter for every stream: segment headers, and entries that name keys.
 _OF_ALL: Final = (system_start(SEGMENT), b'"kind":"begin"', b'"kind":"key"')
-_NOTES_REMEMBERED: Final = 4096  # while a signature of the identity is waited for, which is minutes behind its note
+_NOTES_REMEMBERED: Final = 4096  # while waiting for the identity's signature, which follows its note after minutes
 
 
 @dataclass(frozen=True, slots=True)
 class ProofMade:
-    """A proof, and the public keys of the ledger that signed its note: whoever checks it needs one of them.
+    """A proof, and the ledger's public keys that signed its note. Checking the proof needs one of them.
 
-    There is no key if the ledger announced it in lines that are not there any more.
+    There is no key if the ledger announced it in lines that were removed.
     """
 
     proof: EventProof
@@ -47,17 +47,17 @@ class ProofMade:
 
 
 def prove(place: Place) -> ProofMade:
-    """Return the proof of an event. What was read for it is durable.
+    """Return the proof of an event. The lines that it stands on are durable.
 
     Raises:
-        ProofUnavailable: there is none, yet or any more; it says why, and when there will be one.
+        ProofUnavailable: there is no proof yet, or no longer; the message says why, and when there will be one.
         OSError: the stream or the ledger cannot be read.
         StoreUnreadable: a log store cannot be queried.
     """
     trail, seq = place.trail, place.line.seq
     try:
         first_seq = next((each.seq for each in trail.lines_behind(place.stream_id, 0)), 1)
-    except ProofInvalid:  # the lines are read once more, and the reason is told then
+    except ProofInvalid:  # the lines are read once more, and give the reason then
         first_seq = 1
     signed_to, why = 0, ""
     ledgers = trail.ledgers()
@@ -72,10 +72,10 @@ def prove(place: Place) -> ProofMade:
 
 
 def prove_all(places: Sequence[Place]) -> Iterator[tuple[Place, ProofMade | ProofUnavailable]]:
-    """Yield the proof of each of several lines of one stream, in the order of their numbers, which is that of `places`.
+    """Yield the proofs of lines of one stream. `places` are in the order of their numbers.
 
-    Lines that the same entry of the ledger covers are proven together, by reading the stream once. Where a line has no
-    proof, the reason stands in its place, and in that of all lines behind it.
+    Lines that one entry of the ledger covers are proven together, by reading the stream once. If a line has no proof,
+    the reason is yielded instead, for that line and all later ones.
 
     Raises:
         OSError: the stream or the ledger cannot be read.
@@ -141,16 +141,16 @@ def _made(place: Place, search: _Search, head: Entry, size: int, note: Note, led
             f"line {line.seq} of the stream {place.stream_id} is signed, and cannot be proven: {why}; "
             "`otel-audit verify` says what is wrong with the trail"
         ) from None
-    # Durable before anybody has it: after a loss of power the ledger must not say that it never was.
+    # Make the lines durable before anybody has the proof, since a loss of power must not remove them afterwards.
     place.trail.sync(ledger_id, head.line.segment, search.segment)
     return ProofMade(proof, signers)
 
 
 def _signers(note: Note, keys: Sequence[VerifierKey], search: _Search) -> tuple[VerifierKey, ...]:
-    """Return the keys that signed a note; none if the ledger announced them before its first line that is there.
+    """Return the keys that signed a note, or none if the ledger announced them in lines that were removed.
 
     Raises:
-        SignatureInvalid: a signature is false, or of a key that the whole ledger does not name.
+        SignatureInvalid: a signature is false, or its key is not in a ledger of which no line is missing.
     """
     named = {(key.name, key.key_id) for key in keys}
     if search.begins_later and not any((each.name, each.key_id) in named for each in note.signatures):
@@ -169,7 +169,7 @@ def _not_yet(place: Place, signed_to: int, why: str, *, has_ledger: bool) -> str
 
 
 def _leaves(place: Place, after: int) -> Iterator[bytes]:
-    """Yield the leaves of the stream of a place behind the line of this number, without a hole.
+    """Yield the leaves of a place's stream after the line with this number, without a hole.
 
     Raises:
         ProofInvalid: a line is missing.
@@ -183,10 +183,10 @@ def _leaves(place: Place, after: int) -> Iterator[bytes]:
 
 @dataclass(slots=True)
 class _Search:
-    """Goes through one ledger for the first entry that covers a line, and for the notes over that entry.
+    """Searches one ledger for the first entry that covers a line, and for the notes over that entry.
 
-    `starts` are edges of the stream's tree from which it can be grown up to the line: the lines before them are not
-    needed. `edge` is that of the ledger before the entry, and `leaves` are the entry's own and those behind it.
+    `starts` are edges of the stream's tree from which it can be grown up to the line, without the lines before them.
+    `edge` is the edge of the ledger's tree before the entry. `leaves` are those of the entry and of later lines.
     """
 
     stream_id: str
@@ -210,7 +210,7 @@ class _Search:
         """Read the ledger, as far as it is needed.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the ledger cannot be read.
             StoreUnreadable: a log store cannot be queried.
         """
         if self.first_seq == 1:
@@ -225,10 +225,10 @@ class _Search:
                 return
 
     def _take_removed_begin(self, trail: TrailLines, ledger_id: str) -> None:
-        """Learn the identity from the entry that says that the first lines of the ledger were removed.
+        """Learn the identity from the entry about the ledger's removed lines, which repeats the first entry.
 
-        It repeats the first entry, and comes later than what is searched for: without it the first note would be taken,
-        though the identity may sign another one only.
+        That entry is later than the one that is searched for. Without it, the first note would be used, even if the
+        identity signs only a later one.
         """
         for line in trail.ledger_removals(ledger_id):
             if isinstance(said := statement(line), Entry) and said.content.get("stream") == ledger_id:
@@ -244,7 +244,7 @@ class _Search:
         self.identities += found[1:]
 
     def note(self) -> tuple[int, Note] | None:
-        """Return the note to prove by, and its size: the first that an identity has signed, else the first of all."""
+        """Return the note for the proof, and its size: the first one that an identity signed, or else the first one."""
         return self._vouched or next(iter(self._notes.items()), None)
 
     def _is_done(self) -> bool:
@@ -255,7 +255,7 @@ class _Search:
         )
 
     def _take(self, line: Line) -> None:
-        # Most lines are of other streams: nothing of them is needed but their hash.
+        # Most lines belong to other streams, and only their hash is needed.
         if self.head is not None or any(each in line.content for each in (self.stream_id.encode(), *_OF_ALL)):
             self._take_statement(statement(line))
         elif line.content.startswith(_NOTE):
@@ -283,7 +283,7 @@ class _Search:
                 self._take_entry(said)
 
     def _begin_segment(self, content: Mapping[str, Any]) -> None:
-        """Go on with what the header says of the lines before it: a segment may be removed, or lack its last turn."""
+        """Continue with the header's edge, since the segment before it may be removed, or may lack its last turn."""
         size, nodes = content.get("size"), _nodes(content.get("edge"))
         reached = self.edge.size + len(self.leaves)
         if isinstance(size, int) and nodes is not None and size != reached:

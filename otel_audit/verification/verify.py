@@ -1,9 +1,10 @@
-"""Verify a journal directory: its ledgers, its streams, and then what its ledgers have said meanwhile.
+"""Verify a journal directory: its ledgers, then its streams, and then the ledgers' new entries.
 
-The order lets a directory live. A ledger that was read first claims nothing that is not in the streams already: each
-head is written when its lines are on the disk. What the streams lack, or have too much of, is judged only when the
-ledger has been read again: a segment that retention removed meanwhile is in it by then, and a process that ended has
-written its `end`. A stream that fails is read again, with all of its heads, so that the report can say where.
+In this order a directory can be verified while it is in use. The ledger is read first, and claims nothing that is not
+in the streams already, since a head is written once its lines are on the disk. Missing and surplus lines are judged
+only after the ledger was read again. By then it has an entry for each segment that retention removed in the meantime,
+and the `end` of each process that ended. A stream that fails is read again with all of its heads, so that the report
+can say where.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ROUNDS: Final = 8  # of a directory that changes while it is read
 
 
 def _ignored(size_bytes: int) -> None:
-    """Take note of nothing: nobody watches the progress."""
+    """Ignore the progress."""
 
 
 def verify_directory(
@@ -46,11 +47,11 @@ def verify_directory(
     settle_s: float = SETTLE_S,
     passed: Callable[[int], None] = _ignored,
 ) -> Report:
-    """Return what is shown of the trail in a journal directory, and by what.
+    """Return the report on the trail in a journal directory.
 
-    `anchored_within_s`: how old the newest note may be that a pin vouches for. `from_ns`: begin with the lines of that
-    time, as far as signed heads allow it. `beside`: a store to hold the journal against; a line may be on its way there
-    for `settle_s`. `passed` is told of each portion of bytes that was read.
+    `anchored_within_s` is the highest age of the newest note that a pin vouches for. `from_ns` is the time at which to
+    begin, as far as signed heads allow it. `beside` is a store to compare the journal with, to which a line may be on
+    its way for `settle_s` seconds. `passed` is called with each number of bytes read.
 
     Raises:
         OSError: a file cannot be read.
@@ -86,7 +87,7 @@ class _Directory:
             is_new = self._read_new() or is_new
             self._removed = _removed_before(self._directory)
             failing = [stream_id for stream_id, reading in self._readings.items() if reading.findings.has_broken]
-            # One that was removed behind the last look into the ledger is in it now, and seems to be missing till then.
+            # A stream that was removed after the last look into the ledger seems to be missing until the next one.
             missing, before = self._missing(), missing
             if not (failing or missing) or not (is_new or missing - before):
                 break
@@ -109,7 +110,7 @@ class _Directory:
         return report
 
     def _compared(self, check: CrossCheck | None) -> list[Finding]:
-        """Hold the journal against the store; again, where it seems to lack what retention removed meanwhile."""
+        """Compare the journal with the store. Do so again if it lacks lines that retention may just have removed."""
         found: list[Finding] = []
         for _ in range(_ROUNDS if check is not None else 0):
             assert check is not None
@@ -122,14 +123,14 @@ class _Directory:
         return sorted({*self._readings, *self._claims.streams})
 
     def _read_new(self) -> bool:
-        """Read the streams that were not read yet. Return True if there were any."""
+        """Read the streams that have not been read yet. Return True if there were any."""
         new = [stream_id for stream_id in segments_in(self._directory) if stream_id not in self._readings]
         for stream_id in new:
             self._read(stream_id)
         return bool(new)
 
     def _missing(self) -> set[str]:
-        """Return the streams that the ledger knows, that are not there, and of which it does not say that they went."""
+        """Return the streams in the ledger that are missing without an entry for their removal."""
         absent = (each for each in self._claims.streams.values() if each.stream_id not in self._readings)
         return {each.stream_id for each in absent if not each.retained_whole and not self._is_removed_unsigned(each)}
 
@@ -150,7 +151,7 @@ class _Directory:
                 del self._readings[stream_id], self._alive[stream_id]
 
     def _explain(self, failing: Sequence[str]) -> None:
-        """Read the streams that fail with all of their heads, which say between which of them something was changed."""
+        """Read the failing streams again with all heads, which show between which of them something was changed."""
         heads: dict[str, list[Anchor]] = {stream_id: [] for stream_id in failing if stream_id in self._readings}
         if not heads:
             return
@@ -160,7 +161,7 @@ class _Directory:
                 former = self._readings[stream_id]
                 self._read(stream_id, rising(anchors))
                 if not self._readings[stream_id].findings.has_broken:
-                    self._readings[stream_id] = former  # all heads say no less than the last one
+                    self._readings[stream_id] = former  # all heads together show no less than the last one alone
 
     def _judged(self, stream_id: str, now_ns: int) -> StreamReport:
         claims, reading = self._claims.streams.get(stream_id), self._readings.get(stream_id)
@@ -205,9 +206,9 @@ class _Directory:
             )
 
     def _is_removed_unsigned(self, claims: StreamClaims) -> bool:
-        """Return True if all signed lines of a stream that is older than the ledger were removed by an earlier version.
+        """Return True if an earlier version removed all signed lines of a stream that is older than the ledger.
 
-        Of a stream that was opened in the ledger only the ledger can say so: anybody can write an unsigned one.
+        For a stream that was opened in the ledger only a signed entry counts, since anybody can write an unsigned one.
         """
         if claims.opened:
             return False
@@ -277,10 +278,12 @@ class _Directory:
 
 
 def _removed_before(directory: Path) -> Mapping[str, Sequence[Bridge]]:
-    """Return by stream which lines retention removed before there was a signed ledger.
+    """Return by stream the lines that retention removed before there was a signed ledger.
+
+    They are in the unsigned `ledger.jsonl` of earlier versions, which explains a hole but proves nothing.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the unsigned ledger cannot be read.
     """
     found: dict[str, list[Bridge]] = {}
     for entry in entries(directory):
