@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 
@@ -80,6 +80,14 @@ CHANGES: Mapping[str, tuple[Change, str]] = {
     "a file outside": (
         lambda content: content.update({"../../.profile": b"sh"}),
         "../../.profile: expected a name inside of the evidence, got another",
+    ),
+    "a file that nothing checks": (
+        lambda content: content.update({"SUMMARY.txt": b"Nothing was denied."}),
+        "SUMMARY.txt: expected a file of evidence, got another, which nothing here checks",
+    ),
+    "a name in other letters": (
+        lambda content: content.update({"Events.jsonl": b""}),
+        "Events.jsonl: expected a file of evidence, got another, which nothing here checks",
     ),
     "a file outside, on Windows": (
         lambda content: content.update({"C:\\run.bat": b""}),
@@ -226,6 +234,19 @@ def test_a_damaged_byte_of_the_file_is_refused_by_name(forge: Forge) -> None:
 
     assert code == 1
     assert "REFUSED: events.jsonl: expected a file that can be read, got error: Error -3" in said
+
+
+def test_a_file_of_padding_is_refused_and_not_read(forge: Forge) -> None:
+    evidence, path = evidence_of(forge.directory), forge.directory.parent / "padded.zip"
+    with ZipFile(evidence) as archive, ZipFile(path, "w", ZIP_DEFLATED) as padded:
+        for name in archive.namelist():
+            padded.writestr(name, archive.read(name) if name != "events.jsonl" else bytes(64 << 20))
+    assert path.stat().st_size < 1 << 20
+
+    code, said = checked(path, "--key", key_of(forge))
+
+    assert code == 1
+    assert "events.jsonl: expected a file that compresses to more than one part in 200, got padding\n" in said
 
 
 def test_a_folder_with_a_link_or_a_pipe_in_it_is_refused_and_not_waited_for(forge: Forge, tmp_path: Path) -> None:

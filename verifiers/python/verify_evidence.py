@@ -42,6 +42,12 @@ MOST_REFUSED = 20  # that are printed
 MOST_LINE_BYTES = 16 << 20
 MOST_TEXT_BYTES = 256 << 20  # of a file that is read at once, such as the ranges of millions of lines
 PROOF_NAME = re.compile(r"proofs/(.+)\.([0-9]+)\.tlog-proof\Z")
+# Whatever else lies beside the files that are checked would seem to have been checked as well.
+FILE_NAME = re.compile(
+    r"(?:README\.txt|__main__\.py|MANIFEST\.sha256|contents\.json|(?:events|ledger)\.jsonl|events\.parquet|keys\.txt|"
+    r"notes/[^/]+\.note|proofs/[^/]+\.tlog-proof|verifiers/(?:README\.md|go/[a-z.]+|python/verify_[a-z]+\.py))\Z"
+)
+MOST_PADDING = 200  # times as long as when it is compressed; real lines hold hashes, and reach about ten
 
 Place = tuple[str, int]  # of a line: the id of its stream, and its number in it
 
@@ -63,6 +69,11 @@ class Files:
         ]
         names = sorted(os.path.relpath(each, self.path).replace(os.sep, "/") for each in found)
         return [each for each in names if "__pycache__" not in each.split("/")]  # which Python makes of `__main__.py`
+
+    def is_padded(self, name: str) -> bool:
+        """Return True for a file that would take hours to read, though it takes a few kilobytes of the ZIP file."""
+        about = self.zip.getinfo(name) if self.zip is not None else None
+        return about is not None and about.file_size > max(MOST_LINE_BYTES, MOST_PADDING * about.compress_size)
 
     def open(self, name: str) -> IO[bytes]:
         if self.zip is not None:
@@ -163,6 +174,8 @@ class Check:
                 self.refuse(name, "expected a file once, got it twice")
             if not is_inside(name):  # it would be written elsewhere by a program that unpacks without care
                 self.refuse(name, "expected a name inside of the evidence, got another")
+            elif not FILE_NAME.match(name):
+                self.refuse(name, "expected a file of evidence, got another, which nothing here checks")
         if MANIFEST not in names:
             self.refuse(MANIFEST, "expected this file, got none")
             return names
@@ -175,6 +188,11 @@ class Check:
         readable = [MANIFEST]
         for name in sorted(set(names) - {MANIFEST}):
             found = hashlib.sha256()
+            if self.files.is_padded(name):
+                self.refuse(
+                    name, f"expected a file that compresses to more than one part in {MOST_PADDING}, got padding"
+                )
+                continue
             try:
                 with self.files.open(name) as file:
                     for block in iter(lambda: file.read(1 << 20), b""):
