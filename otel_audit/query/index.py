@@ -7,7 +7,7 @@ half as large as the trail.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Final, Self
 
@@ -41,15 +41,15 @@ class TrailIndex(TrailDatabase):
         for setting in ("enable_progress_bar = true", "enable_progress_bar_print = false"):
             self._execute(f"SET {setting}")
 
-    def fill(self, stores: Sequence[Store]) -> None:
-        """Copy the events of some stores into the table.
+    def fill(self, stores: Sequence[Store], passed: Callable[[int], None] = lambda size_bytes: None) -> None:
+        """Copy the events of some stores into the table. `passed` is called with the bytes of each line that is copied.
 
         Raises:
             QueryUnanswered: there is no room for the table, or `stop` was called.
             OSError: a store cannot be read, or there is no room for the temporary file.
             StoreUnreadable: a log store cannot be asked.
         """
-        self._load(stores)
+        self._load(stores, passed=passed)
         self._is_copying = True
         self._execute("CREATE TABLE indexed AS SELECT * FROM events")
         for view in ("events", "sought"):

@@ -101,11 +101,12 @@ def state(trail: ViewedTrail) -> Mapping[str, Any]:
         "verdict": str(report.verdict) if report is not None else None,
         "lines": sum(stream.lines for stream in report.streams) if report is not None else 0,
         "unread": unread,
+        "outdated": trail.outdated,
     }
 
 
 def _stage(stage: Stage) -> Mapping[str, Any]:
-    return {"is_done": stage.is_done, "share": stage.share, "error": stage.error}
+    return {"is_done": stage.is_done, "share": stage.share, "error": stage.error, "size_bytes": stage.size_bytes}
 
 
 def verification(trail: ViewedTrail) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.reader import service_in, stream_header
 from otel_audit.query.index import TrailIndex
 from otel_audit.stores.directory import Latest, Seen
-from otel_audit.stores.store import Kind, Store
+from otel_audit.stores.store import Kind, Store, StoreUnreadable
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Report
@@ -35,6 +35,7 @@ _LOOK_EVERY_S: Final = 0.5
 _AGAIN_S: Final = 5.0  # at least so long between two readings, or two verifications
 _SHARE: Final = 10  # of the time, one part is spent on them
 _FOLLOWED_S: Final = 15.0  # after the page last asked
+_RETRY_S: Final = 15.0  # after a log store could not be read
 _STOP_S: Final = 5.0
 
 
@@ -44,18 +45,24 @@ class _Closed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far something has come. `share` is from 0 to 1, or None where it is not known; `error` says why it failed."""
+    """How far something has come.
+
+    `share` is from 0 to 1, or None where it is not known; `size_bytes` are those of the lines that were read so far.
+    `error` says why it failed.
+    """
 
     is_done: bool = False
     share: float | None = None
     error: str = ""
+    size_bytes: int = 0
 
 
 class ViewedTrail:
     """A trail that is read and verified in the background from `start` to `close`. Any thread may ask it.
 
     `opened` opens the store; each of the threads has one of its own. `grown` and `verified` count how often something
-    was read, and how often it was verified.
+    was read, and how often it was verified. `outdated` says why the trail could not be read again, so that what is
+    shown may be old; otherwise it is empty.
     """
 
     def __init__(self, opened: Callable[[], Store], pins: Pins) -> None:
@@ -69,6 +76,8 @@ class ViewedTrail:
         self.standings = Standings(None)
         self.grown = 0
         self.verified = 0
+        self.outdated = ""
+        self._read_bytes = 0
         self._verified_bytes = 0
         self._all_bytes = 0
         self._reading = Stage()
@@ -112,7 +121,7 @@ class ViewedTrail:
         filling = self._filling
         if self._reading.is_done or self._reading.error or filling is None:
             return self._reading
-        return Stage(share=filling.share())
+        return Stage(share=filling.share(), size_bytes=self._read_bytes)
 
     @property
     def verifying(self) -> Stage:
@@ -147,8 +156,7 @@ class ViewedTrail:
                 first.fill([])
                 first.add([self._with_service(each) for each in latest.last(_FIRST)])
                 self._show(first)
-            self._fill()
-            self._reading = Stage(is_done=True)
+            self._fill_at_last()
         except (AuditError, OSError) as error:
             if self._closing.is_set():
                 return
@@ -161,11 +169,25 @@ class ViewedTrail:
         else:
             self._follow_by_reading_again()
 
+    def _fill_at_last(self) -> None:
+        """Read the trail. A log store that is away is tried again until it answers."""
+        while True:
+            try:
+                self._fill()
+                self._reading = Stage(is_done=True)
+                return
+            except StoreUnreadable as error:
+                self._reading = Stage(error=str(error))
+                if self._closing.wait(_RETRY_S):
+                    raise _Closed from error
+                self._reading = Stage()
+
     def _fill(self) -> None:
         filling = self._filling = TrailIndex()
+        self._read_bytes = 0
         try:
             with self._opened() as store:
-                filling.fill([store])
+                filling.fill([store], self._was_read)
         except BaseException:
             self._filling = None
             filling.close()
@@ -173,8 +195,16 @@ class ViewedTrail:
         self._show(filling)
         self._filling = None
 
+    def _was_read(self, size_bytes: int) -> None:
+        if self._closing.is_set():
+            raise _Closed
+        self._read_bytes += size_bytes
+
     def _show(self, index: TrailIndex) -> None:
         with self._swap:
+            if self._closing.is_set():  # whoever closes may have waited for no longer
+                index.close()
+                raise _Closed
             former, self._index = self._index, index
         self._grown()
         if former is not None:
@@ -206,12 +236,15 @@ class ViewedTrail:
 
     def _follow_by_reading_again(self) -> None:
         took_s, known = 0.0, self._files()
-        while not self._closing.wait(max(_AGAIN_S, _SHARE * took_s)):
+        while not self._closing.wait(_RETRY_S if self.outdated else max(_AGAIN_S, _SHARE * took_s)):
             if time.monotonic() - self._followed_at > _FOLLOWED_S or (known and self._files() == known):
                 continue
             begun, known = time.monotonic(), self._files()
-            with contextlib.suppress(AuditError, OSError):
+            try:
                 self._fill()
+                self.outdated = ""
+            except (AuditError, OSError) as error:
+                self.outdated, known = str(error), {}
             took_s = time.monotonic() - begun
 
     # Verifying.
@@ -229,6 +262,9 @@ class ViewedTrail:
                 self._verifying = Stage(is_done=True)
             except (AuditError, OSError) as error:
                 self._verifying = Stage(error=str(error))
+                self.verified += 1
+                self._closing.wait(_RETRY_S)
+                continue
             self.verified += 1
             took_s = time.monotonic() - begun
             self._closing.wait(max(_AGAIN_S, _SHARE * took_s))

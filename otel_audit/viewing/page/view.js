@@ -68,6 +68,7 @@
   // Numbers and times. Nanoseconds are texts: a number of JavaScript is not exact enough.
 
   const count = (number) => number.toLocaleString("en");
+  const sizeOf = (bytes) => (bytes < 1e6 ? `${count(Math.ceil(bytes / 1e3))} kB` : `${count(Math.round(bytes / 1e5) / 10)} MB`);
   const milliseconds = (ns) => Number(BigInt(ns) / 1000000n);
   const MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(" ");
 
@@ -729,22 +730,28 @@
   }
   $("follow").addEventListener("click", () => setFollowing(!following));
 
-  function showReading(reading, unread) {
-    $("reading").hidden = reading.is_done;
-    if (reading.is_done) {
-      $("about").textContent = [...unread, `otel-audit ${seen.version}`].join(" · ");
+  function showReading({ reading, unread, outdated }) {
+    const percent = reading.share === null ? null : Math.floor(reading.share * 100), isBroken = Boolean(reading.error || outdated);
+    $("reading").hidden = reading.is_done && !outdated;
+    $("reading-bar").hidden = isBroken;
+    $("reading").classList.toggle("is-broken", isBroken);
+    if (reading.is_done) $("about").textContent = [...unread, `otel-audit ${seen.version}`].join(" · ");
+    if (isBroken) {
+      const words = outdated ? "The trail could not be read again, so what you see may be old: " : "The trail could not be read: ";
+      if ($("reading").dataset.said !== (outdated || reading.error)) {
+        $("reading").dataset.said = outdated || reading.error;
+        $("reading-words").replaceChildren(words, shown(outdated || reading.error));
+        say($("reading-words").textContent);
+      }
       return;
     }
-    if (reading.error) {
-      $("reading-words").replaceChildren("The trail could not be read: ", shown(reading.error));
-      $("reading-bar").hidden = true;
-      return;
-    }
-    const percent = reading.share === null ? null : Math.floor(reading.share * 100);
-    $("reading-words").textContent = `Reading the trail${percent === null ? "" : `: ${percent} %`}. ${rows.length ? "The newest events are here already; filters find all of them when it is done." : ""}`;
-    if (percent === null) $("reading-bar").removeAttribute("aria-valuenow");
+    delete $("reading").dataset.said;
+    if (reading.is_done) return;
+    const far = percent ? `: ${percent} %` : reading.size_bytes ? `: ${sizeOf(reading.size_bytes)} so far` : "";
+    $("reading-words").textContent = `Reading the trail${far}. ${rows.length ? "The newest events are here already; filters find all of them when it is done." : ""}`;
+    if (!percent) $("reading-bar").removeAttribute("aria-valuenow");
     else $("reading-bar").setAttribute("aria-valuenow", String(percent));
-    $("reading-bar").firstElementChild.style.width = percent === null ? "" : `${percent}%`;
+    $("reading-bar").firstElementChild.style.width = percent ? `${percent}%` : "";
   }
 
   async function look() {
@@ -758,7 +765,7 @@
         $("source").replaceChildren(element("span", { class: "unseen" }, `${state.kind}: `), shown(state.source));
         document.title = `Audit trail: ${plain(state.source)}`;
       }
-      showReading(state.reading, state.unread);
+      showReading(state);
       showVerdict(state);
       const isVerified = state.verified !== seen.verified && state.verdict;
       if (isVerified) {
