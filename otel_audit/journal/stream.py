@@ -183,7 +183,7 @@ class StreamWriter:
         )
         # The new head is made first, to keep the time between the write and the update of the state short. After an
         # asynchronous exception in between, `_dirty` stays set, and the next call rebuilds the head from the file.
-        line_hash = sha256(memoryview(line)[:-1]).hexdigest().encode()
+        line_hash = sha256(line[:-1]).hexdigest().encode()
         head = _new_tuple(Head, (seq, line_hash, offset + len(line), own + system))
         self._dirty = True
         try:
