@@ -18,6 +18,7 @@ import yaml
 from otel_audit.journal.census import census
 from otel_audit.settings import Settings
 from tests.delivery.audited_server import AuditedServer
+from tests.end_to_end.other_users import as_user, require_other_users
 from tests.servers import AGENT_CONFIG, free_port, poll
 from tests.servers.otlp_server import Answer, OtlpServer
 from tests.servers.ports import LOOPBACK
@@ -69,7 +70,7 @@ def running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """What a container starts, with its variables, over `directory` and towards `server`; SIGKILL at the end."""
     with subprocess.Popen(
-        command_of(container, directory, health),
+        as_the_pod(command_of(container, directory, health), directory),
         env=environment_of(container, directory, server),
         stdout=subprocess.DEVNULL,
     ) as process:
@@ -77,6 +78,24 @@ def running(
             yield process
         finally:
             process.kill()
+
+
+def as_the_pod(command: Sequence[str], volume: Path) -> list[str]:
+    """The command line as the pod runs it: its user and group, a read-only root, no capability, and this volume."""
+    rights = pod_of("service", "StatefulSet")["securityContext"]
+    user, group = rights["runAsUser"], rights["fsGroup"]
+    return as_user(user, group, command, umask=0o022, shown=[volume], read_only_root=True)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Path:
+    """A volume as `fsGroup` makes one: it belongs to root and to the group, whose files stay the group's."""
+    require_other_users()
+    made = tmp_path / "volume"
+    made.mkdir()
+    os.chown(made, 0, pod_of("service", "StatefulSet")["securityContext"]["fsGroup"])
+    made.chmod(0o2775)
+    return made
 
 
 def command_of(container: Mapping[str, Any], directory: Path, health: int) -> list[str]:
@@ -92,7 +111,7 @@ def environment_of(container: Mapping[str, Any], directory: Path, server: OtlpSe
     if "OTEL_AUDIT_DIR" in own:
         own["OTEL_AUDIT_DIR"] = str(directory)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    return {**inherited, "NO_PROXY": "*", "HOME": "/nonexistent", **own}
+    return {**inherited, "NO_PROXY": "*", "HOME": "/nonexistent", "TMPDIR": "/var/tmp", **own}
 
 
 def probed(container: Mapping[str, Any], probe: str, port: int) -> int:
@@ -153,52 +172,64 @@ def test_each_container_has_the_time_to_close_before_the_pod_is_killed() -> None
     assert pod_of("service", "StatefulSet")["terminationGracePeriodSeconds"] > sum(close_s)
 
 
-def test_a_pod_that_was_killed_has_a_successor_that_delivers_the_rest(tmp_path: Path, server: AuditedServer) -> None:
+def test_a_pod_that_was_killed_has_a_successor_that_delivers_the_rest(volume: Path, server: AuditedServer) -> None:
     """The service and its side-car as processes, on the volume that the next pod mounts."""
     health = free_port()
     server.judge = lambda names: Answer(503)  # the collector is away
-    with running(side_car(), tmp_path, server, health):
+    with running(side_car(), volume, server, health):
         poll(lambda: probed(side_car(), "startupProbe", health), until=lambda code: code == 200, what="the side-car")
-        with running(service(), tmp_path, server, health):
-            poll(lambda: totals(tmp_path)[0], until=lambda emitted: emitted >= 5, what="five events")
+        with running(service(), volume, server, health):
+            poll(lambda: totals(volume)[0], until=lambda emitted: emitted >= 5, what="five events")
         assert probed(side_car(), "readinessProbe", health) == 200  # its pod is not taken out of traffic
         assert probed(side_car(), "livenessProbe", health) == 200
-    emitted, pending = totals(tmp_path)
+    emitted, pending = totals(volume)
     assert emitted == pending >= 5
 
     server.judge = lambda names: Answer()
-    with running(side_car(), tmp_path, server, health):  # of the successor
-        poll(lambda: totals(tmp_path), until=lambda now: now == (emitted, 0), timeout_s=60, what="all delivered")
+    with running(side_car(), volume, server, health):  # of the successor
+        poll(lambda: totals(volume), until=lambda now: now == (emitted, 0), timeout_s=60, what="all delivered")
 
-    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.glob("*.jsonl")} == {"0o640"}
+    assert {oct(path.stat().st_mode & 0o777) for path in volume.glob("*.jsonl")} == {"0o640"}
 
 
-def test_what_the_service_logs_last_is_delivered_when_the_pod_ends(tmp_path: Path, server: AuditedServer) -> None:
+def test_what_the_service_logs_last_is_delivered_when_the_pod_ends(volume: Path, server: AuditedServer) -> None:
     health = free_port()
-    with running(side_car(), tmp_path, server, health) as shipper:
-        with running(service(), tmp_path, server, health) as process:
-            poll(lambda: totals(tmp_path)[0], until=lambda emitted: emitted >= 3, what="three events")
+    with running(side_car(), volume, server, health) as shipper:
+        with running(service(), volume, server, health) as process:
+            poll(lambda: totals(volume)[0], until=lambda emitted: emitted >= 3, what="three events")
             process.terminate()  # first the service, then its side-car
             process.wait(float(pod_of("service", "StatefulSet")["terminationGracePeriodSeconds"]))
         shipper.terminate()
         shipper.wait(float(variables(side_car())["OTEL_AUDIT_CLOSE_TIMEOUT_S"]) + 10)
 
-    emitted, pending = totals(tmp_path)
+    emitted, pending = totals(volume)
     assert (emitted >= 3, pending, shipper.returncode) == (True, 0, 0)
 
 
-def test_a_volume_that_was_left_is_drained(tmp_path: Path, server: AuditedServer) -> None:
-    with running(service(), tmp_path, server, free_port()):
-        poll(lambda: totals(tmp_path)[0], until=lambda emitted: emitted >= 3, what="three events")
+def test_a_volume_that_was_left_is_drained(volume: Path, server: AuditedServer) -> None:
+    with running(service(), volume, server, free_port()):
+        poll(lambda: totals(volume)[0], until=lambda emitted: emitted >= 3, what="three events")
     [container] = pod_of("drain", "Job")["containers"]
 
     done = subprocess.run(
-        command_of(container, tmp_path, 0),
-        env=environment_of(container, tmp_path, server),
+        as_the_pod(command_of(container, volume, 0), volume),
+        env=environment_of(container, volume, server),
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
 
-    assert (done.returncode, totals(tmp_path)[1]) == (0, 0), done.stderr
+    assert (done.returncode, totals(volume)[1]) == (0, 0), done.stderr
+
+
+def test_a_container_has_a_read_only_root_no_capability_and_the_group_of_its_volume(volume: Path) -> None:
+    script = f"touch {volume}/x /var/tmp/x; findmnt -no OPTIONS /; grep -E '^Cap(Eff|Bnd)' /proc/self/status"
+    done = subprocess.run(
+        as_the_pod(["sh", "-c", script], volume), capture_output=True, text=True, timeout=60, check=True
+    )
+
+    mounted, effective, bounding = done.stdout.splitlines()
+    assert mounted.split(",")[0] == "ro"
+    assert {effective.split()[1], bounding.split()[1]} == {"0" * 16}
+    assert (volume / "x").stat().st_gid == pod_of("service", "StatefulSet")["securityContext"]["fsGroup"]

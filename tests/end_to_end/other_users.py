@@ -17,16 +17,37 @@ __all__ = ["as_user", "require_other_users"]
 _OTHERS_MAY_ENTER = 0o001
 
 
-def as_user(uid: int, gid: int, command: Sequence[str | Path], *, umask: int, shown: Sequence[Path]) -> list[str]:
+def as_user(
+    uid: int,
+    gid: int,
+    command: Sequence[str | Path],
+    *,
+    umask: int,
+    shown: Sequence[Path],
+    read_only_root: bool = False,
+) -> list[str]:
     """The command line that runs `command` as that user, in that group alone. It needs root.
 
     The interpreter, this checkout and the directories `shown` can be reached, wherever they are: in a mount namespace
     of the process, whatever hides them from other users is covered. Their own permissions are as they were.
+
+    With `read_only_root`, as a pod may demand, only `shown` and /var/tmp can be written, and no capability can be had.
     """
     needed = sorted({Path(sys.prefix), Path(sys.base_prefix), ROOT, *shown})
-    run = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", *map(str, command)]
-    script = [*_shown(needed), f"umask {umask:03o}", f"exec {shlex.join(run)}"]
-    return ["unshare", "--mount", "sh", "-euc", "\n".join(script)]
+    locked = ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"] if read_only_root else []
+    run = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", *locked, *map(str, command)]
+    script = [*_shown(needed), *(_read_only(shown) if read_only_root else []), f"umask {umask:03o}"]
+    return ["unshare", "--mount", "sh", "-euc", "\n".join([*script, f"exec {shlex.join(run)}"])]
+
+
+def _read_only(writable: Sequence[Path]) -> list[str]:
+    """Shell commands: what is `writable` gets a mount of its own, and the file system that holds it is read-only."""
+    kept = [shlex.quote(str(path)) for path in writable]
+    return [
+        "mount -t tmpfs -o mode=1777 tmpfs /var/tmp",
+        *(f"mount --bind {path} {path}" for path in kept),
+        "mount -o remount,bind,ro /",
+    ]
 
 
 def _shown(needed: Sequence[Path]) -> list[str]:
