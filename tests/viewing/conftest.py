@@ -57,7 +57,7 @@ def look(browser: Browser, shared: PageServer) -> Iterator[Open]:
                 trail = stack.enter_context(viewed(directory))
                 server = stack.enter_context(closing(PageServer(trail, access=access)))
                 server.start()
-            context = stack.enter_context(closing(browser.new_context(viewport=WINDOW, **options)))
+            context = stack.enter_context(closing(browser.new_context(**{"viewport": WINDOW, **options})))
             each = Opened(context.new_page(), server)
             opened.append(each)
             context.on("request", lambda request: each.requests.append(request.url))

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import pytest
 from click.testing import CliRunner
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, ViewportSize, expect
 
-from otel_audit import AuditPrincipal
+from otel_audit import AuditEvent, AuditPrincipal
 from otel_audit.cli import main
 from otel_audit.viewing.server import PageServer
 from tests.viewing.opened import Open, Opened
@@ -383,6 +383,25 @@ def test_a_page_that_is_zoomed_scrolls_in_one_direction_and_loses_nothing(
     assert page.evaluate("document.querySelector('main').inert")
     page.get_by_role("button", name="Close this event").click()
     expect(row.locator("button")).to_be_focused()
+
+
+def test_on_a_phone_a_long_outcome_leaves_room_for_the_time(look: Open, tmp_path: Path) -> None:
+    with logging(tmp_path / "journal") as audit:
+        some_events(audit)
+        audit.log(AuditEvent(event_type="order.paid", outcome=HOSTILE["markup"], principal=ALICE))
+    opened = look(tmp_path / "journal", reduced_motion="reduce", viewport=ViewportSize(width=400, height=850))
+
+    heights = opened.page.locator("#rows th time").evaluate_all(
+        "all => all.map((each) => each.getClientRects().length)"
+    )
+    moving = """[...document.querySelectorAll("*")].filter((each) => {
+      const style = getComputedStyle(each);
+      return parseFloat(style.transitionDuration) > 0 || style.animationName !== "none";
+    }).length"""
+
+    assert max(heights) == min(heights)
+    assert opened.page.evaluate(moving) == 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 400
 
 
 def test_a_line_is_copied_as_it_stands(look: Open, shared: PageServer) -> None:
