@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from otel_audit.delivery.destination import Backoff, Destination
 from otel_audit.delivery.halving import Halving, Stuck, Suspect, TooLarge
-from otel_audit.delivery.outcomes import Batch, Unavailable
+from otel_audit.delivery.outcomes import Batch, Unavailable, UnavailableFor
 from otel_audit.journal.counts import Progress, counts_in
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.reader import Chunk, StreamReader
@@ -47,10 +47,14 @@ class Moved(msgspec.Struct, frozen=True):
 
 
 class Blocked(msgspec.Struct, frozen=True):
-    """The result of a step that stalled until the destination is tried again."""
+    """The result of a step that stalled until the destination is tried again.
+
+    `is_overload`: the destination gave no real answer, and did so at once, perhaps because the batch is too large.
+    """
 
     reason: str
     retry_after_s: float | None = None
+    is_overload: bool = False
 
 
 class Halved(msgspec.Struct, frozen=True):
@@ -241,7 +245,7 @@ class StreamExport:
     def _unavailable(self, away: Unavailable) -> Blocked:
         self._rewind()
         self._tell(away.reason)
-        return Blocked(away.reason, away.retry_after_s)
+        return Blocked(away.reason, away.retry_after_s, away.cause is UnavailableFor.OVERLOAD)
 
     def _tell(self, reason: str) -> None:
         """Store the reason for the stall in the cursor, for its readers."""

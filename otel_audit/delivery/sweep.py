@@ -36,12 +36,16 @@ from otel_audit.journal.shipment import Adoption, Shipment, take
 from otel_audit.notices import Notices
 from otel_audit.settings import Durability, Settings
 from otel_audit.settings.proof import default_log_name
+from otel_audit.threads import real_sleep
 
 __all__ = ["Left", "Sweep", "SweepReport", "adopter_of", "ledger_of", "restart", "retention_of"]
 
 
 # Each attempt at a destination that does not answer takes a whole time-out, and nobody waits for a thousand of them.
 _BLOCKED_IN_A_ROW = 3
+# The third overload in a row halves the batch, since it may be too large.
+_TRIES = 3
+_PAUSE_S = 0.5
 # A stream may look taken just while another process tries its lock.
 _LOOKS = 2
 
@@ -160,12 +164,16 @@ class Sweep:
         return reason
 
     def _tried(self, errand: _Errand) -> str:
-        export, asked = errand.export, False
+        export, asked, tries = errand.export, False, 0
         try:
             while not self._stopped():
                 if errand.until is not None and export.progress.position >= errand.until:
                     return ""
-                match export.step():
+                step = export.step()
+                tries = tries + 1 if isinstance(step, Blocked) else 0
+                match step:
+                    case Blocked(is_overload=True) if tries < _TRIES:
+                        real_sleep(_PAUSE_S)
                     case Blocked(reason=reason):
                         return reason
                     case Idle() if export.blocked and not asked:

@@ -206,6 +206,23 @@ def test_a_batch_that_is_too_large_is_halved_at_once(tmp_path: Path, server: Aud
     assert server.accepted == ["header", *(f"event-{number}" for number in range(100))]
 
 
+@pytest.mark.parametrize(
+    "answer", [Answer(429), Answer(504), Answer(cut_after_bytes=0, reset=True)], ids=["429", "504", "closed"]
+)
+def test_a_line_that_alone_is_too_large_is_found_although_the_endpoint_does_not_say_so(
+    answer: Answer, tmp_path: Path, server: AuditedServer
+) -> None:
+    long = "long" * 1000
+    server.judge = lambda names: answer if long in names else None
+    left_behind(tmp_path, "a", long, "b")
+
+    done = ship(tmp_path, server)
+
+    assert done.returncode == 0, done.stderr
+    assert {"a", "b"} <= set(server.accepted)
+    assert totals(tmp_path) == {"emitted": 3, "exported": 2, "pending": 0, "quarantined": 1}
+
+
 def test_a_bad_record_at_the_end_of_one_stream_is_settled_by_the_next(tmp_path: Path, server: AuditedServer) -> None:
     server.judge = lambda names: Answer(400, b"no") if "bad" in names else None
     left_behind(tmp_path, "a", "bad")
