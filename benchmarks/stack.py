@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +36,20 @@ from tests.servers.otlp_server import OtlpServer
 from tests.servers.ports import LOOPBACK
 from tests.servers.process import answers
 
+_RANGE: Final = timedelta(hours=1)  # what a dashboard shows when it is opened
 _ACTORS: Final = 5000
 _LOGINS: Final = 0.15
 _MCP_FROM: Final = 0.85
 _TOOLS: Final = ("get_online_features", "list_feature_views", "search_features", "materialize")
 _SHIP: Final = Path(sys.executable).with_name("otel-audit")
 _OUTCOMES: Final = {"success": 200, "denied": 403, "error": 500}
+# What is typed into the boxes of a panel that shows nothing without it.
+_BOXES: Final = {
+    ("audit", "Who touched this target"): {"target": "o-17"},
+    ("trail", "What this person did"): {"actor": "u-17"},
+    ("trail", "Who touched this target"): {"target": "o-17"},
+    ("trail", "What happened in this request"): {"request": "r-17"},
+}
 _TIMEOUT_S: Final = 1800.0
 _SENT: Final = re.compile(r"^otelcol_exporter_sent_log_records\{[^}]*otlp_http/loki[^}]*\} (\S+)$", re.MULTILINE)
 
@@ -61,20 +70,23 @@ def main(program: Path, events: int) -> None:
     """Write a trail, send it through the collector to Loki, and ask every query of the dashboards and rules there."""
     with tempfile.TemporaryDirectory(prefix="otel-audit-stack-") as made:
         folder = Path(made)
-        lines = _written(folder / "journal", events)
+        last = datetime.now(UTC)
+        lines = _written(folder / "journal", events, last)
         _wire(folder / "journal", lines)
         with _loki(program, folder) as loki:
             _delivered(folder, loki, lines)
-            _asked(loki)
+            _asked(loki, last)
 
 
-def _written(directory: Path, events: int) -> int:
-    """Write the trail; print what a line takes. Return the number of lines."""
+def _written(directory: Path, events: int, last: datetime) -> int:
+    """Write the trail of the hour that ends with `last`; print what a line takes. Return the number of lines."""
     chosen = random.Random(7)
     begun = time.process_time()
     with otel_audit.configure(directory=directory, export="none", service_name="shop") as audit:
         for number in range(events):
-            audit.log(_event(chosen, number))
+            event = _event(chosen, number)
+            event.timestamp = (last - _RANGE * (1 - number / events)).isoformat()
+            audit.log(event)
     cpu_us = (time.process_time() - begun) / events * 1e6
     files = list(directory.glob("*-*.jsonl"))
     lines = sum(path.read_bytes().count(b"\n") for path in files)
@@ -89,10 +101,10 @@ def _event(chosen: random.Random, number: int) -> AuditEvent:
     outcome = chosen.choices(list(_OUTCOMES), [90, 7, 3])[0]
     is_call = kind >= _MCP_FROM
     source = AuditSource(ip=f"192.0.2.{chosen.randrange(250)}", transport="mcp-http" if is_call else "http")
-    duration_ms = chosen.expovariate(1 / 40)
+    duration_ms, trace_id = chosen.expovariate(1 / 40), f"{chosen.getrandbits(128):032x}"
     if kind < _LOGINS:
         kind_of_login = "authn.success" if outcome == "success" else "authn.failure"
-        return AuditEvent(event_type=kind_of_login, principal=person, source=source, outcome=outcome)
+        return AuditEvent(event_type=kind_of_login, principal=person, source=source, outcome=outcome, trace_id=trace_id)
     if is_call:
         return AuditEvent(
             event_type="mcp.tools.call",
@@ -102,6 +114,7 @@ def _event(chosen: random.Random, number: int) -> AuditEvent:
             resource=AuditResource(type="feature_view", name=f"view-{number % 200}"),
             outcome=outcome,
             request_id=f"r-{number}",
+            trace_id=trace_id,
             duration_ms=duration_ms,
         )
     return AuditEvent(
@@ -112,6 +125,7 @@ def _event(chosen: random.Random, number: int) -> AuditEvent:
         resource=AuditResource(type="order", name=f"o-{number % 2000}"),
         outcome=outcome,
         request_id=f"r-{number}",
+        trace_id=trace_id,
         duration_ms=duration_ms,
         status_code=_OUTCOMES[outcome],
         attributes={"http.route": "/orders/{order}"},
@@ -175,30 +189,29 @@ def _delivered(folder: Path, loki: Loki, lines: int) -> None:
     print(f"archive: {archive / lines:.0f} bytes a line; chunks of Loki: {chunks / lines:.0f}")
 
 
-def _asked(loki: Loki) -> None:
-    """Print what each query of the dashboards costs over one hour."""
-    now_s = time.time()
+def _asked(loki: Loki, last: datetime) -> None:
+    """Print what each query of the dashboards costs over the hour that ends with `last`."""
     for name in dashboards():
         for panel in panels(name):
             for target in panel.get("targets", []):
                 if target["datasource"]["type"] == "loki":
-                    person = {"actor": "u-17", "target": "o-17"} if name == "trail" else {}
-                    query = written_out(target["expr"], **person)
-                    _print_cost(loki, f"{name}: {panel['title']}", query, target["queryType"], now_s)
+                    query = written_out(target["expr"], **_BOXES.get((name, panel["title"]), {}))
+                    _print_cost(loki, f"{name}: {panel['title']}", query, target["queryType"], last.timestamp())
 
 
-def _print_cost(loki: Loki, title: str, query: str, kind: str, now_s: float) -> None:
+def _print_cost(loki: Loki, title: str, query: str, kind: str, end_s: float) -> None:
     begun, cpu_s = time.monotonic(), _cpu_s(loki.pid)
     if kind == "instant":
-        path, when = "query", {"time": f"{now_s:.0f}"}
+        path, when = "query", {"time": f"{end_s:.0f}"}
     else:
+        begin_s = end_s - _RANGE.total_seconds()
         path, when = (
             "query_range",
-            {"start": f"{now_s - 3600:.0f}", "end": f"{now_s:.0f}", "limit": "1000", "step": "60"},
+            {"start": f"{begin_s:.0f}", "end": f"{end_s:.0f}", "limit": "500", "step": "60"},
         )
     try:
         answer = requests.get(f"{loki.url}/loki/api/v1/{path}", params={"query": query, **when}, timeout=300)
-        said = str(answer.status_code)
+        said = f"{len(answer.json()['data']['result'])} series" if answer.ok else f"{answer.status_code} {answer.text}"
     except requests.RequestException as error:
         said = type(error).__name__
     print(f"{title}: {said}, {time.monotonic() - begun:.1f} s, {_cpu_s(loki.pid) - cpu_s:.1f} s of CPU", flush=True)

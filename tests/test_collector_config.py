@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,7 +80,7 @@ def official_exporter(collector: Collector, protocol: str) -> Iterator[LogRecord
         exporter.shutdown()  # type: ignore[no-untyped-call]  # the SDK leaves it untyped
 
 
-def sdk_record(body: str, *, time_ns: int | None = None) -> ReadableLogRecord:
+def sdk_record(body: str, *, time_ns: int | None = None, scope: str = "otel_audit") -> ReadableLogRecord:
     span = SpanContext(TRACE_ID, SPAN_ID, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     return ReadableLogRecord(
         LogRecord(
@@ -98,7 +99,7 @@ def sdk_record(body: str, *, time_ns: int | None = None) -> ReadableLogRecord:
             event_name="authn.failure",
         ),
         resource=Resource({"service.name": "orders", "service.instance.id": "i-1"}),
-        instrumentation_scope=InstrumentationScope("otel_audit", "1.2.3"),
+        instrumentation_scope=InstrumentationScope(scope, "1.2.3"),
     )
 
 
@@ -282,19 +283,29 @@ def test_data_is_readable_by_its_owner_only(collector: Collector) -> None:
 
 
 @pytest.mark.processes
-def test_loki_gets_the_event_name_as_an_attribute_and_the_archive_stays_as_sent(
-    start_collector: StartCollector,
+@pytest.mark.parametrize("scope", ["otel_audit", "orders"])
+def test_loki_gets_the_event_name_and_what_is_asked_for_and_the_archive_all(
+    start_collector: StartCollector, scope: str
 ) -> None:
     loki = start_collector()  # any OTLP receiver shows what Loki would get
     agent = start_collector(loki_endpoint=loki.http_endpoint)
 
-    send(agent, ["one"])
+    with official_exporter(agent, "http") as exporter:
+        assert exporter.export([sdk_record("one", scope=scope)]) is LogRecordExportResult.SUCCESS
 
     (delivered,) = loki.wait_for_archive(1)
     (archived,) = agent.archive()
-    assert delivered.attributes == {**archived.attributes, "event_name": "authn.failure"}
-    assert "event_name" not in archived.attributes
-    assert delivered.event_name == archived.event_name == "authn.failure"
+    assert (archived.scope_name, archived.flags & 1, archived.severity_text) == (scope, 1, "WARN")
+    assert archived.attributes.keys() == {"audit.sequence.number", "user.roles", "ok", "audit.duration_ms"}
+    named = {**archived.attributes, "event_name": "authn.failure"}
+    if scope == "otel_audit":
+        del named["user.roles"]
+        expected = replace(archived, span_id="", flags=0, observed_time_unix_nano=0)
+        expected = replace(expected, severity_text="", scope_name="", scope_version="")
+    else:
+        expected = archived
+    without_instance = {name: value for name, value in archived.resource.items() if name != "service.instance.id"}
+    assert delivered == replace(expected, attributes=named, resource=without_instance)
 
 
 @pytest.mark.processes
@@ -343,8 +354,8 @@ def test_what_was_acknowledged_while_the_store_was_down_is_found_in_it_byte_for_
 
     stored = victorialogs.wait_for("*", len(sent))
     assert sorted(row["_msg"] for row in stored) == sorted(sent)
-    assert {(row["trace_id"], row["span_id"], row["event_name"], row["log.source"]) for row in stored} == {
-        (f"{TRACE_ID:032x}", f"{SPAN_ID:016x}", "authn.failure", "audit")
+    assert {(row["trace_id"], row["event_name"], row["log.source"]) for row in stored} == {
+        (f"{TRACE_ID:032x}", "authn.failure", "audit")
     }
 
 

@@ -141,7 +141,7 @@ def test_nothing_samples_or_filters_what_is_archived_and_delivered() -> None:
     assert on_the_way == {
         "logs/in": ["memory_limiter", "resource/source"],
         "logs/archive": [],
-        "logs/loki": ["transform/event_name"],
+        "logs/loki": ["transform/event_name", "transform/asked"],
     }
 
 

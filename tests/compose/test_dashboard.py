@@ -11,6 +11,7 @@ import pytest
 from otel_audit.event import Outcome
 from otel_audit.records.attributes import ATTRIBUTES, STORE_FIELDS
 from tests.compose.stack import (
+    CONFIGS,
     GRAFANA,
     bind_mounts,
     dashboards,
@@ -27,6 +28,9 @@ COLUMNS = 24
 ALL = pytest.mark.parametrize("name", ["audit", "pipeline", "trail"])
 GRAFANAS_VARIABLES = {"__interval": "1m", "__range": "1h", "__rate_interval": "10s", "__auto": "1m"}
 VARIABLE = re.compile(r"\$\{?(\w+)(?::raw)?\}?")
+_AGENT = load_yaml(CONFIGS / "agent.yaml")
+_ASKED = str(_AGENT["processors"]["transform/asked"]["log_statements"][0]["statements"][0])
+_LEFT_OUT = re.compile(_ASKED.split('"')[1])
 FIELD_OF_A_TEMPLATE = re.compile(r"[\s({]\.([A-Za-z_]\w*)")
 FIELD_OF_A_LEGEND = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 PERSONAL = ("actor", "on_behalf_of", "target", "request", "trace")
@@ -51,12 +55,17 @@ def labels_in_loki() -> set[str]:
     """Everything a record can be asked for in Loki: its attributes, its own fields, and the labels of its resource."""
     indexed = loki()["limits_config"]["otlp_config"]["resource_attributes"]["attributes_config"]
     resource = chain.from_iterable(rule["attributes"] for rule in indexed if rule["action"] == "index_label")
-    keys = {attribute.key for attribute in ATTRIBUTES}
-    return {key.replace(".", "_") for key in {*keys, *resource}} | STORE_FIELDS
+    keys = {attribute.key for attribute in ATTRIBUTES if not _LEFT_OUT.match(attribute.key)}
+    left_out = {"flags", "level", "observed_timestamp", "scope_name", "scope_version", "severity_text", "span_id"}
+    return {key.replace(".", "_") for key in {*keys, *resource}} | STORE_FIELDS - left_out
 
 
 def _in_loki() -> list[str]:
     return [query["expr"] for query in queries("loki")]
+
+
+def _of_loki(panel: dict[str, Any]) -> list[dict[str, Any]]:
+    return [target for target in panel.get("targets", []) if target["datasource"]["type"] == "loki"]
 
 
 @ALL
@@ -167,9 +176,13 @@ def test_the_parser_does_refuse_what_is_no_query() -> None:
 @pytest.mark.processes
 def test_every_label_that_a_logql_query_names_is_one_that_is_written() -> None:
     for parsed in _parsed("loki", "logql"):
-        made = set(re.findall(r"(\w+)=`", parsed.text)) & {"actor", *(f"asked_{name}" for name in PERSONAL)}
+        assert set(parsed.nodes.get("Identifier", [])) - labels_in_loki() == set()
 
-        assert set(parsed.nodes.get("Identifier", [])) - made - labels_in_loki() == set()
+
+def test_the_collector_leaves_out_of_lokis_copy_only_what_the_table_names() -> None:
+    left_out = {attribute.key for attribute in ATTRIBUTES if _LEFT_OUT.match(attribute.key)}
+
+    assert len(left_out) == _ASKED.count("|") + 1
 
 
 def test_every_field_that_a_line_shows_is_one_that_is_written() -> None:
@@ -182,10 +195,11 @@ def test_every_field_that_a_line_shows_is_one_that_is_written() -> None:
 
 
 def test_the_filter_by_actor_finds_an_id_and_a_name() -> None:
-    filtered = [text for text in _in_loki() if "asked_actor" in text]
+    """An empty box leaves `log_source=`audit``, which is true of every record."""
+    filtered = [query["expr"] for panel in panels("audit") for query in _of_loki(panel)]
 
     assert len(filtered) >= 5
-    both = '| (asked_actor="" or audit_actor_id=`${actor:raw}` or audit_actor_name=`${actor:raw}`)'
+    both = "| (log_source=`audit${actor:raw}` or audit_actor_id=`${actor:raw}` or audit_actor_name=`${actor:raw}`)"
     assert [text for text in filtered if both not in text] == []
 
 

@@ -83,7 +83,7 @@ def test_loki_passes_on_as_many_events_as_one_query_may_return() -> None:
 
 
 def test_loki_counts_by_person_for_more_than_its_default_of_500() -> None:
-    assert _limits()["max_query_series"] == 20_000
+    assert _limits()["max_query_series"] == 100_000
 
 
 @pytest.mark.processes
