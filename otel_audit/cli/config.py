@@ -46,7 +46,7 @@ _LEVELS: Final = {
     Level.REQUEST: "recorded whole",
 }
 _RULES_OF_LOSS: Final = {
-    OnLoss.OPEN: "when it cannot be recorded, the application goes on, and the loss is counted and said",
+    OnLoss.OPEN: "when it cannot be recorded, the application continues, and the loss is counted and reported",
     OnLoss.CLOSED: "when it cannot be recorded, AuditUnavailable is raised",
 }
 _BEGINS: Final = "an operation() begins with an event of its own, and does not run if that cannot be recorded"
@@ -155,7 +155,7 @@ def event_of_json(content: bytes, name: str) -> AuditEvent:
     except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8, or brackets in brackets
         place = f"{name}:{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else name
         raise ConfigError(
-            f"{place}: expected one event as JSON, got what is none; give one object, as in a line"
+            f"{place}: expected one event as JSON, got something else; give one object, as in a line"
         ) from None
     if not isinstance(fields, dict):
         raise ConfigError(f"{name}: expected one event, a JSON object, got {type(fields).__name__}; give one object")

@@ -253,8 +253,8 @@ def _state(path: Path, source: ReplaySource, from_start: bool) -> ReplayState:
         return ReplayState(path)
     state = ReplayState.load(path)
     if not source.goes_on(state.marks):
-        note = f"{path}: expected how far this source is sent, got that of another one that begins alike"
-        state = ReplayState(path, note=f"{note}, or a part of it was changed since; sending all of it")
+        note = f"{path}: expected the progress of this source, got that of another one with the same beginning"
+        state = ReplayState(path, note=f"{note}, or a part of it was changed since; sending everything")
     if state.note:
         click.echo(escaped(state.note), err=True)
     return state
@@ -305,4 +305,4 @@ def _say(source: ReplaySource, otlp: OtlpSettings, report: ReplayReport) -> None
     if len(troubles) > _TROUBLES_SHOWN:
         click.echo(f"and {len(troubles) - _TROUBLES_SHOWN} more: see --json", err=True)
     if report.left:
-        click.echo(f"not all of it is sent; the same command goes on from here: {escaped(report.left)}", err=True)
+        click.echo(f"not everything was sent; the same command continues from here: {escaped(report.left)}", err=True)

@@ -38,7 +38,7 @@ _SAID_CHARS: Final = 300
 
 
 class GivenKey(click.ParamType[VerifierKey]):
-    """A public key, as `otel-audit vkey` prints it."""
+    """A public key in the form that `otel-audit vkey` prints."""
 
     name = "vkey"
 
@@ -51,7 +51,7 @@ class GivenKey(click.ParamType[VerifierKey]):
 
 
 class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
-    """An earlier note, in a file, or an earlier key of the ledger, in a file or as it is."""
+    """An earlier note in a file, or an earlier key of the ledger, in a file or as an argument."""
 
     name = "file or vkey"
 
@@ -76,7 +76,7 @@ class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
 
 
 class _GivenTrail(GivenPath):
-    """Where a trail lies: a path, or the URL of a log store, which is left as it is."""
+    """The place of a trail: a path, or the URL of a log store, which is not changed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
@@ -169,7 +169,7 @@ def verify(
     where = where or _trail(ctx, directory)
     if second is not None and is_given and second == where:
         raise click.UsageError(
-            f"expected two sides to hold against each other, got {escaped(str(where))} twice; give the copy that lies "
+            f"expected two sides to compare, got {escaped(str(where))} twice; give the copy that lies "
             "elsewhere, or one of the two",
             ctx,
         )
@@ -189,8 +189,8 @@ def verify(
                 )
             elif second is not None and second != where:
                 raise click.UsageError(
-                    f"expected the directory of a journal to hold against {escaped(str(second))}, got "
-                    f"{escaped(str(where))}, which is none; give DIR, or one of the two",
+                    f"expected the directory of a journal to compare with {escaped(str(second))}, got "
+                    f"{escaped(str(where))}; give DIR, or only one of the two",
                     ctx,
                 )
             elif from_ns is not None:
@@ -352,7 +352,7 @@ _WITH_PROOF: Final = {"proof", "identity", "known", "as_json"}  # of the paramet
 
 
 def _verify_proof(ctx: click.Context, file: Path, pins: Pins, *, as_json: bool) -> None:
-    """Print what the proof in a file shows to whoever brought these pins, and exit: 0 if it shows an event, else 1."""
+    """Print what the proof in a file shows to a holder of these pins, and exit: 0 if it shows an event, else 1."""
     if not pins.words():
         raise click.UsageError("--proof goes with --key or --known: nothing else vouches for a proof", ctx)
     for name, source in ((name, ctx.get_parameter_source(name)) for name in ctx.params):
@@ -360,8 +360,8 @@ def _verify_proof(ctx: click.Context, file: Path, pins: Pins, *, as_json: bool) 
             raise click.UsageError("--proof is checked with --key or --known alone: leave out the rest", ctx)
     if file.exists() and not file.is_file():  # a pipe would be waited for
         raise click.UsageError(
-            f"expected a file that `otel-audit prove` wrote, got {escaped(str(file))}, which is no file; give its path "
-            "to --proof",
+            f"expected a file that `otel-audit prove` wrote, got {escaped(str(file))}, which is not a file; give its "
+            "path to --proof",
             ctx,
         )
     with open(file, "rb") as opened:
@@ -392,7 +392,7 @@ def _proven(proof: EventProof, pins: Pins) -> Proven:
 
     Raises:
         ProofInvalid: it shows nothing.
-        NoteMalformed: its note is no checkpoint.
+        NoteMalformed: its note is not a checkpoint.
         SignatureInvalid: no pinned key signed its note.
     """
     known = pins.known_note

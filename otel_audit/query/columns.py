@@ -1,6 +1,6 @@
-"""The columns of the view `events`: what each holds, and how DuckDB takes it out of a line.
+"""The columns of the view `events`: what each holds, and how DuckDB extracts it from a line.
 
-A value that is no text in the line, where a text is expected, is its JSON. Nothing in a line makes a query fail.
+If a text is expected and the line holds another kind of value, the column has its JSON. No line makes a query fail.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def _whole(field: str) -> str:
 
 
 def _finite(field: str) -> str:
-    """Return a number that JSON has: a text such as NaN would make one row spoil an answer in JSON."""
+    """Return a number that JSON allows, since one row with NaN would make a whole JSON answer invalid."""
     number = f"TRY_CAST({field} AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
 
 
-# METHOD path -> status. Source: Feast 0.67 `AuditLogger.log_http_request`, whose events say it nowhere else.
+# METHOD path -> status. Source: Feast 0.67 `AuditLogger.log_http_request`, whose events have it nowhere else.
 _SAID: Final = r"'^(\S+) .* -> ([1-5]\d\d)$'"
 
 
@@ -136,10 +136,10 @@ _NAMED: Final = ", ".join(f"fields[{number}] AS {name}" for number, name in enum
 
 
 def events_sql(lines: str, *, few: bool = False) -> str:
-    """Return the query that makes `events` of rows with `line` and `service`.
+    """Return the query that turns rows with `line` and `service` into `events`.
 
-    All fields are taken out of a line at once, which holds little memory. Where a question needs only `few` of them, to
-    take each on its own is twice as fast.
+    All fields are extracted from a line at once, which needs little memory. If a query needs only a `few` of them,
+    extracting each on its own is twice as fast.
     """
     if few:
         fields = f"SELECT line, service, {_ONE_BY_ONE} FROM ({lines})"

@@ -1,4 +1,4 @@
-"""What is asked of a trail: words that must stand in a column, a span of time, a text, and a page of the answer."""
+"""The filters of a query: words for columns, a span of time, a text, and a page of the answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from otel_audit.stores.store import Sought
 
 __all__ = ["WORDS", "Clue", "Filters", "Place"]
 
-_HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that say nothing of what was done
+_HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that report no event
 
 _TAGS: Final = "tags"  # a list, one of whose words must match
 
@@ -31,20 +31,20 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
     "request": ("request_id",),
     "tag": (_TAGS,),
 }
-"""What can be asked for by a word, and the columns of `events` of which one must hold it."""
+"""What can be filtered by a word, and the columns of `events`, one of which must hold it."""
 
 Clue = Sequence[Sequence[str]]
 """A line that a filter finds contains all texts of one of these groups, or an escape by number such as `\\u0061`."""
 
-# What JSON may write in another way than it is read, and half a surrogate, which no store takes.
+# Characters that JSON may escape, and half a surrogate, which no store accepts.
 _REWRITTEN: Final = re.compile(r'["\\/\x00-\x1f\ud800-\udfff]')
-# The same where a value may be no text: then it is matched by its JSON, whose spaces and numbers are written anew.
+# The same for a value that may not be a text. It is matched by its JSON, whose spaces and numbers may differ.
 _REWRITTEN_JSON: Final = re.compile(r'["\\/\x00-\x1f\ud800-\udfff\s{}\[\]:,]')
 _NUMBER: Final = re.compile(r"[-+.0-9eE]*")
 _INTEGER: Final = re.compile(r"[0-9]{1,15}")  # written as it is read
-# Letters whose other cases RE2 and DuckDB do not agree about: I has one with a dot, and others have one outside ASCII.
+# Letters whose other case differs between RE2 and DuckDB, such as I with a dot, or one outside ASCII.
 _OTHER_CASES: Final = re.compile(r"[iI]|[^\x00-\x7f]")
-_PATTERN_MAX: Final = 200  # characters of a text, and texts of a pattern: it has to fit into a URL
+_PATTERN_MAX: Final = 200  # characters of a text, and texts of a pattern, which has to fit into a URL
 _PATTERNS_MAX: Final = 20
 _TEXTS_MAX: Final = 3  # of one word, the longest
 _WORDS_OF: Final[Mapping[Outcome, Sequence[str]]] = {
@@ -66,10 +66,10 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the place that is written so.
+        """Return the place from its written form.
 
         Raises:
-            AuditError: it is none.
+            AuditError: the text is not a place.
         """
         time_ns, _, rest = text.partition(":")
         stream_id, _, seq = rest.rpartition(":")
@@ -83,10 +83,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """An event is found if each filter that is given finds it.
+    """The filters of a query. An event must match all of them.
 
-    `since_ns` is the first moment, `until_ns` the one behind the last. `before` is the place behind which to go on.
-    `words`: for each name of `WORDS` the words of which one must match. A `*` in one stands for any text.
+    `since_ns` is the first moment, and `until_ns` the one after the last. The answer continues after the place
+    `before`. `words` has words for names of `WORDS`, of which one must match. A `*` in a word stands for any text.
     """
 
     words: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -97,14 +97,14 @@ class Filters:
     undated: bool = False
 
     def asked(self) -> list[str]:
-        """Return what is asked for as `name=word`, without the times."""
+        """Return the filters as `name=word`, without the times."""
         asked = [f"{name}={word}" for name, given in self.words.items() for word in given]
         return [*asked, f"text={self.text}"] if self.text else asked
 
     def where(self, *, every: bool = False) -> tuple[str, list[object]]:
         """Return the condition over `events`, and the values of its parameters.
 
-        With `every`, lines of the journal itself that say nothing of what was done are found too.
+        With `every`, lines of the journal itself that report no event match too.
         """
         conditions, values = [], list[object]()
         for name, given in self.words.items():
@@ -136,15 +136,15 @@ class Filters:
         return replace(self, since_ns=max(begins, default=None), until_ns=min(ends, default=None))
 
     def clues(self) -> Sequence[Clue]:
-        """Return what the lines that are found contain, as far as that can be said of their bytes.
+        """Return texts that every matching line contains, so that most other lines need not be parsed.
 
-        The lines that meet all clues are more than those that are found, and are told apart without parsing any.
+        Lines that contain them do not all match.
         """
         of_words = (_clue(name, given) for name, given in self.words.items() if given and name != "service")
         return [clue for clue in of_words if clue]
 
     def sought(self) -> Sought:
-        """Return what a log store is asked for: lines among which are all that are found."""
+        """Return the query for a log store. Its result includes all matching lines."""
         patterns = [
             "|".join([*(_pattern(max(texts, key=len)[:_PATTERN_MAX]) for texts in clue), _pattern("\\u")])
             for clue in self.clues()
@@ -159,13 +159,13 @@ class Filters:
         return Sought(patterns, services, self.since_ns, None if last_ns is None else last_ns + 1)
 
     def last_ns(self) -> int | None:
-        """Return the last moment at which an event can be that is found; None if there is none."""
+        """Return the last moment at which a matching event can be, or None if there is no limit."""
         ends = [] if self.until_ns is None else [self.until_ns - 1]
         return min([*ends, self.before.time_ns] if self.before is not None else ends, default=None)
 
 
 def _written(text: str) -> str:
-    """Return a text as a line writes it."""
+    """Return the form of a text in a line."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
@@ -177,7 +177,7 @@ def _pattern(text: str, anything: str | None = None) -> str:
 
 
 def _clue(name: str, given: Sequence[str]) -> Clue:
-    """Return the clue of one filter, or an empty one if nothing can be said."""
+    """Return the clue of one filter, or an empty one if there is none."""
     groups: list[Sequence[str]] = []
     for word in given:
         groups.append(
@@ -193,7 +193,7 @@ def _clue(name: str, given: Sequence[str]) -> Clue:
 
 
 def _texts_of(word: str, *, may_be_json: bool) -> Sequence[str]:
-    """Return texts that stand in the line as they do in the word."""
+    """Return the texts of a word that are the same in a line."""
     if not may_be_json:
         if _NUMBER.fullmatch(word) and not _INTEGER.fullmatch(word):
             return ()

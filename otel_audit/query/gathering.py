@@ -1,11 +1,10 @@
-"""Gather what DuckDB reads: segments of journals as they are, and the lines of everything else in a temporary file.
+"""Gather the files for DuckDB: segments of journals in place, and the lines of everything else in a temporary file.
 
-Of a segment that its writer may still append to, the whole lines are copied, so that every scan sees the same. All
-others are held open, so that retention can remove them meanwhile.
+If a segment's writer may still append to it, its whole lines are copied, so that every scan sees the same. Other
+segments are held open, so that retention may remove them in the meantime.
 
-A segment in which anything but whole lines stands is read by the reader of the journal, which knows what is torn.
-Whether a segment is whole is asked of DuckDB, by the same scan that a query makes: no byte of the file may be missing
-in what it gives back.
+If a segment holds anything other than whole lines, the journal's reader reads it, since that recognises torn lines.
+DuckDB finds out whether a segment is whole, by the same scan as in a query: its result must include every byte.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ __all__ = ["Gathered", "HeldFiles", "Segment", "Spool"]
 
 _HEADER: Final = system_start(SEGMENT)
 _COPIED_MAX_BYTES: Final = 256 << 20  # far above the default size of a segment
-_READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # or a pipe among the segments would be waited for
+_READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # otherwise a pipe among the segments would block
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @dataclass(slots=True)
 class Gathered:
-    """Counts of what the sources hold besides events.
+    """Counts of what the sources hold in addition to events.
 
-    `damaged` are pieces of bytes that are no line, and `others` records of other programs. `unfinished` are last lines
-    without an end in streams whose writer may live: they are being written, or their writer was killed. `removed` are
-    segments that retention removed before they could be read.
+    `damaged` counts pieces of bytes that are not a line, and `others` records of other programs. `unfinished` counts
+    last lines without an end in streams whose writer may be alive. They are being written, or their writer was killed.
+    `removed` counts segments that retention removed before they could be read.
     """
 
     damaged: int = 0
@@ -78,7 +77,7 @@ class Segment:
 
 
 class HeldFiles:
-    """Holds the segments of journals open, and copies of those that grow in `directory`. To be closed."""
+    """Holds the segments of journals open, and keeps copies of growing ones in `directory`. Close it afterwards."""
 
     def __init__(self, directory: Path, gathered: Gathered) -> None:
         self._directory = directory
@@ -86,17 +85,17 @@ class HeldFiles:
         self._descriptors: list[int] = []
         self._copies = 0
         self.removed_names: list[str] = []
-        """The names that the held files have in the system when they are removed."""
+        """The names under which the system lists the held files after their removal."""
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
     def add_journal(self, store: DirectoryStore, spool: Spool) -> list[Segment]:
-        """Return the segments of a journal that hold a byte, and tell the spool the services of its streams."""
+        """Return the segments of a journal that are not empty, and add the services of its streams to the spool."""
         found = []
         for stream_id, files in store.files().items():
             spool.name_service(stream_id, service_in(stream_header(files)))
             numbers = files.segments()
             for number in numbers:
-                # The writer has its lock as long as it lives; a ledger has one for good.
+                # A writer holds its lock while it is alive, and the ledger's lock file is never removed.
                 is_open = number == numbers[-1] and files.writer_lock.exists()
                 try:
                     file, size_bytes = (self._copy if is_open else self._hold)(files.segment(number))
@@ -108,12 +107,12 @@ class HeldFiles:
         return found
 
     def close(self) -> None:
-        """Let go of the files. The copies are removed with their directory."""
+        """Close the files. The copies are removed with their directory."""
         while self._descriptors:
             os.close(self._descriptors.pop())
 
     def _hold(self, path: Path) -> tuple[str, int]:
-        """Return the name and the size of a file that stays readable when its name is removed."""
+        """Return the name and the size of a file that stays readable after its removal."""
         if len(self._descriptors) >= self._most:
             return str(path.absolute()), path.stat().st_size
         try:
@@ -135,7 +134,7 @@ class HeldFiles:
             end = last_newline(descriptor, size) + 1
             self._gathered.unfinished += end < size
             if size > _COPIED_MAX_BYTES:
-                return self._hold(path)  # if it grows meanwhile it is not whole, and the spool takes its lines
+                return self._hold(path)  # if it grows in the meantime it is not whole, and the spool takes its lines
             copy = self._directory / f"{self._copies}.jsonl"
             self._copies += 1
             with open(copy, "xb") as file:
@@ -147,10 +146,10 @@ class HeldFiles:
 
 
 class Spool:
-    """Takes the lines that DuckDB does not read where they lie, and counts what is no line.
+    """Takes the lines that DuckDB does not read in place, and counts everything that is not a line.
 
-    Before each line stands the place of its stream in `services`, and a byte that is in no JSON. The service is known
-    from a segment header, which may come behind lines of its stream. `passed` is called with the bytes of each line.
+    Each line is preceded by the place of its stream in `services`, and by a byte that JSON never contains. The service
+    is in a segment header, which may come after lines of its stream. `passed` is called with the bytes of each line.
     """
 
     def __init__(self, file: IO[bytes], gathered: Gathered, passed: Callable[[int], None]) -> None:
@@ -162,11 +161,11 @@ class Spool:
         self.lines = 0
 
     def add_store(self, store: Store) -> None:
-        """Take all of a store."""
+        """Take everything in a store."""
         self._add(store.contents())
 
     def add_found(self, store: LokiStore | VictoriaLogsStore, sought: Sought) -> None:
-        """Take what is sought in a log store. Each record says the service, whose header may not be among them."""
+        """Take the result of a log store. Each record names the service, since the header may not be in the result."""
         for stored, service in store.search(sought):
             if isinstance(stored, tuple) and isinstance(stored[1], Line):
                 self.name_service(stored[0], service)
@@ -198,7 +197,7 @@ class Spool:
         self._passed(len(line) + 1)
         if not _is_json(line):
             self._gathered.damaged += 1
-            line = last_line_in(line)  # its writer may have gone on behind the remains of another one
+            line = last_line_in(line)  # its writer may have continued after the remains of another one
             if not _is_json(line):
                 return
         place = self._place_of(stream_id)
@@ -208,12 +207,12 @@ class Spool:
         self.lines += 1
 
     def name_service(self, stream_id: str, service: str) -> None:
-        """Record which service writes a stream. The header may be readable in another copy of the stream only."""
+        """Record which service writes a stream. The header may be readable only in another copy of the stream."""
         place = self._place_of(stream_id)
         self.services[place] = self.services[place] or service
 
     def service_of(self, stream_id: str) -> str:
-        """Return the service that writes a stream, or an empty text if no header said so."""
+        """Return the service that writes a stream, or an empty text if no header names it."""
         return self.services[self._place_of(stream_id)]
 
     def _place_of(self, stream_id: str) -> int:

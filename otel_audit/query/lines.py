@@ -1,6 +1,6 @@
-"""The files that DuckDB reads, as SQL: the lines of a trail where they lie, and what one scan of them tells.
+"""SQL for the files that DuckDB reads: the lines of a trail in place, and the facts that one scan of them finds.
 
-A file is read by its open descriptor, so it stays readable when retention removes its name.
+A file is read through its open descriptor, so it stays readable after retention removes its name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 _LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
 _BUFFER_BYTES: Final = 4 << 20  # for each thread and file
-SPOOL_TABLE: Final = "spooled"  # a table with the time of each line, in the place of the file
+SPOOL_TABLE: Final = "spooled"  # a table with the time of each line, instead of the file
 _VALID: Final = "CASE WHEN json_valid(line) THEN line END"
 
 Rows = Callable[[str], Sequence[tuple[Any, ...]]]
@@ -36,9 +36,9 @@ Rows = Callable[[str], Sequence[tuple[Any, ...]]]
 
 
 class Run(NamedTuple):
-    """The lines of one stream in one file. Lines that are no JSON have no stream.
+    """The lines of one stream in one file. Lines that are not JSON have no stream.
 
-    `is_dense` says that each number from `first` to `last` is there exactly once. The times are those of the events.
+    `is_dense` is True if each number from `first` to `last` is there exactly once. The times are those of the events.
     """
 
     file: str
@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The first and the last time of the events in a part of a trail, and how many lines it has."""
+    """The first and the last time of the events in a part of a trail, and the number of its lines."""
 
     first_ns: int | None
     last_ns: int | None
@@ -64,8 +64,8 @@ class Span(NamedTuple):
 class Lines:
     """The lines in some files, each with the service that wrote it.
 
-    `files` hold lines and nothing else, and the table `sources` has their services. `spool` is a file in which the
-    number of its stream in the variable `services` stands before each line.
+    `files` hold nothing but lines, and the table `sources` has their services. `spool` is a file in which the number of
+    the stream in the variable `services` precedes each line.
     """
 
     files: Sequence[str] = ()
@@ -74,7 +74,7 @@ class Lines:
     def sql(self, condition: str = "true", since_ns: int | None = None, last_ns: int | None = None) -> str:
         """Return the query for `line` and `service` of the lines that meet a condition over `line`.
 
-        Lines in the table are left out if they do not lie in the time that is given.
+        Lines in the table are left out if they are outside the given time.
         """
         parts = []
         if self.files:
@@ -87,7 +87,7 @@ class Lines:
             bounds += [] if last_ns is None else [f"time_ns <= {last_ns}"]
             parts.append(f"SELECT line, service FROM {SPOOL_TABLE} WHERE {' AND '.join(bounds)}")
         elif self.spool is not None:
-            # A number beyond a double, or half a surrogate, is JSON to Python and none to DuckDB.
+            # Python accepts a number beyond a double and half a surrogate as JSON, and DuckDB does not.
             valid = f"SELECT {_VALID} AS line, stream FROM ({_lines_in([self.spool], is_spool=True)})"
             parts.append(
                 f"SELECT line, getvariable('services')[stream + 1] AS service FROM ({valid}) "
@@ -101,7 +101,7 @@ class Parts:
     """The parts of a trail. `files` are whole segments, `services` their writers, and `spans` the row groups of the
     packed files.
 
-    With an index, the views read nothing of this.
+    With an index, the views do not read them.
     """
 
     files: Mapping[str, Span] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Parts:
 
     @property
     def is_packed(self) -> bool:
-        """True if all of it is in packed files."""
+        """True if the whole trail is in packed files."""
         return bool(self.packed) and not self.files and self.spool is None
 
     def events(
@@ -128,9 +128,9 @@ class Parts:
         clues: Sequence[Clue] = (),
         service: str | None = None,
     ) -> str:
-        """Return the query for the events, without those that cannot lie in the time or lack a clue.
+        """Return the query for the events, except those that cannot be within the time or that lack a clue.
 
-        With a service, files of others are left out.
+        With a service, files of other services are left out.
         """
         files = [
             file
@@ -150,7 +150,7 @@ class Parts:
         return " UNION ALL ".join(parts)
 
     def newest(self, lines: int, last_ns: int | None) -> tuple[int | None, int]:
-        """Return the time from which on the newest parts have so many lines, and how many. No time if those are all."""
+        """Return the time from which the newest parts have this many lines, and the number. No time if that is all."""
         if self.spool is not None or self.is_indexed:
             return None, 0
         found = 0
@@ -166,10 +166,10 @@ class Parts:
 
 
 def runs_in(files: Sequence[str], rows: Rows, *, is_spool: bool = False) -> Sequence[Run]:
-    """Return what one scan of files tells. It parses each line once, which is most of its cost."""
+    """Return the result of one scan of files. It parses each line once, which is most of its cost."""
     if not files:
         return ()
-    # TRY gives NULL for a line that is no JSON. To ask json_valid first would parse each line twice.
+    # TRY gives NULL for a line that is not JSON. Calling json_valid first would parse each line twice.
     ids = "TRY(json_extract_string(line, ['$.stream_id', '$.seq', '$.time_ns']))"
     parsed = f"SELECT filename, strlen(line) + 1 AS size, {ids} AS ids FROM ({_lines_in(files, is_spool=is_spool)})"
     found = (
@@ -185,14 +185,14 @@ def packed_rows(files: Sequence[str], columns: str = "*") -> str:
 
 
 def packed_runs(files: Sequence[str], rows: Rows) -> Sequence[Run]:
-    """Return the runs of packed files. The sizes and times of their lines are not looked at."""
+    """Return the runs of packed files, without the sizes and times of their lines."""
     columns = "filename AS file, stream_id, 0 AS size, seq, NULL::BIGINT AS time_ns"
     source = f"read_parquet([{_names(files)}], filename = true, hive_partitioning = false, union_by_name = true)"
     return [Run(*row) for row in rows(_grouped(f"SELECT {columns} FROM {source}"))]
 
 
 def spans_in(files: Sequence[str], rows: Rows) -> Sequence[Span]:
-    """Return the row groups of packed files, as their footers say."""
+    """Return the row groups of packed files, from their footers."""
     found = rows(
         "SELECT TRY_CAST(stats_min_value AS BIGINT), TRY_CAST(stats_max_value AS BIGINT), row_group_num_rows "
         f"FROM parquet_metadata([{_names(files)}]) WHERE path_in_schema = 'time_ns'"
@@ -217,7 +217,7 @@ def quoted(text: str) -> str:
 
 
 def _overlap(span: Span, since_ns: int | None, last_ns: int | None) -> bool:
-    """Return True if one of its events can lie in the time. One without a time lies in none."""
+    """Return True if one of its events can be within the time. An event without a time never is."""
     if span.first_ns is None or span.last_ns is None:
         return since_ns is None and last_ns is None
     return (since_ns is None or span.last_ns >= since_ns) and (last_ns is None or span.first_ns <= last_ns)
@@ -231,7 +231,7 @@ def _has_clue(clue: Clue) -> str:
 def _grouped(lines: str) -> str:
     """Return the query for the runs of lines with `file`, `stream_id`, `size`, `seq` and `time_ns`.
 
-    To count distinct numbers takes memory for each. The sum of their hashes takes none, and is that of all numbers
+    Counting distinct numbers takes memory for each. The sum of their hashes takes none, and equals that of all numbers
     from the first to the last exactly if each of them is there once.
     """
     runs = (
@@ -239,7 +239,7 @@ def _grouped(lines: str) -> str:
         "min(time_ns) AS first_ns, max(time_ns) AS last_ns, sum(hash(seq)::HUGEINT) AS hashes "
         f"FROM ({lines}) GROUP BY ALL"
     )
-    # An empty range for all others: the query is planned as a join, which no condition around it keeps from running.
+    # All others get an empty range, since the query is planned as a join, which an outer condition does not prevent.
     end = f"CASE WHEN last::HUGEINT - first + 1 = lines AND last < {2**63 - 1} THEN last + 1 ELSE first END"
     every = f"SELECT sum(hash(number)::HUGEINT) FROM range(first, {end}) AS numbers(number)"
     return (
@@ -250,7 +250,7 @@ def _grouped(lines: str) -> str:
 
 
 def _lines_in(files: Sequence[str], *, is_spool: bool = False) -> str:
-    """Return the query for the lines of files. JSON has no control character, so none divides a line in two."""
+    """Return the query for the lines of files. JSON contains no control character, so a line is never split."""
     columns = "{'stream': 'BIGINT', 'line': 'VARCHAR'}" if is_spool else "{'line': 'VARCHAR'}"
     return (
         f"SELECT * FROM read_csv([{_names(files)}], columns = {columns}, auto_detect = false, "

@@ -127,7 +127,7 @@ def trail_report_schema() -> dict[str, Any]:
                 },
                 **{name: _table(says, columns, name) for name, (says, columns) in TABLES.items()},
                 "begins_ns": {**_TIME_OR_NULL, "description": "The first event that the trail still has, of any time."},
-                "damaged": {**_COUNT, "description": "Pieces of bytes that are no line."},
+                "damaged": {**_COUNT, "description": "Pieces of bytes that are not a line."},
                 "other_records": {**_COUNT, "description": "Records of other programs."},
                 "conclusion": {**_TEXT, "description": "The verdict of the verification in a sentence."},
                 "verification": {

@@ -48,7 +48,7 @@ class ExporterName(StrEnum):
 
 
 class OnLoss(StrEnum):
-    """The reaction to an event that cannot be recorded: the application goes on, or `AuditUnavailable` is raised."""
+    """The reaction to an event that cannot be recorded: the application continues, or `AuditUnavailable` is raised."""
 
     OPEN = "open"
     CLOSED = "closed"

@@ -83,7 +83,7 @@ class _Store:
         for each in self._store.others() if self._store.kind is Kind.ARCHIVE else ():
             if isinstance(each, DamagedBytes):
                 self._findings.notice(
-                    "damage", None, f"{each.file}: {each.length} bytes at offset {each.offset} are no record"
+                    "damage", None, f"{each.file}: {each.length} bytes at offset {each.offset} are not a record"
                 )
         report.findings = self._findings.all
         return report

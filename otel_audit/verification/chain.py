@@ -297,7 +297,7 @@ class Chain:
     def take_remains(self, seq: int, body: bytes) -> None:
         """Check what a store has instead of a line. A body that is the beginning of one was cut for its length."""
         if body.endswith(b"}") or not body.startswith(b"{"):
-            self._broken(seq, "altered", f"line {seq} was changed: what is there in its place is no line of a journal")
+            self._broken(seq, "altered", f"line {seq} was changed: what is there instead is not a line of a journal")
         else:
             self._findings.unproven("cut_short", seq, f"of line {seq} only the first {len(body)} bytes are there")
         if len(self._remains) < _MOST_OUT_OF_PLACE:

@@ -272,15 +272,15 @@ def _judge_damage(files: StreamFiles, reading: StreamReading) -> None:
             reading.findings.notice(
                 "damage",
                 damage.after_seq,
-                f"{damage.length} bytes of segment {damage.segment} behind line {damage.after_seq} are no line, as the "
-                "next segment says",
+                f"{damage.length} bytes of segment {damage.segment} after line {damage.after_seq} are not a line, "
+                "as the next segment says",
             )
         else:
             reading.findings.broken(
                 "damage",
                 damage.after_seq + 1,
-                f"{damage.length} bytes of segment {damage.segment} at offset {damage.offset}, behind line "
-                f"{damage.after_seq}, are no line of this stream",
+                f"{damage.length} bytes of segment {damage.segment} at offset {damage.offset}, after line "
+                f"{damage.after_seq}, are not a line of this stream",
             )
 
 

@@ -390,7 +390,7 @@ class LedgerCheck:
             self._broken(
                 "damage",
                 damage.after_seq + 1,
-                f"{damage.length} bytes behind ledger line {damage.after_seq} are no line of it",
+                f"{damage.length} bytes after ledger line {damage.after_seq} are not a line of it",
             )
         if self._last is None and self._passed_over:
             self.findings.unproven(

@@ -193,7 +193,7 @@ def test_what_was_ended_in_the_middle_goes_on_there(
         _, errors = process.communicate(timeout=30)
     if number is not signal.SIGKILL:
         assert process.returncode == 1
-        assert "the same command goes on from here: stopped: 503" in errors
+        assert "the same command continues from here: stopped: 503" in errors
     server.judge = lambda names: None
 
     said = replay(log, server.base_url, state, OTEL_AUDIT_BATCH_COUNT="10")
@@ -233,7 +233,7 @@ def test_a_log_that_only_begins_like_one_that_was_sent_is_sent_whole(tmp_path: P
 
     assert server.accepted[3:] == ["event-1", *(f"other-{each}" for each in range(5))]
     assert done.stdout.startswith("6 of 6 records")
-    assert "that of another one that begins alike" in done.stderr
+    assert "that of another one with the same beginning" in done.stderr
 
 
 @pytest.mark.parametrize(("kind", "pack"), [("bzip2", bz2.compress), ("xz", lzma.compress)])

@@ -138,7 +138,7 @@ def test_a_log_store_is_verified_by_its_url_alone_and_beside_nothing_but_a_journ
 
     assert alone.stdout.startswith(f"CONSISTENT: no contradiction was found in the trail in loki+{loki.base_url}")
     assert both.exit_code == 2
-    assert "expected the directory of a journal to hold against" in " ".join(both.stderr.split())
+    assert "expected the directory of a journal to compare with" in " ".join(both.stderr.split())
 
 
 def test_a_trail_is_not_held_against_itself(forge: Forge) -> None:
@@ -168,7 +168,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(forge: Forge, tmp_path:
     trail = run(forge.directory)
 
     assert (proof.exit_code, trail.exit_code) == (2, 2)
-    assert "which is no file" in " ".join(proof.stderr.replace("│", " ").split())
+    assert "which is not a file" in " ".join(proof.stderr.replace("│", " ").split())
     assert forge.streams[0].path(9).name in trail.stderr
 
 

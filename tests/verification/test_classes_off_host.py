@@ -356,4 +356,4 @@ def test_an_archive_that_breaks_off_says_where_and_names_the_lines_that_lack(tmp
     assert broken_at(alone) == [(stream.stream_id, "cut", first, last)]
     assert broken_at(beside) == [(stream.stream_id, "journal_only", first, last)]
     [damage] = [each for each in alone.all_findings if each.kind == "damage"]
-    assert damage.message == f"archive.jsonl: {len(whole) - offset - 200} bytes at offset {offset} are no record"
+    assert damage.message == f"archive.jsonl: {len(whole) - offset - 200} bytes at offset {offset} are not a record"
