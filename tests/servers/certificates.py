@@ -41,14 +41,14 @@ class Authority:
         self.bundle = str(directory / f"{name}.pem")
         Path(self.bundle).write_bytes(self._certificate.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, *, for_loopback: bool = True) -> KeyPair:
+    def issue(self, name: str, *, for_loopback: bool = True, expired: bool = False) -> KeyPair:
         """A certificate for localhost and 127.0.0.1, or for the host `name` only."""
         key = ec.generate_private_key(ec.SECP256R1())
         hosts: list[x509.GeneralName] = [x509.DNSName(name)]
         if for_loopback:
             hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
         certificate = (
-            self._builder(_named(name), key.public_key())
+            self._builder(_named(name), key.public_key(), -_ONE_DAY / 2 if expired else _ONE_DAY)
             .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .sign(self._key, SHA256())
@@ -58,7 +58,9 @@ class Authority:
         Path(pair.key).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return pair
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, valid_for: timedelta = _ONE_DAY
+    ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -67,7 +69,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _ONE_DAY)
-            .not_valid_after(now + _ONE_DAY)
+            .not_valid_after(now + valid_for)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
