@@ -265,7 +265,7 @@ def test_a_reader_that_has_seen_enough_leaves_how_much_came_back_up_to_there(
 
     process.stdout.readline()
     process.stdout.close()
-    process.wait(60)
+    process.wait(120)
 
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
@@ -283,7 +283,7 @@ def test_an_interrupted_command_leaves_how_much_came_back(journal: Path, looks: 
         process.stdout.readline()
 
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
 
     _, ended = pair(looks)
     assert (ended["outcome"], ended["attributes"]["access.returned"]) == ("cancelled", 3)
@@ -295,7 +295,7 @@ def test_a_killed_command_has_left_that_it_looked(journal: Path, looks: Path) ->
     process.stdout.readline()
 
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
 
     (begun,) = recorded(looks)
     assert begun["attributes"]["access.command"] == "tail"

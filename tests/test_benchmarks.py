@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = [
     pytest.mark.processes,
-    pytest.mark.timeout(600),
     pytest.mark.skipif(not (ROOT / "benchmarks").is_dir(), reason="a source distribution has no benchmarks"),
 ]
 

@@ -54,7 +54,7 @@ def agent(start_collector: StartCollector, tempo: OtlpServer, prometheus: OtlpSe
 
 
 def first_request(server: OtlpServer) -> Received:
-    return poll(lambda: list(server.requests), until=bool, timeout_s=60, what="a request")[0]
+    return poll(lambda: list(server.requests), until=bool, what="a request")[0]
 
 
 def body_of(request: Received) -> bytes:
@@ -164,7 +164,6 @@ def test_events_are_counted_by_service_type_and_outcome_to_the_last_one(collecto
     got = poll(
         lambda: counts_of(collector),
         until=lambda counts: sum(counts.values()) >= expected.total(),
-        timeout_s=60,
         what=f"{expected.total()} counted events",
     )
     assert got == dict(expected)
@@ -175,7 +174,7 @@ def test_the_counts_hold_nothing_of_a_person_or_a_process(collector: Collector) 
 
     post(collector, "shop", [record("http.request", "denied", **personal)], instance="i-77")
 
-    [(labels, value)] = poll(lambda: counted(collector), until=bool, timeout_s=60, what="a count")
+    [(labels, value)] = poll(lambda: counted(collector), until=bool, what="a count")
     assert value == 1
     assert labels == {
         "service_name": "shop",
@@ -190,7 +189,7 @@ def test_the_environment_of_a_service_is_counted_apart(collector: Collector) -> 
     for environment in ("test", "production"):
         post(collector, "shop", [record("http.request", "denied")], **{"deployment.environment.name": environment})
 
-    series = poll(lambda: counted(collector), until=lambda found: len(found) == 2, timeout_s=60, what="two series")
+    series = poll(lambda: counted(collector), until=lambda found: len(found) == 2, what="two series")
 
     assert {labels["environment"] for labels, _ in series} == {"test", "production"}
 
@@ -198,6 +197,6 @@ def test_the_environment_of_a_service_is_counted_apart(collector: Collector) -> 
 def test_a_record_of_the_plain_logs_api_is_counted_too(collector: Collector) -> None:
     post(collector, "shop", [{"body": {"stringValue": "no event"}}])
 
-    got = poll(lambda: counts_of(collector), until=bool, timeout_s=60, what="a count")
+    got = poll(lambda: counts_of(collector), until=bool, what="a count")
 
     assert got == {("shop", "unknown", "unknown"): 1}

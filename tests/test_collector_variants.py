@@ -151,7 +151,7 @@ def delivered(
     """Send an event through an agent with these variants; the headers of the request that Loki got."""
     agent = start_collector(loki_endpoint=f"{loki.base_url}/otlp", variants=variants, variables=variables)
     assert send(agent, monkeypatch, directory).complete
-    request = poll(lambda: list(loki.requests), until=bool, timeout_s=60, what="a request to Loki")[0]
+    request = poll(lambda: list(loki.requests), until=bool, what="a request to Loki")[0]
     return {name: request.header(name) for name in ("Authorization", "X-Scope-OrgID")}
 
 
@@ -216,6 +216,6 @@ def test_all_of_them_work_together(
             OTEL_EXPORTER_OTLP_HEADERS="Authorization=Bearer%20s3cret",
         )
         assert report.complete, report.blocked
-        [request] = poll(lambda: list(loki.requests), until=bool, timeout_s=60, what="a request to Loki")[:1]
+        [request] = poll(lambda: list(loki.requests), until=bool, what="a request to Loki")[:1]
 
     assert request.header("X-Scope-OrgID") == "audit"

@@ -74,7 +74,6 @@ def test_who_comes_during_a_fork_waits_for_it() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.timeout(300)
 def test_children_forked_while_other_threads_log_can_log_too(tmp_path: Path) -> None:
     stop = threading.Event()
 

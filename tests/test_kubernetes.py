@@ -187,7 +187,7 @@ def test_a_pod_that_was_killed_has_a_successor_that_delivers_the_rest(volume: Pa
 
     server.judge = lambda names: Answer()
     with running(side_car(), volume, server, health):  # of the successor
-        poll(lambda: totals(volume), until=lambda now: now == (emitted, 0), timeout_s=60, what="all delivered")
+        poll(lambda: totals(volume), until=lambda now: now == (emitted, 0), what="all delivered")
 
     assert {oct(path.stat().st_mode & 0o777) for path in volume.glob("*.jsonl")} == {"0o640"}
 

@@ -148,7 +148,7 @@ def test_a_stop_while_the_collector_is_away_is_no_failure_of_the_unit(tmp_path: 
         try:
             poll(lambda: server.requests, what="a try")
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait(120)
         finally:
             process.kill()
 

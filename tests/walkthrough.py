@@ -198,7 +198,7 @@ def _end(server: subprocess.Popen[bytes]) -> None:
     try:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(server.pid, signal.SIGTERM)
-            server.wait(30)
+            server.wait(120)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

@@ -63,7 +63,7 @@ class Demo:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[str, str]:
         """What it wrote to stdout and stderr, after it ended without an error."""
         self.process.send_signal(number)
-        status = self.process.wait(timeout=60)
+        status = self.process.wait(120)
         printed, shown = (path.read_text(encoding="utf-8") for path in (self._stdout, self._stderr))
         assert status == 0, shown
         return printed, shown
@@ -90,7 +90,7 @@ def _kinds(events: list[dict[str, Any]]) -> set[tuple[str, str]]:
 
 
 def _until_everything_happened(directory: Path) -> None:
-    poll(lambda: _kinds(_lines(directory)), until=KINDS.issubset, timeout_s=60, what="every kind of event")
+    poll(lambda: _kinds(_lines(directory)), until=KINDS.issubset, what="every kind of event")
 
 
 class Ended(NamedTuple):

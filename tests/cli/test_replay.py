@@ -190,7 +190,7 @@ def test_what_was_ended_in_the_middle_goes_on_there(
     with subprocess.Popen([COMMAND, "replay", log], env=env, stderr=subprocess.PIPE, text=True) as process:
         poll(lambda: server.requests, until=lambda requests: len(requests) > 5, what="a sixth parcel")
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     if number is not signal.SIGKILL:
         assert process.returncode == 1
         assert "the same command continues from here: stopped: 503" in errors
@@ -217,7 +217,7 @@ def test_a_second_replay_of_the_same_sends_nothing_while_the_first_is_under_way(
 
             assert second["left"].startswith("another process sends it at this moment, and holds ")
         server.judge = lambda names: None
-        assert first.wait(30) == 0
+        assert first.wait(120) == 0
 
     assert server.accepted == [f"event-{each}" for each in range(1, 101)]
     assert [path.suffix for path in state.iterdir()] == [".json"]

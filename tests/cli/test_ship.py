@@ -364,7 +364,7 @@ def test_it_goes_on_until_it_is_told_to_end_and_lets_go_of_every_lock(
         poll(lambda: "live-2" in server.accepted, what="what came later")
 
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
 
     assert process.returncode == 0, errors
     assert errors == "stopped; all is delivered\n"
@@ -379,7 +379,7 @@ def test_it_ends_in_time_and_says_so_while_the_destination_is_away(tmp_path: Pat
         poll(lambda: server.requests, what="a try")
 
         process.terminate()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
 
     assert process.returncode == 1
     said = json.loads(output)

@@ -102,7 +102,7 @@ def following(directory: Path, *options: str) -> Iterator[tuple[subprocess.Popen
         yield process, lines
     finally:
         process.kill()
-        process.wait(timeout=30)
+        process.wait(120)
         reading.join(timeout=30)
         process.stdout.close()
 
@@ -148,7 +148,7 @@ def test_ctrl_c_ends_following_in_peace(tmp_path: Path) -> None:
         poll(lambda: len(lines), what="the first line")
         process.send_signal(signal.SIGINT)
 
-        assert process.wait(timeout=30) == 0
+        assert process.wait(120) == 0
     journal.close()
 
 

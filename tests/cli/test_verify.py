@@ -157,7 +157,6 @@ def test_a_known_file_of_other_bytes_is_said_in_few_words(forge: Forge, tmp_path
     assert (result.exit_code, len(result.stderr) < 2000) == (2, True)
 
 
-@pytest.mark.timeout(60)
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(forge: Forge, tmp_path: Path) -> None:
     assert forge.identity is not None
     pipe = tmp_path / "pipe"

@@ -50,7 +50,7 @@ def viewing(*arguments: str | Path, **environ: str) -> Iterator[tuple[subprocess
         yield process, process.stdout.readline().strip()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
 
 
 def asked(url: str, path: str) -> Any:

@@ -153,7 +153,6 @@ def test_every_query_has_an_answer(store: VictoriaMetrics) -> None:
     unanswered = poll(
         unanswered_now,
         until=lambda texts: not texts,
-        timeout_s=120,
         what=f"an answer to each of {len(asked)} queries",
     )
 
@@ -168,7 +167,6 @@ def test_the_counts_are_those_of_the_events_though_the_counters_have_only_just_a
     got = poll(
         lambda: {title: _value(store, expression) for title, expression in shown.items()},
         until=lambda values: values == expected,
-        timeout_s=120,
         what=f"{expected}",
     )
 
@@ -183,9 +181,7 @@ def test_a_refusal_is_shown_though_its_counter_appears_with_it(store: VictoriaMe
     [panel] = [panel for panel in panels("pipeline") if panel["title"] == "Refused records"]
     [_, failed] = [target["expr"] for target in panel["targets"]]
 
-    [series] = poll(
-        lambda: store.query(as_prometheus_does(failed)), until=bool, timeout_s=120, what="the refused record"
-    )
+    [series] = poll(lambda: store.query(as_prometheus_does(failed)), until=bool, what="the refused record")
 
     assert series["metric"] == {"exporter": "otlp_http/loki"}
     assert float(series["value"][1]) == 1.0
@@ -197,7 +193,6 @@ def test_the_status_of_a_directory_has_the_names_and_labels_of_the_metrics_of_it
     shown = poll(
         lambda: _shown_by_status(tmp_path / "journal"),
         until=lambda names: any(name.startswith("audit_ledger") for name, _ in names),  # behind the first note
-        timeout_s=60,
         what="a metric of the ledger",
     )
 
@@ -207,7 +202,7 @@ def test_the_status_of_a_directory_has_the_names_and_labels_of_the_metrics_of_it
         return shown - {(name, frozenset({*labels, "service_name"})) for name, labels in kept}
 
     assert len(shown) == 9
-    poll(lacking, until=lambda names: not names, timeout_s=60, what="each metric of the status among the service's")
+    poll(lacking, until=lambda names: not names, what="each metric of the status among the service's")
 
 
 def _shown_by_status(directory: Path) -> set[tuple[str, frozenset[str]]]:

@@ -37,7 +37,6 @@ def in_a_thread(do: Callable[[], object], where: Step) -> None:
     assert not thread.is_alive(), f"stands still: {where}"
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python tells of one in a `__del__`
 @pytest.mark.parametrize("do", [flush, close])
 def test_whatever_step_is_interrupted_what_was_logged_is_delivered(tmp_path: Path, do: Callable[[Trail], None]) -> None:

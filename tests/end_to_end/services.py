@@ -111,7 +111,7 @@ class Service:
 
     def wait_until_ready(self) -> Service:
         """It answers."""
-        poll(self._answers, timeout_s=60, what=f"{self.url} to answer")
+        poll(self._answers, what=f"{self.url} to answer")
         return self
 
     def _answers(self) -> bool:

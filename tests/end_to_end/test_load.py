@@ -102,7 +102,7 @@ def backlog_service(directory: Path, endpoint: str, *arguments: str) -> Iterator
 def said_by(service: subprocess.Popen[str]) -> dict[str, Any]:
     assert service.stdout is not None
     line = service.stdout.readline()
-    assert line, f"the service ended with {service.wait(10)}"
+    assert line, f"the service ended with {service.wait(120)}"
     said: dict[str, Any] = json.loads(line)
     return said
 
@@ -129,7 +129,7 @@ def test_a_backlog_takes_no_memory_and_drains_in_order_taking_turns_with_live_ev
         service.stdin.write("\n")
         service.stdin.flush()
         drained = said_by(service)
-        assert service.wait(60) == 0
+        assert service.wait(120) == 0
         arrivals = server.arrived()
 
     backlog = [each for each in arrivals if each.stream_id == left["stream_id"]]

@@ -128,7 +128,6 @@ def wait_until_delivered(streams: Streams, ledger_lines: int, collector: Collect
     )
 
 
-@pytest.mark.timeout(300)
 def test_journal_archive_and_store_agree_and_one_event_is_proven_to_strangers(kept: Kept, tmp_path: Path) -> None:
     journal, archive, store = str(kept.journal), str(kept.archive), kept.store_url
     alone = kept.verified(journal, "--key", kept.vkey)

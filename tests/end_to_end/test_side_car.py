@@ -66,12 +66,12 @@ class Worker:
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
-        assert answer, f"the worker ended with {self._process.wait(10)}"
+        assert answer, f"the worker ended with {self._process.wait(120)}"
         return answer.strip()
 
     def end(self) -> None:
         """Its standard input is closed, and it returns."""
-        self._process.communicate(timeout=30)
+        self._process.communicate(timeout=120)
         assert self._process.returncode == 0
 
     def kill(self) -> None:
@@ -134,7 +134,6 @@ def wait_until_delivered(directory: Path, emitted: int) -> None:
         lambda: delivered(directory),
         until=lambda seen: seen == expected,
         what=f"{emitted} events delivered",
-        timeout_s=60,
     )
 
 
@@ -179,7 +178,7 @@ def test_a_side_car_of_the_same_group_delivers_for_workers_of_another_user(
             poll(lambda: read_cursor(dead.cursor)[1], what="the end of the dead worker's stream to be kept")
             poll(lambda: not dead.writer_lock.exists(), what="its lock to be removed")
             shipper.terminate()
-            assert shipper.wait(30) == 0, shipper.communicate()
+            assert shipper.wait(120) == 0, shipper.communicate()
         assert numbers(directory) == {"emitted": 130, "exported": 130, "pending": 0, "quarantined": 0, "dropped": 0}
     assert sorted(seqs_by_stream(server.arrived())[lives.stream_id]) == list(range(1, 102))
 
@@ -217,7 +216,7 @@ def test_each_stream_has_one_sender_while_two_side_cars_share_the_directory(tmp_
                 side_car(one, ship_command(directory), sender="one"),
                 side_car(other, ship_command(directory), sender="other"),
             ):
-                poll(lambda: one.arrived() or other.arrived(), what="the delivery to begin", timeout_s=60)
+                poll(lambda: one.arrived() or other.arrived(), what="the delivery to begin")
                 for each in workers:
                     each.log(400)
                 for each in workers[:3]:
@@ -240,7 +239,6 @@ def test_each_stream_has_one_sender_while_two_side_cars_share_the_directory(tmp_
     } == dict.fromkeys(senders, True)
 
 
-@pytest.mark.timeout(400)  # a dozen processes are started
 def test_a_side_car_that_is_killed_at_any_moment_loses_nothing_and_repeats_at_most_one_batch_a_stream(
     tmp_path: Path,
 ) -> None:

@@ -79,7 +79,7 @@ def test_what_a_server_cuts_off_when_it_may_wait_no_longer_is_recorded_before_it
                     connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
                     assert connection.recv(1)  # it is under way
                 server.send_signal(signal.SIGTERM)
-                server.wait(30)
+                server.wait(120)
         finally:
             server.kill()
 

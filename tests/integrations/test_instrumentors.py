@@ -99,7 +99,7 @@ def running(directory: Path, code: str, *options: str, **variables: str) -> Iter
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        poll(lambda: process.poll() is not None or answers(url), timeout_s=60, what="the service to start")
+        poll(lambda: process.poll() is not None or answers(url), what="the service to start")
         yield process, url
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)

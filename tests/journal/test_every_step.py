@@ -64,7 +64,6 @@ def close(journal: Journal) -> None:
     journal.close()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python tells of one in a `__del__`
 @pytest.mark.parametrize(
     ("prepare", "do", "durability"),

@@ -60,7 +60,6 @@ FORKS = """
 """
 
 
-@pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("forkers", "forks", "durability"),
     [(1, 500, "os"), (2, 250, "os"), (2, 100, "fsync")],

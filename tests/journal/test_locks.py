@@ -209,7 +209,7 @@ def test_a_forked_child_that_lives_on_does_not_keep_the_lock_of_its_dead_parent(
         assert FileLock.is_held(lock)
 
         os.kill(parent.pid, signal.SIGKILL)
-        parent.wait(10)
+        parent.wait(120)
 
         # The child closes its copy as soon as it runs, which on a busy machine may be after the end of its parent.
         poll(lambda: not FileLock.is_held(lock), what="the lock to be free")

@@ -223,7 +223,7 @@ def test_a_child_that_outlives_its_killed_parent_keeps_no_lock_of_the_ledger_or_
     files = delivered(tmp_path)
     forker = start_script(A_FORKER, tmp_path)
     said(forker)
-    assert forker.wait(30) == -signal.SIGKILL
+    assert forker.wait(120) == -signal.SIGKILL
 
     ledger = Ledger.locked(tmp_path)
     assert ledger is not None

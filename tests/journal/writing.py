@@ -123,7 +123,7 @@ def said(process: subprocess.Popen[str]) -> str:
     """The next line that the process prints."""
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, f"expected a line, the process ended with {process.wait(10)}"
+    assert line, f"expected a line, the process ended with {process.wait(120)}"
     return line.strip()
 
 
@@ -133,7 +133,7 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     process.stdin.close()
     process.stdout.close()
-    process.wait(30)
+    process.wait(120)
 
 
 def the_writer(journal: Journal) -> StreamWriter:

@@ -11,7 +11,7 @@ import requests
 
 from tests.servers.archive import Record, read_archive
 from tests.servers.binaries import COLLECTOR
-from tests.servers.polling import poll
+from tests.servers.polling import PATIENCE_S, poll
 from tests.servers.ports import LOOPBACK, free_port
 from tests.servers.process import ServerProcess, answers
 
@@ -144,7 +144,7 @@ class Collector:
         records = [record for record in self.archive() if not record.event_name.startswith("audit.")]
         return sorted(records, key=lambda record: record.attributes["audit.sequence.number"])
 
-    def wait_for_archive(self, count: int, *, timeout_s: float = 30.0) -> list[Record]:
+    def wait_for_archive(self, count: int, *, timeout_s: float = PATIENCE_S) -> list[Record]:
         """The archive once it holds at least `count` records."""
         return poll(
             self.archive,

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["poll"]
+__all__ = ["PATIENCE_S", "poll"]
 
 _T = TypeVar("_T")
 _INTERVAL_S = 0.05
+PATIENCE_S = 120.0  # two cores, a whole test run and much else beside it
 
 
-def poll(observe: Callable[[], _T], *, until: Callable[[_T], bool] = bool, timeout_s: float = 30.0, what: str) -> _T:
+def poll(
+    observe: Callable[[], _T], *, until: Callable[[_T], bool] = bool, timeout_s: float = PATIENCE_S, what: str
+) -> _T:
     """The first observation for which `until` holds.
 
     Raises:

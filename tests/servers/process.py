@@ -10,12 +10,10 @@ from pathlib import Path
 
 import requests
 
-from tests.servers.polling import poll
+from tests.servers.polling import PATIENCE_S, poll
 
 __all__ = ["ServerProcess", "answers", "kill_with_workers"]
 
-_START_TIMEOUT_S = 60.0  # two cores and a whole test run beside it
-_STOP_TIMEOUT_S = 30.0
 _SHOWN_LOG_BYTES = 4000
 
 
@@ -69,7 +67,7 @@ class ServerProcess:
                 env={**os.environ, **(environment or {})},
             )
         try:
-            poll(self._ready_or_ended, timeout_s=_START_TIMEOUT_S, what=f"{self._command[0]} to be ready")
+            poll(self._ready_or_ended, what=f"{self._command[0]} to be ready")
         except BaseException as error:
             self.kill()
             error.add_note(self.log_tail())
@@ -84,10 +82,10 @@ class ServerProcess:
         child = self._running()
         child.terminate()
         try:
-            status = child.wait(_STOP_TIMEOUT_S)
+            status = child.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"expected an end within {_STOP_TIMEOUT_S:g} s\n{self.log_tail()}") from None
+            raise AssertionError(f"expected an end within {PATIENCE_S:g} s\n{self.log_tail()}") from None
         self._child = None
         if status != 0:
             raise AssertionError(f"expected exit status 0, got {status}\n{self.log_tail()}")

@@ -10,7 +10,7 @@ from typing import Any
 import requests
 
 from tests.servers.binaries import VICTORIALOGS
-from tests.servers.polling import poll
+from tests.servers.polling import PATIENCE_S, poll
 from tests.servers.ports import LOOPBACK, free_port
 from tests.servers.process import ServerProcess, answers
 
@@ -80,7 +80,7 @@ class VictoriaLogs:
         # Only `\n` ends a line: `splitlines` would also cut a body at U+2028.
         return [json.loads(line) for line in answer.split(b"\n") if line]
 
-    def wait_for(self, logsql: str, count: int, *, timeout_s: float = 60.0) -> list[dict[str, Any]]:
+    def wait_for(self, logsql: str, count: int, *, timeout_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """The answer once it holds at least `count` records."""
         return poll(
             lambda: self.query(logsql),

@@ -82,7 +82,7 @@ def test_what_the_delete_api_of_victorialogs_took_is_named_line_by_line(journal:
         stream = journal.streams[1]
         taken = f'"audit.sequence.stream_id":="{stream.stream_id}" "audit.sequence.number":in(3,6)'
         requests.get(f"{store.base_url}/delete/run_task", params={"filter": taken}, timeout=30).raise_for_status()
-        poll(lambda: store.query(taken), until=lambda rows: not rows, what="the end of the deletion", timeout_s=120)
+        poll(lambda: store.query(taken), until=lambda rows: not rows, what="the end of the deletion")
         report = verify("--victorialogs", store.base_url, str(journal.directory))
 
     assert report["verdict"] == "broken"

@@ -125,7 +125,7 @@ def test_no_verification_beside_busy_writers_rotation_and_retention_finds_anythi
         with ExitStack() as running:
             writers = Writers(directory, running)
             streams = len(writers.alive)
-            poll(partial(told, directory, "open"), until=lambda opened: opened >= 4, timeout_s=120, what="four streams")
+            poll(partial(told, directory, "open"), until=lambda opened: opened >= 4, what="four streams")
             while (seen + of_this < VERIFICATIONS and of_this < OF_A_DIRECTORY) or replaced < REPLACED:
                 before = told(directory, "retain")
                 wrong = findings(directory)

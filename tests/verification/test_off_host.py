@@ -52,7 +52,7 @@ def test_the_collectors_archive_holds_the_anchor(tmp_path: Path, start_collector
     logged(journal, collector.http_endpoint, 20)
     shutil.copytree(journal, tmp_path / "before")
     logged(journal, collector.http_endpoint, 20)
-    poll(lambda: len(collector.archive()), until=lambda n: n >= lines_of(journal), what="all lines", timeout_s=60)
+    poll(lambda: len(collector.archive()), until=lambda n: n >= lines_of(journal), what="all lines")
     archive = collector.archive_path.parent
 
     alone = verify("--archive", archive)

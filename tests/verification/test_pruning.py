@@ -30,9 +30,9 @@ from otel_audit.verification.findings import Class, Report, Verdict
 from otel_audit.verification.pins import KnownNote, Pins
 from otel_audit.verification.verify import verify_directory
 from tests.journal.ledger.telling import a_ledger
-from tests.journal.ledger.test_registrar import PATIENCE_S
 from tests.journal.retaining import Clocks, a_retention
 from tests.journal.writing import append, description, finish, start_script
+from tests.servers.polling import PATIENCE_S
 
 DAYS = 30
 LEDGER_BYTES = 6000

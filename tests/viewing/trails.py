@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,13 +18,13 @@ from otel_audit.viewing import answers
 from otel_audit.viewing.answers import Asked
 from otel_audit.viewing.trail import ViewedTrail
 from tests.recording import a_trail
+from tests.servers.polling import poll
 
 __all__ = ["ALICE", "all_events", "asking", "logging", "some_events", "tampered", "until", "viewed"]
 
 ALICE = AuditPrincipal(username="alice", id="00u17")
 AGENT = AuditPrincipal(username="agent-7", on_behalf_of="bob")
 SALARIES = AuditResource(type="table", name="salaries")
-TIMEOUT_S = 60.0
 
 
 @contextmanager
@@ -64,10 +63,7 @@ def tampered(directory: Path, wanted: bytes, change: Callable[[bytes], bytes]) -
 
 def until(is_so: Callable[[], object], what: str) -> None:
     """Return when something is so; no time is promised for it."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_so():
-        assert time.monotonic() < deadline, f"expected {what}, which did not come in {TIMEOUT_S:.0f} s"
-        time.sleep(0.01)
+    poll(is_so, what=what)
 
 
 @contextmanager

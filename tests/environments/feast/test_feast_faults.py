@@ -347,7 +347,7 @@ def test_a_log_file_that_was_renamed_is_not_written_any_more(feast: Feast) -> No
     before = application_events(feast.directory)
     away = segment.rename(segment.with_name("rotated.1"))
 
-    poll(segment.exists, timeout_s=10, what="the file to be there again")
+    poll(segment.exists, what="the file to be there again")
     size = away.stat().st_size
     assert feast.ask() == 200
 

@@ -117,7 +117,7 @@ def running(directory: Path, command: Sequence[str | Path], port: int, **more: s
         )
         service = Service(directory, f"http://{LOOPBACK}:{port}", otlp, process)
         try:
-            poll(lambda: _is_ready(service), timeout_s=120, what="Feast's server to answer")
+            poll(lambda: _is_ready(service), what="Feast's server to answer")
             yield service
         except BaseException as error:
             error.add_note((directory / "server.log").read_text(errors="replace")[-4000:])

@@ -40,5 +40,5 @@ def conversation(name: str, directory: Path, requests: list[dict[str, Any]]) -> 
                 server.stdin.write(b'{"jsonrpc":"2.0","method":"notifications/initialized"}\n')
         server.stdin.close()
         answers += [json.loads(line) for line in server.stdout]
-        assert server.wait(60) == 0
+        assert server.wait(120) == 0
     return answers, log.read_text(encoding="utf-8")

@@ -120,7 +120,7 @@ class Served:
     def ended(self) -> int:
         """The exit status, after SIGTERM. A failure if it is not obeyed."""
         self._process.terminate()
-        return self._process.wait(60)
+        return self._process.wait(120)
 
 
 _UNTIL_IT_LISTENS = requests.adapters.Retry(total=None, connect=60, backoff_factor=0.05, backoff_max=0.5)

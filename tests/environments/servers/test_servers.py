@@ -82,7 +82,7 @@ def test_a_greenlet_that_flushes_does_not_stop_the_others(tmp_path: Path) -> Non
         flushing.join()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(4 * 3600 if LONG else 600)
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 def test_workers_that_uwsgi_forks_in_c_code_answer_deliver_and_end(protocol: str, tmp_path: Path) -> None:
     for start in range(40 if LONG and protocol == "http" else 1):

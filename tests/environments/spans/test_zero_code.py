@@ -74,7 +74,7 @@ def test_each_event_has_the_ids_of_the_one_server_span_of_its_request(tmp_path: 
             [*command, "--log-level", "critical"], cwd=tmp_path, env=environment, stdout=output, stderr=output
         )
     try:
-        poll(lambda: process.poll() is None and ask(port), timeout_s=60, what="the service to answer")
+        poll(lambda: process.poll() is None and ask(port), what="the service to answer")
         served = poll(
             lambda: server_spans(spans.read_text(encoding="utf-8")),
             until=lambda found: len(found) == len(PATHS),

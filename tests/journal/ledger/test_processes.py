@@ -82,7 +82,7 @@ def test_while_a_process_is_stopped_within_its_turn_others_wait_and_write_nothin
         pass
 
     process.send_signal(signal.SIGCONT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     a_ledger(tmp_path).tell([HEAD])
     assert last_checked(tmp_path).kinds == ["begin", "retain", "retain", "head"]
 
@@ -98,7 +98,7 @@ def test_a_process_stopped_within_its_turn_whose_lock_file_is_removed_writes_not
     a_ledger(tmp_path).tell([HEAD])
 
     process.send_signal(signal.SIGCONT)
-    _, says = process.communicate(timeout=60)
+    _, says = process.communicate(timeout=120)
 
     assert b"LedgerBusy" in says
     found = last_checked(tmp_path)
@@ -138,7 +138,7 @@ def test_a_forked_child_leaves_lock_and_turn_to_its_parent_and_takes_turns_of_it
     assert process.stdin is not None
     assert process.stdout is not None
     said = process.stdout.read(15)
-    process.communicate(b"x", timeout=60)
+    process.communicate(b"x", timeout=120)
 
     assert sorted(said.split()) == [b"go", b"let", b"refused"]
     found = last_checked(tmp_path)

@@ -28,15 +28,11 @@ from otel_audit.signing.tree import Edge, leaf_hash
 from tests.journal.ledger.telling import a_ledger, checked, last_checked
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, the_stream, the_writer
-
-PATIENCE_S = 30.0
+from tests.servers.polling import PATIENCE_S, poll
 
 
 def until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
+    poll(is_true, what="what this test waits for")
 
 
 @contextmanager
