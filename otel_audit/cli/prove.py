@@ -101,16 +101,17 @@ def _made(ctx: click.Context, store: Store, event_id: str) -> ProofMade:
 def _say_who_signed(made: ProofMade) -> None:
     shown = made.proof.unsigned()
     click.echo(f"proves line {shown.seq} of the stream {shown.stream_id}", err=True)
-    if not made.signers:
-        names = ", ".join(f"{each.name}+{each.key_id.hex()}" for each in made.proof.note.signatures)
-        click.echo(
-            f"Whoever checks the proof needs the key {escaped(names)}. The ledger announced it in lines that are not "
-            "there any more: `otel-audit report --evidence` on the journal lists its keys",
-            err=True,
-        )
-        return
+    known = {(each.name, each.key_id) for each in made.signers}
+    unnamed = [each for each in made.proof.note.signatures if (each.name, each.key_id) not in known]
+    keys = [*map(str, made.signers), *(f"{each.name}+{each.key_id.hex()}" for each in unnamed)]
     click.echo(
         "Whoever checks the proof needs one of these keys, and must not get it together with the proof:", err=True
     )
-    for each in made.signers:
-        click.echo(f"  {escaped(str(each))}", err=True)
+    for each in keys:
+        click.echo(f"  {escaped(each)}", err=True)
+    if unnamed:
+        click.echo(
+            "Where only the id of a key is shown, the ledger here lacks the key: it is that of another identity, or "
+            "the lines that announced it are not there any more",
+            err=True,
+        )

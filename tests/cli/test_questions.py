@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,10 +19,12 @@ from otel_audit import AuditAction, AuditEvent, AuditLogger, AuditPrincipal, Aud
 from otel_audit.event import PrincipalKind
 from otel_audit.signing.keys import create_identity, read_identity
 from tests.recording import a_trail
+from tests.verification.verifiers import of_python_command
 
 pytestmark = pytest.mark.processes
 
-PAGE = Path(__file__).parents[2] / "docs" / "query.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "query.md"
 ALICE = AuditPrincipal(username="alice", id="u-1", issuer="https://id.example", roles=["analyst"], auth_type="oidc")
 BOB = AuditPrincipal(username="bob", auth_type="oidc")
 ALINA = AuditPrincipal(username="alina", auth_type="oidc")
@@ -36,6 +40,12 @@ class Answers:
 
     said: Mapping[str, str]
     directory: Path
+    streams: int
+
+    @property
+    def recorded(self) -> int:
+        """The lines of all streams: 162 events, and the header of each stream."""
+        return 162 + self.streams
 
     def lines(self, question: str, command: int = 0) -> list[str]:
         """What one command of a question printed on stdout."""
@@ -54,71 +64,100 @@ def questions() -> dict[str, list[str]]:
     return asked
 
 
-def record(directory: Path, identity: Path, today: date) -> None:
+def events_of(today: date) -> list[AuditEvent]:
     """Three days of a service: people, an agent on behalf of several, failed logins, and some hundred others."""
-    with AuditLogger(a_trail(directory, ledger="true", identity_key=str(identity))) as audit:
+    found: list[AuditEvent] = []
 
-        def log(day: int, hour: int, event_type: str, who: AuditPrincipal, outcome: str, **more: object) -> None:
-            moment = datetime(today.year, today.month, today.day, hour, 30, tzinfo=UTC) - timedelta(days=day)
-            fields = {"event_type": event_type, "principal": who, "outcome": outcome, **more}
-            audit.log(AuditEvent.model_validate({"timestamp": moment.isoformat(), **fields}))
+    def log(day: int, hour: int, event_type: str, who: AuditPrincipal, outcome: str, **more: object) -> None:
+        moment = datetime(today.year, today.month, today.day, hour, 30, tzinfo=UTC) - timedelta(days=day)
+        fields = {"event_type": event_type, "principal": who, "outcome": outcome, **more}
+        found.append(AuditEvent.model_validate({"timestamp": moment.isoformat(), **fields}))
 
-        for number in range(150):
-            who = (BOB, ALINA)[number % 2]
-            action = AuditAction(method="GET", path=f"/orders/{number}")
-            log(number % 3, number % 24, "http.request", who, "success", action=action, status_code=200)
-        log(2, 9, "http.request", ALICE, "success", action=AuditAction(method="GET", path="/before"), status_code=200)
-        log(1, 0, "authn.success", ALICE, "success", source=AuditSource(ip="192.0.2.7"))
-        log(
-            1,
-            10,
-            "http.request",
-            ALICE,
-            "success",
-            action=AuditAction(method="GET", path="/tables/salaries"),
-            resource=SALARIES,
-            status_code=200,
-        )
-        log(
-            1,
-            23,
-            "http.request",
-            ALICE,
-            "deny",
-            action=AuditAction(method="DELETE", path="/tables/salaries"),
-            resource=SALARIES,
-            status_code=403,
-        )
-        log(0, 0, "http.request", ALICE, "success", action=AuditAction(method="GET", path="/after"), status_code=200)
-        export = AuditAction(mcp_tool="export_table")
-        log(1, 11, "mcp.tools.call", AGENT_7, "denied", action=export, resource=SALARIES, reason="no export of it")
-        log(1, 12, "mcp.tools.call", AGENT_7, "success", action=AuditAction(mcp_tool="list_tables"))
-        log(2, 12, "mcp.tools.call", AGENT_7, "deny", action=AuditAction(mcp_tool="drop_table"))
-        log(1, 13, "mcp.tools.call", AGENT_7_OF_ALICE, "denied", action=export)
-        log(1, 14, "mcp.tools.call", AGENT_70, "denied", action=export)
-        log(
-            1,
-            15,
-            "http.request",
-            BOB,
-            "success",
-            action=AuditAction(method="GET", path="/search"),
-            detail="salaries of 2025",
-            status_code=200,
-        )
-        log(1, 16, "authn.failure", AuditPrincipal(username="mallory"), "failure", source=AuditSource(ip="192.0.2.66"))
+    for number in range(150):
+        who = (BOB, ALINA)[number % 2]
+        action = AuditAction(method="GET", path=f"/orders/{number}")
+        log(number % 3, number % 24, "http.request", who, "success", action=action, status_code=200)
+    log(2, 9, "http.request", ALICE, "success", action=AuditAction(method="GET", path="/before"), status_code=200)
+    log(1, 0, "authn.success", ALICE, "success", source=AuditSource(ip="192.0.2.7"))
+    log(
+        1,
+        10,
+        "http.request",
+        ALICE,
+        "success",
+        action=AuditAction(method="GET", path="/tables/salaries"),
+        resource=SALARIES,
+        status_code=200,
+    )
+    log(
+        1,
+        23,
+        "http.request",
+        ALICE,
+        "deny",
+        action=AuditAction(method="DELETE", path="/tables/salaries"),
+        resource=SALARIES,
+        status_code=403,
+    )
+    log(0, 0, "http.request", ALICE, "success", action=AuditAction(method="GET", path="/after"), status_code=200)
+    export = AuditAction(mcp_tool="export_table")
+    log(1, 11, "mcp.tools.call", AGENT_7, "denied", action=export, resource=SALARIES, reason="no export of it")
+    log(1, 12, "mcp.tools.call", AGENT_7, "success", action=AuditAction(mcp_tool="list_tables"))
+    log(2, 12, "mcp.tools.call", AGENT_7, "deny", action=AuditAction(mcp_tool="drop_table"))
+    log(1, 13, "mcp.tools.call", AGENT_7_OF_ALICE, "denied", action=export)
+    log(1, 14, "mcp.tools.call", AGENT_70, "denied", action=export)
+    log(
+        1,
+        15,
+        "http.request",
+        BOB,
+        "success",
+        action=AuditAction(method="GET", path="/search"),
+        detail="salaries of 2025",
+        status_code=200,
+    )
+    log(1, 16, "authn.failure", AuditPrincipal(username="mallory"), "failure", source=AuditSource(ip="192.0.2.66"))
+    return found
 
 
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+def record(directory: Path, identity: str, events: Sequence[AuditEvent], *, dies: bool = False) -> None:
+    """Record events under an identity, which is made if there is none. With `dies`, this process is killed then."""
+    if not (directory / identity).exists():
+        create_identity(directory / identity)
+    trail = a_trail(directory / "journal", ledger="true", identity_key=str(directory / identity))
+    with AuditLogger(trail) as audit:
+        for each in events:
+            audit.log(each)
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def record_by_several(directory: Path, today: date) -> None:
+    """A process dies, the next one takes over, and the last one signs with a new identity."""
+    script = (
+        "import sys; from datetime import date; from pathlib import Path; from tests.cli.test_questions import *\n"
+        "events = events_of(date.fromisoformat(sys.argv[2]))\n"
+        "record(Path(sys.argv[1]), 'former.pem', events[::3], dies=True)"
+    )
+    command = [sys.executable, "-c", script, str(directory), today.isoformat()]
+    done = subprocess.run(command, cwd=ROOT, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    record(directory, "former.pem", events_of(today)[1::3])
+    record(directory, "identity.pem", events_of(today)[2::3])
+
+
+@pytest.fixture(scope="module", params=["one process", "dead process and new key"])
+def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     while True:
         directory = tmp_path_factory.mktemp("questions")
         today = datetime.now(UTC).date()
-        create_identity(directory / "identity.pem")
-        record(directory / "journal", directory / "identity.pem", today)
+        if request.param == "one process":
+            record(directory, "identity.pem", events_of(today))
+        else:
+            record_by_several(directory, today)
         said = {question: asked(directory, commands) for question, commands in questions().items()}
         if datetime.now(UTC).date() == today:  # else `yesterday` was another day to some of them
-            return Answers(said, directory)
+            return Answers(said, directory, 1 if request.param == "one process" else 3)
 
 
 def asked(directory: Path, commands: Sequence[str]) -> str:
@@ -179,7 +218,12 @@ def test_is_the_trail_whole(answers: Answers) -> None:
     lines = answers.lines("Is the trail whole?")
 
     assert lines[0].startswith("CONSISTENT: no contradiction was found in the trail in ")
-    assert any("lines 1 to 163, chained to 163, signed to 163" in line for line in lines)
+    streams = [re.search(r"  lines 1 to (\d+), chained to (\d+), signed to (\d+)$", line) for line in lines]
+    ends = [found.groups() for found in streams if found is not None]
+    assert len(ends) == answers.streams
+    assert all(len(set(each)) == 1 for each in ends)
+    assert sum(int(each[0]) for each in ends) == answers.recorded
+    assert any("its process died; taken over at line" in line for line in lines) is (answers.streams > 1)
 
 
 def test_one_file_convinces_an_auditor(answers: Answers, tmp_path: Path) -> None:
@@ -200,7 +244,21 @@ def test_one_file_convinces_an_auditor(answers: Answers, tmp_path: Path) -> None
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == "PROVEN: the key vouches for all 163 lines"
+    assert done.stdout.splitlines()[-1] == f"PROVEN: the key vouches for all {answers.recorded} lines"
+
+
+def test_one_event_is_proven_by_the_key_of_its_time(answers: Answers) -> None:
+    key = read_identity(answers.directory / "identity.pem").verifier("otel-audit/unknown_service")
+    events = [json.loads(line) for line in asked(answers.directory, ["otel-audit query --json"]).splitlines()]
+    newest = max(events, key=lambda each: (each["stream_id"], each["seq"]))
+
+    said = asked(answers.directory, [f"otel-audit prove {newest['event_id']} --out event.tlog-proof 2>&1"])
+    proof = (answers.directory / "event.tlog-proof").read_bytes()
+
+    assert json.loads(of_python_command(proof, str(key), answers.directory).event or b"{}") == newest
+    own = [line.strip() for line in said.splitlines() if line.startswith("  otel-audit/unknown_service/")]
+    assert len(own) == 2
+    assert (len(own[1]) < len(own[0])) is (answers.streams > 1)  # only the id of a key that the ledger does not name
 
 
 def test_a_changed_trail_is_not_whole(answers: Answers, tmp_path: Path) -> None:
