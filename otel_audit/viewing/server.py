@@ -185,7 +185,8 @@ class _Request(BaseHTTPRequestHandler):
         """Say nothing: the path has the token, and the query what somebody looked for."""
 
     def _refused(self) -> HTTPStatus | None:
-        if not _is_this_machine(self.headers.get("Host", "")):
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1 or not _is_this_machine(hosts[0]):
             return HTTPStatus.FORBIDDEN
         token, slash, _ = self.path.partition("?")[0].removeprefix("/").partition("/")
         if not (slash and secrets.compare_digest(token.encode("utf-8", "replace"), self.server.token.encode())):
@@ -290,6 +291,8 @@ def _is_this_machine(host: str) -> bool:
     """Return True for a name of the loopback address. The port may be another one, as behind a tunnel of ssh."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
+        if "@" in host:  # no part of a Host header (RFC 9110, section 7.2): it would hide another name
+            return False
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

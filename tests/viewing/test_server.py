@@ -48,10 +48,20 @@ def test_without_the_token_nothing_is_told(server: PageServer, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "10.0.0.1", "[", "a b"]
+    "host",
+    ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "evil.example@127.0.0.1", "", "10.0.0.1", "[", "a b"],
 )
 def test_a_name_that_another_site_points_here_is_refused(server: PageServer, host: str) -> None:
     assert answered(server, f"/{server.token}/", headers={"Host": host})[0] == 403
+
+
+def test_a_second_name_beside_the_own_one_is_refused(server: PageServer) -> None:
+    host, port = server.server_address[:2]
+    for names in (("127.0.0.1", "evil.example"), ("evil.example", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ()):
+        with socket.create_connection((str(host), int(port)), timeout=30) as connection:
+            given = "".join(f"Host: {name}\r\n" for name in names)
+            connection.sendall(f"GET /{server.token}/ HTTP/1.1\r\n{given}\r\n".encode())
+            assert connection.recv(4096).startswith(b"HTTP/1.1 403 "), names
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:9", "127.0.0.5", "[::1]:8080", "LOCALHOST:1"])
