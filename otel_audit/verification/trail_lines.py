@@ -180,11 +180,14 @@ class LinesByStream(Protocol):
     """The part of `Store` that proofs need."""
 
     @property
-    def where(self) -> str: ...
+    def where(self) -> str:
+        """See `Store`."""
 
-    def streams(self) -> Sequence[str]: ...
+    def streams(self) -> Sequence[str]:
+        """See `Store`."""
 
-    def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]: ...
+    def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
+        """See `Store`."""
 
 
 class StoreLines:

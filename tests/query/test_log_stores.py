@@ -95,6 +95,7 @@ def holds(journal: Path, url: str, values: Sequence[str]) -> None:
         assert {service for _, service in answer(trail, Filters())} == {"shop", "bank|{x}"}
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(values=st.lists(names, min_size=3, max_size=20))
 @example(values=ODD)

@@ -174,6 +174,7 @@ def test_a_compressed_archive_that_is_cut_off_says_so(tmp_path: Path) -> None:
     assert damage.reason.endswith("cut off, or not yet whole")
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_however_large_the_archive_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sorting, "_PORTION_BYTES", 1 << 20)
     with (tmp_path / "archive").open("wb") as file:

@@ -163,6 +163,7 @@ def test_segments_go_when_they_are_old_and_all_of_their_streams_are_gone(service
     assert [each.kind for each in report.all_findings].count("ledger_retained") >= 1
 
 
+@pytest.mark.slow
 def test_a_year_of_short_lives_leaves_a_ledger_of_two_months_and_proves_every_day(service: Service) -> None:
     sizes: list[int] = []
     events = 0
