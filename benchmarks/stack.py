@@ -48,7 +48,7 @@ _BOXES: Final = {
     ("audit", "Who touched this target"): {"target": "o-17"},
     ("trail", "What this person did"): {"actor": "u-17"},
     ("trail", "Who touched this target"): {"target": "o-17"},
-    ("trail", "What happened in this request"): {"request": "r-17"},
+    ("trail", "What happened in this request"): {"request": "r-100"},
 }
 _TIMEOUT_S: Final = 1800.0
 _SENT: Final = re.compile(r"^otelcol_exporter_sent_log_records\{[^}]*otlp_http/loki[^}]*\} (\S+)$", re.MULTILINE)
@@ -185,8 +185,10 @@ def _delivered(folder: Path, loki: Loki, lines: int) -> None:
     rates = {"ship": cpu_s, "collector": of_agent, "Loki": of_loki}
     print("; ".join(f"{name}: {lines / each:.0f} lines a CPU second" for name, each in rates.items()))
     requests.post(f"{loki.url}/flush", timeout=120).raise_for_status()
-    chunks = poll(lambda: _size(loki.data / "chunks"), until=bool, timeout_s=120, what="chunks on disk")
-    print(f"archive: {archive / lines:.0f} bytes a line; chunks of Loki: {chunks / lines:.0f}")
+    metrics = f"{loki.url}/metrics"
+    poll(lambda: requests.get(metrics, timeout=60).text, until=_is_flushed, timeout_s=120, what="all chunks on disk")
+    chunks, whole = _size(loki.data / "chunks"), _size(loki.data)
+    print(f"archive: {archive / lines:.0f} bytes a line; Loki: {whole / lines:.0f}, its chunks: {chunks / lines:.0f}")
 
 
 def _asked(loki: Loki, last: datetime) -> None:
@@ -221,6 +223,10 @@ def _sent(agent: Collector) -> int:
     """Return how many records Loki has taken, as the collector counts them. Asking Loki would cost it a whole scan."""
     found = _SENT.search(agent.metrics())
     return int(float(found[1])) if found else 0
+
+
+def _is_flushed(metrics: str) -> bool:
+    return "\nloki_ingester_flush_queue_length 0\n" in metrics and "\nloki_ingester_chunks_flushed_total{" in metrics
 
 
 def _cpu_s(pid: int) -> float:
