@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "FINDING", "WRONG_USAGE", "main"]
 # Exit codes of all commands; 0 says that all is well.
 FINDING: Final = 1
 WRONG_USAGE: Final = 2
+_INTERRUPTED: Final = 130  # as a shell reports an end by SIGINT
 
 # Each command with the first sentence of its own help, so that `--help` need not import what all of them stand on.
 COMMANDS: Final = {
@@ -76,6 +77,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader, such as `head`, has seen enough: click ends quietly
+        except KeyboardInterrupt:
+            click.echo(f"\notel-audit {ctx.invoked_subcommand}: interrupted", err=True)
+            ctx.exit(_INTERRUPTED)
         except OSError as error:
             click.echo(f"otel-audit {ctx.invoked_subcommand}: {escaped(_what_failed(error))}", err=True)
             ctx.exit(FINDING)
@@ -106,7 +110,7 @@ def main(ctx: click.Context) -> None:
 
     Without a command, it shows what is in the journal here and what to run next.
 
-    Exit codes: 0 all is well, 1 something needs a look, 2 wrong usage.
+    Exit codes: 0 all is well, 1 something needs a look, 2 wrong usage, 130 interrupted.
     """
     if ctx.invoked_subcommand is None:
         import_module("otel_audit.cli.overview").show_overview()

@@ -50,9 +50,9 @@ class GivenPath(click.Path):
     It usually comes from an unset variable, and click would take it for the working directory.
     """
 
-    def __init__(self, *, exists: bool = False, file_okay: bool = True) -> None:
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
         # `readable=False`, since the code that reads the path explains a failure better than click.
-        super().__init__(exists=exists, file_okay=file_okay, readable=False, path_type=Path)
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, readable=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""

@@ -32,6 +32,21 @@ _CELL_MAX: Final = 80
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Utf8(click.ParamType[str]):
+    """A text in UTF-8. Python has half a surrogate for each byte of an argument that is none."""
+
+    name = "text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType`."""
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"expected a text in UTF-8, got other bytes in {escaped(text)!r}; write it in UTF-8", param, ctx)
+        return text
+
+
 class _Page(click.ParamType[Place]):
     """The place behind which an answer goes on."""
 
@@ -42,7 +57,7 @@ class _Page(click.ParamType[Place]):
         if isinstance(value, Place):
             return value
         try:
-            return Place.parse(str(value))
+            return Place.parse(_Utf8().convert(value, param, ctx))
         except AuditError as error:
             self.fail(escaped(str(error)), param, ctx)
 
@@ -64,7 +79,9 @@ _WORD_HELP: Final = {
 
 def _word_options(command: F) -> F:
     for name in reversed(list(WORDS)):
-        command = click.option(f"--{name.replace('_', '-')}", name, multiple=True, help=_WORD_HELP[name])(command)
+        command = click.option(f"--{name.replace('_', '-')}", name, type=_Utf8(), multiple=True, help=_WORD_HELP[name])(
+            command
+        )
     return command
 
 
@@ -73,15 +90,17 @@ def _word_options(command: F) -> F:
 @_word_options
 @click.option("--since", "since_ns", type=GivenMoment(), help="From this time on: 2d, 3h, today, 2026-11-29T08:00Z.")
 @click.option("--until", "until_ns", type=GivenMoment(), help="Before this time.")
-@click.option("--text", default="", help="A text anywhere in the line, in upper or lower case.")
+@click.option("--text", type=_Utf8(), default="", help="A text anywhere in the line, in upper or lower case.")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="The most events to show.  [default: 100 in a table, else all]"
 )
 @click.option("--page", type=_Page(), help="Continue after a page, at the place that it printed.")
-@click.option("--sql", help="A SELECT over the view `events`; docs/query.md has its columns.")
+@click.option("--sql", type=_Utf8(), help="A SELECT over the view `events`; docs/query.md has its columns.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: journal lines, or the rows of --sql.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV with a header; every column but `line`.")
-@click.option("--out", metavar="FILE.parquet", type=GivenPath(), help="Write all columns to a Parquet file.")
+@click.option(
+    "--out", metavar="FILE.parquet", type=GivenPath(dir_okay=False), help="Write all columns to a Parquet file."
+)
 @click.pass_context
 def query(
     ctx: click.Context,
@@ -116,6 +135,12 @@ def query(
     asked = [f"sql={sql}"] if sql is not None else filters.asked()
     with source_errors(ctx), ExitStack() as stack:
         places = places_of(ctx, sources)
+        if (
+            out is not None
+            and out.is_file()
+            and any(out.resolve().is_relative_to(Path(each).resolve()) for each in places)
+        ):
+            raise click.UsageError(f"expected a FILE outside of the trail, got {escaped(str(out))}; name another", ctx)
         look = stack.enter_context(recorded_access("query", places, asked, since_ns=since_ns, until_ns=until_ns))
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
         with progress_bar("reading", lambda: None) as passed:

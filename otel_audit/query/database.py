@@ -9,10 +9,10 @@ Source: DuckDB documentation, "Securing DuckDB": `enable_external_access`, `allo
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
 from otel_audit.query.columns import COLUMN_NAMES, COLUMNS, events_sql
-from otel_audit.query.filters import Filters, Place
+from otel_audit.query.filters import UNDATED, Filters, Place
 from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
+from otel_audit.query.interruption import Interruption
 from otel_audit.query.lines import (
     SPOOL_TABLE,
     Lines,
@@ -55,7 +56,6 @@ _PAGE_MAX: Final = 10_000  # the longest answer that is looked for in the newest
 _SORTED_MAX_BYTES: Final = 700 << 20  # of lines, which DuckDB sorts in its memory, but not much more
 _SLICE_BYTES: Final = 128 << 20  # of them on average, since some times have more
 _LINE_BYTES: Final = 700  # of packed lines, whose bytes are not counted
-_DAY_NS: Final = 86_400 * 10**9
 _EVERYTHING: Final = Sought()
 _FIRST_TRY: Final = 20  # lines for each event that is asked for
 _TRIES: Final = 2  # the second with a part that is as large as the first makes expect
@@ -90,7 +90,7 @@ class TrailDatabase:
     is called with the bytes of each line that is copied while the stores are read.
 
     Raises:
-        QueryUnanswered: DuckDB is not installed.
+        QueryFailed: DuckDB is not installed.
         OSError: a store cannot be read, or there is no room for the temporary file.
         StoreUnreadable: a log store cannot be asked.
     """
@@ -107,7 +107,7 @@ class TrailDatabase:
 
     def _begin(self, out: Path | None, file: str, memory: str) -> None:
         """Connect to a database in memory, or in a file of the temporary directory."""
-        self._duckdb = load_duckdb(QueryUnanswered, "expected DuckDB, which answers questions about a trail")
+        self._duckdb = load_duckdb(QueryFailed, "expected DuckDB, which answers questions about a trail")
         self.gathered = Gathered()
         self._out = out
         self._temporary = tempfile.TemporaryDirectory(prefix="otel-audit-query-")
@@ -115,6 +115,7 @@ class TrailDatabase:
         self._trail = Parts()
         try:
             self._connection = self._connected(file, memory)
+            self._interruption = Interruption(self._connection.interrupt)
         except BaseException:
             self._held.close()
             self._temporary.cleanup()
@@ -220,17 +221,27 @@ class TrailDatabase:
         self._execute(f"CREATE OR REPLACE TEMP TABLE kept AS (\n{self._single_select(question)}\n)", values)
 
     def write_parquet(self, question: str, values: Sequence[object] = ()) -> int:
-        """Write an answer to the file `out`; return how many rows it has.
+        """Write an answer to the file `out`; return how many rows it has. The file takes its place when it is whole.
 
         Raises:
-            QueryUnanswered: it is not one SELECT, or DuckDB refuses it; the file may be there in part.
+            QueryUnanswered: it is not one SELECT, or DuckDB refuses it; `out` is as it was.
+            OSError: the file cannot take its place; `out` is as it was.
         """
         sql = self._single_select(question)
-        return self._copy(sql, values, self._out)
+        out = Path() if self._out is None else self._out
+        if out.exists() and not out.is_file():  # such as /dev/stdout
+            return self._copy(sql, values, out)
+        try:
+            count = self._copy(sql, values, _unfinished(out))
+            os.replace(_unfinished(out), out)
+        except BaseException:
+            _unfinished(out).unlink(missing_ok=True)
+            raise
+        return count
 
     def _copy(self, sql: str, values: Sequence[object], target: Path | None) -> int:
         how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP}, USE_TMP_FILE false"
-        written = self._execute(f"COPY (\n{sql}\n) TO {quoted(str(target))} ({how})", values).fetchall()
+        written = self._all_rows(f"COPY (\n{sql}\n) TO {quoted(str(target))} ({how})", values)
         return int(written[0][0])
 
     def days(self) -> Sequence[tuple[str, str, int, int]]:
@@ -252,18 +263,19 @@ class TrailDatabase:
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no room.
         """
-        asked = _part_of(day, part, parts)
+        asked = Filters.of_day(day, part, parts)
         condition, values = asked.where(every=True)
         like = replace(asked, words={"service": [service]})
         of_day = f"SELECT * FROM ({self._events_like(like)}) WHERE {_ITS} = ? AND {condition}"
         lines = f"SELECT line, service FROM ({self._once(of_day)}) AS asked"
         if packed:
-            known = packed_rows([str(each) for each in packed], "stream_id, seq")
+            known = packed_rows([*map(self._held.name_of, packed)], "stream_id, seq")
             lines += f" ANTI JOIN ({known}) AS packed USING (stream_id, seq)"
         return self._copy(events_sql(f"{lines} ORDER BY time_ns, stream_id, seq"), [service, *values], target)
 
     def close(self) -> None:
         """Remove the temporary files."""
+        self._interruption.close()
         self._connection.close()
         self._held.close()
         self._temporary.cleanup()
@@ -301,7 +313,7 @@ class TrailDatabase:
                 if isinstance(store, DirectoryStore):
                     segments += self._held.add_journal(store, spool)
                 elif isinstance(store, ColumnStore):
-                    packed += [str(each) for each in store.files]
+                    packed += map(self._held.name_of, store.files)
                 elif isinstance(store, LokiStore | VictoriaLogsStore):
                     spool.add_found(store, sought)
                 else:
@@ -343,8 +355,8 @@ class TrailDatabase:
             return packed_runs(files, self._all_rows)
         except QueryUnanswered as error:
             raise StoreUnreadable(
-                f"{Path(files[0]).parent}: expected Parquet files of `otel-audit pack`, got others or a damaged one; "
-                f"{error}"
+                f"{Path(files[0]).resolve().parent}: expected Parquet files of `otel-audit pack`, got others or a "
+                f"damaged one; {error}"
             ) from error
 
     def _make_views(self) -> None:
@@ -413,9 +425,10 @@ class TrailDatabase:
 
     def _lock(self, paths: Sequence[str]) -> None:
         if self._out is not None and self._out.is_dir():
-            self._execute(f"SET allowed_directories = [{quoted(str(self._out.absolute()))}]")
+            allowed = [quoted(str(each)) for each in (self._out.absolute(), self._temporary.name)]
+            self._execute(f"SET allowed_directories = [{', '.join(allowed)}]")
         elif self._out is not None:
-            paths = [*paths, str(self._out)]
+            paths = [*paths, str(self._out), str(_unfinished(self._out))]
         self._execute(f"SET allowed_paths = [{', '.join(map(quoted, paths))}]")
         self._execute("SET enable_external_access = false")
         self._execute("SET lock_configuration = true")
@@ -438,7 +451,7 @@ class TrailDatabase:
 
     def _execute(self, sql: str, values: Sequence[object] = ()) -> duckdb.DuckDBPyConnection:
         try:
-            return self._connection.execute(sql, list(values))
+            return self._interruption.run(lambda: self._connection.execute(sql, list(values)))
         except self._duckdb.Error as error:
             raise self._unanswered(error) from error
 
@@ -458,13 +471,14 @@ class TrailDatabase:
         return QueryUnanswered(said)
 
     def _all_rows(self, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
-        return self._execute(sql, values).fetchall()
+        answer = self._execute(sql, values)
+        return self._interruption.run(answer.fetchall)
 
     def _rows(self, sql: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
         answer = self._execute(sql, values)
         while True:
             try:
-                rows = answer.fetchmany(_ROWS)
+                rows = self._interruption.run(lambda: answer.fetchmany(_ROWS))
             except self._duckdb.Error as error:
                 raise self._unanswered(error) from error
             if not rows:
@@ -473,21 +487,16 @@ class TrailDatabase:
 
 
 _ITS: Final = "coalesce(service, '')"
-_UNDATED: Final = "undated"  # of lines without a time
-_DAY: Final = f"coalesce(strftime(time, '%Y-%m-%d'), '{_UNDATED}')"
-
-
-def _part_of(day: str, part: int, parts: int) -> Filters:
-    """Return what finds a part of a day."""
-    if day == _UNDATED:
-        return Filters(undated=True)
-    begin = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000
-    return Filters(since_ns=begin + _DAY_NS * part // parts, until_ns=begin + _DAY_NS * (part + 1) // parts)
+_DAY: Final = f"coalesce(strftime(time, '%Y-%m-%d'), '{UNDATED}')"
 
 
 def _is_whole(segment: Segment, runs: Sequence[Run]) -> bool:
     """Return True if each byte of a segment is in a line of its stream that DuckDB takes for JSON."""
     return [(run.stream_id, run.size_bytes) for run in runs] == [(segment.stream_id, segment.size_bytes)]
+
+
+def _unfinished(out: Path) -> Path:
+    return out.with_name(f"{out.name}.unfinished")
 
 
 def _limit(limit: int | None) -> str:

@@ -6,16 +6,21 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
 from otel_audit.event_schema import Outcome
 from otel_audit.stores.store import Sought
 
-__all__ = ["WORDS", "Clue", "Filters", "Place"]
+__all__ = ["UNDATED", "WORDS", "Clue", "Filters", "Place"]
 
 _HIDDEN: Final = ("segment", "ledger", "note")  # lines of the journal itself that report no event
 
+UNDATED: Final = "undated"
+"""The day of lines without a time."""
+
+_DAY_NS: Final = 86_400 * 10**9
 _TAGS: Final = "tags"  # a list, one of whose words must match
 
 WORDS: Final[Mapping[str, Sequence[str]]] = {
@@ -95,6 +100,14 @@ class Filters:
     text: str = ""
     before: Place | None = None
     undated: bool = False
+
+    @classmethod
+    def of_day(cls, day: str, part: int = 0, parts: int = 1) -> Self:
+        """Return what finds a part of a day, UTC. Each part is as long as the others."""
+        if day == UNDATED:
+            return cls(undated=True)
+        begin = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000
+        return cls(since_ns=begin + _DAY_NS * part // parts, until_ns=begin + _DAY_NS * (part + 1) // parts)
 
     def asked(self) -> list[str]:
         """Return the filters as `name=word`, without the times."""

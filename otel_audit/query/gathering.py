@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from otel_audit.stores.victorialogs import VictoriaLogsStore
 __all__ = ["Gathered", "HeldFiles", "Segment", "Spool"]
 
 _HEADER: Final = system_start(SEGMENT)
+_PATTERN: Final = re.compile(r"[*?\[]")
 _COPIED_MAX_BYTES: Final = 256 << 20  # far above the default size of a segment
 _READING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # otherwise a pipe among the segments would block
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -84,6 +86,7 @@ class HeldFiles:
         self._gathered = gathered
         self._descriptors: list[int] = []
         self._copies = 0
+        self._links = 0
         self.removed_names: list[str] = []
         """The names under which the system lists the held files after their removal."""
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
@@ -106,6 +109,16 @@ class HeldFiles:
                     found.append(Segment(store, stream_id, number, file, size_bytes, is_open))
         return found
 
+    def name_of(self, path: Path) -> str:
+        """Return a name of a file by which DuckDB reads it alone. It takes one with `*`, `?` or `[` for a pattern."""
+        name = str(path.absolute())
+        if _PATTERN.search(name) is None:
+            return name
+        link = self._directory / f"link-{self._links}"
+        self._links += 1
+        link.symlink_to(name)
+        return str(link)
+
     def close(self) -> None:
         """Close the files. The copies are removed with their directory."""
         while self._descriptors:
@@ -114,7 +127,7 @@ class HeldFiles:
     def _hold(self, path: Path) -> tuple[str, int]:
         """Return the name and the size of a file that stays readable after its removal."""
         if len(self._descriptors) >= self._most:
-            return str(path.absolute()), path.stat().st_size
+            return self.name_of(path), path.stat().st_size
         try:
             descriptor = os.open(path, _READING)
         except OSError as error:

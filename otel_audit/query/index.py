@@ -30,7 +30,7 @@ class TrailIndex(TrailDatabase):
     One thread fills it and adds to it. Others ask through `reader`, and may call `share` and `stop`.
 
     Raises:
-        QueryUnanswered: DuckDB is not installed.
+        QueryFailed: DuckDB is not installed.
     """
 
     def __init__(self) -> None:

@@ -5,6 +5,7 @@ Only that column is verified. The others repeat its content in a form that any q
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ __all__ = ["ColumnStore", "is_packed", "load_duckdb", "packed_in"]
 _MAGIC: Final = b"PAR1"  # Source: Apache Parquet, file format
 _ROWS: Final = 1000  # rows fetched at a time
 _MEMORY: Final = "256MB"
+_PATTERN: Final = re.compile(r"[*?\[]")  # in a name, which DuckDB takes for one of several files unless it is bracketed
 
 
 def is_packed(path: Path) -> bool:
@@ -60,7 +62,7 @@ class ColumnStore(SortingStore):
         for number, path in enumerate(self.files, 1):
             connection = duckdb.connect(config={"memory_limit": _MEMORY, "threads": "1"})
             try:
-                answer = connection.execute("SELECT line FROM read_parquet([?])", [str(path)])
+                answer = connection.execute("SELECT line FROM read_parquet([?])", [_PATTERN.sub(r"[\g<0>]", str(path))])
                 row = 0
                 while rows := answer.fetchmany(_ROWS):
                     for (line,) in rows:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import re
+import resource
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +23,10 @@ from otel_audit import AuditPrincipal, AuditResource
 from otel_audit.cli import main
 from otel_audit.query.columns import COLUMNS
 from tests.recording import recorder
+from tests.servers.polling import poll
 
+COMMAND = Path(sys.executable).with_name("otel-audit")
+TEXTS = ["actor", "target", "text", "sql", "page"]
 AGENT = AuditPrincipal(username="agent-7", on_behalf_of="bob")
 
 
@@ -123,6 +133,7 @@ def test_sql_answers_as_a_table_as_json_and_as_csv(journal: Path) -> None:
         (["--sql", "DROP VIEW events"], "expected one SELECT, got DROP"),
         (["--sql", "SELECT actr FROM events"], 'Candidate bindings: "actor_'),
         (["nowhere"], "which does not exist"),
+        *(([f"--{name}", "a\udcff"], "expected a text in UTF-8") for name in TEXTS),
     ],
 )
 def test_wrong_usage_says_what_was_expected(journal: Path, arguments: list[str], says: str) -> None:
@@ -166,5 +177,94 @@ def test_without_duckdb_it_says_how_to_get_it(journal: Path) -> None:
         [sys.executable, "-c", program, "query", str(journal)], capture_output=True, text=True, check=False
     )
 
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert "pip install 'otel-audit[query]'" in done.stderr
+    assert "Usage" not in done.stderr
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+def test_an_interruption_ends_a_question_and_leaves_nothing(journal: Path, tmp_path: Path, form: str) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    endless = "SELECT count(*) FROM range(1000000000000) AS numbers(number) WHERE hash(number) = 3"
+    asked = subprocess.Popen(
+        [COMMAND, "query", journal, "--sql", endless, form],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        [scratch] = poll(lambda: list(temporary.iterdir()), until=bool, timeout_s=60, what="its temporary directory")
+        mode = scratch.stat().st_mode & 0o777
+        time.sleep(1)  # most of the time it is the question that is interrupted
+        asked.send_signal(signal.SIGINT)
+        shown, said = asked.communicate(timeout=60)
+    finally:
+        asked.kill()
+
+    assert asked.returncode == 130
+    assert shown in ("", "count_star()\n")
+    assert said == "\notel-audit query: interrupted\n"
+    assert mode == 0o700
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_file_of_the_trail_is_never_overwritten(journal: Path, tmp_path: Path) -> None:
+    run_pack = CliRunner().invoke(main, ["pack", str(journal), str(tmp_path / "packed")])
+    assert run_pack.exit_code == 0
+    [packed] = (tmp_path / "packed").rglob("*.parquet")
+    before = packed.read_bytes()
+
+    for source in (packed, packed.parent):
+        result = run(source, "--out", packed, "--actor", "alice")
+        assert result.exit_code == 2
+        assert "expected a FILE outside of the trail" in " ".join(result.stderr.split())
+    assert packed.read_bytes() == before
+
+
+def test_an_answer_that_cannot_be_written_leaves_the_former_file(journal: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_text("former")
+
+    assert run(journal, "--out", out, "--sql", "SELECT error('no') FROM events").exit_code == 2
+    assert out.read_text() == "former"
+    assert run(journal, "--out", tmp_path).exit_code == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "out.parquet"]
+    assert run(journal, "--out", out, "--actor", "alice").stderr == f"2 rows written to {out}\n"
+
+
+@pytest.mark.parametrize(("name", "other"), [("st*r", "star"), ("[ab]", "a"), ("qu?t", "quit"), ("it's", "two words")])
+def test_a_name_with_a_pattern_stands_for_itself_alone(
+    journal: Path, tmp_path: Path, name: str, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = run(journal, "--json").stdout
+    odd = tmp_path / name
+    (odd / "journal").parent.mkdir()
+    shutil.copytree(journal, odd / "journal")
+    shutil.copytree(journal, tmp_path / other / "journal")
+    for packed in (tmp_path / other / "packed", odd / "packed"):
+        for _ in range(2):  # the second run reads what the first one wrote
+            assert CliRunner().invoke(main, ["pack", str(packed.parent / "journal"), str(packed)]).exit_code == 0
+        assert len(list(packed.rglob("*.parquet"))) == 1
+
+    assert run(odd / "packed", "--json").stdout == answer
+    report = CliRunner().invoke(main, ["verify", str(odd / "packed"), "--json"])
+    assert [each["lines"] for each in json.loads(report.stdout)["streams"]] == [5]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (2, 2))  # too few to hold a segment open
+    assert run(odd / "journal", "--json").stdout == answer
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("form", [["--json"], ["--csv"], [], ["--sql", "SELECT * FROM events", "--json"]])
+def test_a_reader_that_has_seen_enough_ends_the_answer_quietly(journal: Path, form: list[str]) -> None:
+    with open(min(journal.glob("*-*.jsonl")), "rb+") as file:
+        lines = file.read().splitlines(keepends=True)
+        file.writelines(re.sub(rb'"seq":\d+', b'"seq":%d' % number, lines[-1]) for number in range(100, 2000))
+    words = " ".join(map(shlex.quote, [str(COMMAND), "query", str(journal), "--limit", "2000", *form]))
+
+    done = subprocess.run(["bash", "-c", f"{words} | head -n 1"], capture_output=True, text=True, check=False)
+
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
