@@ -229,13 +229,14 @@ class TrailDatabase:
         """
         sql = self._single_select(question)
         out = Path() if self._out is None else self._out
+        unfinished = Path(f"{out}.unfinished")
         if out.exists() and not out.is_file():  # such as /dev/stdout
             return self._copy(sql, values, out)
         try:
-            count = self._copy(sql, values, _unfinished(out))
-            os.replace(_unfinished(out), out)
+            count = self._copy(sql, values, unfinished)
+            os.replace(unfinished, out)
         except BaseException:
-            _unfinished(out).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
         return count
 
@@ -321,7 +322,7 @@ class TrailDatabase:
             runs: dict[str, list[Run]] = {each.file: [] for each in segments}
             for run in runs_in(list(runs), self._all_rows):
                 runs[run.file].append(run)
-            whole = [each for each in segments if _is_whole(each, runs[each.file])]
+            whole = [each for each in segments if each.is_whole(runs[each.file])]
             are_whole = {each.file for each in whole}
             for each in segments:
                 if each.file not in are_whole:
@@ -428,7 +429,7 @@ class TrailDatabase:
             allowed = [quoted(str(each)) for each in (self._out.absolute(), self._temporary.name)]
             self._execute(f"SET allowed_directories = [{', '.join(allowed)}]")
         elif self._out is not None:
-            paths = [*paths, str(self._out), str(_unfinished(self._out))]
+            paths = [*paths, str(self._out), f"{self._out}.unfinished"]
         self._execute(f"SET allowed_paths = [{', '.join(map(quoted, paths))}]")
         self._execute("SET enable_external_access = false")
         self._execute("SET lock_configuration = true")
@@ -488,15 +489,6 @@ class TrailDatabase:
 
 _ITS: Final = "coalesce(service, '')"
 _DAY: Final = f"coalesce(strftime(time, '%Y-%m-%d'), '{UNDATED}')"
-
-
-def _is_whole(segment: Segment, runs: Sequence[Run]) -> bool:
-    """Return True if each byte of a segment is in a line of its stream that DuckDB takes for JSON."""
-    return [(run.stream_id, run.size_bytes) for run in runs] == [(segment.stream_id, segment.size_bytes)]
-
-
-def _unfinished(out: Path) -> Path:
-    return out.with_name(f"{out.name}.unfinished")
 
 
 def _limit(limit: int | None) -> str:

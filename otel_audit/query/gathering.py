@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import resource
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -23,6 +23,7 @@ import msgspec
 from otel_audit.journal.line import SEGMENT, Line, last_line_in, system_start
 from otel_audit.journal.line_file import BLOCK_BYTES, last_newline
 from otel_audit.journal.reader import header_of, service_in, stream_header
+from otel_audit.query.lines import Run
 from otel_audit.stores.directory import TORN, DirectoryStore
 from otel_audit.stores.loki import LokiStore
 from otel_audit.stores.store import DamagedBytes, ForeignRecord, Sought, Store, Stored
@@ -76,6 +77,10 @@ class Segment:
     file: str
     size_bytes: int
     is_open: bool
+
+    def is_whole(self, runs: Sequence[Run]) -> bool:
+        """Return True if each of its bytes is in a line of its stream that DuckDB takes for JSON."""
+        return [(run.stream_id, run.size_bytes) for run in runs] == [(self.stream_id, self.size_bytes)]
 
 
 class HeldFiles:
