@@ -228,8 +228,7 @@ class TrailDatabase:
             OSError: the file cannot take its place; `out` is as it was.
         """
         sql = self._single_select(question)
-        out = Path() if self._out is None else self._out
-        unfinished = Path(f"{out}.unfinished")
+        out, unfinished = Path(str(self._out)), Path(f"{self._out}.unfinished")
         if out.exists() and not out.is_file():  # such as /dev/stdout
             return self._copy(sql, values, out)
         try:
