@@ -139,11 +139,6 @@ class AccessLog:
         operation.event.attributes = {**begun, _RETURNED: look.returned}
         operation.__exit__(None, None, None)
 
-    @property
-    def is_open(self) -> bool:
-        """True if looks are recorded."""
-        return self._logger is not None
-
     def close(self) -> None:
         """Release the trail."""
         if self._logger is not None:
@@ -165,14 +160,17 @@ def recorded_access(
     since_ns: int | None = None,
     until_ns: int | None = None,
 ) -> Iterator[Look]:
-    """Record one look of a command: see `AccessLog.look`. SIGTERM and SIGHUP end it as Ctrl-C does, so that it is told.
+    """Record one look of a command, if there is an access trail: see `AccessLog.look`.
+
+    With or without one, SIGTERM and SIGHUP end the block as Ctrl-C does, so that the end is recorded and no temporary
+    file stays. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
 
     Raises:
         AccessUnrecorded: the block has not run.
     """
     with (
         AccessLog.from_environment() as log,
-        _ended_by_signals(log.is_open),
+        _ended_by_signals(),
         log.look(command, sources, filters, since_ns=since_ns, until_ns=until_ns) as look,
     ):
         yield look
@@ -250,11 +248,12 @@ def _unrecorded(directory: Path, error: Exception) -> AccessUnrecorded:
 
 
 @contextmanager
-def _ended_by_signals(is_wanted: bool) -> Iterator[None]:
-    if not is_wanted or threading.current_thread() is not threading.main_thread():
+def _ended_by_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {number: signal.signal(number, _interrupt) for number in _ENDS}
+    heeded = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, _interrupt) for number in heeded}
     try:
         yield
     finally:

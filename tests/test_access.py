@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,11 +248,15 @@ def many(directory: Path) -> Path:
     return directory
 
 
-def started(*arguments: str | Path, looks: Path) -> subprocess.Popen[bytes]:
+def started(*arguments: str | Path, looks: Path, first: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     command: list[str | Path] = [Path(sys.executable).with_name("otel-audit"), *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**environ, "OTEL_AUDIT_ACCESS_LOG": str(looks)}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environ, "OTEL_AUDIT_ACCESS_LOG": str(looks)},
+        preexec_fn=first,
     )
 
 
@@ -289,6 +293,25 @@ def test_an_interrupted_command_leaves_how_much_came_back(journal: Path, looks: 
     assert (ended["outcome"], ended["attributes"]["access.returned"]) == ("cancelled", 3)
 
 
+def test_a_hang_up_that_nohup_ignores_ends_no_look(journal: Path, looks: Path) -> None:
+    def under_nohup() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = started("tail", journal, "--follow", "--json", looks=looks, first=under_nohup)
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGHUP)
+    with recorder(journal) as audit:
+        audit.log_authn(outcome="failure", principal=AuditPrincipal(username="nobody-else"))
+    assert any(b"nobody-else" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+
+    _, ended = pair(looks)
+    assert ended["outcome"] == "cancelled"
+
+
 def test_a_killed_command_has_left_that_it_looked(journal: Path, looks: Path) -> None:
     process = started("tail", journal, "--follow", "--json", looks=looks)
     assert process.stdout is not None
@@ -322,10 +345,9 @@ def test_a_server_records_each_look_from_any_thread(looks: Path) -> None:
 
 
 def test_without_the_setting_a_look_records_nothing(tmp_path: Path) -> None:
-    with AccessLog.from_environment({"OTEL_AUDIT_DIR": str(tmp_path / "journal")}) as log:
-        assert not log.is_open
-        with log.look("view", ["here"]) as seen:
-            seen.add(1)
+    environ = {"OTEL_AUDIT_DIR": str(tmp_path / "journal")}
+    with AccessLog.from_environment(environ) as log, log.look("view", ["here"]) as seen:
+        seen.add(1)
 
     assert list(tmp_path.iterdir()) == []
 

@@ -186,7 +186,10 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """While entered, SIGTERM, Ctrl-C and the signals in `also` request an end instead of ending the process."""
+    """While entered, SIGTERM, Ctrl-C and the signals in `also` request an end instead of ending the process.
+
+    A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
+    """
 
     def __init__(self, *also: signal.Signals) -> None:
         self._signals = (*_SIGNALS, *also)
@@ -213,7 +216,8 @@ class Stop:
         self._asked.put(None)
 
     def __enter__(self) -> Self:
-        self._former = {number: signal.signal(number, self._ask) for number in self._signals}
+        heeded = [number for number in self._signals if signal.getsignal(number) is not signal.SIG_IGN]
+        self._former = {number: signal.signal(number, self._ask) for number in heeded}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

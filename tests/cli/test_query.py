@@ -183,8 +183,13 @@ def test_without_duckdb_it_says_how_to_get_it(journal: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("form", ["--json", "--csv"])
-def test_an_interruption_ends_a_question_and_leaves_nothing(journal: Path, tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "number"),
+    [("--json", signal.SIGINT), ("--csv", signal.SIGINT), ("--json", signal.SIGTERM), ("--json", signal.SIGHUP)],
+)
+def test_an_interruption_ends_a_question_and_leaves_nothing(
+    journal: Path, tmp_path: Path, form: str, number: signal.Signals
+) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     endless = "SELECT count(*) FROM range(1000000000000) AS numbers(number) WHERE hash(number) = 3"
@@ -199,7 +204,7 @@ def test_an_interruption_ends_a_question_and_leaves_nothing(journal: Path, tmp_p
         [scratch] = poll(lambda: list(temporary.iterdir()), until=bool, timeout_s=60, what="its temporary directory")
         mode = scratch.stat().st_mode & 0o777
         time.sleep(1)  # most of the time it is the question that is interrupted
-        asked.send_signal(signal.SIGINT)
+        asked.send_signal(number)
         shown, said = asked.communicate(timeout=60)
     finally:
         asked.kill()
