@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.chain_check import application_events, read_streams
-from tests.servers import Collector, Record, VictoriaLogs
+from tests.servers import Collector, Record, VictoriaLogs, poll
 from tests.servers.collector import StartCollector
 
 pytestmark = pytest.mark.processes
@@ -119,6 +119,10 @@ def test_ten_thousand_events_from_threads_and_a_loop_are_in_the_archive_once(
     assert numbers(directory) == expected
 
 
+def ledger_of(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.glob("ledger.*.jsonl"))
+
+
 def test_what_a_killed_process_left_is_sent_by_another_service_as_its_writer_would_have(
     collector: Collector, tmp_path: Path
 ) -> None:
@@ -134,6 +138,8 @@ def test_what_a_killed_process_left_is_sent_by_another_service_as_its_writer_wou
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "logged\n"
+    # A stream is opened in the ledger half a second after its first line.
+    poll(lambda: ledger_of(directory).count(b'{"system":"note"'), until=bool, what="a note in the ledger")
     writer.kill()
     writer.wait()
     writer.stdout.close()
