@@ -268,7 +268,7 @@ def print_report(report: Report) -> None:
 def verdict_words(report: Report) -> Text:
     """Return the verdict in one sentence."""
     where = escaped(report.source)
-    signed = sum(stream.signed_to for stream in report.streams)
+    signed, vouched = report.signed_lines, report.vouched_lines
     unproven = sum(each.weight is Class.UNPROVEN for each in report.all_findings)
     match report.verdict:
         case Verdict.BROKEN:
@@ -276,16 +276,18 @@ def verdict_words(report: Report) -> Text:
             more = f" ({len(wrong)} findings in all)" if len(wrong) > 1 else ""
             return Text(f"BROKEN: the trail in {where} is not as it was written: {_placed(wrong[0])}{more}", "bold red")
         case Verdict.PROVEN:
-            by = " and ".join(report.pins)
+            by, later = " and ".join(report.pins), signed - vouched
+            which = f"{vouched} of the {signed}" if later else f"the {signed}"
+            rest = f"; the other {later} were signed later, and are not vouched for" if later else ""
             return Text(
-                f"PROVEN: the {signed} signed lines of the trail in {where} are as they were written, by {by}; none is "
-                "changed, missing or out of place",
+                f"PROVEN: {which} signed lines of the trail in {where} are as they were written, by {by}{rest}; none "
+                "is changed, missing or out of place",
                 "bold green",
             )
     if report.pins:
         return Text(
             f"CONSISTENT, not proven: no contradiction was found in the trail in {where}, but {_facts(unproven)} "
-            f"not proven by {' and '.join(report.pins)}",
+            f"not proven by {' and '.join(report.pins)}; {vouched} of the {signed} signed lines are vouched for",
             "bold yellow",
         )
     said = f"; {_facts(unproven)} not proven" if unproven else ""
@@ -304,18 +306,21 @@ def _print_streams(console: Console, report: Report) -> None:
     wrong = {each.stream_id for each in report.all_findings if each.weight is Class.FINDING}
     shown = sorted(report.streams, key=lambda stream: (stream.stream_id not in wrong, stream.state == "removed"))
     for stream in shown[:_SHOWN]:
-        console.print(_stream_words(stream, is_wrong=stream.stream_id in wrong))
+        words = _stream_words(stream, is_wrong=stream.stream_id in wrong, has_pins=bool(report.pins))
+        console.print(words)
     if len(shown) > _SHOWN:
         console.print(Text(f"and {len(shown) - _SHOWN} more streams: see --json", "dim"))
 
 
-def _stream_words(stream: StreamReport, *, is_wrong: bool) -> Text:
+def _stream_words(stream: StreamReport, *, is_wrong: bool, has_pins: bool) -> Text:
     words = Text(f"{stream.stream_id}  {escaped(stream.service) or '-'}  {stream.state}", "red" if is_wrong else "")
     if stream.lines:
         words.append(f"  lines {stream.first_seq} to {stream.last_seq}, chained to {stream.chain_to}")
         words.append(f", signed to {stream.signed_to}" if stream.signed_to else ", nothing signed")
         if stream.anchored_to:
             words.append(f", vouched for to {stream.anchored_to}")
+        elif has_pins:
+            words.append(", not vouched for")
     return words
 
 

@@ -3,7 +3,8 @@
 The life of one verification, in reading order:
 
 1. `verify`: the order of all checks of a directory. `archive` is the same for a store, and `judging` the common part.
-2. `pins`: the keys and notes that the verifier supplies, so that something outside the host vouches for the trail.
+2. `pins`: the keys and notes that the verifier supplies, so that something outside the host vouches for the trail, and
+   the lines that each of them vouches for.
 3. `directory`: read a journal.
 4. `ledger`: check the ledger itself. `claims` collects its entries about each stream, and `own_removal` those about its
    own removed lines.

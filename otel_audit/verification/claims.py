@@ -82,7 +82,7 @@ class Claims:
         self.lived_ns = 0
         self.removed: dict[str, Bridge] = {}  # the removed lines of each ledger itself, according to it
         self.begins_later = False  # the first lines of a ledger are missing, and their entries unknown
-        self.changed: set[str] = set()
+        self._changed: set[str] = set()
         self._time_ns = 0
         self._watched = watched or {}
         self._from_ns = from_ns
@@ -95,12 +95,17 @@ class Claims:
             found = self.streams[stream_id] = StreamClaims(stream_id, Findings(stream_id))
         return found
 
-    def vouched(self) -> None:
-        """Note that a pin of the verifier vouches for all entries so far."""
-        for stream_id in self.changed:
-            claims = self.streams[stream_id]
-            claims.anchored = claims.signed_size()
-        self.changed.clear()
+    def take_changes(self) -> Mapping[str, int]:
+        """Return the signed size of each stream with an entry since the last call."""
+        changes = {stream_id: self.streams[stream_id].signed_size() for stream_id in self._changed}
+        self._changed.clear()
+        return changes
+
+    def vouch(self, sizes: Mapping[str, int]) -> None:
+        """Note up to which line of each stream a pin of the verifier vouches for it."""
+        for stream_id, size in sizes.items():
+            claims = self.of(stream_id)
+            claims.anchored = max(claims.anchored, size)
 
     def take(self, kind: str, content: Mapping[str, Any], place: int, time_ns: int, ledger: Findings) -> None:
         """Take one entry that a note covers. `place` is the number of its line. `ledger` collects findings about it."""
@@ -115,7 +120,7 @@ class Claims:
             ledger.broken("entry", place, f"ledger line {place}: expected the id of a stream in a {kind!r} entry")
             return
         claims = self.of(stream_id)
-        self.changed.add(stream_id)
+        self._changed.add(stream_id)
         try:
             match kind:
                 case "open":

@@ -195,7 +195,7 @@ class CrossCheck:
 
     def judge_notes(self, checks: Sequence[LedgerCheck], findings: Findings) -> None:
         """Report if the store vouches for no note of the directory, since it then shows nothing about signed lines."""
-        if checks and not any(check.is_stored for check in checks):
+        if checks and not any(check.pins.is_stored for check in checks):
             what = f"no note of this ledger is in {self._store.where}, which vouches for none therefore"
             findings.unproven("store_notes", None, what)
 

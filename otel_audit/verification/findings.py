@@ -126,6 +126,10 @@ class StreamReport:
     ended: bool = False
     findings: list[Finding] = field(default_factory=list)
 
+    def lines_to(self, seq: int) -> int:
+        """Return the number of lines up to this one, without those before the first line that is there."""
+        return max(0, seq - self.first_seq + 1) if self.lines else 0
+
     def as_json(self) -> dict[str, Any]:
         """Return it as `verify --json` has it, without its findings."""
         return {
@@ -188,6 +192,16 @@ class Report:
     def exit_code(self) -> int:
         """1 for a broken trail, and for one that is not proven although there was a pin. Otherwise 0."""
         return 0 if self.verdict is Verdict.PROVEN or (self.verdict is Verdict.CONSISTENT and not self.pins) else 1
+
+    @property
+    def signed_lines(self) -> int:
+        """The number of lines that signed heads cover."""
+        return sum(stream.lines_to(stream.signed_to) for stream in self.streams)
+
+    @property
+    def vouched_lines(self) -> int:
+        """The number of signed lines that the pins vouch for."""
+        return sum(stream.lines_to(stream.anchored_to) for stream in self.streams)
 
     @property
     def all_findings(self) -> list[Finding]:

@@ -36,7 +36,7 @@ def judge_ledgers(
 
 
 def _judge_age(checks: Sequence[LedgerCheck], report: Report, findings: Findings, anchored_within_s: float) -> None:
-    newest = max((check.vouched_ns for check in checks), default=0)
+    newest = max((check.pins.vouched_ns for check in checks), default=0)
     age_s = (report.time_ns - newest) / 1e9
     if not newest:
         findings.broken("anchor", None, "nothing that you brought along vouches for a note of this ledger")

@@ -9,38 +9,24 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from otel_audit.errors import NoteMalformed, ProofInvalid, SignatureInvalid
 from otel_audit.journal.ledger.entries import Entry, Header, SignedNote, statement
 from otel_audit.journal.line import Line
 from otel_audit.signing.keys import VerifierKey, strict_base64
-from otel_audit.signing.note import Checkpoint, Note, Signature
+from otel_audit.signing.note import Signature
 from otel_audit.signing.tree import Edge
 from otel_audit.verification.anchors import AnchorWalk, Bridge
 from otel_audit.verification.chain import Chain
 from otel_audit.verification.claims import Claims
 from otel_audit.verification.findings import Findings, LedgerReport
 from otel_audit.verification.own_removal import OwnRemoval
-from otel_audit.verification.pins import Pins
+from otel_audit.verification.pins import NOTES_REMEMBERED, PinCheck, Pins, SeenNote
 
 __all__ = ["LedgerCheck"]
-
-_IDENTITY_BEHIND_NS: Final = 3600 * 10**9
-_NOTES_REMEMBERED: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A note, and its place."""
-
-    note: Note
-    checkpoint: Checkpoint
-    place: int
-    time_ns: int
 
 
 class LedgerCheck:
@@ -70,7 +56,7 @@ class LedgerCheck:
         self.claims = claims
         self.report = LedgerReport()
         self.begin_ns = 0
-        self._pins = pins
+        self.pins = PinCheck(ledger_id, pins, claims, self.findings)
         self._formers = formers or {}
         self._follows = follows
         self._keys_before = keys
@@ -84,13 +70,9 @@ class LedgerCheck:
         self._identity: VerifierKey | None = None
         self._epoch = 0
         self._next_key: VerifierKey | None = None
-        self._last: _Seen | None = None
-        self._vouched: _Seen | None = None  # the newest note with a signature line of the pinned key
-        self._notes: OrderedDict[int, _Seen] = OrderedDict()
-        self._known = "unseen" if pins.known_note is not None or pins.known_key is not None else ""
+        self._last: SeenNote | None = None
+        self._notes: OrderedDict[int, SeenNote] = OrderedDict()
         self._checked_place = 0
-        self._known_ns = 0
-        self._stored_ns = 0
         self._is_keyless = False  # the ledger begins later, and nothing shows with which key
         self.epoch_keys: list[VerifierKey] = []
 
@@ -195,7 +177,7 @@ class LedgerCheck:
                 f"the note in ledger line {place} has another root than the {checkpoint.size} lines before it: "
                 f"expected {edge.root().hex()}, got {checkpoint.root.hex()}",
             )
-        seen = _Seen(signed.note, checkpoint, place, signed.line.tail.observed_ns)
+        seen = SeenNote(signed.note, checkpoint, place, signed.line.tail.observed_ns)
         for entry in self._turn:
             self._apply(entry)
         self._turn.clear()
@@ -212,9 +194,9 @@ class LedgerCheck:
         self._last = seen
         self.report.notes += 1
         self._notes[checkpoint.size] = seen
-        if len(self._notes) > _NOTES_REMEMBERED:
+        if len(self._notes) > NOTES_REMEMBERED:
             self._notes.popitem(last=False)
-        self._look_for_pins(seen, signed.note.signatures)
+        self.pins.take(seen)
         if self._next_key is not None:
             self._check_signature(seen)
             self._key, self._next_key = self._next_key, None
@@ -285,6 +267,7 @@ class LedgerCheck:
         elif not before.is_as(told):
             self._broken("former", place, f"the ledger before this one, {origin}, is not what this one says it was")
         else:
+            self.pins.take_former(before.pins)
             self.findings.notice("former", place, f"the ledger was begun anew after {origin}: {reason}")
 
     def _take_key(self, content: Mapping[str, Any], place: int) -> None:
@@ -312,46 +295,9 @@ class LedgerCheck:
             self._broken("entry", place, f"ledger line {place}: expected a signature line of a note, got none")
             return
         if seen is not None:
-            self._look_for_pins(
-                _Seen(Note(seen.note.text, (signature,)), seen.checkpoint, seen.place, seen.time_ns), (signature,)
-            )
+            self.pins.take_later(seen, signature)
 
-    def _look_for_pins(self, seen: _Seen, signatures: Sequence[Signature]) -> None:
-        known = self._pins.known_note
-        if known is not None and known.checkpoint.origin == seen.checkpoint.origin:
-            self._compare_known(known.checkpoint, seen.checkpoint, seen.time_ns)
-        if seen.checkpoint == self._pins.stored.get(self.ledger_id):
-            self._stored_ns = seen.time_ns
-            self.claims.vouched()
-        pinned = self._pinned_identity(seen.checkpoint.origin)
-        if pinned is None or all((each.name, each.key_id) != (pinned.name, pinned.key_id) for each in signatures):
-            return
-        if self._vouched is None or seen.place >= self._vouched.place:
-            self._vouched = seen
-            self.claims.vouched()
-
-    def _compare_known(self, known: Checkpoint, seen: Checkpoint, time_ns: int) -> None:
-        if known.size != seen.size:
-            return
-        if known.root == seen.root:
-            self._known = "equal"
-            self._known_ns = time_ns
-            self.claims.vouched()
-        else:
-            self._known = "differs"
-            self._broken(
-                "known",
-                seen.size + 1,
-                f"the ledger had another root at {seen.size} lines when its note was kept: expected "
-                f"{known.root.hex()}, got {seen.root.hex()}",
-            )
-
-    def _pinned_identity(self, origin: str) -> VerifierKey | None:
-        """Return the pinned key under the name that its signatures have here, since only the key itself is pinned."""
-        identity = self._pins.identity
-        return None if identity is None else VerifierKey(origin, identity.public)
-
-    def _check_signature(self, seen: _Seen) -> None:
+    def _check_signature(self, seen: SeenNote) -> None:
         """Report a note that the key of the epoch did not sign."""
         if self._key is None or seen.place == self._checked_place:
             return
@@ -368,21 +314,9 @@ class LedgerCheck:
             )
 
     @property
-    def vouched_ns(self) -> int:
-        """The time of the newest note that a pin vouches for, or 0 if there is none."""
-        return max(self._known_ns, self._stored_ns, self._vouched.time_ns if self._vouched is not None else 0)
-
-    @property
-    def is_stored(self) -> bool:
-        """True if a store vouches for a note of this ledger."""
-        return bool(self._stored_ns)
-
-    @property
     def is_known(self) -> bool:
         """True if `--known` is about this ledger."""
-        origin = self.report.origin
-        note, key = self._pins.known_note, self._pins.known_key
-        return (note is not None and note.checkpoint.origin == origin) or (key is not None and key.name == origin)
+        return self.pins.is_known(self.report.origin)
 
     def finish(self) -> None:
         """Judge the ledger after its last line."""
@@ -408,8 +342,7 @@ class LedgerCheck:
         if not self._has_window:
             self._removal.judge()
         self._finish_report()
-        self._finish_identity()
-        self._finish_known()
+        self.pins.finish(self._last, self.chain.first_seq, self.epoch_keys, is_keyless=self._is_keyless)
 
     def _finish_report(self) -> None:
         last, report = self._last, self.report
@@ -419,69 +352,7 @@ class LedgerCheck:
         report.note_time_ns, report.epochs = last.time_ns, self._epoch
         report.vkey = str(self._key) if self._key is not None else ""
         report.identity = str(self._identity) if self._identity is not None else ""
-        report.identity_time_ns = self._vouched.time_ns if self._vouched is not None else 0
-
-    def _finish_identity(self) -> None:
-        if self._pins.identity is None:
-            return
-        seen, last = self._vouched, self._last
-        assert last is not None
-        if seen is None:
-            self._broken("identity", None, f"no note of {last.checkpoint.origin} is signed by the key of --key")
-            return
-        pinned = self._pinned_identity(seen.checkpoint.origin)
-        assert pinned is not None
-        try:
-            seen.note.verified([pinned])
-        except SignatureInvalid as error:
-            self._broken("identity", seen.place, f"the note in ledger line {seen.place}: {error}")
-            return
-        behind_ns = last.time_ns - seen.time_ns
-        if behind_ns > _IDENTITY_BEHIND_NS:
-            self.findings.unproven(
-                "identity",
-                seen.place,
-                f"the newest note that the key of --key signed is {behind_ns / 3600e9:.1f} hours behind the last one",
-            )
-
-    def _finish_known(self) -> None:
-        if self._known != "unseen":
-            return
-        known, last = self._pins.known_note, self._last
-        assert last is not None
-        if known is not None and known.checkpoint.origin == last.checkpoint.origin:
-            if known.checkpoint.size > last.checkpoint.size:
-                self._broken(
-                    "known",
-                    last.place + 1,
-                    f"the ledger is shorter than when its note was kept: it had {known.checkpoint.size} lines then, "
-                    f"and has {last.checkpoint.size} under its last note",
-                    known.checkpoint.size,
-                )
-            elif known.checkpoint.size >= self.chain.first_seq:
-                self._broken(
-                    "known",
-                    known.checkpoint.size + 1,
-                    f"the ledger has no note at {known.checkpoint.size} lines, and had one when you kept it",
-                )
-            else:
-                self._by_signer(known.note)
-        elif self._pins.known_key is not None and self._pins.known_key.name == last.checkpoint.origin:
-            if self._pins.known_key in self.epoch_keys:
-                self.claims.vouched()
-                self._known_ns = last.time_ns
-            elif self._is_keyless:
-                self.findings.unproven(
-                    "known", None, "the key of --known may be of an epoch of which the lines are not there any more"
-                )
-            else:
-                self._broken("known", None, "the key of --known is that of no epoch of this ledger")
-
-    def _by_signer(self, note: Note) -> None:
-        try:
-            note.verified(self.epoch_keys)
-        except SignatureInvalid:
-            self.findings.unproven("known", None, "the lines that --known covers are gone, and so is its key")
+        report.identity_time_ns = self.pins.identity_ns
 
     def _broken(self, kind: str, seq: int | None, message: str, last_seq: int | None = None) -> None:
         self.findings.broken(kind, seq, message, last_seq)

@@ -126,7 +126,8 @@ def verification(trail: ViewedTrail) -> Mapping[str, Any]:
         "counts": {str(weight): sum(each.weight is weight for each in found) for weight in Class},
         "streams": [each.as_json() for each in streams[:_STREAMS]],
         "more_streams": max(0, len(streams) - _STREAMS),
-        "signed": sum(each.signed_to for each in report.streams),
+        "signed": report.signed_lines,
+        "vouched": report.vouched_lines,
         "ledgers": [
             {
                 "origin": each.origin,

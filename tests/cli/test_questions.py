@@ -247,6 +247,23 @@ def test_one_file_convinces_an_auditor(answers: Answers, tmp_path: Path) -> None
     assert done.stdout.splitlines()[-1] == f"PROVEN: the key vouches for all {answers.recorded} lines"
 
 
+def test_the_key_of_each_identity_vouches_for_what_it_signed(answers: Answers) -> None:
+    """Below the new identity's key are all lines, and below the former one's those of the first two processes."""
+    for identity in ("identity.pem", "former.pem")[: 1 + (answers.streams > 1)]:
+        key = read_identity(answers.directory / identity).verifier("otel-audit/unknown_service")
+        said = asked(answers.directory, [f"otel-audit verify --json --key '{key}' || true"])
+        report = json.loads(said)
+        vouched = [each["anchored_to"] for each in report["streams"]]
+        signed = [each["signed_to"] for each in report["streams"]]
+        if identity == "identity.pem":
+            assert vouched == signed
+            continue
+        assert (report["verdict"], vouched[1:]) == ("consistent", [signed[1], 0])
+        assert "identity" in {each["kind"] for each in report["findings"]}
+        words = asked(answers.directory, [f"otel-audit verify --key '{key}' || true"]).splitlines()[0]
+        assert words.endswith(f"{sum(vouched)} of the {sum(signed)} signed lines are vouched for")
+
+
 def test_one_event_is_proven_by_the_key_of_its_time(answers: Answers) -> None:
     key = read_identity(answers.directory / "identity.pem").verifier("otel-audit/unknown_service")
     events = [json.loads(line) for line in asked(answers.directory, ["otel-audit query --json"]).splitlines()]

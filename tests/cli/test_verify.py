@@ -45,8 +45,9 @@ def test_the_first_line_is_the_verdict_and_the_exit_code_goes_with_it(forge: For
     assert (without.exit_code, pinned.exit_code, kept.exit_code) == (0, 0, 0)
     assert without.stdout.startswith("CONSISTENT: no contradiction was found in the trail in ")
     assert pinned.stdout.startswith("PROVEN: the 44 signed lines of the trail in ")
-    assert kept.stdout.startswith("PROVEN: ")
-    assert " by --known; none is changed, missing or out of place\n" in kept.stdout
+    assert " by --key; none is changed, missing or out of place\n" in pinned.stdout
+    assert kept.stdout.startswith("PROVEN: 13 of the 44 signed lines of the trail in ")
+    assert " by --known; the other 31 were signed later, and are not vouched for; none is changed," in kept.stdout
 
 
 def test_a_broken_trail_is_said_with_stream_and_line(forge: Forge) -> None:

@@ -287,13 +287,15 @@ CLASSES = {
             "ledger_rows.a_former_ledger_that_is_shorter_than_when_its_note_was_kept_is_a_finding",
         ),
     ),
-    "`--key`: no note is signed by it / the newest such note is over an hour behind the last": Row(
+    "`--key`: no note is signed by it / a later one by another identity, or its newest is over an hour behind": Row(
         (
             "attacks.a_ledger_of_another_identity_is_found_by_the_key",
+            "pins.the_key_of_a_replaced_identity_vouches_for_what_it_signed",
             "ledger_rows.a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven",
         ),
         (
             "ledger_rows.a_ledger_that_the_key_did_not_sign_is_a_finding",
+            "pins.the_key_of_a_replaced_identity_vouches_for_what_it_signed",
             "ledger_rows.a_ledger_that_the_key_signed_more_than_an_hour_ago_is_unproven",
         ),
     ),

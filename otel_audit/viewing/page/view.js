@@ -13,8 +13,8 @@
     unchecked: "Checking", unchained: "No chain",
   };
   const VERDICTS = {
-    proven: ["Proven", "The signed lines are as they were written; the key, note or store that you gave vouches for them."],
-    consistent: ["Consistent", "No contradiction was found in the trail. Nothing from outside vouches for it: start with --key or --known."],
+    proven: ["Proven", "The signed lines are as they were written."],
+    consistent: ["Consistent", "No contradiction was found in the trail."],
     broken: ["Broken", "The trail is not as it was written."],
   };
   const CLASSES = { finding: "Wrong", unproven: "Not proven", notice: "Worth knowing" };
@@ -681,7 +681,7 @@
     if (!found.verdict) return;
     const [word, sentence] = VERDICTS[found.verdict];
     const unproven = found.counts.unproven ? ` ${count(found.counts.unproven)} facts below are not proven.` : "";
-    const body = [element("p", {}, element("strong", {}, word), `. ${sentence}${unproven}${found.verdict === "broken" ? "" : ` ${count(found.signed)} lines are signed.`} Checked at `, timeElement(found.time_ns, true), ".")];
+    const body = [element("p", {}, element("strong", {}, word), `. ${sentence}${unproven}${found.verdict === "broken" ? "" : ` ${count(found.signed)} lines are signed. ${found.pins.length ? `What you gave vouches for ${count(found.vouched)} of them.` : "Nothing from outside vouches for them: start with --key or --known."}`} Checked at `, timeElement(found.time_ns, true), ".")];
     if (found.findings.length) {
       body.push(element("ul", { class: "findings" }, ...found.findings.map((each) => element(
         "li", {}, element("span", { class: each.class }, CLASSES[each.class]), shown(each.message),
