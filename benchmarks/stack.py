@@ -43,7 +43,7 @@ _MCP_FROM: Final = 0.85
 _TOOLS: Final = ("get_online_features", "list_feature_views", "search_features", "materialize")
 _SHIP: Final = Path(sys.executable).with_name("otel-audit")
 _OUTCOMES: Final = {"success": 200, "denied": 403, "error": 500}
-# What is typed into the boxes of a panel that shows nothing without it.
+# Values for the boxes of panels that show nothing without one.
 _BOXES: Final = {
     ("audit", "Who touched this target"): {"target": "o-17"},
     ("trail", "What this person did"): {"actor": "u-17"},

@@ -1,10 +1,10 @@
-"""Record who looked at a trail: `OTEL_AUDIT_ACCESS_LOG` names the trail that every look at another one is written to.
+"""Record who looked at a trail. `OTEL_AUDIT_ACCESS_LOG` names the access trail, which records every look.
 
-Before a command shows anything, an `audit.access` event says who asks and for what. It is on disk, or the command
-refuses. At the end a second one names the first as its parent, and says how much was handed out. Whoever kills the
-command in between leaves the first.
+Before a command shows anything, it writes an `audit.access` event that says who asks and for what. If the event cannot
+be written, the command refuses. At the end, a second event names the first as its parent, and says how much was shown.
+If the command is killed in between, only the first is there.
 
-The access trail is a journal as any other, always with a signed ledger. Looking at it is recorded in it too.
+The access trail is an ordinary journal, always with a signed ledger. Looks at it are recorded in it too.
 
 Source: PCI DSS 4.0.1, requirement 10.2.1.3: all access to audit logs is recorded.
 """
@@ -37,7 +37,7 @@ __all__ = ["AccessLog", "AccessUnrecorded", "Look", "login_uid", "recorded_acces
 _EVENT_TYPE: Final = "audit.access"
 _RETURNED: Final = "access.returned"
 _VARIABLE: Final = "OTEL_AUDIT_ACCESS_LOG"
-_SERVICE: Final = "otel-audit-access"  # its own, whatever service the settings around it are of
+_SERVICE: Final = "otel-audit-access"  # whichever service the settings name
 _LOGIN_UID: Final = Path("/proc/self/loginuid")
 _NO_UID: Final = 2**32 - 1  # Source: Linux, include/linux/uidgid.h: no login, as for a daemon
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,24 +45,24 @@ _ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class AccessUnrecorded(AuditError):
-    """It could not be recorded that somebody looks. Nothing was shown."""
+    """A look could not be recorded. Nothing was shown."""
 
 
 @dataclass(slots=True)
 class Look:
-    """One look at a trail. `returned`: how much was handed out so far, which the last event says."""
+    """One look at a trail. `returned` is how much was shown so far, for the last event."""
 
     returned: int = 0
 
     def add(self, count: int) -> None:
-        """Count what is handed out next. Call it before: what is shown in the moment of an interruption counts too."""
+        """Count events or rows before they are shown, so that they count even if the command is interrupted then."""
         self.returned += count
 
 
 class AccessLog:
-    """The open access trail; one that records nothing where no setting names it. As a context manager it is closed.
+    """The open access trail. It records nothing if no setting names one. As a context manager, it closes the trail.
 
-    A server opens it once, and takes a `look` for each request. From any thread.
+    A server opens it once, and calls `look` for each request. Any thread.
     """
 
     def __init__(self, logger: AuditLogger | None) -> None:
@@ -82,7 +82,7 @@ class AccessLog:
                 raise AccessUnrecorded(
                     f"who looks may have to be recorded, and the settings are wrong: {error}"
                 ) from error
-            return cls(None)  # whoever only reads needs no valid settings
+            return cls(None)  # a command that only reads needs no valid settings
         if settings.access_log is None:
             return cls(None)
         overrides = {"directory": settings.access_log, "export": "none", "durability": "fsync", "ledger": "true"}
@@ -102,9 +102,9 @@ class AccessLog:
         since_ns: int | None = None,
         until_ns: int | None = None,
     ) -> Iterator[Look]:
-        """Record a look. The block runs once that is on disk; the end is recorded however the block ends.
+        """Record a look. The block runs once its first event is on disk. The end is recorded however the block ends.
 
-        `filters` are what was asked for, as `name=word`. They are redacted as the attributes of any event.
+        `filters` are those of the question, as `name=word`. They are redacted like the attributes of any event.
 
         Raises:
             AccessUnrecorded: the block has not run.

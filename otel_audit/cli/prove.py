@@ -111,7 +111,7 @@ def _say_who_signed(made: ProofMade) -> None:
         click.echo(f"  {escaped(each)}", err=True)
     if unnamed:
         click.echo(
-            "Where only the id of a key is shown, the ledger here lacks the key: it is that of another identity, or "
-            "the lines that announced it are not there any more",
+            "If only the id of a key is shown, the ledger here does not have the key: it belongs to another identity, "
+            "or the lines that announced it are missing",
             err=True,
         )

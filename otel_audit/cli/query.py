@@ -33,7 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Utf8(click.ParamType[str]):
-    """A text in UTF-8. Python has half a surrogate for each byte of an argument that is none."""
+    """A text in UTF-8. In an argument, Python turns each byte that is not UTF-8 into half a surrogate."""
 
     name = "text"
 
@@ -48,7 +48,7 @@ class _Utf8(click.ParamType[str]):
 
 
 class _Page(click.ParamType[Place]):
-    """The place behind which an answer goes on."""
+    """The place after which an answer continues."""
 
     name = "page"
 
@@ -140,7 +140,7 @@ def query(
             and out.is_file()
             and any(out.resolve().is_relative_to(Path(each).resolve()) for each in places)
         ):
-            raise click.UsageError(f"expected a FILE outside of the trail, got {escaped(str(out))}; name another", ctx)
+            raise click.UsageError(f"expected a FILE outside of the trail, got {escaped(str(out))}; give another", ctx)
         look = stack.enter_context(recorded_access("query", places, asked, since_ns=since_ns, until_ns=until_ns))
         stores = [stack.enter_context(opened_source(ctx, source)) for source in sources or (None,)]
         with progress_bar("reading", lambda: None) as passed:

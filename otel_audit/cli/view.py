@@ -52,7 +52,7 @@ def view(
 ) -> None:
     """Look at a trail in a browser: what happened, who did it, and whether it is proven.
 
-    SOURCE is as for `otel-audit query`. The page is served on this machine only, and only to users of its URL. It
+    SOURCE is as for `otel-audit query`. The page is served on this machine only, and only to those who have its URL. It
     loads nothing from elsewhere and changes nothing. Ctrl-C ends it.
     """
     pins = Pins(

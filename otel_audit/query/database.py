@@ -1,8 +1,8 @@
-"""A trail before DuckDB: the view `events`, and answers to questions about it, in bounded memory.
+"""Query a trail in DuckDB through the view `events`, in bounded memory.
 
-DuckDB reads the files that hold the trail and nothing else: no other file, no network, no extension, no variable of
-this process. It is told so before the first question, and cannot be told otherwise afterwards. Only a single SELECT is
-taken as a question, so none can write.
+DuckDB can read the files of the trail and nothing else: no other file, no network, no extension, no variable of this
+process. This is set before the first question, and cannot be changed afterwards. A question must be a single SELECT,
+so it cannot write.
 
 Source: DuckDB documentation, "Securing DuckDB": `enable_external_access`, `allowed_paths`, `lock_configuration`.
 """
@@ -48,31 +48,31 @@ if TYPE_CHECKING:
 __all__ = ["Found", "QueryFailed", "QueryUnanswered", "TrailDatabase"]
 
 _MEMORY: Final = "1GB"  # what does not fit goes to the temporary directory
-_ROW_GROUP: Final = 20_480  # what a writer of Parquet holds
+_ROW_GROUP: Final = 20_480  # rows that a writer of Parquet holds in memory
 _ROWS: Final = 1000  # fetched at a time
 _ORDER: Final = "ORDER BY time_ns DESC, stream_id DESC, seq DESC"
 _ORDER_BY_TIME: Final = "ORDER BY time_ns DESC"
-_PAGE_MAX: Final = 10_000  # the longest answer that is looked for in the newest part of the trail first
-_SORTED_MAX_BYTES: Final = 700 << 20  # of lines, which DuckDB sorts in its memory, but not much more
+_PAGE_MAX: Final = 10_000  # the longest answer for which the newest part of the trail is searched first
+_SORTED_MAX_BYTES: Final = 700 << 20  # of lines; DuckDB can sort these in its memory, but not many more
 _SLICE_BYTES: Final = 128 << 20  # of them on average, since some times have more
 _LINE_BYTES: Final = 700  # of packed lines, whose bytes are not counted
 _EVERYTHING: Final = Sought()
-_FIRST_TRY: Final = 20  # lines for each event that is asked for
-_TRIES: Final = 2  # the second with a part that is as large as the first makes expect
+_FIRST_TRY: Final = 20  # lines for each requested event
+_TRIES: Final = 2  # the second with a part whose size follows from the result of the first
 
 _Told = Callable[[int], None]
 
 
 def _untold(size_bytes: int) -> None:
-    """Tell nobody how far the reading is."""
+    """Report no progress."""
 
 
 class QueryUnanswered(AuditError):
-    """A question cannot be answered: DuckDB is missing, or refuses it."""
+    """A question cannot be answered: DuckDB refuses it, or `QueryFailed` says why it failed."""
 
 
 class QueryFailed(QueryUnanswered):
-    """A question was begun and could not be answered: no room or no memory is left, or a file cannot be read."""
+    """The question is not at fault: DuckDB is missing, disk or memory is full, or a file cannot be read."""
 
 
 class Found(NamedTuple):
@@ -83,10 +83,10 @@ class Found(NamedTuple):
 
 
 class TrailDatabase:
-    """The events of some stores. One thread; to be closed, since a copy of some lines may be in a temporary file.
+    """The events of some stores. For one thread. Close it, since copies of lines may be in temporary files.
 
-    `out` is the one file, or the one directory, that may be written. `gathered` says what of the stores is no event.
-    With `asked`, log stores are asked for no more than those filters find, so no question may go beyond them. `passed`
+    `out` is the only file or directory that may be written. `gathered` counts what the stores hold besides events. With
+    `asked`, log stores are asked only for events that match these filters, so no question may go beyond them. `passed`
     is called with the bytes of each line that is copied while the stores are read.
 
     Raises:
@@ -122,7 +122,7 @@ class TrailDatabase:
             raise
 
     def find(self, filters: Filters, limit: int | None = None) -> Iterator[Found]:
-        """Yield the events that all filters find, the newest first.
+        """Yield the events that match all filters, the newest first.
 
         Raises:
             QueryUnanswered: DuckDB cannot answer.
@@ -139,7 +139,7 @@ class TrailDatabase:
                 return
 
     def _slices(self, filters: Filters, limit: int | None) -> Iterator[Filters]:
-        """Yield filters that find the same one after the other, each so little that it can be sorted in memory."""
+        """Yield filters that together find the same events, the newest first, each few enough to sort in memory."""
         is_short = limit is not None and limit <= _PAGE_MAX
         if is_short or self._trail.size_bytes <= _SORTED_MAX_BYTES or self._has_differing_copies():
             yield filters
@@ -162,7 +162,7 @@ class TrailDatabase:
         return min(firsts, default=0), max((span.last_ns for span in spans if span.last_ns is not None), default=0)
 
     def _keep_spool(self) -> None:
-        """Keep the lines of the spool in a table, of which a question about a time reads no more than it has to."""
+        """Keep the lines of the spool in a table, so that a question about a time reads no more than it needs."""
         if self._trail.spool not in (None, SPOOL_TABLE) and not self._has_differing_copies():
             lines = events_sql(Lines(spool=self._trail.spool).sql(), few=True)
             self._execute(f"CREATE TEMP TABLE {SPOOL_TABLE} AS SELECT line, service, time_ns FROM ({lines})")
@@ -174,16 +174,16 @@ class TrailDatabase:
         return self._rows(f"{self._once(question)} {_ORDER}{_limit(limit)}", values)
 
     def select(self, filters: Filters, limit: int | None = None) -> tuple[str, list[object]]:
-        """Return the question of `find` with all columns, and the values of its parameters."""
+        """Return the question of `find` for all columns, and the values of its parameters."""
         condition, values = filters.where()
         found = self._once(
             f"SELECT line, service, time_ns, stream_id, seq FROM ({self._events_like(filters)}) WHERE {condition}"
         )
-        # The columns of the lines that were found: to sort all columns of all lines takes many times as long.
+        # Extract the columns of the matching lines only: sorting all columns of all lines takes many times as long.
         return events_sql(f"SELECT line, service FROM ({found}) {_ORDER}{_limit(limit)}"), values
 
     def limited(self, question: str, limit: int) -> str:
-        """Return a question for the first rows of its answer.
+        """Return the question with its answer limited to the first rows.
 
         Raises:
             QueryUnanswered: it is not one SELECT.
@@ -213,7 +213,7 @@ class TrailDatabase:
             yield row
 
     def keep(self, question: str, values: Sequence[object] = ()) -> None:
-        """Keep an answer as the table `kept`, instead of an earlier one, for several questions about it.
+        """Store an answer in the table `kept`, in place of an earlier one, for several questions about it.
 
         Raises:
             QueryUnanswered: it is not one SELECT, or DuckDB refuses it.
@@ -221,11 +221,11 @@ class TrailDatabase:
         self._execute(f"CREATE OR REPLACE TEMP TABLE kept AS (\n{self._single_select(question)}\n)", values)
 
     def write_parquet(self, question: str, values: Sequence[object] = ()) -> int:
-        """Write an answer to the file `out`; return how many rows it has. The file takes its place when it is whole.
+        """Write an answer to the file `out`, which is replaced once the answer is complete. Return its number of rows.
 
         Raises:
-            QueryUnanswered: it is not one SELECT, or DuckDB refuses it; `out` is as it was.
-            OSError: the file cannot take its place; `out` is as it was.
+            QueryUnanswered: it is not one SELECT, or DuckDB refuses it; `out` is unchanged.
+            OSError: the file cannot be replaced; `out` is unchanged.
         """
         sql = self._single_select(question)
         out, unfinished = Path(str(self._out)), Path(f"{self._out}.unfinished")
@@ -245,9 +245,9 @@ class TrailDatabase:
         return int(written[0][0])
 
     def days(self) -> Sequence[tuple[str, str, int, int]]:
-        """Return service, day, lines and their bytes for each service and day, the oldest day first.
+        """Return service, day, number of lines and their bytes for each service and day, the oldest day first.
 
-        What is not read where it lies is kept in a table on the way, so that `write_day` reads each line about once.
+        Lines that are not read in place are kept in a table, so that `write_day` reads each line about once.
         """
         self._keep_spool()
         question = f"SELECT {_ITS} AS its, {_DAY} AS day, line, stream_id, seq FROM ({self._events_like(Filters())})"
@@ -256,9 +256,9 @@ class TrailDatabase:
         )
 
     def write_day(self, service: str, day: str, packed: Sequence[Path], target: Path, part: int, parts: int) -> int:
-        """Write a part of the events of a service on a day, but for those in packed files; return their number.
+        """Write part of a service's events of one day, except those in packed files. Return their number.
 
-        They are sorted by time. Each part is as long as the others, and the first one is number 0.
+        They are sorted by time. All parts of a day are equally long, and the first is number 0.
 
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no room.
@@ -294,16 +294,16 @@ class TrailDatabase:
             config={
                 "autoinstall_known_extensions": "false",
                 "autoload_known_extensions": "false",
-                "python_enable_replacements": "false",  # or SQL could name a variable of this process
+                "python_enable_replacements": "false",  # otherwise SQL could name a variable of this process
                 "temp_directory": self._temporary.name,
                 "memory_limit": memory,
             },
         )
-        connection.execute("SET enable_progress_bar_print = false")  # into the answer, after some seconds
+        connection.execute("SET enable_progress_bar_print = false")  # the bar would be printed into the answer
         return connection
 
     def _load(self, stores: Sequence[Store], sought: Sought = _EVERYTHING, passed: _Told = _untold) -> None:
-        """Make the view `events`, and allow nothing but it from then on."""
+        """Create the view `events`, and then let DuckDB read nothing else."""
         path = Path(self._temporary.name) / "lines.jsonl"
         segments: list[Segment] = []
         packed: list[str] = []
@@ -360,19 +360,19 @@ class TrailDatabase:
             ) from error
 
     def _make_views(self) -> None:
-        """Make `events`, and `sought`, which is the same and faster where few columns are looked at."""
+        """Create `events`, and `sought`, which has the same rows and is faster for a question about few columns."""
         for name, few in (("events", False), ("sought", True)):
             self._execute(f"CREATE VIEW {name} AS {self._once(self._trail.events(few=few), COLUMN_NAMES)}")
 
     def _once(self, question: str, columns: str = "*") -> str:
-        """Return a question whose answer has each event once. It gives the stream, the number and the line of each."""
+        """Return a question with each event once. The given one must return the stream, number and line of each."""
         if not self._trail.has_copies:
             return question
         copies = "row_number() OVER (PARTITION BY stream_id, seq ORDER BY line)"
         return f"SELECT {columns} FROM ({question}) QUALIFY {copies} = 1"
 
     def _events_like(self, filters: Filters) -> str:
-        """Return the query for the events among which are all that the filters find."""
+        """Return a query whose events include all that match the filters."""
         if self._trail.is_indexed or self._has_differing_copies():
             return "SELECT * FROM sought"
         services = filters.words.get("service", ())
@@ -385,7 +385,7 @@ class TrailDatabase:
         )
 
     def _newest_with(self, filters: Filters, limit: int | None) -> int | None:
-        """Return a time from which on there are as many events as are asked for; None if there are fewer."""
+        """Return a time from which there are as many events as requested, or None if there are fewer."""
         if limit is None or limit > _PAGE_MAX or self._has_differing_copies():
             return None
         wanted = _FIRST_TRY * limit
@@ -399,11 +399,11 @@ class TrailDatabase:
             if not found:
                 break
             wanted = 2 * lines * limit // found
-        # In packed files the times are a column of their own, which tells whose lines have to be unpacked.
+        # In packed files the times are a separate column, which shows which lines have to be unpacked.
         return self._first_of(filters, limit)[1] if self._trail.is_packed else None
 
     def _first_of(self, filters: Filters, limit: int) -> tuple[int, int | None]:
-        """Return the number of events that are found, at most `limit`, and the time of the first, if all have one."""
+        """Return the number of matching events, at most `limit`, and the time of the first if all have a time."""
         condition, values = filters.where()
         question = f"SELECT time_ns, stream_id, seq, line FROM ({self._events_like(filters)}) WHERE {condition}"
         times = f"SELECT time_ns FROM ({self._once(question)}) {_ORDER_BY_TIME}{_limit(limit)}"
@@ -413,9 +413,9 @@ class TrailDatabase:
         return found, first_ns if found == with_time else None
 
     def _has_differing_copies(self) -> bool:
-        """Return True if two lines differ that have the same stream and number.
+        """Return True if two lines with the same stream and number differ.
 
-        Then it must be known of all lines which of the two is the event, before any is left out.
+        Then all lines must be read to decide which copy is the event, before any is left out.
         """
         if self._trail.has_differing is None:
             lines = self._trail.events(few=True)
@@ -434,9 +434,9 @@ class TrailDatabase:
         self._execute("SET lock_configuration = true")
 
     def _single_select(self, question: str) -> str:
-        """Return a question without what ends it."""
+        """Return a question without its final semicolon."""
         try:
-            question.encode()  # half a surrogate stands for a byte that is no UTF-8
+            question.encode()  # half a surrogate stands for a byte that is not UTF-8
             statements = self._connection.extract_statements(question)
         except UnicodeEncodeError as error:
             raise QueryUnanswered("expected a question in UTF-8, got other bytes; ask in UTF-8") from error

@@ -103,7 +103,7 @@ class Filters:
 
     @classmethod
     def of_day(cls, day: str, part: int = 0, parts: int = 1) -> Self:
-        """Return what finds a part of a day, UTC. Each part is as long as the others."""
+        """Return the filters for one part of a day, in UTC. All parts of a day are equally long."""
         if day == UNDATED:
             return cls(undated=True)
         begin = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000

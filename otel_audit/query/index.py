@@ -1,7 +1,7 @@
-"""A trail for many questions: its events are copied once into a table on disk, where each question takes milliseconds.
+"""Copy the events of a trail once into a table on disk, where each question takes milliseconds.
 
-The table lies in a directory for temporary files that only its owner can read, and is removed at the end. It is about
-half as large as the trail.
+The table is in a temporary directory that only its owner can read, and is removed at the end. It is about half as large
+as the trail.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VALID: Final = "SELECT line, service FROM (SELECT unnest(?::VARCHAR[]) AS line,
 class TrailIndex(TrailDatabase):
     """The events of a trail in a table. It is empty until `fill` returns, and grows with `add`.
 
-    One thread fills it and adds to it. Others ask through `reader`, and may call `share` and `stop`.
+    One thread calls `fill` and `add`. Other threads query it through `reader`, and may call `share` and `stop`.
 
     Raises:
         QueryFailed: DuckDB is not installed.
@@ -37,7 +37,7 @@ class TrailIndex(TrailDatabase):
         self._is_copying = False
         self._share = 0.0
         self._begin(None, _FILE, _MEMORY)
-        # Without it `share` would be told nothing; nothing is printed all the same.
+        # Without the bar, DuckDB would report no progress to `share`. It is never printed.
         for setting in ("enable_progress_bar = true", "enable_progress_bar_print = false"):
             self._execute(f"SET {setting}")
 
@@ -58,7 +58,7 @@ class TrailIndex(TrailDatabase):
         self._held.close()
 
     def add(self, lines: Sequence[tuple[bytes, str]]) -> int:
-        """Add lines, each with the service that wrote it; return how many. The others are no JSON, and are counted.
+        """Add lines, each with the service that wrote it. Return their number, without those that are not JSON.
 
         Raises:
             QueryUnanswered: there is no room for them.
@@ -79,7 +79,7 @@ class TrailIndex(TrailDatabase):
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Self]:
-        """Give the trail to another thread, for some questions."""
+        """Inside the block, give another thread access to the trail for some questions."""
         other = copy(self)
         other._connection = self._connection.cursor()
         try:
@@ -88,15 +88,15 @@ class TrailIndex(TrailDatabase):
             other._connection.close()
 
     def share(self) -> float:
-        """Return which share of `fill` is done, from 0 to 1. It never falls."""
+        """Return the completed share of `fill`, from 0 to 1. It never falls."""
         with contextlib.suppress(self._duckdb.Error, AttributeError):
-            percent = max(0.0, float(self._connection.query_progress()))  # below 0 where nothing is under way
+            percent = max(0.0, float(self._connection.query_progress()))  # below 0 if no query is running
             done = _LOADING + (1 - _LOADING) * percent / 100 if self._is_copying else _LOADING * percent / 100
             self._share = max(self._share, done)
         return self._share
 
     def stop(self) -> None:
-        """Break off what is under way: it raises `QueryUnanswered`."""
+        """Stop the running query, which raises `QueryUnanswered`."""
         with contextlib.suppress(self._duckdb.Error):
             self._connection.interrupt()
 

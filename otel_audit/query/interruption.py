@@ -1,4 +1,4 @@
-"""Let Ctrl-C break off a question: Python handles no signal while DuckDB works, so the main thread only waits."""
+"""Let Ctrl-C end a question. Python handles no signal while DuckDB works, so another thread runs the question."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ T = TypeVar("T")
 
 
 class Interruption:
-    """Runs what `stop` can break off. To be closed."""
+    """Run calls that `stop` can end. Close it afterwards."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
         self._stop = stop
         self._worker = ThreadPoolExecutor(1, "otel-audit-query")
 
     def run(self, ask: Callable[[], T]) -> T:
-        """Return what `ask` returns. In the main thread, Ctrl-C breaks it off, and is raised once it has ended."""
+        """Return the result of `ask`. In the main thread, Ctrl-C ends `ask`, and is raised once that has ended."""
         if threading.current_thread() is not threading.main_thread():
             return ask()
         asked = self._worker.submit(ask)
         try:
             return asked.result()
         except KeyboardInterrupt:
-            while not asked.done():  # it may not have begun when it is told to stop
+            while not asked.done():  # again, since it may not have begun at the first call
                 self._stop()
                 wait([asked], _AGAIN_S)
             raise

@@ -1,9 +1,9 @@
-"""Pack a trail into Parquet: a folder for each service, and in it files for each day, sorted by time.
+"""Pack a trail into Parquet: a folder for each service, with files for each day, sorted by time.
 
     DIRECTORY/shop/2026-11-29.0001.parquet
 
-A run adds what is missing, in files of its own. It changes and removes nothing, neither in the trail nor in the files
-of earlier runs, so it can be repeated at any time. After a kill the next run continues.
+Each run adds the missing lines in files of its own. It changes and removes nothing, neither in the trail nor in the
+files of earlier runs, so it can be repeated at any time. If a run is killed, the next one continues.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from otel_audit.query.database import TrailDatabase
 __all__ = ["Day", "Packing"]
 
 _NO_SERVICE: Final = "-"
-_FILE_BYTES: Final = 512 << 20  # of lines; what is sorted at once has to fit into memory
+_FILE_BYTES: Final = 512 << 20  # of lines, which are sorted at once and have to fit into memory
 _UNFINISHED: Final = ".unfinished"
 
 
@@ -34,7 +34,7 @@ class Day(NamedTuple):
 
 
 class Packing:
-    """Writes the events of a trail to a directory. One run at a time; the database may write to the directory."""
+    """Write the events of a trail to a directory. One run at a time; the database must be allowed to write there."""
 
     def __init__(self, database: TrailDatabase, directory: Path) -> None:
         self._database = database
@@ -43,7 +43,7 @@ class Packing:
     def days(self) -> Sequence[Day]:
         """Return every day of the trail, the oldest first, including those that were packed before.
 
-        What a killed run left unfinished is removed.
+        Unfinished files of a killed run are removed.
         """
         for left in self._directory.glob(f"*/*.parquet{_UNFINISHED}"):
             left.unlink()
@@ -83,7 +83,7 @@ class Packing:
 
 def _folder_of(service: str) -> str:
     name = quote(service, safe=" ") or _NO_SERVICE
-    return name.replace(".", "%2E") if name in (".", "..") else name  # those two would lead elsewhere
+    return name.replace(".", "%2E") if name in (".", "..") else name  # these two would be other directories
 
 
 def _number_behind(packed: Sequence[Path]) -> int:

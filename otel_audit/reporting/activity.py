@@ -1,6 +1,6 @@
-"""What happened in a period: events by type, day and actor, denials, failed logins, new actors, and what covers it.
+"""Summarise a period: events by type, day and actor, denials, failed logins, new actors, and the coverage.
 
-Each table is a question to DuckDB. It has a bounded number of rows, and says how many there would be.
+Each table is the answer to a question to DuckDB. It has a bounded number of rows, and the number of all of them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from otel_audit.query.filters import Filters
 __all__ = ["PRIVILEGED", "SILENCE_S", "Activity", "Table", "activity_in"]
 
 PRIVILEGED: Final = "privileged"
-"""The tag of the events that a report lists. Rules of the policy give it."""
+"""The tag of the events that a report lists as privileged. Policy rules add it."""
 SILENCE_S: Final = 3600  # shorter times without an event are not listed
 
-# As `audit.actor.id` has it: the id identifies, and the name only where there is none.
+# As in `audit.actor.id`: the id identifies an actor, or the name if there is no id.
 _ACTOR: Final = "coalesce(nullif(actor_id, ''), nullif(actor_name, ''))"
 _ISSUER: Final = "nullif(actor_issuer, '')"
 _LOST: Final = (
@@ -68,28 +68,28 @@ _BY_RESULT: Final = ", ".join(f"count(*) FILTER (result = '{each}') AS \"{each}\
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The first rows of an answer. `total`: how many it has in all."""
+    """The first rows of an answer. `total` is the number of all rows."""
 
     rows: Sequence[Mapping[str, Any]]
     total: int
 
     @property
     def more(self) -> int:
-        """How many rows are left out."""
+        """The number of rows that are left out."""
         return self.total - len(self.rows)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as `report --json` has it."""
+        """Return the table in the form of `report --json`."""
         return {"rows": list(self.rows), "more": self.more}
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What the events of a period say. Times are in nanoseconds since 1970.
+    """The facts of a period, from its events. Times are in nanoseconds since 1970.
 
-    `begins_ns`: the first event that the trail still has, of any time; None if it has none. `new_actors` is None where
-    nothing precedes the period, so that nobody can be called new. `services`, `streams`, `gaps` and `silences` are
-    about all actors.
+    `begins_ns` is the time of the first event that the trail still has, even before the period, or None if there is
+    none. `new_actors` is None if no event precedes the period, so that nobody can be called new. `services`, `streams`,
+    `gaps` and `silences` cover all actors.
     """
 
     totals: Mapping[str, int]
@@ -107,13 +107,13 @@ class Activity:
     silences: Table
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as `report --json` has it."""
+        """Return the facts in the form of `report --json`."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value.as_json() if isinstance(value, Table) else value for name, value in values.items()}
 
 
 def activity_in(database: TrailDatabase, asked: Filters, *, rows_max: int) -> Activity:
-    """Return what happened in the time, and by the actors and services, that are asked for.
+    """Return the facts of the period, for the actors and services in the filters.
 
     Raises:
         QueryUnanswered: DuckDB cannot answer.
@@ -122,13 +122,13 @@ def activity_in(database: TrailDatabase, asked: Filters, *, rows_max: int) -> Ac
 
 
 class _Questions:
-    """The questions of one report. Those about the period are asked of a table that is made once."""
+    """The questions of one report. Questions about the period use a table that is made once."""
 
     def __init__(self, database: TrailDatabase, asked: Filters, rows_max: int) -> None:
         self._database = database
         self._asked = asked
         self._rows_max = rows_max
-        # Time is covered by what anybody did: an actor who was silent tells of no hole.
+        # Events of any actor cover a time: a silent actor does not mean that events are missing.
         self._of_all = replace(asked, words={name: each for name, each in asked.words.items() if name == "service"})
 
     def answered(self) -> Activity:
@@ -186,7 +186,7 @@ class _Questions:
         return begins.get("begins_ns")
 
     def _days(self) -> Table:
-        """Return the last days with an event, in their order."""
+        """Return the last days with an event, the oldest first."""
         days = self._table(f"day, count(*) AS events, {_BY_RESULT}", "day DESC")
         return Table(days.rows[::-1], days.total)
 
@@ -222,7 +222,7 @@ class _Questions:
         )
 
     def _silences(self) -> Table:
-        """Return the longest times between two events of a service, from the beginning to the end of the period."""
+        """Return the longest times between two events of a service, including the edges of the period."""
         now_ns = time.time_ns()
         since_ns, until_ns = self._asked.since_ns, self._asked.until_ns
         edges_ns = [min(now_ns, until_ns) if until_ns is not None else now_ns]

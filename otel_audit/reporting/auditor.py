@@ -1,4 +1,4 @@
-"""The README in a file of evidence: plain English, for somebody who knows neither the product nor its formats."""
+"""The README in an evidence file, in plain English for a reader who knows neither the product nor its formats."""
 
 from __future__ import annotations
 

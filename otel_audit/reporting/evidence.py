@@ -1,11 +1,11 @@
-"""Write one file for an auditor: the events that were asked for, and what it takes to check them without trusting us.
+"""Write one file for an auditor: the requested events, and everything needed to check them without trusting us.
 
-It is a ZIP file. The events are in it line by line, as the journal has them, with the whole ledger, whose signed roots
-cover them, and with proofs that tie the lines to it. The strangers' verifiers of `verifiers/` are in it too, and a
-README in plain English. The same question to the same trail gives the same bytes.
+It is a ZIP file. It holds the events as lines of the journal, the whole ledger, whose signed roots cover them, and
+proofs that tie the lines to it. It also holds the independent verifiers of `verifiers/`, and a README in plain English.
+The same question to the same trail gives the same bytes.
 
-A proof of one line shows every line that it is chained to. So each run of lines without a hole gets a proof of its last
-line, and each event that was named gets one of its own.
+A proof of one line also proves all lines before it in the chain. So each unbroken run of lines gets a proof of its last
+line, and each named event gets a proof of its own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ sys.exit(main(HERE))
 
 @dataclass(slots=True)
 class EvidenceMade:
-    """What is in a file of evidence. `unproven`: the ranges of lines that got no proof, and why."""
+    """The contents of an evidence file. `unproven` has the ranges of lines without a proof, and the reasons."""
 
     lines: int = 0
     events: int = 0
@@ -79,9 +79,9 @@ class EvidenceMade:
 
 
 class Evidence:
-    """The evidence for one report. `scratch` is a directory for files on their way, and holds the Parquet file.
+    """The evidence for one report. `scratch` is a directory for files that go into the ZIP file.
 
-    The database must be one that may write to `scratch / EVENTS_PARQUET`.
+    The database must be allowed to write to `scratch / EVENTS_PARQUET`.
     """
 
     def __init__(self, store: Store, database: TrailDatabase, asked: Filters, scratch: Path) -> None:
@@ -93,14 +93,14 @@ class Evidence:
         self._trail = lines_in(store)
 
     def gather(self, event_ids: Sequence[str], passed: Callable[[int], None] = lambda size: None) -> EvidenceMade:
-        """Write all that comes from the trail to the scratch directory, and return what it is.
+        """Write everything that comes from the trail to the scratch directory, and return its contents.
 
         `passed` is called with the bytes of each line and of each proof.
 
         Raises:
-            ProofUnavailable: an event that was named cannot be proven.
+            ProofUnavailable: a named event cannot be proven.
             QueryUnanswered: DuckDB cannot answer.
-            OSError: the trail cannot be read, or there is no room.
+            OSError: the trail cannot be read, or the disk is full.
         """
         self._write_events(passed)
         self._database.write_parquet(*self._database.select(self._asked))
@@ -136,10 +136,10 @@ class Evidence:
                     shutil.copyfileobj(source, target_, _CHUNK_BYTES)
 
     def _write_events(self, passed: Callable[[int], None]) -> None:
-        """Write the lines that were asked for, by stream and number, with the headers that say who wrote them."""
+        """Write the requested lines, by stream and number, with the headers that name their writers."""
         condition, values = self._asked.where()
         of_stream = f"stream_id IN (SELECT stream_id FROM sought WHERE {condition})"
-        # Those of the period, so that the lines of two segments stay chained; and the first one of each stream.
+        # The headers of the period, so that the lines of two segments stay chained, and the first one of each stream.
         in_period, times = Filters(
             {"type": ("audit.segment",)}, since_ns=self._asked.since_ns, until_ns=self._asked.until_ns
         ).where()
@@ -197,7 +197,7 @@ class Evidence:
                 yield Line(line.encode(), int(seq))
 
     def _write_proofs(self, event_ids: Sequence[str], passed: Callable[[int], None]) -> None:
-        """Prove each event that was named, and then the last line of each run, as far as that is possible."""
+        """Prove each named event, and then the last line of each run if possible."""
         (self._scratch / "proofs").mkdir()
         for event_id in event_ids:
             places = self._trail.places(event_id)
@@ -213,7 +213,7 @@ class Evidence:
                     passed(self._write_proof(place, made))
 
     def _write_proof(self, place: Place, made: ProofMade) -> int:
-        """Write a proof that is not there yet. Return its size in bytes."""
+        """Write a proof unless it exists. Return its size in bytes, or 0."""
         stream_id, seq = place.stream_id, place.line.seq
         name = f"proofs/{stream_id}.{seq}.tlog-proof"
         if (self._scratch / name).exists():
@@ -250,7 +250,7 @@ class Evidence:
 
 
 def _verifiers() -> Path:
-    """Return the folder of the strangers' verifiers: in the package that was installed, or in the checkout."""
+    """Return the folder of the independent verifiers, in the installed package or in the checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "verifiers"
     return installed if installed.is_dir() else package.parent / "verifiers"

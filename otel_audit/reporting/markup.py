@@ -1,7 +1,7 @@
-"""Elements of HTML in which every text is escaped.
+"""Make HTML elements in which every text is escaped.
 
-A text comes into a page in one way only, as a child or an attribute of `element`, which escapes it. Whatever else
-stands in a page was made by `element`: a `Markup`.
+A text can enter a page only as a child or an attribute of `element`, which escapes it. Everything else in a page is a
+`Markup`, which `element` has made.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ Row = Mapping[str, Any]
 
 
 def page_of(report: TrailReport, *, rows_max: int) -> str:
-    """Return the page. Of the facts of the verification it has `rows_max` a table, as the report has of its rows."""
+    """Return the page. Tables about the verification have at most `rows_max` rows, like the other tables."""
     activity, verification = report.activity, report.verification
     title = f"Audit report: {_short(report.source)}"
     return document(
@@ -369,7 +369,7 @@ def _moment(title: str, key: str) -> _Column:
 
 
 def _table(caption: str, table: Table, *columns: _Column, left_out: str = "rows") -> Markup:
-    """Return a table that scrolls by itself where it is too wide, also by keyboard. The first column names the row."""
+    """Return a table with its own scroll bar if it is too wide, also by keyboard. The first column names the row."""
     if not table.rows:
         return joined(element("h3", caption), element("p", "None.", class_="quiet"))
     head = (
@@ -406,7 +406,7 @@ def _paragraph(*children: str, **attributes: str) -> Markup:
 
 
 def _who(row: Row) -> str:
-    """Return the name of an actor, and the id and its issuer where there is an id: a name may be anybody's."""
+    """Return the name of an actor, followed by the id and its issuer if there is an id, since names are not unique."""
     actor, name, issuer = row["actor"], row["name"], row["issuer"]
     if actor is None:
         return element("em", "anonymous")
@@ -419,7 +419,7 @@ def _weight(row: Row) -> Markup:
 
 
 def _bar(day: Row, most: int) -> Markup:
-    """Draw the events of a day by their results. Its attributes are none of style, which the page's policy refuses."""
+    """Draw the events of a day by their results, without style attributes, which the page's policy refuses."""
     at, parts = 0.0, []
     for result in Outcome:
         width = 100 * day[result] / most if most else 0

@@ -1,4 +1,4 @@
-"""A report on a trail: what happened in a period, and what a verification of the whole trail has shown."""
+"""A report on a trail: the facts of a period, and the result of verifying the whole trail."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LIMITS: Final = (
     f"Times of less than {SILENCE_S // 60} minutes without an event are not listed as silent.",
     f"Privileged are the events that a rule of the policy gave the tag {PRIVILEGED}, when they were recorded.",
 )
-"""What a reader must know of every report."""
+"""Notes for the reader of any report."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrailReport:
-    """All that a report says.
+    """The contents of a report.
 
     `conclusion` is the verdict of the verification in a sentence. `verification` is None for a log of events, which has
     no chain that could be verified.
@@ -43,11 +43,11 @@ class TrailReport:
 
     @property
     def exit_code(self) -> int:
-        """That of the verification: 1 for a broken trail, and for one that a pin does not prove."""
+        """The exit code of the verification: 1 if the trail is broken, or if a pin does not prove it."""
         return self.verification.exit_code if self.verification is not None else 0
 
     def as_json(self) -> Mapping[str, Any]:
-        """Return it as `report --json` prints it."""
+        """Return the report in the form of `report --json`."""
         return {
             "source": self.source,
             "made_ns": self.made_ns,

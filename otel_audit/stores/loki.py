@@ -78,7 +78,7 @@ class LokiStore(SortingStore):
         return (_stored(entry) for entry in self._entries(Sought()))
 
     def search(self, sought: Sought) -> Iterator[tuple[Stored, str]]:
-        """Yield what is sought, each with the service of its writer."""
+        """Yield the results of a query, each with the service of its writer."""
         return ((_stored(entry), entry.labels.get(_SERVICE, "")) for entry in self._entries(sought))
 
     def _entries(self, sought: Sought) -> Iterator[_Entry]:
@@ -115,9 +115,9 @@ class LokiStore(SortingStore):
         self._endpoint.close()
 
     def _has_streams(self, begin_ns: int, end_ns: int) -> bool:
-        """Return False if Loki has nothing of a time. To ask its index takes a seventh of what a query takes."""
+        """Return False if Loki has nothing in a time range. Asking its index takes a seventh of the time of a query."""
         if "|" in self._selector or end_ns - begin_ns <= _DAY_NS:
-            return True  # the index knows no whole query, and for a short time there is nothing to save
+            return True  # the index takes only a selector, and for a short range there is nothing to save
         answer = self._endpoint.get(_SERIES, {"match[]": self._selector, "start": str(begin_ns), "end": str(end_ns)})
         try:
             found = json.loads(answer)
@@ -128,7 +128,7 @@ class LokiStore(SortingStore):
             ) from error
 
     def _moment(self, query: str, time_ns: int, numbers: tuple[int, int]) -> Iterator[_Entry]:
-        """Yield the lines of one time whose sequence numbers lie in `numbers`, the end excluded."""
+        """Yield the lines of one time whose sequence numbers are in `numbers`, the end excluded."""
         first, end = numbers
         numbered = f"{query} | {_NUMBER}>={first} | {_NUMBER}<{end}"
         page = self._page(numbered, time_ns, time_ns + 1)
@@ -145,10 +145,10 @@ class LokiStore(SortingStore):
             yield from self._moment(query, time_ns, (middle, end))
 
     def _page(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
-        """Return the entries of a time, up to a page of them.
+        """Return the entries in a time range, up to a page of them.
 
-        The body of nearly every record is its journal line, and says all. To leave out the attributes of each, which
-        are more than twice as much, makes Loki answer four times as fast. They are asked for where a body is no line.
+        The body of nearly every record is its journal line, which has everything. Without the attributes, which are
+        more than twice as much, Loki answers four times as fast. They are fetched only if a body is not a line.
         """
         entries = self._answered(f"{query}{_WITHOUT_ATTRIBUTES}", begin_ns, end_ns)
         if all(stream_and_seq(entry.body.encode("utf-8", "surrogatepass")) is not None for entry in entries):

@@ -86,10 +86,10 @@ Stored = tuple[str, Line] | Remains | ForeignRecord | DamagedBytes
 
 
 class Sought(NamedTuple):
-    """The lines that a log store is asked for: those of a time, without its end, that match all patterns.
+    """A query for a log store: the lines in a time range, whose end is excluded, that match all patterns.
 
-    A pattern is one of RE2 over the line, in printable ASCII and without quotes. `services` is one over the whole name
-    of the service, or empty.
+    Each pattern is an RE2 expression over the line, in printable ASCII and without quotes. `services` is an expression
+    over the whole name of the service, or empty.
     """
 
     patterns: Sequence[str] = ()

@@ -55,7 +55,7 @@ class VictoriaLogsStore(SortingStore):
         return map(_stored, self._found(Sought()))
 
     def search(self, sought: Sought) -> Iterator[tuple[Stored, str]]:
-        """Yield what is sought, each with the service of its writer."""
+        """Yield the results of a query, each with the service of its writer."""
         return ((_stored(row), str(row.get(_SERVICE, ""))) for row in self._found(sought))
 
     def _found(self, sought: Sought) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the page is told, as values for JSON. Numbers beyond the exact ones of JavaScript are texts.
+"""Answer the questions of the page, as values for JSON. Numbers that JavaScript cannot hold exactly are texts.
 
 Texts are as they stand in the trail; the page shows them as text and escapes what is not printable.
 """
@@ -86,7 +86,7 @@ class Unanswerable(AuditError):
 
 
 def state(trail: ViewedTrail) -> Mapping[str, Any]:
-    """Return how far reading and verifying have come."""
+    """Return the progress of reading and verifying."""
     report = trail.report
     with trail.index() as index:
         unread = list(index.gathered.unread()) if index is not None else []
@@ -110,7 +110,7 @@ def _stage(stage: Stage) -> Mapping[str, Any]:
 
 
 def verification(trail: ViewedTrail) -> Mapping[str, Any]:
-    """Return what the last verification of the whole trail has shown."""
+    """Return the result of the last verification of the whole trail."""
     report = trail.report
     if report is None:
         return {"verdict": None}
@@ -142,7 +142,7 @@ def verification(trail: ViewedTrail) -> Mapping[str, Any]:
 
 
 def events(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
-    """Return a page of the events that the filters find, the newest first, and the place behind which the next begins.
+    """Return a page of the events that match the filters, the newest first, and the place after which the next begins.
 
     Raises:
         Unanswerable: a filter cannot be understood.
@@ -170,7 +170,7 @@ def events(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
 
 
 def timeline(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
-    """Return how many events the filters find, by what became of them and by time.
+    """Return the number of events that match the filters, by outcome and by time.
 
     Raises:
         Unanswerable: a filter cannot be understood.
@@ -209,7 +209,7 @@ def timeline(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
 
 
 def _steps(first_ns: int, last_ns: int) -> tuple[int, int]:
-    """Return when the first bar begins, and how long each is: what people count time in, if that is long enough."""
+    """Return the start of the first bar, and the width of all: a usual unit of time if one is large enough."""
     length_ns = last_ns - first_ns
     steps = (round(step * 1e9) for step in _STEPS_S)
     step_ns = next((step for step in steps if length_ns // step < _BARS), length_ns // (_BARS - 1) + 1)
@@ -243,7 +243,7 @@ def values(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
 
 
 def event(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
-    """Return one event: its fields, its line, its place in the chain, and what is shown of it.
+    """Return one event: its fields, its line, its place in the chain, and how far it is proven.
 
     Raises:
         Unanswerable: it is not there.
@@ -278,7 +278,7 @@ def event(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
 
 
 def _chain(lines: Mapping[int, bytes], seq: int) -> Mapping[str, Any]:
-    """Return the hashes that bind a line to its neighbours: each names that of the line before it."""
+    """Return the hashes that bind a line to its neighbours. Each line names the hash of the line before it."""
     own, after, before = lines[seq], lines.get(seq + 1), lines.get(seq - 1)
     return {
         "hash": Line(own, seq).hash,
@@ -317,7 +317,7 @@ def proof(trail: ViewedTrail, asked: Asked) -> Mapping[str, Any]:
 
     Raises:
         Unanswerable: it is not there, or its trail has no chain.
-        ProofUnavailable: there is none, yet or any more; it says why.
+        ProofUnavailable: there is no proof yet, or no longer; the message says why.
         QueryUnanswered: DuckDB cannot answer.
         OSError: the journal cannot be read.
     """

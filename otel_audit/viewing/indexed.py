@@ -1,7 +1,7 @@
-"""The lines that a proof is made of, from the index of what was read of a store.
+"""Lines for a proof, taken from the index of a store that was read.
 
-So a proof of the page asks the store nothing: the lines that the page shows are those that are proven, also while the
-store is away.
+A proof then needs no query to the store. It proves the same lines that the page shows, even if the store cannot be
+reached.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Indexed:
 
     def lines(self, condition: str, values: Sequence[object]) -> Iterator[Line]:
         question = f"SELECT seq, line FROM sought WHERE seq IS NOT NULL AND line IS NOT NULL AND {condition}"
-        with self._index.reader() as reader:  # its own, since several are read at a time
+        with self._index.reader() as reader:  # a separate one, since several are read at a time
             for seq, line in reader.rows(f"{question} ORDER BY seq", values)[1]:
                 yield Line(str(line).encode(), int(str(seq)))
 
@@ -44,7 +44,7 @@ class _Indexed:
 
 
 class IndexLines(StoreLines):
-    """The lines of a store that was read into an index. `where` is the place of the store, for display.
+    """The lines of a store that was read into an index. `where` is the place of the store for display.
 
     Raises, in every method:
         QueryUnanswered: DuckDB cannot answer.

@@ -1,7 +1,7 @@
-"""Serve the page of one trail to whoever has its URL, on this machine.
+"""Serve the page of one trail on this machine, to anyone who has its URL.
 
-Every request must name this machine as its host, which a page of another site cannot do by a name of its own that it
-points here, and must have the token in its path. Both are looked at before anything else. Only GET is answered.
+Every request must name this machine as its host, so a site cannot reach the page through a name of its own that points
+here. Its path must have the token. Both are checked before anything else. Only GET is answered.
 
 Source: Content Security Policy Level 3; Fetch, "Cross-Origin-Resource-Policy"; DNS rebinding, CWE-350.
 """
@@ -34,8 +34,8 @@ _TOKEN_BYTES: Final = 32
 _IDLE_S: Final = 30.0
 _AT_ONCE: Final = 4  # questions; each may take a share of the memory
 _PARAMETERS: Final = 100
-_REMEMBERED: Final = 128  # questions that were recorded
-_OF_PAGE: Final = ("before", "limit")  # the parameters that do not change which events are found
+_REMEMBERED: Final = 128  # recorded questions
+_OF_PAGE: Final = ("before", "limit")  # parameters that choose a page, and do not change the timeline
 _CONTENT_TYPES: Final = {
     "index.html": "text/html; charset=utf-8",
     "view.css": "text/css; charset=utf-8",
@@ -55,7 +55,7 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-# Those that hand out an event, which is recorded.
+# Answers that contain an event, which is recorded.
 _EVENTS: Final[Mapping[str, Callable[[ViewedTrail, Asked], Mapping[str, Any]]]] = {
     "event": answers.event,
     "proof": answers.proof,
@@ -101,11 +101,11 @@ class PageServer(BoundedHTTPServer):
         return f"http://{name}:{port}/{self.token}/"
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering requests."""
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nothing more, but for a last time on the connections that are open."""
+        """Stop answering, after one last request on each open connection."""
         self.is_closed = True
         self.shutdown()
         self.server_close()
@@ -120,16 +120,16 @@ class PageServer(BoundedHTTPServer):
         since_ns: int | None = None,
         until_ns: int | None = None,
     ) -> Iterator[Look]:
-        """Record that somebody looks, unless the same question was among the last ones.
+        """Record a look, unless the same question is one of the last that were recorded.
 
-        `also`: another question that this look answers, so that it is no look of its own.
+        `also` is another question that this look answers, so that it is not recorded separately.
 
         Raises:
             AccessUnrecorded: the block has not run.
         """
         with self._recording:
             is_known = question in self._recorded
-            if is_known:  # so that a page which asks it again and again is recorded once, whatever else is asked
+            if is_known:  # keep it among the last ones, since the page asks again and again while it follows a trail
                 self._recorded[question] = self._recorded.pop(question)
         if is_known:
             yield Look()
@@ -154,7 +154,7 @@ class _Request(BaseHTTPRequestHandler):
     timeout = _IDLE_S
 
     def parse_request(self) -> bool:
-        """Refuse whoever is not allowed in, before anything is done."""
+        """Refuse a request that is not allowed, before anything else is done."""
         if not super().parse_request():
             return False
         refused = self._refused()
@@ -164,7 +164,7 @@ class _Request(BaseHTTPRequestHandler):
         return refused is None
 
     def do_GET(self) -> None:
-        """Answer a request that was let in."""
+        """Answer a request that is allowed."""
         path, _, query = self.path.partition("?")
         name = path.removeprefix(f"/{self.server.token}/")
         if name in ("", *_CONTENT_TYPES):
@@ -182,7 +182,7 @@ class _Request(BaseHTTPRequestHandler):
             self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": str(error)})
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: the path has the token, and the query what somebody looked for."""
+        """Log nothing, since the path has the token, and the query shows what somebody looked for."""
 
     def _refused(self) -> HTTPStatus | None:
         hosts = self.headers.get_all("Host", [])
@@ -235,7 +235,7 @@ class _Request(BaseHTTPRequestHandler):
         return answer
 
     def _timeline(self, asked: Asked) -> Mapping[str, Any]:
-        """Answer with the timeline. It is part of the look at the events that the same filters find."""
+        """Answer with the timeline. It belongs to the look at the events that match the same filters."""
         filters = answers.filters_of(asked, paged=False)
         since_ns, until_ns = filters.since_ns, filters.until_ns
         look = self.server.look(
@@ -247,7 +247,7 @@ class _Request(BaseHTTPRequestHandler):
         return answer
 
     def _values(self, asked: Asked) -> Mapping[str, Any]:
-        """Answer with suggestions, which are words of the trail."""
+        """Answer with suggestions. They are words from the trail, so this is a look too."""
         which = f"suggest={':'.join(word for each in ('name', 'text') for word in asked.get(each, ('',))[-1:])}"
         with self.server.turns, self.server.look([which], which) as seen:
             answer = answers.values(self.server.trail, asked)
@@ -255,7 +255,7 @@ class _Request(BaseHTTPRequestHandler):
         return answer
 
     def _question(self, name: str, asked: Asked) -> object:
-        # What is found while the trail is read may be a part of it, so it is another answer afterwards.
+        # The answer may be incomplete while the trail is being read, so the same question later is another look.
         is_read = self.server.trail.reading.is_done
         words = ((each, *asked[each]) for each in sorted(asked) if name == "events" or each not in _OF_PAGE)
         return (name, is_read, *words)
@@ -288,10 +288,10 @@ class _Request(BaseHTTPRequestHandler):
 
 
 def _is_this_machine(host: str) -> bool:
-    """Return True for a name of the loopback address. The port may be another one, as behind a tunnel of ssh."""
+    """Return True for a name of the loopback address. Any port is allowed, since ssh may forward another one."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        if "@" in host:  # no part of a Host header (RFC 9110, section 7.2): it would hide another name
+        if "@" in host:  # not allowed in a Host header (RFC 9110, section 7.2), where it could hide another name
             return False
         return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:

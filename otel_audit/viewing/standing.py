@@ -1,4 +1,4 @@
-"""What a verification shows of one line: the strongest thing that is true of it, or the finding that it is broken."""
+"""How far a verification proves one line: the strongest statement that holds, or that the line is broken."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Standing(StrEnum):
 WORDS: Final[Mapping[Standing, str]] = {
     Standing.BROKEN: "The verification found something wrong here.",
     Standing.PROVEN: "A signed note covers this line, and a key or note that you brought vouches for it.",
-    Standing.SIGNED: "A signed note of the ledger covers this line. Nothing that you brought vouches for its key.",
+    Standing.SIGNED: "A signed note of the ledger covers this line. No key or note that you brought vouches for it.",
     Standing.CHAINED: "The chain of hashes is whole up to this line. No signed note covers it yet.",
     Standing.UNPROVEN: "Nothing shows that this line is as it was written.",
     Standing.UNCHECKED: "This line has not been verified yet.",
@@ -36,7 +36,7 @@ WORDS: Final[Mapping[Standing, str]] = {
 
 
 class Standings:
-    """The standing of every line, as one verification shows it. Without a report, no line has been verified."""
+    """The standing of every line after one verification. Without a report, no line has been verified."""
 
     def __init__(self, report: Report | None) -> None:
         self._streams: Mapping[str, StreamReport] = {}
@@ -48,7 +48,7 @@ class Standings:
                     self._broken.setdefault(each.stream_id, []).append(each)
 
     def of(self, stream_id: str, seq: int) -> Standing:
-        """Return what is shown of a line."""
+        """Return the standing of a line."""
         if self.findings(stream_id, seq):
             return Standing.BROKEN
         stream = self._streams.get(stream_id)
@@ -61,11 +61,11 @@ class Standings:
         return Standing.CHAINED if seq <= stream.chain_to else Standing.UNPROVEN
 
     def findings(self, stream_id: str, seq: int) -> Sequence[Finding]:
-        """Return what is wrong with a line: the findings that are about it, or about the whole of its stream."""
+        """Return the findings about a line, or about its whole stream."""
         return [each for each in self._broken.get(stream_id, ()) if _is_about(each, seq)]
 
     def stream(self, stream_id: str) -> StreamReport | None:
-        """Return what is shown of a stream."""
+        """Return the report on a stream."""
         return self._streams.get(stream_id)
 
 

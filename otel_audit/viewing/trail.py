@@ -1,8 +1,8 @@
-"""A trail that is looked at: read into an index, verified, and followed, each in the background.
+"""A trail that is shown on the page: read into an index, verified and followed, all in the background.
 
-Of a journal the newest events are there at once, while the rest is read. Then it is followed line by line. Any other
-store is read again while somebody follows it, and takes at most a tenth of the time in doing so. The same holds for
-verifying again what has grown.
+The newest events of a journal are there at once, while the rest is read. Then it is followed line by line. Any other
+store is read again and again while somebody follows it, for at most a tenth of the time. The same limit applies to
+verifying a trail that has grown.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from otel_audit.viewing.standing import Standings
 
 __all__ = ["Stage", "ViewedTrail"]
 
-_FIRST: Final = 200  # events of a journal that are shown before the whole of it has been read
+_FIRST: Final = 200  # events of a journal that are shown before all of it has been read
 _LOOK_EVERY_S: Final = 0.5
-_AGAIN_S: Final = 5.0  # at least so long between two readings, or two verifications
-_SHARE: Final = 10  # of the time, one part is spent on them
+_AGAIN_S: Final = 5.0  # at least this long between two readings, or two verifications
+_SHARE: Final = 10  # they take one part in this many of the time
 _FOLLOWED_S: Final = 15.0  # after the page last asked
 _RETRY_S: Final = 15.0  # after a log store could not be read
 _STOP_S: Final = 5.0
 
 
 class _Closed(Exception):
-    """Nobody looks at the trail any more."""
+    """The trail was closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far something has come.
+    """The progress of reading or verifying.
 
-    `share` is from 0 to 1, or None where it is not known; `size_bytes` are those of the lines that were read so far.
-    `error` says why it failed.
+    `share` is from 0 to 1, or None if it is unknown. `size_bytes` counts the bytes of the lines read so far. `error`
+    says why it failed.
     """
 
     is_done: bool = False
@@ -58,11 +58,11 @@ class Stage:
 
 
 class ViewedTrail:
-    """A trail that is read and verified in the background from `start` to `close`. Any thread may ask it.
+    """A trail that is read and verified in the background from `start` to `close`. Any thread may query it.
 
-    `opened` opens the store; each of the threads has one of its own. `grown` and `verified` count how often something
-    was read, and how often it was verified. `outdated` says why the trail could not be read again, so that what is
-    shown may be old; otherwise it is empty.
+    `opened` opens the store, once for each thread. `grown` counts how often events were added, and `verified` how often
+    the trail was verified. `outdated` says why the trail could not be read again, so that the page may show old events;
+    it is empty if all is well.
     """
 
     def __init__(self, opened: Callable[[], Store], pins: Pins) -> None:
@@ -96,7 +96,7 @@ class ViewedTrail:
         ]
 
     def start(self) -> None:
-        """Begin to read and to verify."""
+        """Start to read and to verify the trail."""
         for thread in self._threads:
             thread.start()
 
@@ -117,7 +117,7 @@ class ViewedTrail:
 
     @property
     def reading(self) -> Stage:
-        """How far the trail has been read."""
+        """The progress of reading."""
         filling = self._filling
         if self._reading.is_done or self._reading.error or filling is None:
             return self._reading
@@ -125,18 +125,18 @@ class ViewedTrail:
 
     @property
     def verifying(self) -> Stage:
-        """How far the present verification has come; done with the last one. It begins when all has been read."""
+        """The progress of the current or last verification. The first begins when the trail has been read."""
         if self._verifying.is_done or self._verifying.error or not self._all_bytes:
             return self._verifying
         return Stage(share=min(1.0, self._verified_bytes / self._all_bytes))
 
     def follow(self) -> None:
-        """Take note that somebody follows the trail."""
+        """Note that somebody follows the trail now."""
         self._followed_at = time.monotonic()
 
     @contextlib.contextmanager
     def index(self) -> Iterator[TrailIndex | None]:
-        """Give what has been read so far, for some questions; None before there is anything."""
+        """Inside the block, give the index of the events read so far, or None before there are any."""
         with contextlib.ExitStack() as stack:
             with self._swap:
                 reader = stack.enter_context(self._index.reader()) if self._index is not None else None
@@ -170,7 +170,7 @@ class ViewedTrail:
             self._follow_by_reading_again()
 
     def _fill_at_last(self) -> None:
-        """Read the trail. A log store that is away is tried again until it answers."""
+        """Read the trail. If a log store cannot be read, try again until it can."""
         while True:
             try:
                 self._fill()
@@ -202,13 +202,13 @@ class ViewedTrail:
 
     def _show(self, index: TrailIndex) -> None:
         with self._swap:
-            if self._closing.is_set():  # whoever closes may have waited for no longer
+            if self._closing.is_set():  # `close` may have stopped waiting for this thread
                 index.close()
                 raise _Closed
             former, self._index = self._index, index
         self._grown()
         if former is not None:
-            former.close()  # whoever asks it at this moment has a connection of his own
+            former.close()  # a thread that queries it now has its own connection
 
     def _grown(self) -> None:
         self.grown += 1
@@ -285,7 +285,7 @@ class ViewedTrail:
         self._verified_bytes += size_bytes
 
     def _files(self) -> Mapping[str, tuple[int, int]]:
-        """Return size and time of each file of the trail: what has changed if it has grown. Empty for a log store."""
+        """Return size and time of each file of the trail, which change as it grows. Empty for a log store."""
         found: dict[str, tuple[int, int]] = {}
         path = Path(self.where)
         with contextlib.suppress(OSError, ValueError):

@@ -211,7 +211,7 @@ def test_the_command_names_the_key_that_a_store_cannot_show(tmp_path: Path) -> N
 
     assert result.exit_code == 0, result.output
     assert f"\n  {key.name}+{key.key_id.hex()}\n" in result.stderr
-    assert "the lines that announced it are not there any more" in result.stderr
+    assert "the lines that announced it are missing" in result.stderr
     assert json.loads(run("wanted", path, "--json").stdout)["signers"] == []
 
 

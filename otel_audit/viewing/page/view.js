@@ -575,7 +575,7 @@
     const its = answer.fields, result = element("div", { class: "result", role: "status" });
     const findings = answer.findings.length ? element("ul", { class: "findings" }, ...answer.findings.map((each) => element("li", {}, element("span", { class: "finding" }, CLASSES[each.class]), shown(each.message), ""))) : null;
     const button = answer.can_prove ? element("button", { type: "button", class: "main", onclick: () => download(its, result) }, "Download the proof") : null;
-        return section("Proof", element("p", { class: "badge" }, standingMark(answer.standing)), element("p", {}, answer.standing_words), findings, button && element("p", { class: "proof-actions" }, button), result);
+    return section("Proof", element("p", { class: "badge" }, standingMark(answer.standing)), element("p", {}, answer.standing_words), findings, button && element("p", { class: "proof-actions" }, button), result);
   }
 
   async function download(its, result) {
@@ -681,7 +681,7 @@
     if (!found.verdict) return;
     const [word, sentence] = VERDICTS[found.verdict];
     const unproven = found.counts.unproven ? ` ${count(found.counts.unproven)} facts below are not proven.` : "";
-    const body = [element("p", {}, element("strong", {}, word), `. ${sentence}${unproven}${found.verdict === "broken" ? "" : ` ${count(found.signed)} lines are signed. ${found.pins.length ? `What you gave vouches for ${count(found.vouched)} of them.` : "Nothing from outside vouches for them: start with --key or --known."}`} Checked at `, timeElement(found.time_ns, true), ".")];
+    const body = [element("p", {}, element("strong", {}, word), `. ${sentence}${unproven}${found.verdict === "broken" ? "" : ` ${count(found.signed)} lines are signed. ${found.pins.length ? `The key or note that you gave vouches for ${count(found.vouched)} of them.` : "Nothing from outside vouches for them: start with --key or --known."}`} Checked at `, timeElement(found.time_ns, true), ".")];
     if (found.findings.length) {
       body.push(element("ul", { class: "findings" }, ...found.findings.map((each) => element(
         "li", {}, element("span", { class: each.class }, CLASSES[each.class]), shown(each.message),
