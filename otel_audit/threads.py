@@ -232,9 +232,9 @@ def _gives_way() -> bool:
     return gevent.getcurrent() is not gevent.get_hub()  # a signal handler may run in the hub, which must not sleep
 
 
-def give_way() -> None:
+def give_way(pause_s: float = _GIVE_WAY_S) -> None:
     """Let other threads run. Without a sleep they get the interpreter only when its switch interval is over: 5 ms."""
-    real_sleep(_GIVE_WAY_S)
+    real_sleep(pause_s)
 
 
 def giving_way(items: Iterable[T]) -> Iterator[T]:

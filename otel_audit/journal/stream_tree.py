@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from binascii import unhexlify
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Final
@@ -85,8 +85,8 @@ class StreamTree:
         """Return the size, root and edge of the tree."""
         return TreeHead(self._edge.size, self._edge.root(), self._last.hash.decode(), self._edge.nodes)
 
-    def grow(self, seq: int) -> None:
-        """Build the tree up to the line with this number, which is written.
+    def grow(self, seq: int, *, rest: Callable[[], None] = give_way) -> None:
+        """Build the tree up to the line with this number, which is written. `rest` is called after every 256 leaves.
 
         Raises:
             TreeBroken: a line on the way is missing.
@@ -99,7 +99,7 @@ class StreamTree:
             elif head.seq <= self._edge.size:  # the line was read back
                 self._next = None
             else:
-                self._add_all(seq)
+                self._add_all(seq, rest)
 
     def reach(self, head: Head) -> TreeHead:
         """Build the tree up to the end of a chain, and return its head.
@@ -129,7 +129,7 @@ class StreamTree:
             return self._leaves.popleft()
         return None
 
-    def _add_all(self, seq: int) -> None:
+    def _add_all(self, seq: int, rest: Callable[[], None]) -> None:
         """Add the next line and those that follow it without a hole, up to this number."""
         while run := self._run(seq):
             if run[0][2] <= self._last[2]:
@@ -137,7 +137,7 @@ class StreamTree:
             self._edge.extend([sha256(b"\0" + unhexlify(head[1])).digest() for head in run])
             self._last = run[-1]
             if len(run) == _LEAVES_AT_ONCE:
-                give_way()
+                rest()
 
     def _run(self, seq: int) -> list[Head]:
         """Take the next lines of one segment out of the list. The first one after them stays in `_next`.

@@ -30,13 +30,14 @@ from otel_audit.journal.ledger.ledger import Ledger
 from otel_audit.journal.stream import StreamWriter, SyncFailed
 from otel_audit.journal.stream_tree import StreamTree, TreeBroken, TreeHead
 from otel_audit.notices import Notices
-from otel_audit.threads import RealThread, SimpleQueue, new_lock, wait_for_word
+from otel_audit.threads import RealThread, SimpleQueue, give_way, new_lock, wait_for_word
 
 __all__ = ["END_WAIT_S", "HeadLimits", "Registrar", "anchor_of", "head_content"]
 
 _LOOK_S: Final = 1.0
 _LOOK_MIN_S: Final = 0.02
 _LEAVES_A_LOOK: Final = 2048  # half the capacity of the list
+_REST_S: Final = 0.002  # so that a request waits for one run of leaves, and not for several in a row
 _OPEN_AFTER_S: Final = 0.5  # a stream that ends sooner is opened and ended in one turn
 _WAIT_S: Final = 2.0
 END_WAIT_S: Final = 4.0  # for two turns of other processes, or for a slow disk
@@ -105,11 +106,17 @@ class _Life:
                     durable = self.stream.durable
                     leaves = self.stream.leaves
                     newest = leaves[-1].seq if leaves else before
-                    self.tree.grow(newest if durable is None else min(newest, durable.seq))
+                    self.tree.grow(newest if durable is None else min(newest, durable.seq), rest=self._rest)
             except TreeBroken as error:
                 self.broken = str(error)
         self.is_whole = is_ending
         return self.tree.size - before
+
+    def _rest(self) -> None:
+        if self.is_ending:
+            give_way()
+        else:
+            give_way(_REST_S)
 
     def sync(self) -> bool:
         """Make the lines in the tree and the names of their files durable, except lines that the writer has synced.
