@@ -16,8 +16,10 @@ from otel_audit.errors import AuditError
 from otel_audit.signing.keys import SigningKey
 from otel_audit.stores.columns import load_duckdb
 from otel_audit.stores.location import open_store
+from otel_audit.verification.pins import Pins
 from tests.recording import a_trail, recorder
 from tests.reporting.evidence_files import (
+    LOG,
     MANIFEST,
     a_signed_trail,
     checked,
@@ -30,6 +32,7 @@ from tests.reporting.evidence_files import (
 )
 from tests.verification.forge import DAY_NS, NOW_NS, Forge
 from tests.verification.kept import Kept, all_lines, write_archive
+from tests.verification.test_classes import verified
 
 pytestmark = pytest.mark.processes
 
@@ -189,6 +192,33 @@ def test_the_key_of_an_epoch_vouches_for_what_its_successors_signed(tmp_path: Pa
     assert checked(evidence, "--key", last)[1].splitlines()[-1] == "PROVEN: the key vouches for all 69 lines"
     keys = content_of(evidence)["keys.txt"].decode().split()
     assert (keys[0], keys[-1], len(keys)) == (first, last, 3)
+
+
+@pytest.mark.parametrize(
+    ("whose", "expected"), [("old identity", 36), ("new identity", 47), ("first epoch", 47), ("last epoch", 47)]
+)
+def test_after_a_new_identity_a_key_vouches_for_as_many_lines_as_with_verify(
+    tmp_path: Path, whose: str, expected: int
+) -> None:
+    """The old identity signed the note that announces the next epoch's key, and nothing that this key signed."""
+    old, new = SigningKey.generate(), SigningKey.generate()
+    forge = Forge(tmp_path / "replaced", identity=old)
+    keys = {"first epoch": forge.ledger.epoch_key}
+    forge.honest_stream(20)
+    forge.honest_stream(10)
+    forge.ledger.next_epoch()
+    forge.ledger.identity = new
+    forge.honest_stream(8)
+    keys |= {"old identity": old, "new identity": new, "last epoch": forge.ledger.epoch_key}
+    evidence = evidence_of(forge.write().directory)
+    key = keys[whose].verifier(forge.ledger.origin)
+    pins = Pins(known_key=key) if "epoch" in whose else Pins(identity=key)
+
+    code, said = checked(evidence, "--key", str(keys[whose].verifier(LOG)))
+
+    assert verified(forge, pins).vouched_lines == expected
+    assert f"the key vouches for {'all' if expected == 47 else '36 of'} 47 lines" in said.splitlines()[-1]
+    assert code == (expected < 47)
 
 
 def test_lines_behind_the_last_signed_entry_are_named_as_not_proven(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ class Ledger:
         self.notes: dict[int, tuple[str, list[proofs.Signature]]] = {}
         self.roots: dict[int, bytes] = {}
         self.heads: list[tuple[int, str, int, str]] = []  # its line; stream, size and hash of the line of that number
-        self.successors: list[tuple[int, str]] = []  # its line, and the key that it names
+        self.epochs: list[tuple[int, str, bytes]] = []  # a line that names an epoch's key, that key, its bytes
         self.vouched = 0  # lines that are under a note of a trusted key
 
 
@@ -254,8 +254,10 @@ class Check:
             if kind in ("head", "adopt", "end"):
                 size = proofs.whole_number(said.get("size"), "size in the head")
                 ledger.heads.append((seq, str(said.get("stream")), size, str(said.get("hash"))))
-            elif kind == "key":
-                ledger.successors.append((seq, str(said.get("vkey"))))
+            elif kind in ("begin", "key"):
+                keys = said.get("keys") if kind == "begin" else [said.get("vkey")]
+                key = str(keys[0]) if isinstance(keys, list) and keys else ""
+                ledger.epochs.append((seq, key, proofs.parse_vkey(key)[1]))
             elif kind == "signature":
                 size = proofs.whole_number(said.get("size"), "size in the entry")
                 if size in ledger.notes:
@@ -264,9 +266,10 @@ class Check:
                     ledger.notes[size] = text, signatures + more
 
     def check_signatures(self, ledger: Ledger) -> None:
-        """Find how far a trusted key has signed a ledger: the one given, then the keys that it announced.
+        """Find how far a ledger is signed by a trusted key: the one given and, if an epoch's, those that it announced.
 
-        Each note is of all lines before it, so the last one of a key says what all of its earlier ones say.
+        Each note is of all lines before it, so the last one of a key says what all of its earlier ones say. The key of
+        an identity vouches for no later line: another identity may have replaced it.
         """
         where = f"{LEDGER}, log {ledger.origin or ledger.directory_id}"
         if not ledger.notes:
@@ -279,10 +282,15 @@ class Check:
             else:
                 ledger.vouched = last
             return
-        key: str | None = self.vkey
-        while key is not None and (size := self.has_signed(where, ledger, key)) > ledger.vouched:
-            ledger.vouched = size
-            key = next((named for line, named in reversed(ledger.successors) if line <= size), None)
+        ledger.vouched = self.has_signed(where, ledger, self.vkey)
+        given = proofs.parse_vkey(self.vkey)[1]
+        # Only a line that the key itself has signed can say that it is an epoch's.
+        is_further = any(public == given and line <= ledger.vouched for line, _, public in ledger.epochs)
+        while is_further:
+            key = next(named for line, named, _ in reversed(ledger.epochs) if line <= ledger.vouched)
+            size = self.has_signed(where, ledger, key)
+            is_further = size > ledger.vouched
+            ledger.vouched = max(size, ledger.vouched)
 
     def has_signed(self, where: str, ledger: Ledger, key: str) -> int:
         """Return the size of the last note that a key signed, or 0."""
