@@ -157,7 +157,7 @@ class LedgerCheck:
         self.report.origin = self._key.name
 
     def _words_of_window(self, last: int) -> str:
-        """Return the damage from failed syncs, to add to the text about lines that have no effect."""
+        """Return what to add about missing lines if some of them are there, but before the first tree of the window."""
         return ", or are of no use without the tree before them" if self._passed_over == last else ""
 
     def _take_header(self, header: Header) -> None:
@@ -316,7 +316,8 @@ class LedgerCheck:
     @property
     def is_known(self) -> bool:
         """True if `--known` is about this ledger."""
-        return self.pins.is_known(self.report.origin)
+        origin = self._last.checkpoint.origin if self._last is not None else ""
+        return self.pins.is_known(self.report.origin or origin)
 
     def finish(self) -> None:
         """Judge the ledger after its last line."""

@@ -69,23 +69,24 @@ class _Coverage:
     that each note added wait until a note at or behind it is vouched for.
     """
 
-    __slots__ = ("_waiting", "sizes")
+    __slots__ = ("_older", "_waiting", "sizes")
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, Mapping[str, int]] = OrderedDict()
+        self._older: dict[str, int] = {}  # of notes before those that wait
         self.sizes: dict[str, int] = {}
 
     def take(self, size: int, added: Mapping[str, int]) -> None:
         """Note what the note at this size of the ledger adds."""
         self._waiting[size] = added
         if len(self._waiting) > NOTES_REMEMBERED:
-            _, oldest = self._waiting.popitem(last=False)
-            following = next(iter(self._waiting))
-            self._waiting[following] = {**oldest, **self._waiting[following]}
+            self._older.update(self._waiting.popitem(last=False)[1])
 
     def vouch(self, size: int) -> None:
         """Note that the pin vouches for the note at this size, and so for all notes before it."""
         while self._waiting and next(iter(self._waiting)) <= size:
+            self.sizes.update(self._older)
+            self._older.clear()
             self.sizes.update(self._waiting.popitem(last=False)[1])
 
 
@@ -251,9 +252,14 @@ class PinCheck:
             try:
                 known.note.verified(epoch_keys)
             except SignatureInvalid:
-                self._findings.unproven("known", None, "the lines that --known covers are gone, and so is its key")
+                self._findings.unproven(
+                    "known",
+                    None,
+                    "the lines that the note of --known covers are gone, and so is the key that signed it",
+                )
             else:
                 self._by_known.vouch(there)
+                self._known_ns = last.time_ns
 
     def _finish_key(
         self, key: VerifierKey, last: SeenNote, epoch_keys: Sequence[VerifierKey], *, is_keyless: bool
@@ -264,13 +270,7 @@ class PinCheck:
             return
         seen, sizes = self._signed_by_known, dict(self._by_known.sizes)
         self._by_known.sizes.clear()
-        if is_keyless:
-            self._findings.unproven(
-                "known", None, "the key of --known may be of an epoch of which the lines are not there any more"
-            )
-        elif seen is None:
-            self._findings.broken("known", None, "the key of --known is that of no epoch of this ledger")
-        else:  # of an identity
+        if seen is not None:  # the key of an identity
             try:
                 seen.note.verified([key])
             except SignatureInvalid as error:
@@ -278,6 +278,12 @@ class PinCheck:
                 return
             self._by_known.sizes.update(sizes)
             self._known_ns = seen.time_ns
+        elif is_keyless:
+            self._findings.unproven("known", None, "the key of --known may belong to an epoch whose lines are gone")
+        else:
+            self._findings.broken(
+                "known", None, "no epoch of this ledger had the key of --known, and no note is signed by it"
+            )
 
 
 def _named(key: VerifierKey | None, origin: str) -> VerifierKey | None:

@@ -271,16 +271,22 @@ def test_a_ledger_that_begins_later_says_which_removals_it_can_judge(tmp_path: P
     assert ("notice", "window", old.stream_id, 1) in seen(report)
 
 
-def test_a_key_of_an_epoch_that_a_store_has_let_go_of_is_unproven(tmp_path: Path, kept: Kept) -> None:
-    forge, _, _, _ = a_long_trail(tmp_path)
+def test_a_key_that_signed_no_note_in_a_store_may_be_of_an_epoch_that_the_store_has_let_go_of(
+    tmp_path: Path, kept: Kept
+) -> None:
+    forge, _, long, _ = a_long_trail(tmp_path)
     lines = young(all_lines(forge), NOW_NS + DAY_NS)
     begin = forge.ledger.lines[1]
     first = VerifierKey.parse(begin.split(b'"keys":["')[1].split(b'"')[0].decode())
+    unknown = SigningKey.generate().verifier(forge.ledger.origin)
 
-    report = kept.alone(lines, Pins(known_key=first))
+    signed, unsigned = (kept.alone(lines, Pins(known_key=key)) for key in (first, unknown))
 
-    assert ("unproven", "known", forge.ledger.ledger_id, None) in seen(report)
-    assert broken_at(report) == []
+    assert ("unproven", "known", forge.ledger.ledger_id, None) in seen(unsigned)
+    assert [each.anchored_to for each in unsigned.streams] == [0, 0]
+    assert [each[1] for each in seen(signed)] == ["window", "window"]
+    assert {each.stream_id: each.anchored_to for each in signed.streams}[long.stream_id] == len(long.lines)
+    assert broken_at(signed) == broken_at(unsigned) == []
 
 
 def test_a_store_from_which_the_whole_ledger_was_deleted_has_let_go_of_nothing(tmp_path: Path, kept: Kept) -> None:

@@ -132,6 +132,36 @@ def test_a_key_of_another_ledger_vouches_for_nothing(replaced: Forge, kept: Kept
         assert (report.verdict, anchored(report)) == (Verdict.CONSISTENT, [0, 0, 0])
 
 
+@pytest.fixture
+def pruned(tmp_path: Path) -> Forge:
+    """A ledger of which retention has removed the first lines, with one stream of 23 lines behind them."""
+    forge = Forge(tmp_path / "journal", identity=OLD)
+    first_key = forge.ledger.epoch_key.verifier(forge.ledger.origin)
+    forge.ledger.turn()
+    forge.ledger.begin_segment()
+    forge.honest_stream(20)
+    forge.ledger.retain_own()
+    forge.write()
+    forge.ledger.write_pruned(str(first_key))
+    return forge
+
+
+def test_a_note_of_removed_lines_vouches_by_its_key_for_the_whole_ledger_to_its_last_note(pruned: Forge) -> None:
+    report = verified(pruned, known(pruned.ledger.notes[0]), anchored_within_s=3650 * 86_400)
+
+    assert (report.verdict, anchored(report)) == (Verdict.PROVEN, [23])
+
+
+def test_the_key_of_an_identity_is_no_unknown_key_of_an_epoch_where_the_first_lines_are_gone(pruned: Forge) -> None:
+    (pruned.directory / "ledger.keys").unlink()
+
+    for pins in (by(OLD), Pins(known_key=OLD.verifier(pruned.ledger.origin))):
+        report = verified(pruned, pins)
+
+        assert anchored(report) == [23]
+        assert [each[:2] for each in seen(report)] == [("unproven", "ledger_begin"), ("notice", "ledger_retained")]
+
+
 def test_a_note_that_was_kept_vouches_for_the_lines_of_that_time(replaced: Forge, kept: Kept) -> None:
     note = replaced.ledger.notes[6]  # over the first head of the second stream
 
