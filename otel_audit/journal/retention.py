@@ -51,7 +51,6 @@ from otel_audit.settings import Durability
 
 __all__ = ["Removed", "Retention"]
 
-
 _LOOK_EVERY_S: Final = 60.0
 _LOOK_EVERY_S_WITH_BYTES: Final = 5.0  # in a whole minute a busy service could write gigabytes
 _IDLE_TIMES: Final = 100  # the wait after a look that found nothing, as a multiple of its own duration
@@ -158,7 +157,7 @@ class Retention:
         """Remove segments that may go now, a few hundred at most.
 
         `held` are the streams that the caller exports, by id. None of them is released while `guard` is entered.
-        `stopped` is called before each removal, or before each turn of the signed ledger, and ends the look.
+        `stopped` is called before each segment, and ends the look. Segments that were read by then still go.
 
         Raises:
             OSError: the directory, its ledger or its state cannot be used; the remaining segments are unchanged.
@@ -177,7 +176,7 @@ class Retention:
         for batch in _batches(due, segments, _MOST_A_TURN if self._is_signed else 1):
             if stopped():
                 break
-            for segment, size in self._removed_together(batch, held, guard, waiting):
+            for segment, size in self._removed_together(batch, held, guard, waiting, stopped):
                 gone.append(segment)
                 removed = Removed(removed.segments + (size > 0), removed.bytes + size)
         if gone:
@@ -311,6 +310,7 @@ class Retention:
         held: Mapping[str, Shipment],
         guard: AbstractContextManager[object],
         waiting: set[str],
+        stopped: Callable[[], bool],
     ) -> Iterator[tuple[tuple[str, int], int]]:
         """Remove segments in one turn, and yield those that are gone, with their bytes.
 
@@ -321,7 +321,9 @@ class Retention:
         self._removals.refresh()
         with contextlib.ExitStack() as locks:
             turn = _Turn(locks, {}, {})
-            for reason, stream_id, number in batch:
+            for position, (reason, stream_id, number) in enumerate(batch):
+                if position and stopped():  # to read 32 segments may take half a minute
+                    break
                 if stream_id in waiting:  # behind a segment that stays, nobody could build the tree over the hole
                     continue
                 files = StreamFiles(self._directory, stream_id)

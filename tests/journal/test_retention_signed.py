@@ -140,6 +140,18 @@ def test_segments_of_one_stream_go_in_one_turn_but_the_last_which_counts_what_is
     assert_consistent(tmp_path)
 
 
+def test_a_look_that_is_stopped_reads_no_further_segment_and_removes_those_it_has_read(tmp_path: Path) -> None:
+    files = a_life(tmp_path, count=100)
+    numbers = files.segments()
+    answers = iter([False] * 4)
+
+    removed = a_signed_retention(tmp_path).look(stopped=lambda: next(answers, True))
+
+    assert removed.segments == 4
+    assert files.segments() == numbers[4:]
+    assert_consistent(tmp_path)
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("calls", [1, 2, 4, 7])
 def test_a_remover_that_is_killed_among_the_segments_of_one_turn_is_finished_by_the_next(
