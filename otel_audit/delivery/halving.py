@@ -368,7 +368,7 @@ class Halving(Generic[_P]):
         return outcome
 
     def _judged(self, outcome: ExportOutcome, part: _P) -> ExportOutcome:
-        may_be_too_large = part.records > 1 or isinstance(outcome, Accepted) or self._is_largest(part)
+        may_be_too_large = part.records > 1 or self._is_largest(part)
         if isinstance(outcome, Refused) and outcome.about is RefusedFor.SIZE and not may_be_too_large:
             return Unavailable(f"{outcome.reason} (no larger than what was accepted before)", fault=Fault.BUSY)
         # Without a record to probe with, a suspect could not be told from an endpoint that is away.

@@ -256,7 +256,7 @@ def last_newline(descriptor: int, end: int) -> int:
 def _next_data(descriptor: int, offset: int) -> int:
     """Return the offset of the first byte from this offset on that is not in a hole, or -1 if there is none.
 
-    ByteSource: lseek(2), SEEK_DATA. A file system without support for holes reports that all is data.
+    Source: lseek(2), SEEK_DATA. A file system without support for holes reports that all is data.
     """
     try:
         return os.lseek(descriptor, offset, os.SEEK_DATA)

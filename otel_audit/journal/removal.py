@@ -263,7 +263,7 @@ def remove_signed(
 
     Raises:
         LedgerBusy: nothing was recorded.
-        OSError: the entries may not be durable; nothing was removed.
+        OSError: the entries may not be durable, and nothing was removed; or the removals may not be.
     """
     directory = turn.log.directory
     removals.refresh()
