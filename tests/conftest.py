@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -44,11 +45,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _with_ctrl_c() -> Iterator[None]:
-    """What a test starts can be interrupted, also when the tests run in the background, where SIGINT is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _with_the_signals_of_a_terminal() -> Iterator[None]:
+    """What a test starts can be interrupted and hung up, also when the tests run in the background or under `nohup`."""
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
