@@ -271,9 +271,7 @@ def test_a_ledger_that_begins_later_says_which_removals_it_can_judge(tmp_path: P
     assert ("notice", "window", old.stream_id, 1) in seen(report)
 
 
-def test_a_key_that_signed_no_note_in_a_store_may_be_of_an_epoch_that_the_store_has_let_go_of(
-    tmp_path: Path, kept: Kept
-) -> None:
+def test_a_key_that_signed_no_note_in_a_store_is_unproven(tmp_path: Path, kept: Kept) -> None:
     forge, _, long, _ = a_long_trail(tmp_path)
     lines = young(all_lines(forge), NOW_NS + DAY_NS)
     begin = forge.ledger.lines[1]

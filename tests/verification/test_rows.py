@@ -308,7 +308,7 @@ CLASSES = {
         ),
         (
             "ledger_rows.an_earlier_note_and_an_earlier_key_are_known_there",
-            "classes_off_host.a_key_of_an_epoch_that_a_store_has_let_go_of_is_unproven",
+            "classes_off_host.a_key_that_signed_no_note_in_a_store_is_unproven",
             "attacks_on_store.an_archive_that_was_rolled_back_is_found_by_what_was_kept_and_not_alone",
         ),
     ),
