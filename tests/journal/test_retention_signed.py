@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from otel_audit.journal.census import census
+from otel_audit.journal.counts import Counts
 from otel_audit.journal.files import StreamFiles, segments_in, streams_in
 from otel_audit.journal.ledger.adoption import Adopter
 from otel_audit.journal.ledger.entries import Kind
@@ -95,6 +96,14 @@ def assert_consistent(directory: Path) -> Report:
     return report
 
 
+def assert_the_rest_goes(directory: Path, totals: Counts) -> None:
+    """After another look of retention no stream is left, and the totals are as they were."""
+    a_signed_retention(directory).look()
+    assert not list(directory.glob("*-*"))
+    assert census(directory).totals == totals
+    assert_consistent(directory)
+
+
 def test_streams_that_ended_go_and_nothing_is_missed(tmp_path: Path) -> None:
     lives = [a_life(tmp_path) for _ in range(3)]
     numbers = {files.stream_id: files.segments() for files in lives}
@@ -166,10 +175,7 @@ def test_a_remover_that_is_killed_among_the_segments_of_one_turn_is_finished_by_
     assert [each["segment"] for each in retained(tmp_path)] == numbers[:-1]
     assert census(tmp_path).totals == totals
     assert_consistent(tmp_path)
-    a_signed_retention(tmp_path).look()
-    assert not list(tmp_path.glob("*-*"))
-    assert census(tmp_path).totals == totals
-    assert_consistent(tmp_path)
+    assert_the_rest_goes(tmp_path, totals)
 
 
 def test_behind_a_segment_that_cannot_be_unlinked_nothing_of_its_stream_goes(
@@ -307,10 +313,7 @@ def test_a_remover_that_is_killed_behind_the_entry_is_finished_by_the_next(
     assert not left & {(each["stream"], each["segment"]) for each in told}
     assert census(tmp_path).totals == totals
     assert_consistent(tmp_path)
-    a_signed_retention(tmp_path).look()
-    assert not list(tmp_path.glob("*-*"))
-    assert census(tmp_path).totals == totals
-    assert_consistent(tmp_path)
+    assert_the_rest_goes(tmp_path, totals)
 
 
 def test_files_that_cannot_be_unlinked_are_counted_once_and_tried_again(
