@@ -163,7 +163,7 @@ def recorded_access(
     """Record one look of a command, if there is an access trail: see `AccessLog.look`.
 
     With or without one, SIGTERM and SIGHUP end the block as Ctrl-C does, so that the end is recorded and no temporary
-    file stays. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
+    file is left. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
 
     Raises:
         AccessUnrecorded: the block has not run.

@@ -46,7 +46,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _with_the_signals_of_a_terminal() -> Iterator[None]:
-    """What a test starts can be interrupted and hung up, also when the tests run in the background or under `nohup`."""
+    """Let Ctrl-C and SIGHUP end what a test starts, even if the tests run in the background or under `nohup`."""
     usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
