@@ -63,6 +63,8 @@ class StreamWriter:
     the left. Some may be missing, and can be read from the file.
 
     Raises:
+        BlockingIOError: somebody who looks for streams without a writer had the lock for a moment, after its file was
+            made and before it was locked. No file is left; a stream of another name can be made at once.
         OSError: the first segment could not be made; no lock is held, no file is left.
     """
 
@@ -94,7 +96,8 @@ class StreamWriter:
         self._left: dict[int, OpenSegment] = {}  # earlier segments, until it is known what came of their syncs
         lock = FileLock.acquire(files.writer_lock, mode=limits.file_mode)
         if lock is None:
-            raise OSError(errno.EAGAIN, "the writer lock of a new stream is held", str(files.writer_lock))
+            files.writer_lock.unlink(missing_ok=True)
+            raise BlockingIOError(errno.EAGAIN, "the writer lock of a new stream is held", str(files.writer_lock))
         self._lock = lock
         now_ns = time.time_ns()
         try:

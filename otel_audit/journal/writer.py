@@ -29,6 +29,7 @@ __all__ = ["WritingEnd"]
 
 _TEND_NS: Final = 1_000_000_000
 _TELL_NS: Final = 60_000_000_000  # while events are refused, gap lines are this far apart, since the reserve is small
+_NEW_STREAM_TRIES: Final = 100
 _PLACE_BYTES: Final = 208  # added to each event by the stream: two times, its id, a number, the hash of the line before
 
 
@@ -208,17 +209,27 @@ class WritingEnd:
 
     def _open(self) -> StreamWriter:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stream = StreamWriter(
-            StreamFiles(self.directory, str(ids.new_id())),
-            self.describe(),
-            limits=self._limits,
-            durability=self._durability,
-            retire=self.background.syncer.retire,
-        )
+        stream = self._new_stream()
         self.stream = stream
         self.is_unannounced = True
         self.room.measure()
         return stream
+
+    def _new_stream(self) -> StreamWriter:
+        tries = _NEW_STREAM_TRIES
+        while True:
+            try:
+                return StreamWriter(
+                    StreamFiles(self.directory, str(ids.new_id())),
+                    self.describe(),
+                    limits=self._limits,
+                    durability=self._durability,
+                    retire=self.background.syncer.retire,
+                )
+            except BlockingIOError:  # once in thousands, even beside a process that only looks at locks
+                tries -= 1
+                if not tries:
+                    raise
 
     def _tell_losses(self, stream: StreamWriter, observed_ns: int) -> None:
         gap = self.losses.untold()

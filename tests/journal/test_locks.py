@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,59 @@ A_PARENT = """
     print("ready", flush=True)
     sys.stdin.read()
 """
+
+_lookers: list[Looker] = []
+
+
+class Looker:
+    """Somebody who looks at a lock just between the making of its file and the first attempt to lock it."""
+
+    def __init__(self, *, times: int, kind: int) -> None:
+        self.times = times
+        self.seen: list[Path] = []
+        self.holds = ExitStack()
+        self._kind = kind
+
+    def look(self, path: Path) -> None:
+        if not path.name.endswith(".writer.lock") or path in self.seen or len(self.seen) >= self.times:
+            return
+        self.seen.append(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        self.holds.callback(os.close, descriptor)
+        fcntl.flock(descriptor, self._kind)
+
+
+def _look(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "fcntl.flock" and _lookers:
+        _lookers[0].look(Path(os.readlink(f"/proc/self/fd/{arguments[0]}")))
+
+
+sys.addaudithook(_look)  # once: there is no way to take a hook back
+
+
+@contextmanager
+def looking(*, times: int, kind: int) -> Iterator[Looker]:
+    looker = Looker(times=times, kind=kind)
+    _lookers.append(looker)
+    try:
+        with looker.holds:
+            yield looker
+    finally:
+        _lookers.clear()
+
+
+@pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX], ids=["that looks", "that takes over streams"])
+def test_an_event_is_not_lost_to_somebody_who_has_the_lock_of_a_new_stream_for_a_moment(
+    kind: int, tmp_path: Path
+) -> None:
+    journal = a_journal(tmp_path)
+    with looking(times=3, kind=kind) as looker:
+        append(journal, "a")
+
+    assert len(looker.seen) == 3
+    assert [path.name for path in tmp_path.glob("*.writer.lock")] == [the_stream(tmp_path).writer_lock.name]
+    journal.close()
+    assert [each["event_id"] for each in application_events(tmp_path)] == ["a"]
 
 
 def test_a_second_descriptor_is_kept_out(tmp_path: Path) -> None:
