@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import os
 import pwd
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from otel_audit.errors import AuditError, AuditUnavailable, ConfigError
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
     from otel_audit.event import AuditPrincipal
     from otel_audit.logger import AuditLogger
 
-__all__ = ["AccessLog", "AccessUnrecorded", "Look", "login_uid", "recorded_access"]
+__all__ = ["AccessLog", "AccessUnrecorded", "Look", "login_uid"]
 
 _EVENT_TYPE: Final = "audit.access"
 _RETURNED: Final = "access.returned"
@@ -41,7 +39,6 @@ _SERVICE: Final = "otel-audit-access"  # whichever service the settings name
 _LOGIN_UID: Final = Path("/proc/self/loginuid")
 _NO_UID: Final = 2**32 - 1  # Source: Linux, include/linux/uidgid.h: no login, as for a daemon
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 class AccessUnrecorded(AuditError):
@@ -151,31 +148,6 @@ class AccessLog:
         self.close()
 
 
-@contextmanager
-def recorded_access(
-    command: str,
-    sources: Sequence[str],
-    filters: Sequence[str] = (),
-    *,
-    since_ns: int | None = None,
-    until_ns: int | None = None,
-) -> Iterator[Look]:
-    """Record one look of a command, if there is an access trail: see `AccessLog.look`.
-
-    With or without one, SIGTERM and SIGHUP end the block as Ctrl-C does, so that the end is recorded and no temporary
-    file is left. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
-
-    Raises:
-        AccessUnrecorded: the block has not run.
-    """
-    with (
-        AccessLog.from_environment() as log,
-        _ended_by_signals(),
-        log.look(command, sources, filters, since_ns=since_ns, until_ns=until_ns) as look,
-    ):
-        yield look
-
-
 def _logger_of(settings: Settings) -> AuditLogger:
     # Not at the top: most who look have no access trail, and need not wait for all that writes one.
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -245,21 +217,3 @@ def _unrecorded(directory: Path, error: Exception) -> AccessUnrecorded:
         f"expected to record in {directory}, which OTEL_AUDIT_ACCESS_LOG names, who looks, got: {error}; nothing was "
         "shown. Make that directory writable for whoever looks, or name another one"
     )
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heeded = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
-    former = {number: signal.signal(number, _interrupt) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 import click
 
-from otel_audit.access import recorded_access
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenMoment
+from otel_audit.cli.options import GivenMoment, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.journal.line import GAP, SEGMENT, Line, Tail, is_system, system_start
 from otel_audit.journal.reader import header_of, service_in

@@ -1,4 +1,4 @@
-"""Parameters that several commands share, such as a directory, an age or a moment, and the signals that end a command.
+"""What several commands share: parameters such as a directory or an age, the record of a look, and signals that end it.
 
 The directory is an argument, else `OTEL_AUDIT_DIR`, else that of the settings. The parameter types also refuse values
 that click would accept by mistake.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
@@ -19,6 +20,7 @@ from typing import Any, Final, Self, TypeVar
 
 import click
 
+from otel_audit.access import AccessLog, Look
 from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.files import journals_near, segments_in
 from otel_audit.moments import length_s, moment_ns
@@ -34,6 +36,7 @@ __all__ = [
     "directory_argument",
     "existing_directory",
     "free_bytes_of_settings",
+    "recorded_access",
     "say_if_empty",
     "unreadable",
 ]
@@ -182,9 +185,6 @@ def _from_settings(ctx: click.Context) -> Path:
     return settings.directory
 
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-
-
 class Stop:
     """While entered, SIGTERM, Ctrl-C and the signals in `also` request an end instead of ending the process.
 
@@ -192,10 +192,9 @@ class Stop:
     """
 
     def __init__(self, *also: signal.Signals) -> None:
-        self._signals = (*_SIGNALS, *also)
+        self._handled = _handled((signal.SIGTERM, signal.SIGINT, *also), self._ask)
         self.asked = False
         self._asked: SimpleQueue[None] = SimpleQueue()  # its `put` may come in while the same thread is in its `get`
-        self._former: dict[int, Any] = {}
 
     def __call__(self) -> bool:
         """Return True once a signal has requested the end."""
@@ -216,10 +215,58 @@ class Stop:
         self._asked.put(None)
 
     def __enter__(self) -> Self:
-        heeded = [number for number in self._signals if signal.getsignal(number) is not signal.SIG_IGN]
-        self._former = {number: signal.signal(number, self._ask) for number in heeded}
+        self._handled.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
+        self._handled.__exit__(kind, error, at)
+
+
+@contextmanager
+def recorded_access(
+    command: str,
+    sources: Sequence[str],
+    filters: Sequence[str] = (),
+    *,
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+) -> Iterator[Look]:
+    """Record one look of a command, if there is an access trail: see `AccessLog.look`.
+
+    With or without one, SIGTERM and SIGHUP end the block as Ctrl-C does, so that the end is recorded and no temporary
+    file is left. A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
+
+    Raises:
+        AccessUnrecorded: the block has not run.
+    """
+    with (
+        AccessLog.from_environment() as log,
+        _ended_by_signals(),
+        log.look(command, sources, filters, since_ns=since_ns, until_ns=until_ns) as look,
+    ):
+        yield look
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled((signal.SIGTERM, signal.SIGHUP), _interrupt):
+        yield
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle these signals in the block, except those that are ignored, as SIGHUP is under `nohup`."""
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from otel_audit.access import Look, recorded_access
+from otel_audit.access import Look
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenPath
+from otel_audit.cli.options import GivenPath, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.journal.files import make_directory
 from otel_audit.journal.locks import FileLock

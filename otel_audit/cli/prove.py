@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from otel_audit.access import recorded_access
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenPath, unreadable
+from otel_audit.cli.options import GivenPath, recorded_access, unreadable
 from otel_audit.cli.source import opened_source, places_of, source_errors
 from otel_audit.errors import ProofUnavailable
 from otel_audit.notices import escaped, shown_json

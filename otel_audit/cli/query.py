@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 import click
 from rich.cells import cell_len
 
-from otel_audit.access import Look, recorded_access
-from otel_audit.cli.options import GivenMoment, GivenPath
+from otel_audit.access import Look
+from otel_audit.cli.options import GivenMoment, GivenPath, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from otel_audit.access import AccessUnrecorded, recorded_access
-from otel_audit.cli.options import GivenMoment, GivenPath, unreadable
+from otel_audit.access import AccessUnrecorded
+from otel_audit.cli.options import GivenMoment, GivenPath, recorded_access, unreadable
 from otel_audit.cli.source import opened_source, places_of, progress_bar
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
 from otel_audit.errors import ProofUnavailable

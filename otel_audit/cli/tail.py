@@ -11,8 +11,8 @@ from typing import Final
 
 import click
 
-from otel_audit.access import AccessUnrecorded, recorded_access
-from otel_audit.cli.options import directory_argument, say_if_empty, unreadable
+from otel_audit.access import AccessUnrecorded
+from otel_audit.cli.options import directory_argument, recorded_access, say_if_empty, unreadable
 from otel_audit.delivery.console import Terminal
 from otel_audit.notices import escaped, escaped_json
 from otel_audit.stores.directory import Latest, Seen
