@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, WebSocket
 from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Host, Mount, Route
+from starlette.routing import Host, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from otel_audit import AuditMiddleware
@@ -79,10 +79,12 @@ MOUNTED = Starlette(
 )
 
 
-def routes_of(app: Any, directory: Path, path: str, root_path: str = "", host: bytes = b"shop.example") -> object:
-    """The route of the one request for a path."""
+def routes_of(
+    app: Any, directory: Path, path: str, root_path: str = "", host: bytes = b"shop.example", kind: str = "http"
+) -> object:
+    """The route of the one request for a path, or of the one connection to it."""
     scope = {
-        "type": "http",
+        "type": kind,
         "method": "GET",
         "path": root_path + path,
         "root_path": root_path,
@@ -91,7 +93,7 @@ def routes_of(app: Any, directory: Path, path: str, root_path: str = "", host: b
     }
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request"}
+        return {"type": "http.request" if kind == "http" else "websocket.connect"}
 
     async def send(message: Any) -> None:
         return
@@ -137,3 +139,44 @@ def test_the_root_path_of_an_application_is_not_part_of_its_routes(directory: Pa
         return item
 
     assert routes_of(app, directory, "/items/5") == "/items/{item}"
+
+
+async def hang_up(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.close()
+
+
+def an_app_of_routers() -> FastAPI:
+    """Routers in routers, with every kind of route that FastAPI takes from them."""
+    mounted = FastAPI()
+    users = APIRouter(prefix="/users")
+    users.get("/{user}")(lambda user: user)
+    users.websocket("/{user}/ws")(hang_up)
+    mounted.include_router(users)
+    router = APIRouter()
+    router.websocket("/{order}/ws")(hang_up)
+    router.add_route("/{order}/plain", answer)
+    router.mount("/{order}/files", Starlette(routes=[Route("/{name}", answer), WebSocketRoute("/{name}/ws", hang_up)]))
+    router.mount("/{order}/app", mounted)
+    outer = APIRouter(prefix="/shops/{shop}")
+    outer.include_router(router, prefix="/orders")
+    app = FastAPI()
+    app.include_router(outer, prefix="/v1")
+    return app
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "route"),
+    [
+        ("websocket", "/7/ws", "/{order}/ws"),
+        ("websocket", "/7/files/a/ws", "/{order}/files/{name}/ws"),
+        ("websocket", "/7/app/users/ann/ws", "/{order}/app/users/{user}/ws"),
+        ("http", "/7/plain", "/{order}/plain"),
+        ("http", "/7/files/a", "/{order}/files/{name}"),
+        ("http", "/7/app/users/ann", "/{order}/app/users/{user}"),
+    ],
+)
+def test_the_route_has_the_prefixes_of_included_routers(directory: Path, kind: str, path: str, route: str) -> None:
+    prefix = "/v1/shops/{shop}/orders"
+
+    assert routes_of(an_app_of_routers(), directory, f"/v1/shops/b/orders{path}", kind=kind) == prefix + route

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Final
 
 __all__ = [
@@ -74,10 +74,12 @@ def route_of(scope: Scope) -> str:
     """
     route = scope.get("route")
     inner = scope.get("fastapi")
-    # Only this has the prefix of an included router.
+    # Only this has the prefix of an included router: in itself if the route is FastAPI's own for HTTP, otherwise in the
+    # Starlette route. That may be a mount, which is not the route but leads to it.
     effective = inner.get("effective_route_context") if type(inner) is dict else None
-    of_litestar = scope.get("path_template", "")
-    template = getattr(effective or route, "path", "") if hasattr(route, "endpoint") else of_litestar
+    effective = getattr(effective, "starlette_route", None) or effective
+    met = effective if hasattr(effective, "endpoint") else route
+    template = getattr(met, "path", "") if hasattr(met, "endpoint") else scope.get("path_template", "")  # of Litestar
     mounts = _template_of_mounts(scope) if "app_root_path" in scope else ""
     return mounts + template if isinstance(template, str) else mounts
 
@@ -100,7 +102,7 @@ def _found(routes: Sequence[Any], path: str, mounted: str) -> str | None:
     The mounts themselves match the path. Comparing its steps with the values of parameters would not do, since a client
     can choose a value that equals another step.
     """
-    for route in routes:
+    for route in _each(routes):
         inner = getattr(route, "routes", None)
         if not isinstance(inner, Sequence):
             continue  # not a mount
@@ -120,3 +122,13 @@ def _found(routes: Sequence[Any], path: str, mounted: str) -> str | None:
         # The routes of a mounted application cannot be seen through other middleware.
         return own + (_found(inner, path[len(prefix) :], rest) or rest)
     return None
+
+
+def _each(routes: Sequence[Any]) -> Iterator[Any]:
+    """Yield the routes, and in place of a router that FastAPI included the Starlette routes in it, with its prefix."""
+    for route in routes:
+        contexts = getattr(route, "effective_route_contexts", None)
+        if contexts is None:
+            yield route
+        else:
+            yield from (context.starlette_route for context in contexts())
