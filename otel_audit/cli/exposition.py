@@ -1,7 +1,9 @@
 """The numbers of `otel-audit status` as metrics, in Prometheus' text format.
 
 They are collected from `AuditMetrics`, as those of a service are, and get the names that Prometheus gives to metrics
-that reach it over OTLP. So the same alerts and panels work for a host whose services export no metrics.
+that reach it over OTLP. So the same alerts and panels work for a host whose services export no metrics. Two metrics
+describe the directory itself, and are there even if it is empty or cannot be read: without them, a mistaken or
+emptied directory would have no numbers, which no alert notices.
 
 Source: "Prometheus exposition formats", text format 0.0.4; OpenTelemetry, "Prometheus and OpenMetrics compatibility".
 """
@@ -9,6 +11,7 @@ Source: "Prometheus exposition formats", text format 0.0.4; OpenTelemetry, "Prom
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from opentelemetry.sdk.metrics import MeterProvider
@@ -21,17 +24,19 @@ from otel_audit.journal.counts import Counts, CountsByExporter
 from otel_audit.journal.ledger.standing import LedgerState
 from otel_audit.journal.room import Space
 
-__all__ = ["exposition"]
+__all__ = ["directory_exposition", "exposition"]
 
 _IN_A_GAP: Final = "audit.gap"  # the reasons stand in these lines, which nobody reads again for a count
 _MISSING: Final = "lines missing"
 _NAMELESS: Final = "unknown_service"
 _KNOWN_TO_THE_PROCESS: Final = ("audit.export.duration", "audit.export.warnings")  # and to no file
+_MISSING_JOURNAL: Final = "audit_journal_missing_ratio"
+_LOOKED_AT: Final = "audit_status_timestamp_seconds"
 _UNITS: Final = {"s": "_seconds", "1": "_ratio"}  # a unit in braces, such as {record}, is a remark
 
 
 def exposition(counted: Census, space: Space, ledger: LedgerState | None) -> str:
-    """Return the metrics of each service of a directory. Without streams there are none.
+    """Return the metrics of a directory and of each service in it.
 
     What retention removed is counted if all streams are of one service; the ledger does not say whose it was.
     """
@@ -44,7 +49,20 @@ def exposition(counted: Census, space: Space, ledger: LedgerState | None) -> str
         labels = {"service_name": service, "directory": str(counted.directory)}
         for metric in _collected(_numbers(streams, removed, space, ledger)):
             families.setdefault(_name_of(metric), []).append((labels, metric))
-    return "".join(line for name, members in families.items() for line in _family(name, members))
+    is_missing = not counted.streams and ledger is None  # retention leaves the ledger of a service that is long idle
+    of_directory = directory_exposition(counted.directory, counted.time_ns, is_missing=is_missing)
+    return of_directory + "".join(line for name, members in families.items() for line in _family(name, members))
+
+
+def directory_exposition(directory: Path, time_ns: int, *, is_missing: bool) -> str:
+    """Return the metrics of a directory alone: whether it lacks a journal, and when somebody looked."""
+    labels = f'{{directory="{_quoted(str(directory))}"}}'
+    return (
+        f"# HELP {_MISSING_JOURNAL} 1 if the directory is empty, does not exist or cannot be read\n"
+        f"# TYPE {_MISSING_JOURNAL} gauge\n{_MISSING_JOURNAL}{labels} {is_missing:d}\n"
+        f"# HELP {_LOOKED_AT} When otel-audit status last looked at the directory\n"
+        f"# TYPE {_LOOKED_AT} gauge\n{_LOOKED_AT}{labels} {time_ns / 1e9:.3f}\n"
+    )
 
 
 def _numbers(

@@ -33,6 +33,7 @@ __all__ = [
     "GivenNumber",
     "GivenPath",
     "Stop",
+    "any_directory_argument",
     "directory_argument",
     "existing_directory",
     "free_bytes_of_settings",
@@ -113,18 +114,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def directory_argument(command: F) -> F:
     """Add an argument `directory: Path` to the command. The directory must exist."""
+    return _argument(existing_directory)(command)
+
+
+def any_directory_argument(command: F) -> F:
+    """Add an argument `directory: Path` to the command. The directory need not exist."""
+    return _argument(lambda ctx, given: given or _from_settings(ctx))(command)
+
+
+def _argument(directory_of: Callable[[click.Context, Path | None], Path]) -> Callable[[F], F]:
     return click.argument(
         "directory",
         metavar="[DIR]",
         required=False,
         envvar="OTEL_AUDIT_DIR",
         type=GivenPath(),
-        callback=_existing,
-    )(command)
-
-
-def _existing(ctx: click.Context, parameter: click.Parameter, given: Path | None) -> Path:
-    return existing_directory(ctx, given)
+        callback=lambda ctx, _, given: directory_of(ctx, given),
+    )
 
 
 def existing_directory(ctx: click.Context, given: Path | None) -> Path:

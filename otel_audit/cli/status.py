@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenPath, directory_argument, free_bytes_of_settings, say_if_empty, unreadable
+from otel_audit.cli.options import (
+    GivenPath,
+    any_directory_argument,
+    existing_directory,
+    free_bytes_of_settings,
+    say_if_empty,
+    unreadable,
+)
 from otel_audit.journal.census import Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.files import replace_file
@@ -34,7 +42,7 @@ _STATES: Final = {True: "live", False: "ended", None: "unknown"}
 
 
 @click.command()
-@directory_argument
+@any_directory_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with every stream.")
 @click.option("--prometheus", "as_metrics", is_flag=True, help="Metrics in Prometheus' text format.")
 @click.option("--out", metavar="FILE.prom", type=GivenPath(), help="Replace this file with the metrics, in one step.")
@@ -52,11 +60,18 @@ def status(ctx: click.Context, directory: Path, as_json: bool, as_metrics: bool,
     if out is not None and not as_metrics:
         raise click.UsageError("expected --out with --prometheus, got it alone; it names the file of the metrics", ctx)
     try:
+        existing_directory(ctx, directory)
         counted = census(directory)
         ledger = LedgerState.of(directory)
         space = Space.of(directory, free_bytes_of_settings())
-    except OSError as error:
-        raise unreadable(directory, error) from error
+    except (click.UsageError, OSError) as error:
+        if as_metrics:  # otherwise the numbers of the last run would stay in the file
+            from otel_audit.cli.exposition import directory_exposition
+
+            _write(directory_exposition(directory, time.time_ns(), is_missing=True), out)
+        if isinstance(error, OSError):
+            raise unreadable(directory, error) from error
+        raise
     say_if_empty(directory)
     if as_json:
         click.echo(shown_json(_as_json(counted, space, ledger)))

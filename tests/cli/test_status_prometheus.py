@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,12 @@ import pytest
 import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 import otel_audit
+from otel_audit.ids import new_id
 from otel_audit.journal.ages import RetentionLimits
+from otel_audit.journal.files import streams_in
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.retention import Retention
 from tests.cli.journals import Inbox, a_journal, deliver, record
@@ -73,6 +78,60 @@ def test_the_numbers_are_those_of_the_status(tmp_path: Path, journal: Journal) -
     }
 
 
+@pytest.mark.parametrize(("what", "code"), [("empty", 0), ("missing", 2), ("a file", 2), ("unreadable", 2)])
+def test_a_directory_without_a_journal_is_a_number_that_an_alert_notices(tmp_path: Path, what: str, code: int) -> None:
+    """Also where healthy numbers of an earlier run are in the file: with exit code 2 they would have stayed there."""
+    directory, out = tmp_path / 'a "journal"', tmp_path / "audit.prom"
+    journal = a_journal(directory)
+    record(journal, "a")
+    journal.close()
+    before = time.time()
+    assert run("--prometheus", "--out", out, directory).exit_code == 1  # nobody delivers it
+    assert samples_of(out)["audit_journal_missing_ratio"].value == 0
+    take_away(directory, what)
+
+    said = run("--prometheus", "--out", out, directory)
+
+    assert (said.stdout, said.exit_code) == ("", code)
+    assert str(directory) in said.stderr.replace('\\"', '"')
+    found = samples_of(out)
+    assert found.keys() == {"audit_journal_missing_ratio", "audit_status_timestamp_seconds"}
+    assert {sample.labels["directory"] for sample in found.values()} == {str(directory)}
+    assert found["audit_journal_missing_ratio"].value == 1
+    assert found["audit_status_timestamp_seconds"].value >= before - 0.001
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"(?m)^(audit_status_timestamp_seconds\S*) .*", r"\1", text)
+
+
+def samples_of(path: Path) -> dict[str, Sample]:
+    families = text_string_to_metric_families(path.read_text())
+    return {sample.name: sample for family in families for sample in family.samples}
+
+
+def take_away(directory: Path, what: str) -> None:
+    shutil.rmtree(directory)
+    if what == "a file":
+        directory.touch()
+    elif what != "missing":
+        directory.mkdir()
+    if what == "unreadable":  # for root too
+        (directory / f"{new_id()}.00000001.jsonl").mkdir()
+
+
+def test_a_directory_that_has_only_its_ledger_left_still_has_a_journal(tmp_path: Path) -> None:
+    audit = otel_audit.configure(directory=tmp_path, export="none", close_timeout_s=60)
+    audit.log_authn(outcome="success")
+    audit.close()
+    for files in streams_in(tmp_path):  # as retention does, long after the last event
+        files.segment(1).unlink()
+    assert status_of_all(tmp_path)["streams"] == []
+
+    assert run("--prometheus", "--out", tmp_path / "audit.prom", tmp_path).exit_code == 0
+    assert samples_of(tmp_path / "audit.prom")["audit_journal_missing_ratio"].value == 0
+
+
 def test_every_metric_says_what_it_is(tmp_path: Path, journal: Journal) -> None:
     families = metrics_of(tmp_path)
 
@@ -126,12 +185,14 @@ def test_events_that_retention_removed_stay_counted(tmp_path: Path) -> None:
         record(journal, *map(str, range(50)))
         journal.close()
     before = values_of(tmp_path)
+    del before["audit_status_timestamp_seconds"]
 
     Retention(tmp_path, RetentionLimits(bytes=9_000), wanted=lambda header: True).look()
 
     assert status_of_all(tmp_path)["removed"]["emitted"] > 0
     assert before["audit_records_emitted_total"] == 100
-    assert {name: values_of(tmp_path)[name] for name in before} == before
+    after = values_of(tmp_path)
+    assert {name: after[name] for name in before} == before
 
 
 def test_a_name_is_quoted(tmp_path: Path) -> None:
@@ -154,7 +215,7 @@ def test_the_file_of_a_text_file_collector_is_replaced_whole_and_everybody_can_r
     said = run("--prometheus", "--out", out, tmp_path)
 
     assert (said.stdout, said.exit_code) == ("", 1)  # a line is in quarantine
-    assert out.read_text() == run("--prometheus", tmp_path).stdout
+    assert without_times(out.read_text()) == without_times(run("--prometheus", tmp_path).stdout)
     assert out.stat().st_ino != before
     assert stat.S_IMODE(out.stat().st_mode) == 0o644
     assert list(out.parent.iterdir()) == [out]
