@@ -338,3 +338,17 @@ def _simplified(fields: Mapping[str, Any]) -> AuditEvent:
         return _validated(plain)
     except Exception:
         return AuditEvent(event_type=_short_text(plain.get("event_type", "unknown")), detail=_UNREAD)
+
+
+def _build_each_once() -> None:
+    """Have pydantic-core make what it keeps for the first model of each kind, while no other thread is in there.
+
+    It does that under locks of its own. A child that is forked while another thread holds one would wait for it for
+    ever, in the first event that it builds.
+    """
+    mended: dict[str, Any] = {"event_type": 0, "principal": {"roles": None}, "action": "", "resource": b"", "source": 1}
+    AuditEvent(**mended, attributes={"": [1.5]})
+    _validated({}).model_dump()
+
+
+_build_each_once()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,35 @@ from otel_audit import AuditEvent, AuditLogger
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.threads import FORKS_WAIT
 from tests.recording import recorder
+
+# Each round is a process that has built no event yet, with two threads that begin to, and children forked meanwhile.
+FIRST_EVENTS = """
+import os, signal, threading
+from otel_audit import AuditEvent
+
+def build_until(stop):
+    while not stop.is_set():
+        AuditEvent(event_type="x")
+
+def in_child(work):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        work()
+        os._exit(0)
+    return pid
+
+def first_events():
+    stop = threading.Event()
+    for _ in range(2):
+        threading.Thread(target=build_until, args=(stop,), daemon=True).start()
+    children = [in_child(lambda: AuditEvent(event_type="x")) for _ in range(5)]
+    stop.set()
+    assert not any(os.waitpid(child, 0)[1] for child in children), "a child waits for a lock of its parent"
+
+for _ in range(40):
+    assert os.waitpid(in_child(first_events), 0)[1] == 0
+"""
 
 
 def in_child(work: Callable[[], bool]) -> bool:
@@ -99,3 +130,8 @@ def test_children_forked_while_other_threads_log_can_log_too(tmp_path: Path) -> 
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+@pytest.mark.processes
+def test_children_forked_while_other_threads_build_their_first_event_can_build_one() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_EVENTS], check=True)
