@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,8 @@ __all__ = ["query"]
 _SHOWN: Final = 100  # where people read; programs get all
 _AT_ONCE: Final = 500
 _CELL_MAX: Final = 80
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -217,7 +220,7 @@ class _Answer:
         sys.stdout.write(_csv_line([names[index] for index in kept]))
         for row in rows:
             self._look.add(1)
-            sys.stdout.write(_csv_line(["" if row[index] is None else shown(str(row[index])) for index in kept]))
+            sys.stdout.write(_csv_line([shown(_as_text(row[index] or "")) for index in kept]))
         sys.stdout.flush()
 
     def _give_table(self) -> None:
@@ -228,6 +231,16 @@ class _Answer:
         _print_columns([[escaped(name) for name in names], *shown])
         if len(shown) == self._limit:
             click.echo(f"the first {len(shown)} rows; for more: --limit", err=True)
+
+
+def _as_text(field: str) -> str:
+    """Return a field that no spreadsheet takes for a formula, which could run a command or send the other cells away.
+
+    Whoever calls a service chooses its user agent and path, and perhaps a name. Numbers stay as they are.
+
+    Source: OWASP, "CSV Injection"; CWE-1236.
+    """
+    return f"'{field}" if field.startswith(_FORMULAS) and _NUMBER.fullmatch(field) is None else field
 
 
 def _csv_line(fields: Sequence[str]) -> str:

@@ -99,6 +99,23 @@ def test_csv_can_be_cut_by_a_shell_and_keeps_a_text_with_line_ends_whole(tmp_pat
     assert identity == b"actor_name\nalice\n"
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["=cmd|'/C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "-", "＝1+1"],
+)
+def test_a_spreadsheet_takes_no_text_in_csv_for_a_formula(tmp_path: Path, word: str) -> None:
+    with recorder(tmp_path) as audit:
+        audit.log_authz(outcome="deny", principal=AuditPrincipal(username=word), detail="a = b")
+
+    question = "SELECT actor_name, detail, -1.5e-7::DOUBLE, -7, roles FROM events WHERE outcome = 'deny'"
+    answer = run(tmp_path, "--sql", question, "--csv").stdout_bytes.decode()
+    as_json = run(tmp_path, "--sql", question, "--json").stdout
+
+    _, row = csv.reader(io.StringIO(answer, newline=""))
+    assert row == [f"'{word}", "a = b", "-1.5e-07", "-7", "[]"]
+    assert json.loads(as_json)["actor_name"] == word
+
+
 def test_a_parquet_file_holds_the_rows(journal: Path, tmp_path: Path) -> None:
     import duckdb
 
