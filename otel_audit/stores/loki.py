@@ -81,14 +81,28 @@ class LokiStore(SortingStore):
         """Yield the results of a query, each with the service of its writer."""
         return ((_stored(entry), entry.labels.get(_SERVICE, "")) for entry in self._entries(sought))
 
+    def newest(self, count: int) -> Iterator[tuple[Stored, str]]:
+        """Yield the newest lines of the last 28 days without reading the others, each with the service of its writer.
+
+        They are at most a page.
+        """
+        query, end_ns = f'{self._selector} | {_STREAM_ID}!=""', self._last_ns()
+        begin_ns = max(self._start_ns, end_ns - _LONGEST_NS)
+        if begin_ns >= end_ns:
+            return iter(())
+        page = self._page(query, begin_ns, end_ns, min(count, self._page_lines), "backward")
+        return ((_stored(entry), entry.labels.get(_SERVICE, "")) for entry in page)
+
+    def _last_ns(self) -> int:
+        return self._now_ns() + _DAY_NS if self._end_ns is None else self._end_ns  # clocks differ
+
     def _entries(self, sought: Sought) -> Iterator[_Entry]:
         query = self._selector + "".join(f" |~ {_quoted(pattern)}" for pattern in sought.patterns)
         query += f' | {_STREAM_ID}!=""'
         if sought.services:
             query += f" | {_SERVICE}=~{_quoted(sought.services)}"
         span_ns, has_begun = _LONGEST_NS, False
-        last_ns = self._now_ns() + _DAY_NS if self._end_ns is None else self._end_ns  # clocks differ
-        begin_ns, last_ns = sought.within(self._start_ns, last_ns)
+        begin_ns, last_ns = sought.within(self._start_ns, self._last_ns())
         while begin_ns < last_ns:
             end_ns = min(begin_ns + span_ns, last_ns)
             if not has_begun and not (has_begun := self._has_streams(begin_ns, end_ns)):
@@ -144,20 +158,23 @@ class LokiStore(SortingStore):
             yield from self._moment(query, time_ns, (first, middle))
             yield from self._moment(query, time_ns, (middle, end))
 
-    def _page(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
-        """Return the entries in a time range, up to a page of them.
+    def _page(
+        self, query: str, begin_ns: int, end_ns: int, limit: int | None = None, direction: str = "forward"
+    ) -> Sequence[_Entry]:
+        """Return the entries in a time range, up to a page of them, from the begin or `backward` from the end.
 
         The body of nearly every record is its journal line, which has everything. Without the attributes, which are
         more than twice as much, Loki answers four times as fast. They are fetched only if a body is not a line.
         """
-        entries = self._answered(f"{query}{_WITHOUT_ATTRIBUTES}", begin_ns, end_ns)
+        way = {"limit": str(limit or self._page_lines), "direction": direction}
+        entries = self._answered(f"{query}{_WITHOUT_ATTRIBUTES}", begin_ns, end_ns, way)
         if all(stream_and_seq(entry.body.encode("utf-8", "surrogatepass")) is not None for entry in entries):
             return entries
-        return self._answered(query, begin_ns, end_ns)
+        return self._answered(query, begin_ns, end_ns, way)
 
-    def _answered(self, query: str, begin_ns: int, end_ns: int) -> Sequence[_Entry]:
+    def _answered(self, query: str, begin_ns: int, end_ns: int, way: Mapping[str, str]) -> Sequence[_Entry]:
         parameters = {"query": query, "start": str(begin_ns), "end": str(end_ns)}
-        answer = self._endpoint.get(_PATH, {**parameters, "limit": str(self._page_lines), "direction": "forward"})
+        answer = self._endpoint.get(_PATH, {**parameters, **way})
         try:
             found = json.loads(answer)
             if found["status"] != "success" or found["data"]["resultType"] != "streams":

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
+
+import msgspec
 
 from otel_audit.fast_line import time_ns_of
 from otel_audit.records import attributes as keys
@@ -29,6 +33,7 @@ _SERVICE: Final = "service.name"
 _FIELDS: Final = f'fields _msg, _time, event_name, "{_SERVICE}", "{keys.SEQUENCE_STREAM_ID}", "{keys.SEQUENCE_NUMBER}"'
 _WINDOW_LINES: Final = 50_000
 _ALL_NS: Final = (0, 2**63 - 1)
+_decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class VictoriaLogsStore(SortingStore):
@@ -58,6 +63,15 @@ class VictoriaLogsStore(SortingStore):
         """Yield the results of a query, each with the service of its writer."""
         return ((_stored(row), str(row.get(_SERVICE, ""))) for row in self._found(sought))
 
+    def newest(self, count: int) -> Iterator[tuple[Stored, str]]:
+        """Yield the newest lines without reading the others, each with the service of its writer."""
+        parameters = {"limit": str(count)}  # the store then answers with the newest ones
+        bounds = "" if (span := self._bounds(Sought())) == _ALL_NS else f"{_window(*span)} "
+        return (
+            (_stored(row), str(row.get(_SERVICE, "")))
+            for row in self._rows(f"{bounds}{self._filter} | {_FIELDS}", parameters)
+        )
+
     def _found(self, sought: Sought) -> Iterator[dict[str, Any]]:
         query = " ".join([self._filter, *(f"_msg:~{_quoted(pattern)}" for pattern in sought.patterns)])
         if sought.services:
@@ -80,9 +94,7 @@ class VictoriaLogsStore(SortingStore):
 
     def _extent(self, query: str, sought: Sought) -> tuple[int, int] | None:
         """Return the time of the first line and a time after the last one, or None if there are no lines."""
-        begin_ns, end_ns = sought.within(*_ALL_NS)
-        begin_ns = begin_ns if self._start_ns is None else max(begin_ns, self._start_ns)
-        end_ns = end_ns if self._end_ns is None else min(end_ns, self._end_ns)
+        begin_ns, end_ns = self._bounds(sought)
         if begin_ns >= end_ns:
             return None
         is_bounded = (begin_ns, end_ns) != _ALL_NS
@@ -92,6 +104,12 @@ class VictoriaLogsStore(SortingStore):
             return None
         begin_ns, end_ns = max(begin_ns, _time_ns(row.get("first"))), min(end_ns, _time_ns(row.get("last")) + 1)
         return (begin_ns, end_ns) if begin_ns < end_ns else None
+
+    def _bounds(self, sought: Sought) -> tuple[int, int]:
+        """Return the first time that is asked for, and the one after the last."""
+        begin_ns, end_ns = sought.within(*_ALL_NS)
+        begin_ns = begin_ns if self._start_ns is None else max(begin_ns, self._start_ns)
+        return begin_ns, end_ns if self._end_ns is None else min(end_ns, self._end_ns)
 
     def _count(self, query: str, begin_ns: int, end_ns: int) -> int:
         [row] = self._rows(f"{_window(begin_ns, end_ns)} {query} | stats count() as lines")
@@ -109,27 +127,34 @@ class VictoriaLogsStore(SortingStore):
                 "ask again, and see -search.maxQueryDuration of the store"
             )
 
-    def _rows(self, query: str) -> Iterator[dict[str, Any]]:
-        for line in self._endpoint.lines(_PATH, {"query": query}):
-            if not line:
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise StoreUnreadable(f"{self.where}: expected rows in JSON, got {line[:100]!r}") from error
-            if not isinstance(row, dict):
-                raise StoreUnreadable(f"{self.where}: expected rows that are objects, got {line[:100]!r}")
-            yield row
+    def _rows(self, query: str, parameters: Mapping[str, str] = MappingProxyType({})) -> Iterator[dict[str, Any]]:
+        for line in self._endpoint.lines(_PATH, {"query": query, **parameters}):
+            if line:
+                try:
+                    yield _decode(line)
+                except msgspec.MsgspecError:
+                    yield self._row(line)
+
+    def _row(self, line: bytes) -> dict[str, Any]:
+        """Return a row that may hold half a surrogate, which only Python reads."""
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise StoreUnreadable(f"{self.where}: expected rows in JSON, got {line[:100]!r}") from error
+        if not isinstance(row, dict):
+            raise StoreUnreadable(f"{self.where}: expected rows that are objects, got {line[:100]!r}")
+        return row
 
 
 def _stored(row: dict[str, Any]) -> Stored:
-    body, time_ns = row.get("_msg"), _time_ns(row.get("_time"))
+    body, moment = row.get("_msg"), row.get("_time")
+    time_ns = _time_ns(moment)
     return stored_record(
         body.encode("utf-8", "surrogatepass") if isinstance(body, str) else None,
         lambda: row,
         event_name=str(row.get("event_name", "")),
         time_ns=time_ns,
-        place=f"_time {_written(time_ns)}",
+        place=f"_time {moment}",
         offset=time_ns,
     )
 
@@ -152,7 +177,12 @@ def _written(time_ns: int) -> str:
 def _time_ns(text: object) -> int:
     """Return a time with up to nine decimals in nanoseconds since 1970."""
     whole, _, rest = str(text).removesuffix("Z").partition(".")
-    seconds_ns = time_ns_of(f"{whole}Z")
+    seconds_ns = _seconds_ns(whole)
     if seconds_ns is None or not (rest.isdecimal() or not rest) or len(rest) > 9:
         raise StoreUnreadable(f"expected a time such as 2026-01-31T12:00:00.123456789Z, got {str(text)[:40]!r}")
     return seconds_ns + int(rest.ljust(9, "0"))
+
+
+@lru_cache  # lines come by time, many of them in one second
+def _seconds_ns(text: str) -> int | None:
+    return time_ns_of(f"{text}Z")

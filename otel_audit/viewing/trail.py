@@ -1,8 +1,8 @@
 """A trail that is shown on the page: read into an index, verified and followed, all in the background.
 
-The newest events of a journal are there at once, while the rest is read. Then it is followed line by line. Any other
-store is read again and again while somebody follows it, for at most a tenth of the time. The same limit applies to
-verifying a trail that has grown.
+The newest events of a journal or of a log store are there at once, while the rest is read. Then a journal is followed
+line by line. Any other store is read again and again while somebody follows it, for at most a tenth of the time. The
+same limit applies to verifying a trail that has grown.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from otel_audit.errors import AuditError
 from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.line import Line
 from otel_audit.journal.reader import service_in, stream_header
 from otel_audit.query.index import TrailIndex
 from otel_audit.stores.directory import Latest, Seen
+from otel_audit.stores.loki import LokiStore
 from otel_audit.stores.store import Kind, Store, StoreUnreadable
+from otel_audit.stores.victorialogs import VictoriaLogsStore
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.directory import bytes_of
 from otel_audit.verification.findings import Report
@@ -30,7 +33,7 @@ from otel_audit.viewing.standing import Standings
 
 __all__ = ["Stage", "ViewedTrail"]
 
-_FIRST: Final = 200  # events of a journal that are shown before all of it has been read
+_FIRST: Final = 200  # events that are shown before all of the trail has been read
 _LOOK_EVERY_S: Final = 0.5
 _AGAIN_S: Final = 5.0  # at least this long between two readings, or two verifications
 _SHARE: Final = 10  # they take one part in this many of the time
@@ -152,10 +155,7 @@ class ViewedTrail:
         try:
             latest = Latest(self.directory) if self.directory is not None else None
             if latest is not None:
-                first = TrailIndex()
-                first.fill([])
-                first.add([self._with_service(each) for each in latest.last(_FIRST)])
-                self._show(first)
+                self._show_first([self._with_service(each) for each in latest.last(_FIRST)])
             self._fill_at_last()
         except (AuditError, OSError) as error:
             if self._closing.is_set():
@@ -173,6 +173,8 @@ class ViewedTrail:
         """Read the trail. If a log store cannot be read, try again until it can."""
         while True:
             try:
+                if self._index is None and (newest := self._newest_of_store()):
+                    self._show_first(newest)
                 self._fill()
                 self._reading = Stage(is_done=True)
                 return
@@ -181,6 +183,23 @@ class ViewedTrail:
                 if self._closing.wait(_RETRY_S):
                     raise _Closed from error
                 self._reading = Stage()
+
+    def _show_first(self, lines: Sequence[tuple[bytes, str]]) -> None:
+        """Show some lines, each with its service, until all have been read."""
+        first = TrailIndex()
+        first.fill([])
+        first.add(lines)
+        self._show(first)
+
+    def _newest_of_store(self) -> Sequence[tuple[bytes, str]]:
+        """Return the newest lines of a log store, each once; none of a store that has to be read to find them."""
+        found: dict[bytes, str] = {}
+        with self._opened() as store:
+            for stored, service in store.newest(_FIRST) if isinstance(store, LokiStore | VictoriaLogsStore) else ():
+                match stored:
+                    case (str(), Line() as line):
+                        found[line.content] = service
+        return list(found.items())
 
     def _fill(self) -> None:
         filling = self._filling = TrailIndex()

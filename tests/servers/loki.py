@@ -126,6 +126,8 @@ class LokiDouble:
             for entry in sorted(self.entries, key=lambda each: each.time_ns)
             if begin <= entry.time_ns < end and all(_matches(entry, *each) for each in wanted)
         ]
+        if parameters.get("direction") == "backward":
+            found.reverse()
         streams: dict[str, dict[str, Any]] = {}
         for entry in found[:limit]:
             labels = {name: value for name, value in entry.labels.items() if not kept or name in kept.split(", ")}

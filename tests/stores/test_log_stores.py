@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from otel_audit.stores import victorialogs
 from otel_audit.stores.endpoint import EndpointUrl
 from otel_audit.stores.location import open_store
 from otel_audit.stores.loki import LokiStore
-from otel_audit.stores.store import Kind, Remains, Store, StoreUnreadable
+from otel_audit.stores.store import ForeignRecord, Kind, Remains, Store, Stored, StoreUnreadable
+from otel_audit.stores.victorialogs import VictoriaLogsStore
 from tests.journal_lines import HEADER, STREAM_ID, raw_line
 from tests.servers import VictoriaLogs
 from tests.servers.certificates import Authority
@@ -31,6 +32,7 @@ from tests.stores.archives import contents, headers_of, some_streams
 
 TIME_NS = 1790000000123456789
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "loki.json").read_text())
+END = "2026-09-21T14:13:18Z"  # after the line of three seconds before TIME_NS, and before the next
 PATH, BEGIN_NS, END_NS = "/loki/api/v1/query_range", 1795000000000000000, 1796000000000000000
 RECORDED = {each["case"]: each for each in VECTORS}
 
@@ -128,6 +130,46 @@ def test_no_line_is_lost_between_the_pages_of_loki_however_many_share_a_time(lok
 
     with loki_store(loki, page_lines=page_lines) as store:
         assert contents(list(store.lines_of(STREAM_ID))) == lines
+
+
+def test_loki_is_asked_once_for_its_newest_lines(loki: LokiDouble) -> None:
+    lines = lines_at(*(TIME_NS - number * 10**9 for number in range(20)))
+    put(loki, lines)
+
+    with loki_store(loki, f"?end={END}") as store:
+        assert {line.content for line in lines_of(store.newest(5))} == set(lines[3:8])
+    assert len(loki.asked) == 1
+
+
+@pytest.mark.processes
+def test_the_newest_lines_of_victorialogs_come_without_a_search_through_the_others(
+    victorialogs_server: VictoriaLogs,
+) -> None:
+    lines = lines_at(*(TIME_NS - number * 10**9 for number in range(20)))
+    put(victorialogs_server, lines)
+
+    for options, expected in (("", lines[:5]), (f"?end={END}", lines[3:8]), (f"?start={END}", lines[:3])):
+        with opened(victorialogs_server, options) as store:
+            assert isinstance(store, VictoriaLogsStore)
+            assert {line.content for line in lines_of(store.newest(5))} == set(expected)
+
+
+def lines_of(found: Iterable[tuple[Stored, str]]) -> Iterator[Line]:
+    for stored, service in found:
+        assert service == "feature-server"
+        assert isinstance(stored, tuple)
+        assert isinstance(stored[1], Line)
+        yield stored[1]
+
+
+def test_half_a_surrogate_from_victorialogs_is_read() -> None:
+    row = b'{"_msg":"\\ud800","_time":"2026-01-31T12:00:00Z","service.name":"shop"}\n'
+    with OtlpServer() as server:
+        server.will_answer(Answer(200, row))
+        with open_store(f"victorialogs+{server.base_url}") as store:
+            assert isinstance(store, VictoriaLogsStore)
+            [(stored, _)] = store.newest(1)
+    assert isinstance(stored, ForeignRecord)
 
 
 def test_a_range_longer_than_loki_answers_for_is_asked_for_in_parts(loki: LokiDouble) -> None:
