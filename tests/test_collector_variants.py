@@ -16,6 +16,7 @@ from tests.servers import AGENT_CONFIG, Collector, StartCollector, poll
 from tests.servers.certificates import Authority
 from tests.servers.collector import VARIANTS
 from tests.servers.otlp_server import OtlpServer
+from tests.servers.victorialogs import VictoriaLogs
 
 pytestmark = pytest.mark.processes
 
@@ -60,7 +61,9 @@ def archived(agent: Collector) -> list[str]:
 
 def test_every_variant_is_tried_here_and_says_how_it_is_started() -> None:
     tried = set(
-        re.findall(r'"((?:m?tls|bearer)-(?:in-out|in|out)|tenant)"', Path(__file__).read_text(encoding="utf-8"))
+        re.findall(
+            r'"((?:m?tls|bearer)-(?:in-out|in|out)|tenant|all-attributes)"', Path(__file__).read_text(encoding="utf-8")
+        )
     )
 
     assert tried == set(NAMES)
@@ -182,6 +185,22 @@ def test_loki_is_told_the_token_and_the_tenant(
         headers = delivered(start_collector, loki, ["bearer-out", "tenant"], variables, monkeypatch, tmp_path / "j")
 
     assert headers == {"Authorization": "Bearer s3cret", "X-Scope-OrgID": "bank"}
+
+
+def test_a_store_that_is_not_loki_gets_every_attribute_that_the_archive_has(
+    start_collector: StartCollector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with VictoriaLogs(tmp_path / "store") as store:
+        for variants in ([], ["all-attributes"]):
+            agent = start_collector(loki_endpoint=store.otlp_endpoint, variants=variants)
+            assert send(agent, monkeypatch, tmp_path / f"j{len(variants)}").complete
+            store.wait_for(f"audit.result:* event_name:={EVENT}", 1 + len(variants))
+            [archive] = [record for record in agent.archive() if record.event_name == EVENT]
+        [fewer, everything] = store.query(f"audit.result:* event_name:={EVENT} | sort by (_time)")
+
+    sent = {key for key, value in archive.attributes.items() if value not in ("", [])}
+    assert sent - {"log.source"} <= everything.keys()
+    assert sent - fewer.keys() >= {"audit.outcome", "audit.record.id"}
 
 
 def test_all_of_them_work_together(
