@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
+import os
+import sys
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, Final
@@ -18,6 +21,7 @@ __all__ = ["COMMANDS", "FINDING", "WRONG_USAGE", "main"]
 FINDING: Final = 1
 WRONG_USAGE: Final = 2
 _INTERRUPTED: Final = 130  # as a shell reports an end by SIGINT
+_UNREAD: Final = 141  # as a shell reports an end by SIGPIPE; a reader that has seen enough is no finding
 
 # Each command with the first sentence of its own help, so that `--help` need not import what all of them stand on.
 COMMANDS: Final = {
@@ -73,16 +77,37 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Report a full disk, or a file that has gone, in one line instead of a traceback."""
+        _buffer_stdout()
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # the reader, such as `head`, has seen enough: click ends quietly
         except KeyboardInterrupt:
             click.echo(f"\notel-audit {ctx.invoked_subcommand}: interrupted", err=True)
             ctx.exit(_INTERRUPTED)
         except OSError as error:
+            _drop_unwritten()
+            if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+                ctx.exit(_UNREAD)
             click.echo(f"otel-audit {ctx.invoked_subcommand}: {escaped(_what_failed(error))}", err=True)
             ctx.exit(FINDING)
+
+
+def _buffer_stdout() -> None:
+    """Make `sys.stdout` write each text whole, or raise, also under PYTHONUNBUFFERED.
+
+    There, Python passes over a write that was cut short, as by a full disk, and the command ended as if all was well.
+    """
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        old = sys.stdout
+        sys.stdout = open(old.fileno(), "w", encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115  # until the end
+
+
+def _drop_unwritten() -> None:
+    """Drop output that cannot be written. Otherwise the interpreter would try again at its end, and complain."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed by the caller
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _what_failed(error: OSError) -> str:
@@ -110,7 +135,7 @@ def main(ctx: click.Context) -> None:
 
     Without a command, it shows what is in the journal here and what to run next.
 
-    Exit codes: 0 all is well, 1 something needs a look, 2 wrong usage, 130 interrupted.
+    Exit codes: 0 all is well, 1 something needs a look, 2 wrong usage, 130 interrupted, 141 nobody reads the output.
     """
     if ctx.invoked_subcommand is None:
         import_module("otel_audit.cli.overview").show_overview()

@@ -20,10 +20,9 @@ from opentelemetry.metrics import set_meter_provider
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from rich.console import Console
 
 from otel_audit.cli.demo_service import FeatureService, Visitors
-from otel_audit.cli.options import GivenNumber, GivenPath
+from otel_audit.cli.options import GivenNumber, GivenPath, plain_console
 from otel_audit.cli.verify import print_report, verdict_words
 from otel_audit.configuration import create_audit_logger_from_config
 from otel_audit.errors import ConfigError, JournalUnwritable
@@ -277,7 +276,7 @@ def _show_verification(directory: Path, command: str) -> None:
                 return
             click.echo(f"\nNow one byte of a copy is changed, {escaped(change)}:")
             click.echo(f"> {command} verify {shlex.quote(str(copy))}")
-            Console(highlight=False, soft_wrap=True).print(verdict_words(verify_directory(copy)))
+            plain_console().print(verdict_words(verify_directory(copy)))
     except (OSError, shutil.Error) as error:  # for instance, the disk is full; the events are recorded all the same
         click.echo(f"not verified: {escaped(str(error))}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from otel_audit.cli.command import FINDING, WRONG_USAGE
-from otel_audit.cli.options import GivenPath
+from otel_audit.cli.options import GivenPath, plain_console
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.diagnosis.configuration import destination_findings, identity_findings, instrument_findings
 from otel_audit.diagnosis.directory import directory_findings
@@ -94,12 +94,10 @@ def _as_json(settings: Settings, findings: Sequence[Finding]) -> Mapping[str, An
 
 def _shown(findings: Iterator[Finding]) -> list[Finding]:
     """Print each finding as it comes, since the probe may take its time, and return all of them."""
-    from rich.console import Console
-
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console = plain_console()
     found = []
     for finding in findings:
-        console.print(_text(finding), soft_wrap=True)
+        console.print(_text(finding))
         found.append(finding)
     return found
 

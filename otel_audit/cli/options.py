@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import click
 
@@ -26,6 +27,9 @@ from otel_audit.journal.files import journals_near, segments_in
 from otel_audit.moments import length_s, moment_ns
 from otel_audit.notices import escaped
 from otel_audit.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = [
     "GivenAge",
@@ -37,6 +41,7 @@ __all__ = [
     "directory_argument",
     "existing_directory",
     "free_bytes_of_settings",
+    "plain_console",
     "recorded_access",
     "say_if_empty",
     "unreadable",
@@ -46,6 +51,7 @@ __all__ = [
 # A year of seconds. Neither the kernel nor a thread can wait for every number.
 _HIGHEST: Final = 365 * 86_400.0
 _SLICE_S: Final = 0.5
+_NO_WIDTH: Final = 1_000_000
 
 
 class GivenPath(click.Path):
@@ -156,6 +162,23 @@ def free_bytes_of_settings() -> int | None:
         return Settings.load(os.environ).free_bytes
     except ConfigError:
         return None
+
+
+def plain_console() -> Console:
+    """Return where a command shows a result to people: stdout, as wide as the terminal. A file or a pipe has no width.
+
+    Nothing in the texts is highlighted or read as markup.
+    """
+    from rich.console import Console  # not at the top: JSON needs none of it
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # as it came, and not as an end with exit code 1, which says that something needs a look
+
+    console = Plain(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _NO_WIDTH
+    return console
 
 
 def unreadable(directory: Path, error: OSError) -> click.UsageError:

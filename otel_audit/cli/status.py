@@ -20,6 +20,7 @@ from otel_audit.cli.options import (
     any_directory_argument,
     existing_directory,
     free_bytes_of_settings,
+    plain_console,
     say_if_empty,
     unreadable,
 )
@@ -34,7 +35,6 @@ from otel_audit.notices import escaped, number_of, shown_json
 __all__ = ["status"]
 
 _STREAMS_SHOWN: Final = 20
-_PIPE_COLUMNS: Final = 200
 _MEASURED_COLUMNS: Final = 10_000
 _OF_LEDGER: Final = ("origin", "vkey", "size", "note_time_ns", "begun_anew")
 _READABLE: Final = 0o644  # by the collector of the text files, which runs as another user; numbers name nobody
@@ -140,21 +140,16 @@ def _progress_json(progress: Progress) -> Mapping[str, Any]:
 
 
 def _print(counted: Census, space: Space, ledger: LedgerState | None) -> None:
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=_PIPE_COLUMNS)
+    console = plain_console()
     totals = counted.totals
-    console.print(Text(f"{escaped(str(counted.directory))}  {_time(counted)}", "bold"), soft_wrap=True)
+    console.print(Text(f"{escaped(str(counted.directory))}  {_time(counted)}", "bold"))
     console.print(
         f"emitted {totals.emitted} = exported {totals.exported} + pending {totals.pending} + quarantined "
         f"{totals.quarantined} + dropped {totals.dropped}; system lines {totals.system}",
-        soft_wrap=True,
     )
     if counted.removed != Counts():
         removed = counted.removed
-        console.print(
-            f"of these, removed by retention: {removed.emitted} events, {removed.system} system lines", soft_wrap=True
-        )
+        console.print(f"of these, removed by retention: {removed.emitted} events, {removed.system} system lines")
     shown = _worth_a_look(counted.streams)
     if shown:
         _print_streams(console, shown)
@@ -162,13 +157,13 @@ def _print(counted: Census, space: Space, ledger: LedgerState | None) -> None:
         console.print(Text(f"and {len(counted.streams) - len(shown)} more streams: see --json", "dim"))
     for stream in shown:
         if said := stream.says_missing:
-            console.print(Text(f"{stream.stream_id}: {said}", "bold red"), soft_wrap=True)
+            console.print(Text(f"{stream.stream_id}: {said}", "bold red"))
         for name, progress in stream.exporters.items():
             _print_troubles(console, stream.stream_id, name, progress)
     _print_unattended(console, counted)
     _print_ledger(console, counted, ledger)
     if space.is_low:
-        console.print(Text(space.says, "bold red"), soft_wrap=True)
+        console.print(Text(space.says, "bold red"))
 
 
 def _print_ledger(console: Console, counted: Census, ledger: LedgerState | None) -> None:
@@ -179,16 +174,16 @@ def _print_ledger(console: Console, counted: Census, ledger: LedgerState | None)
             why = (
                 "memory mode keeps none" if is_in_memory else "a service begins one, unless OTEL_AUDIT_LEDGER is false"
             )
-            console.print(f"no signed ledger, so nothing here can be proven: {why}", soft_wrap=True)
+            console.print(f"no signed ledger, so nothing here can be proven: {why}")
         return
     age = f"{ledger.age_s(counted.time_ns):.0f} s old"
     said = f"ledger {escaped(ledger.origin)}: {ledger.size} lines signed, the note is {age}, {_delivered(ledger)}"
-    console.print(said, soft_wrap=True)
+    console.print(said)
     for name, progress in ledger.exporters.items():
         _print_troubles(console, "ledger", name, progress)
     if ledger.begun_anew:
         text = f"the ledger was begun anew, its former one could not be continued: {escaped(ledger.begun_anew)}"
-        console.print(Text(text, "bold red"), soft_wrap=True)
+        console.print(Text(text, "bold red"))
 
 
 def _delivered(ledger: LedgerState) -> str:
@@ -211,9 +206,9 @@ def _print_unattended(console: Console, counted: Census) -> None:
             "start their service, or run "
         )
         where = shlex.quote(escaped(str(counted.directory)))
-        console.print(Text(f"{text}otel-audit ship {where}", "yellow"), soft_wrap=True)
+        console.print(Text(f"{text}otel-audit ship {where}", "yellow"))
     if (foreign := counted.foreign).streams:
-        console.print(Text(escaped(f"{foreign.says}: {foreign.remedy}"), "bold red"), soft_wrap=True)
+        console.print(Text(escaped(f"{foreign.says}: {foreign.remedy}"), "bold red"))
 
 
 def _worth_a_look(streams: Sequence[StreamCensus]) -> list[StreamCensus]:
@@ -237,7 +232,7 @@ def _print_streams(console: Console, streams: Sequence[StreamCensus]) -> None:
         console.print(table)
         return
     for stream in streams:
-        console.print(_two_lines(stream), soft_wrap=True)
+        console.print(_two_lines(stream))
 
 
 def _two_lines(stream: StreamCensus) -> Text:
@@ -278,12 +273,12 @@ def _print_troubles(console: Console, stream_id: str, name: str, progress: Progr
     where = f"{stream_id} {escaped(name)}"
     if progress.blocked:
         text = f"{where}: blocked behind line {progress.position.seq}: {escaped(progress.blocked)}"
-        console.print(Text(text, "bold red"), soft_wrap=True)
+        console.print(Text(text, "bold red"))
     for entry in progress.quarantine:
         lines = f"lines {entry.first_seq} to {entry.last_seq}"
-        console.print(Text(f"{where}: quarantined {lines}: {escaped(entry.reason)}", "red"), soft_wrap=True)
+        console.print(Text(f"{where}: quarantined {lines}: {escaped(entry.reason)}", "red"))
     if progress.damaged:
-        console.print(Text(f"{where}: {progress.damaged} damaged pieces passed over", "red"), soft_wrap=True)
+        console.print(Text(f"{where}: {progress.damaged} damaged pieces passed over", "red"))
 
 
 def _time(counted: Census) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,8 @@ def tail(directory: Path, follow: bool, lines: int, as_json: bool) -> None:
             for found in _found(directory, lines, follow):
                 look.add(len(found))
                 _show(found, as_json)
+                if follow and not found:
+                    _wait()
     except KeyboardInterrupt:
         return
     except AccessUnrecorded as error:
@@ -56,12 +59,22 @@ def _found(directory: Path, lines: int, follow: bool) -> Iterator[Sequence[Seen]
         say_if_empty(directory)
         yield latest.last(lines)
         while follow:
-            found = latest.new()
-            yield found
-            if not found:
-                time.sleep(_LOOK_EVERY_S)
+            yield latest.new()
     except OSError as error:
         raise unreadable(directory, error) from error
+
+
+def _wait() -> None:
+    """Wait a moment for new lines.
+
+    Raises:
+        BrokenPipeError: nobody reads stdout any more, as in `tail -f | grep -m1 x`. Without a new line, no write would
+            show it.
+    """
+    reader = select.poll()
+    reader.register(sys.stdout, 0)  # errors are reported all the same
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in reader.poll(_LOOK_EVERY_S * 1000)):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def _show(found: Sequence[Seen], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenAge, GivenMoment, GivenPath, existing_directory, unreadable
+from otel_audit.cli.options import GivenAge, GivenMoment, GivenPath, existing_directory, plain_console, unreadable
 from otel_audit.cli.source import progress_bar, source_errors
 from otel_audit.errors import AuditError, NoteMalformed, ProofInvalid
 from otel_audit.moments import utc_text
@@ -252,7 +252,7 @@ def _bar(where: Path | str) -> AbstractContextManager[Callable[[int], None]]:
 
 def print_report(report: Report) -> None:
     """Print to stdout what is shown of a trail: the verdict, each stream, and what was found."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = plain_console()
     console.print(verdict_words(report))
     _print_streams(console, report)
     for weight, title, style in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,75 @@ def test_output_that_cannot_be_written_is_said_in_one_line(arguments: tuple[str,
         f"otel-audit {arguments[0]}: expected to read or write its output, got No space left on device; "
         "correct that and run it again\n"
     )
+
+
+def _environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTHONUNBUFFERED"))}
+    return {**kept, **more}
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tail",),
+        ("query",),
+        ("query", "--json"),
+        ("query", "--csv"),
+        ("query", "--sql", "SELECT * FROM events"),
+        ("export", "--format", "ocsf"),
+        ("status",),
+        ("status", "--json"),
+        ("verify",),
+        ("verify", "--json"),
+        ("schema",),
+        (),
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_has_seen_enough_is_no_finding(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    record(journal, "a", "b")
+    journal.close()
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [COMMAND, *arguments],
+        env=_environment(OTEL_AUDIT_DIR=str(tmp_path)),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("arguments", [("tail", "--json"), ("query", "--json"), ("tail",)], ids=" ".join)
+def test_a_full_disk_is_said_also_where_python_does_not_buffer(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    journal = a_journal(tmp_path / "journal")
+    record(journal, *(f"detail {number}" for number in range(20)))
+    journal.close()
+
+    with open(tmp_path / "out", "w") as out:
+        done = subprocess.run(
+            [COMMAND, *arguments, str(tmp_path / "journal")],
+            env=_environment(PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1"),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
+        )
+
+    assert (tmp_path / "out").stat().st_size == 1000
+    assert done.returncode == 1
+    assert f"otel-audit {arguments[0]}: expected to read or write its output, got File too large" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["status", "tail"])

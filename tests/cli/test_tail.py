@@ -89,6 +89,23 @@ def test_an_empty_directory_is_fine_and_a_missing_one_is_wrong_usage(tmp_path: P
     assert run("-n", "-1", tmp_path).exit_code == 2
 
 
+@pytest.mark.processes
+def test_following_ends_with_its_reader_although_nothing_new_is_recorded(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    record(journal, "a")
+    journal.close()
+    command = [sys.executable, "-c", "from otel_audit.cli import main; main()", "tail", "-f", str(tmp_path)]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+
+        assert process.wait(120) == 141
+        assert process.stderr.read() == b""
+
+
 @contextmanager
 def following(directory: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """A real `otel-audit tail -f`, and the lines that it has printed so far."""
