@@ -82,7 +82,7 @@ def _made(ctx: click.Context, store: Store, event_id: str) -> ProofMade:
             f"expected a trail with a chain, got a log of events, of which nothing can be proven: {store.where}", ctx
         )
     try:
-        places = lines_in(store).places(event_id)
+        places = lines_in(store, for_one=True).places(event_id)
     except OSError as error:
         raise unreadable(Path(store.where), error) from error
     if not places:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Self
 
 from otel_audit.errors import AuditError
 from otel_audit.event_schema import Outcome
-from otel_audit.stores.store import Sought
+from otel_audit.stores.store import Sought, pattern_of
 
 __all__ = ["UNDATED", "WORDS", "Clue", "Filters", "Place"]
 
@@ -186,7 +186,7 @@ def _pattern(text: str, anything: str | None = None) -> str:
     """Return the pattern of RE2 for a text, in which a `*` may stand for anything."""
     if anything is not None:
         return anything.join(map(_pattern, text.split("*")))
-    return "".join(char if char.isascii() and char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
+    return pattern_of(text)
 
 
 def _clue(name: str, given: Sequence[str]) -> Clue:

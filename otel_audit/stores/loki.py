@@ -19,7 +19,7 @@ from otel_audit.journal.line import stream_and_seq
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
-from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, stored_record
+from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, pattern_of, stored_record
 
 __all__ = ["LokiStore"]
 
@@ -101,6 +101,12 @@ class LokiStore(SortingStore):
         query += f' | {_STREAM_ID}!=""'
         if sought.services:
             query += f" | {_SERVICE}=~{_quoted(sought.services)}"
+        if sought.stream_id:
+            query += f" | {_STREAM_ID}=~{_quoted(pattern_of(sought.stream_id))}"
+        if sought.first:
+            query += f" | {_NUMBER}>={sought.first}"
+        if sought.end is not None:
+            query += f" | {_NUMBER}<{sought.end}"
         span_ns, has_begun = _LONGEST_NS, False
         begin_ns, last_ns = sought.within(self._start_ns, self._last_ns())
         while begin_ns < last_ns:

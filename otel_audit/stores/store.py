@@ -28,6 +28,7 @@ __all__ = [
     "Store",
     "StoreUnreadable",
     "Stored",
+    "pattern_of",
     "stored_record",
 ]
 
@@ -89,18 +90,27 @@ class Sought(NamedTuple):
     """A query for a log store: the lines in a time range, whose end is excluded, that match all patterns.
 
     Each pattern is an RE2 expression over the line, in printable ASCII and without quotes. `services` is an expression
-    over the whole name of the service, or empty.
+    over the whole name of the service, or empty. `stream_id` is that of the lines, or empty. Their numbers begin at
+    `first`, and end before `end` unless it is None.
     """
 
     patterns: Sequence[str] = ()
     services: str = ""
     since_ns: int | None = None
     until_ns: int | None = None
+    stream_id: str = ""
+    first: int = 0
+    end: int | None = None
 
     def within(self, since_ns: int, until_ns: int) -> tuple[int, int]:
         """Return the part of a span of time that is asked for."""
         since_ns = since_ns if self.since_ns is None else max(since_ns, self.since_ns)
         return since_ns, until_ns if self.until_ns is None else min(until_ns, self.until_ns)
+
+
+def pattern_of(text: str) -> str:
+    """Return the RE2 expression for a text, as `Sought` takes it."""
+    return "".join(char if char.isascii() and char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
 
 
 class Store(Protocol):

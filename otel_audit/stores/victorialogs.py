@@ -23,7 +23,7 @@ from otel_audit.fast_line import time_ns_of
 from otel_audit.records import attributes as keys
 from otel_audit.stores.endpoint import EndpointUrl, LogEndpoint
 from otel_audit.stores.sorting import SortingStore
-from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, stored_record
+from otel_audit.stores.store import Kind, Sought, Stored, StoreUnreadable, pattern_of, stored_record
 
 __all__ = ["VictoriaLogsStore"]
 
@@ -32,7 +32,8 @@ _OURS: Final = f'"{keys.SEQUENCE_STREAM_ID}":*'
 _SERVICE: Final = "service.name"
 _FIELDS: Final = f'fields _msg, _time, event_name, "{_SERVICE}", "{keys.SEQUENCE_STREAM_ID}", "{keys.SEQUENCE_NUMBER}"'
 _WINDOW_LINES: Final = 50_000
-_ALL_NS: Final = (0, 2**63 - 1)
+_INT64_END: Final = 2**63
+_ALL_NS: Final = (0, _INT64_END - 1)
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -76,6 +77,11 @@ class VictoriaLogsStore(SortingStore):
         query = " ".join([self._filter, *(f"_msg:~{_quoted(pattern)}" for pattern in sought.patterns)])
         if sought.services:
             query += f' "{_SERVICE}":~{_quoted(f"^(?:{sought.services})$")}'
+        if sought.stream_id:
+            query += f' "{keys.SEQUENCE_STREAM_ID}":~{_quoted(f"^(?:{pattern_of(sought.stream_id)})$")}'
+        if sought.first or sought.end is not None:
+            end = _INT64_END if sought.end is None else sought.end
+            query += f' "{keys.SEQUENCE_NUMBER}":range[{sought.first}, {end})'
         extent = self._extent(query, sought)
         windows = [] if extent is None else [extent]
         while windows:

@@ -16,19 +16,27 @@ from typing import Final, Protocol
 
 from otel_audit.errors import JournalUnreadable, ProofInvalid
 from otel_audit.journal.files import StreamFiles, segments_in, sync_file
+from otel_audit.journal.ledger.entries import ENTRY
 from otel_audit.journal.ledger.epochs import EpochKeys
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
-from otel_audit.journal.line import Line
+from otel_audit.journal.line import Line, system_start
 from otel_audit.journal.line_file import blocks, opened
 from otel_audit.journal.reader import segment_lines, segment_lines_backwards
 from otel_audit.signing.keys import VerifierKey
-from otel_audit.stores.store import Content, Kind, Store
+from otel_audit.stores.loki import LokiStore
+from otel_audit.stores.sorting import SortedLines
+from otel_audit.stores.store import Content, Kind, Sought, Store, pattern_of
+from otel_audit.stores.victorialogs import VictoriaLogsStore
 from otel_audit.verification.archive import is_ledger
 from otel_audit.verification.directory import is_alive
 
-__all__ = ["JournalLines", "Place", "StoreLines", "TrailLines", "lines_in"]
+__all__ = ["JournalLines", "Place", "SearchedLines", "StoreLines", "TrailLines", "lines_in"]
 
 _REMOVAL: Final = b'"kind":"retain"'
+_OF_LEDGER: Final = system_start(ENTRY)
+_NUMBERS: Final = 10_000  # of a stream, asked for at a time; a ledger covers as many with one entry, unless it is set
+
+LogStore = LokiStore | VictoriaLogsStore
 
 
 class TrailLines(Protocol):
@@ -256,8 +264,73 @@ class StoreLines:
         )
 
 
-def lines_in(store: Store) -> TrailLines:
-    """Return the lines of a store, of whatever kind."""
+class _SearchedStreams:
+    """The streams of a log store, of which only some numbers of one stream are asked for at a time."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+        self.where = store.where
+
+    def streams(self) -> Sequence[str]:
+        """Return the ledgers, by their entries, with which no line of an application begins."""
+        found = self.search(Sought([f"^{pattern_of(_OF_LEDGER.decode())}"]))
+        return sorted({stream_id for stream_id, _ in found})
+
+    def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Content]:
+        first, found = after + 1, True
+        while found:
+            end = first + _NUMBERS
+            found = False
+            for each in self._sorted(Sought(stream_id=stream_id, first=first, end=end)):
+                found = True
+                yield each
+            first = end
+        yield from self._sorted(Sought(stream_id=stream_id, first=first))  # behind a hole
+
+    def search(self, sought: Sought) -> Iterator[tuple[str, Line]]:
+        for stored, _ in self._store.search(sought):
+            match stored:
+                case (str() as stream_id, Line() as line):
+                    yield stream_id, line
+
+    def _sorted(self, sought: Sought) -> Iterator[Content]:
+        with contextlib.closing(SortedLines()) as lines:
+            for stream_id, line in self.search(sought):
+                if stream_id == sought.stream_id:
+                    lines.add((stream_id, line))
+            yield from lines.lines_of(sought.stream_id, sought.first - 1)
+
+
+class SearchedLines(StoreLines):
+    """The lines of a log store, which is asked for those of one proof at a time rather than read to its end."""
+
+    def __init__(self, store: LogStore) -> None:
+        self._searched = _SearchedStreams(store)
+        super().__init__(self._searched)
+
+    def places(self, event_id: str) -> list[Place]:
+        """See `TrailLines`."""
+        if any("\ud800" <= char <= "\udfff" for char in event_id):  # no store accepts it
+            return []
+        pattern, ledgers = pattern_of(_in_line(event_id).decode()), self.ledgers()
+        found = {
+            (stream_id, line.content): Place(self, stream_id, line)
+            for stream_id, line in self._searched.search(Sought([pattern]))
+            if stream_id not in ledgers and _event_id(line) == event_id
+        }
+        return sorted(found.values(), key=lambda place: (place.stream_id, place.line.seq))
+
+    def ledgers(self) -> Sequence[str]:
+        """See `TrailLines`."""
+        if self._ledgers is None:
+            self._ledgers = self._searched.streams()
+        return self._ledgers
+
+
+def lines_in(store: Store, *, for_one: bool = False) -> TrailLines:
+    """Return the lines of a store, of whatever kind. `for_one` proof, a log store is not read to its end."""
+    if for_one and isinstance(store, LokiStore | VictoriaLogsStore):
+        return SearchedLines(store)
     return JournalLines(Path(store.where)) if store.kind is Kind.JOURNAL else StoreLines(store)
 
 

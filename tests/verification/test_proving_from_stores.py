@@ -14,16 +14,19 @@ from pathlib import Path
 import pytest
 import requests
 from click.testing import CliRunner, Result
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otel_audit.cli import main
 from otel_audit.errors import ProofUnavailable
 from otel_audit.journal.line import Line
 from otel_audit.records.encoding import encoded_request
 from otel_audit.signing.keys import SigningKey
+from otel_audit.stores.store import pattern_of
 from otel_audit.verification.proving import ProofMade, prove, prove_all
-from otel_audit.verification.trail_lines import JournalLines, Place, StoreLines
+from otel_audit.verification.trail_lines import JournalLines, Place, lines_in
 from tests.journal_lines import HEADER
 from tests.servers import VictoriaLogs
+from tests.servers.loki import LokiDouble
 from tests.verification.forge import Forge, ForgedStream
 from tests.verification.kept import Kept, all_lines, write_archive
 from tests.verification.proven_trails import shown
@@ -31,6 +34,12 @@ from tests.verification.verifiers import of_go, of_python, of_python_command
 
 LINES = 60_000
 MEMORY_MAX_MIB = 130  # measured: 83 MiB for archives of 66 and of 165 MiB
+
+
+@pytest.fixture(autouse=True)
+def short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log store is asked for fewer lines at a time than these streams have."""
+    monkeypatch.setattr("otel_audit.verification.trail_lines._NUMBERS", 3)
 
 
 def mixed(forge: Forge) -> list[bytes]:
@@ -43,7 +52,7 @@ def mixed(forge: Forge) -> list[bytes]:
 
 def proven(kept: Kept, lines: Sequence[bytes], stream: ForgedStream, seq: int) -> ProofMade:
     with kept.store(lines) as store:
-        place = StoreLines(store).place_at(stream.stream_id, seq)
+        place = lines_in(store, for_one=True).place_at(stream.stream_id, seq)
         assert place is not None
         return prove(place)
 
@@ -58,7 +67,9 @@ def test_every_line_has_the_proof_that_its_journal_gives(forge: Forge, kept: Kep
     with kept.store(mixed(forge)) as store:
         for stream in forge.streams:
             wanted = [Line(line, seq) for seq, line in enumerate(stream.lines, 1)]
-            of_store = list(prove_all([Place(StoreLines(store), stream.stream_id, line) for line in wanted]))
+            of_store = list(
+                prove_all([Place(lines_in(store, for_one=True), stream.stream_id, line) for line in wanted])
+            )
             of_journal = [prove(Place(JournalLines(forge.directory), stream.stream_id, line)) for line in wanted[::7]]
 
             assert [made for _, made in of_store][::7] == of_journal
@@ -70,10 +81,10 @@ def test_an_event_is_found_by_its_id_and_no_line_of_the_ledger_is_one(forge: For
     forge.ledger.turn(("head", stream.head()))
 
     with kept.store(all_lines(forge)) as store:
-        (place,) = StoreLines(store).places("wanted")
+        (place,) = lines_in(store, for_one=True).places("wanted")
 
         assert (place.stream_id, place.line.content) == (stream.stream_id, stream.lines[-1])
-        assert StoreLines(store).places(forge.ledger.ledger_id) == []
+        assert lines_in(store, for_one=True).places(forge.ledger.ledger_id) == []
         assert shown(prove(place)) == stream.lines[-1]
 
 
@@ -196,6 +207,27 @@ def test_a_real_victorialogs_gives_the_proofs_of_its_journal(named: Forge, tmp_p
 
     assert result.exit_code == 0, result.output
     assert result.stdout_bytes == run("wanted", named.directory).stdout_bytes
+
+
+def test_a_log_store_is_asked_for_no_more_than_the_lines_of_the_proof(forge: Forge) -> None:
+    stream = forge.stream()
+    for number in range(20):
+        stream.log(3, **({"event_id": "wanted"} if number == 10 else {}))
+        forge.ledger.turn(("head", stream.head()))
+    forge.write()
+    with LokiDouble() as loki:
+        loki.put(ExportLogsServiceRequest.FromString(encoded_request(HEADER, all_lines(forge))))
+
+        result = run("wanted", f"loki+{loki.base_url}?start=2026-08-01T00:00:00Z")
+
+        assert result.exit_code == 0, result.output
+        assert result.stdout_bytes == run("wanted", forge.directory).stdout_bytes
+        queries = {asked["query"] for asked in loki.asked}
+    assert all("|~" in query for query in queries if "sequence_stream_id=~" not in query)
+    escaped = pattern_of(stream.stream_id).replace("\\", "\\\\")
+    asked_from = [int(query.split("number>=")[1].split()[0]) for query in queries if f'"{escaped}"' in query]
+    assert 30 < max(asked_from) < 40
+    assert len(stream.lines) > 60
 
 
 def test_the_command_names_the_key_that_a_store_cannot_show(tmp_path: Path) -> None:
