@@ -81,7 +81,7 @@ FEAST_SERVER = "feast[mcp]==0.67.0"
 # Installs opentelemetry-instrumentation, its command and the SDK's configurator.
 OTEL_DISTRO = "opentelemetry-distro>=0.61b0"
 # The official MCP SDK in both of its major releases, which no environment can have at once. docs/integrations.md too.
-MCP1 = ("mcp==1.29.1",)
+MCP1 = ("mcp==1.29.1", "fastmcp==3.4.11")
 MCP2 = ("mcp==2.3.0", "fastmcp==4.2.3")
 # The instrumentations of web frameworks, each of which needs one release of the SDK, and the frameworks.
 SPANS = (
@@ -151,14 +151,14 @@ def feast(session: nox.Session) -> None:
 
 @nox.session
 def mcp1(session: nox.Session) -> None:
-    """Test servers of the official MCP SDK 1.x. The pytest settings are in tests/environments/mcp."""
+    """Test servers of the official MCP SDK 1.x and of FastMCP 3. The pytest settings are in tests/environments/mcp."""
     session.install("-e", ".", *MCP1, "httpx", OTEL_STARLETTE, "pytest", "uvicorn")
     run_pytest(session, "tests/environments/mcp", *session.posargs)
 
 
 @nox.session
 def mcp2(session: nox.Session) -> None:
-    """Test servers of the official MCP SDK 2.x and of FastMCP."""
+    """Test servers of the official MCP SDK 2.x and of FastMCP 4."""
     session.install("-e", ".", *MCP2, "httpx", OTEL_ASGI, "pytest", "uvicorn")
     run_pytest(session, "tests/environments/mcp", *session.posargs)
 

@@ -17,6 +17,7 @@ import functools
 import threading
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Collection
+from importlib.metadata import version
 from typing import Any, Final
 
 from opentelemetry.instrumentation.dependencies import DependencyConflictError
@@ -247,8 +248,8 @@ def _has(middleware: list[Any], kind: type) -> bool:
 
 
 def _is_of_fastmcp(server: Any) -> bool:
-    """Return True for a server inside a FastMCP server, since those have their own instrumentor."""
-    return type(server).__module__.partition(".")[0] == "fastmcp"
+    """Return True for a server inside a FastMCP 4 server, whose own middleware sees more."""
+    return hasattr(server, "middleware") and type(server).__module__.partition(".")[0] == "fastmcp"
 
 
 class FrameworkAuditor(BaseInstrumentor):  # type: ignore[misc]  # not typed
@@ -328,12 +329,17 @@ class FastMCPAuditor(FrameworkAuditor):
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return the releases of FastMCP that it works with."""
-        return ["fastmcp >= 4, < 5"]
+        return ["fastmcp >= 2, < 5"]
 
     def _begin(self, instrumentation: Instrumentation) -> None:
-        instrumentation.when_imported(
-            "fastmcp.server.server", lambda module: audit_fastmcp_servers(module.FastMCP, instrumentation)
-        )
+        if version("mcp").startswith("1."):  # below FastMCP 4: its low-level server has a `run` of its own
+            instrumentation.when_imported(
+                "fastmcp.server.low_level", lambda module: audit_sdk_servers(module.LowLevelServer, instrumentation)
+            )
+        else:
+            instrumentation.when_imported(
+                "fastmcp.server.server", lambda module: audit_fastmcp_servers(module.FastMCP, instrumentation)
+            )
 
 
 class FeastAuditor(FrameworkAuditor):

@@ -1,5 +1,7 @@
 """FastMCP 4, the package `fastmcp`: a middleware that sees each call with its own exceptions, and auth checks.
 
+Releases 2 and 3 are built on SDK 1.x, and `sdk1` records their calls.
+
 `CallRecorder` records tool calls, resource reads and prompts. `audited_check` records the decisions of an auth check
 about them, with their reasons.
 """
@@ -10,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from importlib.metadata import version
 from typing import Any, Final
 
 from otel_audit.errors import AuditUnavailable
@@ -63,7 +66,12 @@ def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reas
 
     Decisions are recorded once per call, inside the calls that `audit_server` records, and not when FastMCP asks which
     components to list. If the loss rule is `closed`, a decision that cannot be recorded is a denial.
+
+    Raises:
+        RuntimeError: the installed release of `fastmcp` is older than 4, where the decision could not be recorded.
     """
+    if (installed := version("fastmcp")).partition(".")[0] in ("2", "3"):
+        raise RuntimeError(f"audited_check: expected fastmcp 4, found {installed}; upgrade it")
     _note_listings()
     return _kind_of(check)(audit, check, policy_id, reason)
 

@@ -21,9 +21,9 @@ def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | No
     """Record the server's calls from now on, over HTTP and stdio. A second call changes nothing.
 
     `server` is a low-level `Server` of the official SDK (1.x or 2.x), its `FastMCP` (1.x) or `MCPServer` (2.x), or a
-    `FastMCP` of the package `fastmcp`. The same object is returned. The caller is the subject of a verified token. If
-    there is none, `principal` is called with the HTTP request (None on stdio) to name the caller. Tools may add to
-    their event: see `current_event`.
+    `FastMCP` of the package `fastmcp` (2 to 4). The same object is returned. The caller is the subject of a verified
+    token. If there is none, `principal` is called with the HTTP request (None on stdio) to name the caller. Tools may
+    add to their event: see `current_event`.
 
     Raises:
         TypeError: `server` is none of these, or `principal` is a coroutine function.
@@ -35,12 +35,19 @@ def audit_server(server: S, audit: AuditLogger, *, principal: FindPrincipal | No
         )
     given: Any = server
     middleware = getattr(given, "middleware", None)
-    if isinstance(middleware, list) and hasattr(given, "add_middleware"):
+    of_sdk1 = _of_sdk1(given)
+    if of_sdk1 is not None:
+        sdk1.record_calls(of_sdk1, audit, principal)
+    elif not isinstance(middleware, list):
+        raise TypeError(
+            "audit_server: expected a server of the official MCP SDK (Server, FastMCP, MCPServer) or of fastmcp "
+            f"(FastMCP), got {type(server).__module__}.{type(server).__qualname__}; give it the server object, not its "
+            "ASGI app"
+        )
+    elif hasattr(given, "add_middleware"):
         fastmcp.record_calls(given, audit, principal)
-    elif isinstance(middleware, list):
-        sdk2.record_calls(middleware, audit, principal)
     else:
-        sdk1.record_calls(_low_level(given), audit, principal)
+        sdk2.record_calls(middleware, audit, principal)
     _note_contexts_from_now_on()
     return server
 
@@ -50,12 +57,10 @@ def _note_contexts_from_now_on() -> None:
     note_contexts(Instrumentation(None))
 
 
-def _low_level(server: Any) -> Any:
-    """Return the low-level server of SDK 1.x that this object is or contains, even under a private name."""
-    for each in (server, getattr(server, "_mcp_server", None)):
-        if hasattr(each, "request_handlers"):
-            return each
-    raise TypeError(
-        "audit_server: expected a server of the official MCP SDK (Server, FastMCP, MCPServer) or of fastmcp (FastMCP), "
-        f"got {type(server).__module__}.{type(server).__qualname__}; give it the server object, not its ASGI app"
+def _of_sdk1(server: Any) -> Any:
+    """Return the low-level server of SDK 1.x that this object is or contains, if any. Releases 2 and 3 of the package
+    `fastmcp` are built on one.
+    """
+    return next(
+        (each for each in (server, getattr(server, "_mcp_server", None)) if hasattr(each, "request_handlers")), None
     )

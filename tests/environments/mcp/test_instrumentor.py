@@ -27,7 +27,7 @@ MAKING = {
     "sdk2": "from mcp.server.mcpserver import MCPServer as Server",
     "fastmcp": "from fastmcp import FastMCP as Server",
 }
-NAMES = ["sdk1"] if IS_SDK1 else ["sdk2", "fastmcp"]
+NAMES = ["sdk1", "fastmcp"] if IS_SDK1 else ["sdk2", "fastmcp"]
 
 TOOLS = """
 import os, sys

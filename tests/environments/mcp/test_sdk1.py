@@ -21,6 +21,7 @@ import otel_audit
 from otel_audit.integrations.auto import MCPAuditor
 from otel_audit.integrations.mcp import audit_server, current_event
 from otel_audit.integrations.mcp.call import EVENT_TYPES
+from otel_audit.integrations.mcp.fastmcp import audited_check
 from tests.recording import recorder
 
 
@@ -233,3 +234,8 @@ def test_a_call_that_goes_on_as_a_task_has_no_success_yet(tmp_path: Path) -> Non
         asyncio.run(work())
 
     assert '"outcome":"task_created"' in "".join(path.read_text() for path in tmp_path.glob("*.jsonl"))
+
+
+def test_a_check_that_would_not_be_recorded_below_fastmcp_4_is_refused(tmp_path: Path) -> None:
+    with recorder(tmp_path) as audit, pytest.raises(RuntimeError, match="audited_check: expected fastmcp 4, found 3"):
+        audited_check(audit, lambda context: True)
