@@ -14,8 +14,10 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import re
 import socket
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
@@ -27,6 +29,7 @@ import msgspec
 
 from otel_audit.errors import JournalUnwritable
 from otel_audit.journal.files import is_at, open_with_mode
+from otel_audit.threads import real_sleep
 
 __all__ = [
     "FileLock",
@@ -41,6 +44,10 @@ __all__ = [
 ]
 
 
+_LOOKED_AT_MAX_S: Final = 0.1  # a look takes microseconds, or as long as its thread has to wait for the processor
+_LOOKED_AT_POLL_S: Final = 0.002
+
+
 class FileLock:
     """A lock that is held from `acquire` until `release` or the end of the process."""
 
@@ -51,7 +58,7 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: Path, *, mode: int = 0o600, creates: bool = True) -> FileLock | None:
-        """Return the lock, or None if another process or descriptor holds it. Never wait.
+        """Return the lock, or None if another process or descriptor holds it. Wait only for those who look at it.
 
         With `creates=False`, also return None if there is no lock file, since the last holder may have removed it.
         """
@@ -69,10 +76,9 @@ class FileLock:
             # Owned at once, since a lock on a descriptor that an asynchronous exception has orphaned would never end.
             lock._descriptor = opened()
             try:
-                fcntl.flock(lock._descriptor, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.abandon()
-                return None
+                if not _is_locked(lock._descriptor, kind):
+                    lock.abandon()
+                    return None
             except BaseException:
                 lock.abandon()
                 raise
@@ -128,6 +134,24 @@ class FileLock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
+
+
+def _is_locked(descriptor: int, kind: int) -> bool:
+    """Lock a file, and return False if somebody else holds the lock. Somebody who only looks at it lets go at once."""
+    until = None
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which a look allows, and an owner does not
+        except BlockingIOError:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        until = until or time.monotonic() + _LOOKED_AT_MAX_S
+        if time.monotonic() >= until:
+            return False
+        real_sleep(random.uniform(0, _LOOKED_AT_POLL_S))  # another process that wants it must not try in step
 
 
 def _open_to_lock(path: Path, mode: int, *, creates: bool) -> int:

@@ -208,7 +208,6 @@ class WritingEnd:
                 self.ready(observed_ns)
 
     def _open(self) -> StreamWriter:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         stream = self._new_stream()
         self.stream = stream
         self.is_unannounced = True
@@ -219,6 +218,7 @@ class WritingEnd:
         tries = _NEW_STREAM_TRIES
         while True:
             try:
+                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 return StreamWriter(
                     StreamFiles(self.directory, str(ids.new_id())),
                     self.describe(),
@@ -226,7 +226,7 @@ class WritingEnd:
                     durability=self._durability,
                     retire=self.background.syncer.retire,
                 )
-            except BlockingIOError:  # once in thousands, even beside a process that only looks at locks
+            except (BlockingIOError, FileNotFoundError):  # somebody has the lock for a moment, or removes the directory
                 tries -= 1
                 if not tries:
                     raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from otel_audit.errors import JournalUnwritable
 from otel_audit.journal.files import streams_in
 from otel_audit.journal.locks import FileLock, prove_locks
 from tests.chain_check import application_events
+from tests.journal.moments import before, before_lock
 from tests.journal.writing import a_journal, append, finish, lines_of, said, start_script, the_stream
 from tests.servers.polling import poll
 
@@ -47,8 +47,6 @@ A_PARENT = """
     sys.stdin.read()
 """
 
-_lookers: list[Looker] = []
-
 
 class Looker:
     """Somebody who looks at a lock just between the making of its file and the first attempt to lock it."""
@@ -59,7 +57,8 @@ class Looker:
         self.holds = ExitStack()
         self._kind = kind
 
-    def look(self, path: Path) -> None:
+    def look(self, locked: int, operation: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{locked}"))
         if not path.name.endswith(".writer.lock") or path in self.seen or len(self.seen) >= self.times:
             return
         self.seen.append(path)
@@ -68,23 +67,11 @@ class Looker:
         fcntl.flock(descriptor, self._kind)
 
 
-def _look(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "fcntl.flock" and _lookers:
-        _lookers[0].look(Path(os.readlink(f"/proc/self/fd/{arguments[0]}")))
-
-
-sys.addaudithook(_look)  # once: there is no way to take a hook back
-
-
 @contextmanager
 def looking(*, times: int, kind: int) -> Iterator[Looker]:
     looker = Looker(times=times, kind=kind)
-    _lookers.append(looker)
-    try:
-        with looker.holds:
-            yield looker
-    finally:
-        _lookers.clear()
+    with looker.holds, before("fcntl.flock", looker.look):
+        yield looker
 
 
 @pytest.mark.parametrize("kind", [fcntl.LOCK_SH, fcntl.LOCK_EX], ids=["that looks", "that takes over streams"])
@@ -99,6 +86,46 @@ def test_an_event_is_not_lost_to_somebody_who_has_the_lock_of_a_new_stream_for_a
     assert [path.name for path in tmp_path.glob("*.writer.lock")] == [the_stream(tmp_path).writer_lock.name]
     journal.close()
     assert [each["event_id"] for each in application_events(tmp_path)] == ["a"]
+
+
+def test_somebody_who_only_looks_at_a_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    looks: list[int] = []
+
+    def look(operation: int) -> None:
+        """Look at the lock before the first attempt, and until it is known that nobody owns it."""
+        if not looks:
+            looks.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(looks[0], fcntl.LOCK_SH)
+        elif operation == fcntl.LOCK_UN and len(looks) == 1:
+            looks.append(looks[0])
+            os.close(looks[0])
+
+    with before_lock(path, look):
+        lock = FileLock.acquire(path)
+
+    assert lock is not None
+    assert len(looks) == 2
+    assert FileLock.acquire(path) is None
+    lock.release()
+
+
+def test_an_event_is_not_lost_to_somebody_who_removes_the_directory_just_then(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    journal = a_journal(directory)
+    removed: list[str] = []
+
+    def remove(path: object, *_: object) -> None:
+        if str(path).endswith(".writer.lock") and not removed:
+            removed.append(str(path))
+            directory.rmdir()
+
+    with before("open", remove):
+        append(journal, "a")
+
+    assert removed
+    journal.close()
+    assert [each["event_id"] for each in application_events(directory)] == ["a"]
 
 
 def test_a_second_descriptor_is_kept_out(tmp_path: Path) -> None:
