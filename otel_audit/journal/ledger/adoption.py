@@ -23,10 +23,10 @@ from typing import Any, Final
 from otel_audit.errors import NoteMalformed, ProofInvalid
 from otel_audit.journal.files import StreamFiles, segments_in, sync_directory, sync_file, writer_locks_in
 from otel_audit.journal.ledger.draft import Telling
-from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, statement, statements_backwards
+from otel_audit.journal.ledger.entries import Entry, Kind, SignedNote, last_note, statement, statements_backwards
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog, id_of
 from otel_audit.journal.ledger.ledger import Ledger
-from otel_audit.journal.ledger.registrar import head_content
+from otel_audit.journal.ledger.registrar import anchor_of, head_content
 from otel_audit.journal.line import Damage, Line, Position
 from otel_audit.journal.locks import FileLock, boot_id, host_id, may_live_elsewhere
 from otel_audit.journal.reader import lines_before, lines_behind, segment_lines, segment_lines_backwards, stream_header
@@ -103,6 +103,7 @@ class Adopter:
     def _take_over(self, stream_ids: list[str], stopped: Callable[[], bool]) -> int:
         held: list[FileLock] = []
         said: list[Telling] = []
+        seen = _last_place(self._ledger.files)
         try:
             for stream_id in stream_ids:
                 files = StreamFiles(self._directory, stream_id)
@@ -115,7 +116,7 @@ class Adopter:
                     self._failed(files, error)
             if said:
                 sync_directory(self._directory)
-                self._ledger.tell(said)
+                said = self._tell(said, seen)
             while held:  # only streams that are recorded, or need not be
                 held.pop().release(remove=True)
             return len(said)
@@ -124,9 +125,13 @@ class Adopter:
                 lock.release()
 
     def _adopt(self, files: StreamFiles, header: Mapping[str, Any], held: list[FileLock], said: list[Telling]) -> None:
-        if header.get("durability") == Durability.MEMORY or not files.segments():
-            if (lock := self._left_lock(files)) is not None:
+        is_in_memory = header.get("durability") == Durability.MEMORY
+        if is_in_memory or not files.segments():
+            lock = self._left_lock(files)
+            if lock is not None and (is_in_memory or not files.segments()):
                 held.append(lock)
+            elif lock is not None:  # its writer was born just now, and has died since: the next look records its end
+                lock.release()
             return
         # Read before the lock is taken, since others take a stream with a held lock for alive.
         tree, why = tree_of(files)
@@ -154,6 +159,18 @@ class Adopter:
             with suppress(FileNotFoundError):  # retention has just removed it
                 sync_file(files.segment(number))
         return _told(files, tree, why)
+
+    def _tell(self, said: list[Telling], seen: Mapping[str, Any]) -> list[Telling]:
+        """Record the ends in a turn, and return them, without those that the ledger has got since it was at `seen`.
+
+        A writer that had waited too long may have let its lock go while its end was being written.
+        """
+        files = self._ledger.files
+        with self._ledger.turn() as turn:
+            if _last_place(files) != seen:
+                said = [each for each in said if not _is_told(files, each[1]["stream"], seen)]
+            turn.write(said)
+        return said
 
     def _left_lock(self, files: StreamFiles) -> FileLock | None:
         return FileLock.acquire(files.writer_lock, mode=self._file_mode, creates=False)
@@ -292,6 +309,11 @@ def _bytes_behind(files: StreamFiles, place: Position) -> int:
     with suppress(FileNotFoundError):
         return max(0, files.segment(place.segment).stat().st_size - place.offset)
     return 0
+
+
+def _last_place(files: LedgerFiles) -> Mapping[str, Any]:
+    note = last_note(files)
+    return {} if note is None else anchor_of(note)
 
 
 def _is_told(files: LedgerFiles, stream_id: str, anchor: object) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import sys
+import threading
 from hashlib import sha256
 from pathlib import Path
 from types import FrameType
@@ -11,20 +13,23 @@ from typing import Any
 
 import pytest
 
+from otel_audit import ids
 from otel_audit.journal.files import StreamFiles, streams_in, sync_file
 from otel_audit.journal.journal import Journal
-from otel_audit.journal.ledger.adoption import Adopter
+from otel_audit.journal.ledger.adoption import Adopter, tree_of
 from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.ledger.files import LedgerFiles
-from otel_audit.journal.ledger.registrar import Registrar
+from otel_audit.journal.ledger.registrar import Registrar, head_content
 from otel_audit.journal.locks import FileLock
-from otel_audit.journal.stream import Limits
+from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.journal.stream_tree import StreamTree
 from otel_audit.settings import Durability
 from tests.journal.ledger.telling import a_ledger
 from tests.journal.ledger.test_registrar import assert_is_head, entries, kinds, lines_of, until
+from tests.journal.moments import before_lock
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, description
+from tests.servers.polling import PATIENCE_S
 
 
 def an_adopter(directory: Path, **options: Any) -> Adopter:
@@ -67,6 +72,49 @@ def test_a_stream_whose_process_was_killed_is_told_of_once_and_its_lock_file_goe
     assert (entry["kind"], entry["stream"], entry["size"], entry["torn_bytes"]) == ("adopt", files.stream_id, 4, 19)
     assert set(entry["adopter"]) == {"pid", "host_id", "boot_id"}
     assert_is_head(entry, files)
+    assert not files.writer_lock.exists()
+
+
+def test_a_stream_that_lived_and_died_while_its_lock_was_looked_at_is_told_of(tmp_path: Path) -> None:
+    files = StreamFiles(tmp_path, str(ids.new_id()))
+    files.writer_lock.touch()  # as its writer does before it locks the file
+    lived: list[int] = []
+
+    def live(operation: int) -> None:
+        """Before the adopter locks the file for good, which nobody held when it looked."""
+        if operation & fcntl.LOCK_EX and not lived:
+            lived.append(operation)
+            limits = Limits()
+            StreamWriter(files, knowing(), limits=limits, durability=Durability.OS, retire=lambda _: None).abandon()
+
+    adopter = an_adopter(tmp_path)
+    with before_lock(files.writer_lock, live):
+        adopter.take_over()
+    assert lived
+    adopter.take_over()
+
+    (entry,) = entries(tmp_path)
+    assert (entry["kind"], entry["stream"]) == ("adopt", files.stream_id)
+    assert not files.writer_lock.exists()
+
+
+def test_an_end_that_is_written_while_the_stream_is_taken_over_is_the_only_one(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    ends = head_content(files.stream_id, tree_of(files)[0].head())
+    taking = threading.Thread(target=an_adopter(tmp_path).take_over)
+    asked = threading.Event()
+
+    def ask(_: int) -> None:
+        if threading.current_thread() is taking:
+            asked.set()
+
+    with a_ledger(tmp_path).turn() as turn, before_lock(LedgerFiles(tmp_path).lock, ask):
+        taking.start()
+        assert asked.wait(PATIENCE_S)
+        turn.write([(Kind.END, ends)])  # by the process whose close did not wait for it
+    taking.join(PATIENCE_S)
+
+    assert [entry["kind"] for entry in entries(tmp_path)] == ["end"]
     assert not files.writer_lock.exists()
 
 
