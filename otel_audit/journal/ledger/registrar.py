@@ -83,6 +83,7 @@ class _Life:
     told_size: int = 0
     origin: str = ""  # of the ledger in which it is open
     is_ending: bool = False  # set by the thread that closes the stream, at any time
+    not_before_s: float = 0.0  # its files failed, and are tried again then
     busy_until_s: float = 0.0  # until then its end waits although other processes have the turn
     is_whole: bool = False  # the stream has ended, and its tree has all lines or cannot be built
     is_over: bool = False  # its end is in the ledger
@@ -251,7 +252,7 @@ class Registrar:
         """
         stream_id = stream.files.stream_id
         if (life := self._lives.get(stream_id)) is not None:
-            life.busy_until_s = time.monotonic() + END_WAIT_S
+            life.busy_until_s = time.monotonic() + self._end_wait_s
             life.is_ending = True
             self._not_before_s = 0.0
             if self._thread is None:  # the interpreter is ending, and no thread could be started
@@ -296,10 +297,11 @@ class Registrar:
             try:
                 grown += life.grow()
                 said = life.due(now_s, self._limits, 0.0 if self._is_waited_for else _OPEN_AFTER_S)
-                if said and now_s >= self._not_before_s and life.sync():
+                if said and now_s >= max(self._not_before_s, life.not_before_s) and life.sync():
                     due.append((life, said))
             except Exception as error:  # with the files of one stream, or a bug: the others must go on
-                self._failed(error)
+                life.not_before_s = now_s + _RETRY_S
+                self._failed(error, [life])
         if due:
             self._take_turn(due)
         return self._pause_s(grown, now_s)
@@ -313,7 +315,9 @@ class Registrar:
                     return
                 written = turn.write([each for _, said in due for each in said])
         except Exception as error:  # whatever it was, the next turn may succeed
-            self._failed(error)
+            if self._failed(error, list(self._lives.values())):
+                self._not_before_s = time.monotonic() + self._retry_s
+                self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
             return
         now_s, origin = time.monotonic(), written.checkpoint.origin
         opens = any(kind == Kind.OPEN for _, said in due for kind, _ in said)
@@ -332,17 +336,20 @@ class Registrar:
         if opens:
             self._on_open()
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, lives: Sequence[_Life]) -> bool:
+        """Say why entries of these streams are late, and give up those that are ending. Return False to go on trying.
+
+        The thread that closes a stream waits for more than one turn of other processes.
+        """
         self.trouble = f"the ledger cannot be written, so its entries will be late: {described(error)}"
         now_s = time.monotonic()
-        ending = [life for life in list(self._lives.values()) if life.is_ending]
+        ending = [life for life in lives if life.is_ending]
         if isinstance(error, LedgerBusy) and any(now_s < life.busy_until_s for life in ending):
-            return  # the thread that closes a stream waits for more than one turn of other processes
-        self._not_before_s = now_s + self._retry_s
-        self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
+            return False
         for life in ending:
             self._lives.pop(life.files.stream_id, None)
         self._notices.say("ledger", self.trouble)
+        return True
 
     def _pause_s(self, grown: int, now_s: float) -> float:
         """Return a pause that ends before the busiest writer's list is full, and when a stream has to be opened."""

@@ -26,6 +26,7 @@ from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability
 from otel_audit.signing.tree import Edge, leaf_hash
 from tests.journal.ledger.telling import a_ledger, checked, last_checked
+from tests.journal.moments import before_lock
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, the_stream, the_writer
 from tests.servers.polling import PATIENCE_S, poll
@@ -204,15 +205,15 @@ def test_nobody_waits_for_a_ledger_that_others_keep_and_the_end_is_left_to_who_t
 ) -> None:
     held = FileLock.acquire(LedgerFiles(tmp_path).lock)
     assert held is not None
-    with registered(tmp_path) as journal:
+    with registered(tmp_path, end_wait_s=0.1) as journal:
         receipt = append(journal, "a")
         assert receipt.durable
+    until(lambda: "will be late" in capsys.readouterr().err)
     held.release()
 
     assert entries(tmp_path) == []
     assert the_stream(tmp_path).writer_lock.exists()
     assert not FileLock.is_held(the_stream(tmp_path).writer_lock)
-    assert "will be late" in capsys.readouterr().err
 
 
 def test_a_turn_that_comes_after_whoever_closed_the_stream_has_given_up_does_not_tell_of_its_end(
@@ -291,6 +292,34 @@ def test_two_streams_of_one_process_end_each_for_itself(tmp_path: Path) -> None:
 
     told = [(entry["kind"], entry["stream"]) for entry in entries(tmp_path)]
     assert told == [(kind, stream.files.stream_id) for stream in seen for kind in ("open", "end")]
+
+
+def test_the_end_of_a_stream_is_told_although_the_files_of_another_one_that_ends_then_are_gone(tmp_path: Path) -> None:
+    registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
+    journal = a_journal(tmp_path, on_open=registrar.follow)
+    streams: list[StreamWriter] = []
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    asked = threading.Event()
+    with before_lock(LedgerFiles(tmp_path).lock, lambda _: asked.set()):
+        for name in ("a", "b"):
+            append(journal, name)
+            assert journal.stream is not None
+            streams.append(journal.stream)
+            journal.close()
+        assert asked.wait(PATIENCE_S)
+    # The ledger's thread waits for the first turn now, and the next look finds both streams at their end.
+    streams[0].files.segment(1).unlink()
+    ends = [threading.Thread(target=registrar.end, args=(stream,)) for stream in streams]
+    for each in ends:
+        each.start()
+    until(lambda: all(life.is_ending for life in registrar._lives.values()))
+    held.release()
+    for each in ends:
+        each.join(PATIENCE_S)
+    registrar.close()
+
+    assert [entry["stream"] for entry in entries(tmp_path) if entry["kind"] == "end"] == [streams[1].files.stream_id]
 
 
 @pytest.mark.parametrize("durability", ["os", "fsync"])
