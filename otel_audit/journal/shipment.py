@@ -136,11 +136,17 @@ def take(
     durable: Callable[[], Position | None] = _unknown,
     leaves_lock: bool = False,
 ) -> Shipment | None:
-    """Return the right to export this stream, whether its writer lives or not, or None if another process has it."""
+    """Return the right to export this stream, whether its writer lives or not.
+
+    Return None if another process has it, or has just removed the stream.
+    """
     ship_lock = FileLock.acquire(files.ship_lock, mode=file_mode)
     if ship_lock is None:
         return None
     try:
+        if files.segment_from(1) is None:  # a cursor that is made now would stay for ever
+            ship_lock.release(remove=True)
+            return None
         cursor = Cursor(files.cursor, mode=file_mode, origin=origin_of(files))
     except BaseException:
         ship_lock.release()

@@ -13,6 +13,7 @@ from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.shipment import Shipment, adopt, take
 from tests.chain_check import application_events
+from tests.journal.moments import before_lock
 from tests.journal.writing import a_journal, append, description, finish, ids_of, lines_of, said, start_script
 from tests.opening import opening
 
@@ -230,6 +231,24 @@ def test_a_stream_that_somebody_exports_is_not_taken(tmp_path: Path) -> None:
     again = take(files)
     assert again is not None
     again.release()
+
+
+def test_of_a_stream_that_is_removed_while_it_is_taken_no_file_is_made_again(tmp_path: Path) -> None:
+    files = a_dead_stream(tmp_path)
+    removed: list[Path] = []
+
+    def remove(_: int) -> None:
+        """Remove the stream, as the retention of another process does once it is delivered, with its lock file last."""
+        if not removed:
+            removed.extend([files.segment(1), files.ship_lock])
+            for path in removed:
+                path.unlink()
+
+    with before_lock(files.ship_lock, remove):
+        assert adopted(tmp_path) == []
+
+    assert removed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_more_streams_are_taken_than_asked_for_and_the_oldest_first(tmp_path: Path) -> None:
