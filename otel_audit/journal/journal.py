@@ -366,20 +366,29 @@ class Journal:
         This holds no lock of the journal, since it starts threads. `Thread.start` waits until the new thread runs, and
         waits for ever if an asynchronous exception meant for its caller hits the new thread first.
         """
-        turn = object()
+        end = self._end
+        while end.is_unannounced:
+            turn = object()
+            try:
+                # Not a lock, which an asynchronous exception just after its acquisition would leave locked for ever.
+                self._announcing.append(turn)
+                if self._announcing[0] is not turn:
+                    return  # another thread is doing it, and looks once more afterwards
+                self._announce_open(end)
+            finally:
+                self._announcing.remove(turn)
+
+    def _announce_open(self, end: WritingEnd) -> None:
+        is_done = False
         try:
-            # Not a lock, which an asynchronous exception just after its acquisition would leave locked for ever.
-            self._announcing.append(turn)
-            if self._announcing[0] is not turn:
-                return  # another thread is doing it
-            end = self._end
+            end.is_unannounced = False  # before the stream is read: one that opens meanwhile is announced too
             stream = end.stream
             if stream is not None:
                 end.background.start(stream)
                 self._on_open(stream)
-            end.is_unannounced = end.stream is not stream
+            is_done = True
         finally:
-            self._announcing.remove(turn)
+            end.is_unannounced = end.is_unannounced or not is_done
 
     def _defer(self, event_id: str, event: bytes, time_ns: int, observed_ns: int) -> Receipt:
         if len(self._deferred) >= _DEFERRED_MAX:

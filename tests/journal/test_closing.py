@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,28 @@ from tests.journal.keeping import Keeping
 from tests.journal.writing import a_journal, append, the_stream, the_writer
 
 CLOSES = 200
+
+
+def test_a_stream_that_is_opened_while_another_thread_announces_the_one_before_is_announced_too(tmp_path: Path) -> None:
+    announced: list[StreamWriter] = []
+
+    def close_and_append() -> None:
+        journal.close()
+        append(journal, "b")
+
+    def announce(stream: StreamWriter) -> None:
+        announced.append(stream)
+        if len(announced) == 1:
+            other = threading.Thread(target=close_and_append)
+            other.start()
+            other.join()
+
+    journal = a_journal(tmp_path, on_open=announce)
+    append(journal, "a")
+
+    assert [stream.files.stream_id for stream in announced] == [files.stream_id for files in streams_in(tmp_path)]
+    assert len(announced) == 2
+    journal.close()
 
 
 def test_a_signal_handler_that_closes_inside_an_append_neither_waits_for_it_nor_breaks_it(tmp_path: Path) -> None:
