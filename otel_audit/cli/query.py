@@ -16,12 +16,13 @@ import click
 from rich.cells import cell_len
 
 from otel_audit.access import Look
+from otel_audit.cli.command import WRONG_USAGE
 from otel_audit.cli.options import GivenMoment, GivenPath, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped, escaped_json
-from otel_audit.query.database import Found, TrailDatabase
+from otel_audit.query.database import Found, QueryFailed, QueryUnanswered, TrailDatabase
 from otel_audit.query.filters import WORDS, Filters, Place
 
 __all__ = ["query"]
@@ -150,9 +151,20 @@ def query(
             database = stack.enter_context(
                 TrailDatabase(stores, out=out, asked=filters if sql is None else None, passed=passed)
             )
-        _Answer(database, places, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
+        try:
+            _Answer(database, places, filters, sql, limit, look).give(as_json=as_json, as_csv=as_csv, out=out)
+        except QueryUnanswered as error:
+            if sql is None or isinstance(error, QueryFailed):
+                raise
+            raise _WrongQuestion(f"--sql: {escaped(str(error))}") from error
         for said in database.gathered.unread():
             click.echo(said, err=True)
+
+
+class _WrongQuestion(click.ClickException):
+    """A mistake in SQL, which the usage of the command would not explain."""
+
+    exit_code = WRONG_USAGE
 
 
 class _Answer:

@@ -441,7 +441,7 @@ class TrailDatabase:
         except UnicodeEncodeError as error:
             raise QueryUnanswered("expected a question in UTF-8, got other bytes; ask in UTF-8") from error
         except self._duckdb.Error as error:
-            raise QueryUnanswered(_said_by_duckdb(error)) from error
+            raise self._unanswered(error) from error
         if len(statements) != 1 or statements[0].type != self._duckdb.StatementType.SELECT:
             raise QueryUnanswered(
                 f"expected one SELECT, got {', '.join(str(each.type.name) for each in statements) or 'nothing'}; "
@@ -468,7 +468,7 @@ class TrailDatabase:
             )
         if isinstance(error, self._duckdb.OutOfMemoryException):
             return QueryFailed(f"{said}; narrow it by a time, or ask for fewer columns")
-        return QueryUnanswered(said)
+        return QueryUnanswered(f"{said}; docs/query.md has the columns of the view `events`")
 
     def _all_rows(self, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
         answer = self._execute(sql, values)
@@ -497,4 +497,4 @@ def _limit(limit: int | None) -> str:
 def _said_by_duckdb(error: Exception) -> str:
     """Return what DuckDB says up to the excerpt of the question, which begins with "LINE 1:"."""
     said = " ".join(str(error).partition("\nLINE ")[0].split())
-    return f"the question cannot be answered: {said or repr(error)}"
+    return f"expected a question that DuckDB can answer, got {said or repr(error)}"

@@ -160,6 +160,25 @@ def test_wrong_usage_says_what_was_expected(journal: Path, arguments: list[str],
     assert says in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        ("SELEC 1", 'got Parser Error: syntax error at or near "SELEC"; docs/query.md has the columns'),
+        ("SELECT actr FROM events", 'got Binder Error: Referenced column "actr" not found'),
+        ("SELECT CAST('a' AS INT)", "got Conversion Error: Could not convert string 'a'"),
+        ("", "expected one SELECT, got nothing; a trail is only read"),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=str)
+def test_a_mistake_in_sql_is_said_in_one_line(journal: Path, question: str, says: str, form: list[str]) -> None:
+    result = run(journal, "--sql", question, *form)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: --sql: expected ")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_directory_without_events_says_so(tmp_path: Path) -> None:
     result = run(tmp_path)
 
