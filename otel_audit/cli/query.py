@@ -238,7 +238,8 @@ class _Answer:
     def _give_table(self) -> None:
         question, values = self._question()
         names, rows = self._database.rows(question, values)
-        shown = [[_cell(value) for value in row] for row in rows]
+        is_cut = sys.stdout.isatty()  # a program that reads a pipe needs the whole text
+        shown = [[_cell(value, is_cut=is_cut) for value in row] for row in rows]
         self._look.add(len(shown))
         _print_columns([[escaped(name) for name in names], *shown])
         if len(shown) == self._limit:
@@ -270,9 +271,9 @@ def _shown_json(found: Found) -> bytes:
     return escaped_json(found.line.decode("utf-8", "backslashreplace")).encode() + b"\n"
 
 
-def _cell(value: str | None) -> str:
+def _cell(value: str | None, *, is_cut: bool) -> str:
     text = "-" if value is None else escaped(value)
-    return text if len(text) <= _CELL_MAX else text[: _CELL_MAX - 1] + "…"
+    return text if len(text) <= _CELL_MAX or not is_cut else text[: _CELL_MAX - 1] + "…"
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:

@@ -160,6 +160,10 @@ def test_wrong_usage_says_what_was_expected(journal: Path, arguments: list[str],
     assert says in " ".join(result.stderr.split())
 
 
+def test_a_pipe_gets_the_rows_of_a_question_uncut(journal: Path) -> None:
+    assert run(journal, "--sql", "SELECT repeat('x', 500) AS x").stdout == f"x\n{'x' * 500}\n"
+
+
 @pytest.mark.parametrize(
     ("question", "says"),
     [

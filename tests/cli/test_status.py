@@ -335,6 +335,16 @@ def test_on_a_narrow_terminal_an_id_stays_in_one_piece_and_every_number_is_there
     assert {"shop", "ended", "otlp", *NUMBERS} <= set(words)
 
 
+def test_in_a_pipe_the_row_of_a_stream_is_one_line_however_long_its_service_is_named(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path, service="shop" * 60)
+    files = record(journal, "a")
+    journal.close()
+
+    rows = [line for line in run(tmp_path).stdout.splitlines() if line.startswith(files.stream_id)]
+
+    assert [row.split()[1] for row in rows] == ["shop" * 60]
+
+
 def test_events_that_nobody_delivers_are_told_from_those_that_somebody_will(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     files = record(journal, "a", "b")
