@@ -24,6 +24,7 @@ import re
 import stat
 import sys
 import zipfile
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -274,36 +275,39 @@ class Check:
         where = f"{LEDGER}, log {ledger.origin or ledger.directory_id}"
         if not ledger.notes:
             return
+        last_notes = {each[:2]: size for size in sorted(ledger.notes) for each in ledger.notes[size][1]}
         if self.vkey is None:
-            own = [key for key in self.keys if self.has_signed(where, ledger, key)]
+            own = [key for key in self.keys if self.has_signed(where, ledger, key, last_notes)]
             last = max(ledger.notes)
             if not any(signed_by(*ledger.notes[last], ledger.origin, key) for key in own):
                 self.refuse(where, f"expected a key of {KEYS} that signed its last note, got none")
             else:
                 ledger.vouched = last
             return
-        ledger.vouched = self.has_signed(where, ledger, self.vkey)
+        ledger.vouched = self.has_signed(where, ledger, self.vkey, last_notes)
         given = proofs.parse_vkey(self.vkey)[1]
         # Only a line that the key itself has signed can say that it is an epoch's.
         is_further = any(public == given and line <= ledger.vouched for line, _, public in ledger.epochs)
+        lines = [line for line, _, _ in ledger.epochs]
         while is_further:
-            key = next(named for line, named, _ in reversed(ledger.epochs) if line <= ledger.vouched)
-            size = self.has_signed(where, ledger, key)
+            key = ledger.epochs[bisect_right(lines, ledger.vouched) - 1][1]
+            size = self.has_signed(where, ledger, key, last_notes)
             is_further = size > ledger.vouched
             ledger.vouched = max(size, ledger.vouched)
 
-    def has_signed(self, where: str, ledger: Ledger, key: str) -> int:
-        """Return the size of the last note that a key signed, or 0."""
-        for size in sorted(ledger.notes, reverse=True):
-            text, signatures = ledger.notes[size]
-            try:
-                if signed_by(text, signatures, ledger.origin, key):
-                    proofs.check_signatures(text, signatures, ledger.origin, proofs.parse_vkey(key)[1])
-                    return size
-            except Refused as error:
-                self.refuse(f"{where}, note of {size} lines", str(error))
+    def has_signed(self, where: str, ledger: Ledger, key: str, last_notes: dict[tuple[str, bytes], int]) -> int:
+        """Return the size of the last note that a key signed, or 0. `last_notes` has it by the name and id of a key."""
+        size = 0
+        try:
+            log_name, public = proofs.parse_vkey(key)
+            size = last_notes.get((ledger.origin, proofs.key_id_of(ledger.origin, public)), 0)
+            if not size or ledger.origin.rpartition("/")[0] != log_name:
                 return 0
-        return 0
+            proofs.check_signatures(*ledger.notes[size], ledger.origin, public)
+        except Refused as error:
+            self.refuse(f"{where}, note of {size or max(ledger.notes)} lines", str(error))
+            return 0
+        return size
 
     def anchor_heads(self, ledger: Ledger) -> None:
         for seq, stream, size, digest in ledger.heads:
