@@ -13,9 +13,9 @@ Source: OTLP 1.x `logs.proto`; OTel logs data model; attributes and severities a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import attrgetter
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs
@@ -32,9 +32,10 @@ from otel_audit.records.mapping import (
     SURELY_FITS_BYTES,
     AttributeValue,
     SegmentMapping,
+    actor_attributes,
+    kind_attributes,
     kind_of,
     plain_attributes,
-    repeating_attributes,
 )
 from otel_audit.records.otlp_json import OTLP, ForeignRequest, foreign_resource_logs
 
@@ -137,6 +138,7 @@ class UnreadableLine(AuditError):
 
 _NEEDED: Final = (("event_type", str), ("stream_id", str), ("time_ns", int), ("observed_ns", int), ("seq", int))
 _decode: Final[Callable[[bytes], Any]] = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def read_line(line: bytes) -> dict[str, Any]:
@@ -292,8 +294,11 @@ _ENCODERS_MAX: Final = 16  # streams that are exported in turn
 _encoders: Final[dict[int, tuple[Mapping[str, Any], _Encoder]]] = {}
 
 
+_Key = TypeVar("_Key", bound=Hashable)
+
+
 class _Common(NamedTuple):
-    """The common fields of records of one kind, as fields of a LogRecord.
+    """Fields of a LogRecord that many records share: those of a kind with the constants, or those of an actor.
 
     `attributes` is their number besides the constants.
     """
@@ -338,14 +343,18 @@ class _Request:
 
 
 class _Encoder:
-    """Encodes the lines of one segment. The common parts of events of a kind are encoded once. Any thread."""
+    """Encodes the lines of one segment. The common parts of events of a kind, or of an actor, are encoded once.
 
-    __slots__ = ("_common", "_envelope", "_heads", "_mapping", "_usual_common")
+    The two are kept apart, since every user may do everything, and there would be too many pairs to keep. Any thread.
+    """
+
+    __slots__ = ("_actors", "_envelope", "_heads", "_kinds", "_mapping", "_usual_kinds")
 
     def __init__(self, segment: Segment) -> None:
         self._mapping = segment.mapping
-        self._common: dict[bytes, _Common] = {}
-        self._usual_common: dict[tuple[bytes | str | int | None, ...], _Common] = {}
+        self._actors: dict[bytes, _Common] = {}  # by the JSON of the principal
+        self._kinds: dict[bytes, _Common] = {}
+        self._usual_kinds: dict[tuple[bytes | str | int | None, ...], _Common] = {}
         self._heads = wire.Heads()
         self._envelope = wire.envelope(
             segment.resource, segment.resource_schema_url, segment.scope, segment.scope_attributes
@@ -378,22 +387,24 @@ class _Encoder:
             return None
         event_type, action, resource = usual.event_type, usual.action, usual.resource
         http = http_facts(event_type, action.method, action.path, usual.status_code, usual.detail)
+        principal = bytes(usual.principal)
         # fmt: off
         kind = (
-            event_type, usual.stream_id, usual.outcome, usual.error_type, bytes(usual.principal), action.mcp_tool,
-            resource.type, bytes(resource.actions), usual.source.transport, http.method, http.status_code,
+            event_type, usual.stream_id, usual.outcome, usual.error_type, action.mcp_tool, resource.type,
+            bytes(resource.actions), usual.source.transport, http.method, http.status_code,
         )
         # fmt: on
-        common = self._usual_common.get(kind)
+        common = self._usual_kinds.get(kind)
         if common is None:
-            common = self._common_of(read_line(line), http)
-            if len(self._usual_common) >= _KINDS_MAX:
-                self._usual_common.clear()
-            self._usual_common[kind] = common
+            common = _kept(self._usual_kinds, kind, self._kind_of(read_line(line), http))
+        actor = self._actors.get(principal)
+        if actor is None:
+            actor = _kept(self._actors, principal, self._encoded_actor(read_object(b'{"principal":%b}' % principal)))
         heads = self._heads
         event_id = usual.event_id.encode()
         parts = [
             common.encoded,
+            actor.encoded,
             wire.times(usual.time_ns, usual.observed_ns),
             heads[keys.RECORD_ID][len(event_id)],
             event_id,
@@ -418,13 +429,14 @@ class _Encoder:
     def _record(self, line: bytes, event: Mapping[str, Any]) -> bytes:
         if len(line) <= SURELY_FITS_BYTES:
             http = http_facts_of(event)
-            common = self._common_of(event, http)
-            own, left_out = self._mapping.own(event, http, common.attributes)
+            kind, actor = self._kind_of(event, http), self._actor_of(event)
+            own, left_out = self._mapping.own(event, http, kind.attributes + actor.attributes)
+            parts = [kind.encoded, actor.encoded]
         else:
             verdict = verdict_of(event.get("outcome"))
             repeating, own, left_out = self._mapping.attributes(event, verdict, len(line))
-            common = self._encoded(event, verdict, repeating)
-        parts = [common.encoded, wire.times(time_of(event), event["observed_ns"])]
+            parts = [self._encoded(event, verdict, repeating).encoded]
+        parts.append(wire.times(time_of(event), event["observed_ns"]))
         self._heads.add_attributes(parts, own)
         self._heads.add_body(parts, line)
         trace = trace_of(event)
@@ -434,20 +446,27 @@ class _Encoder:
             parts.append(LogRecord(dropped_attributes_count=left_out).SerializeToString())
         return b"".join(parts)
 
-    def _common_of(self, event: Mapping[str, Any], http: HttpFacts) -> _Common:
+    def _kind_of(self, event: Mapping[str, Any], http: HttpFacts) -> _Common:
+        verdict = verdict_of(event.get("outcome"))
         try:
             kind = kind_of(event, http)
         except RecursionError:  # as deep as a line that can just be read
-            kind = b""
-        known = self._common.get(kind)
-        if known is None:
-            verdict = verdict_of(event.get("outcome"))
-            known = self._encoded(event, verdict, repeating_attributes(event, verdict, http))
-            if len(self._common) >= _KINDS_MAX:
-                self._common.clear()
-            if kind:
-                self._common[kind] = known
-        return known
+            return self._encoded(event, verdict, kind_attributes(event, verdict, http))
+        known = self._kinds.get(kind)
+        return known or _kept(self._kinds, kind, self._encoded(event, verdict, kind_attributes(event, verdict, http)))
+
+    def _actor_of(self, event: Mapping[str, Any]) -> _Common:
+        try:
+            principal = _encode(event.get("principal"))
+        except RecursionError:  # as above
+            return self._encoded_actor(event)
+        return self._actors.get(principal) or _kept(self._actors, principal, self._encoded_actor(event))
+
+    def _encoded_actor(self, event: Mapping[str, Any]) -> _Common:
+        values = actor_attributes(event)
+        parts: list[bytes] = []
+        self._heads.add_attributes(parts, values)
+        return _Common(b"".join(parts), len(values))
 
     def _encoded(self, event: Mapping[str, Any], verdict: Verdict, repeating: Mapping[str, AttributeValue]) -> _Common:
         record = LogRecord(
@@ -459,8 +478,16 @@ class _Encoder:
         return _Common(record.SerializeToString() + wire.attributes({**constants, **repeating}), len(repeating))
 
 
+def _kept(known: dict[_Key, _Common], key: _Key, common: _Common) -> _Common:
+    """Keep what was encoded once, and return it."""
+    if len(known) >= _COMMON_MAX:
+        known.clear()
+    known[key] = common
+    return common
+
+
 _RECORDS_AT_A_TIME: Final = 32
-_KINDS_MAX: Final = 2048  # about a megabyte
+_COMMON_MAX: Final = 2048  # about half a megabyte
 _FIELDS: Final = frozenset(UsualLine.__struct_fields__)
 _OWN_TEXTS: Final = tuple(
     (f"{part}.{field}" if part else field, key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -124,7 +124,7 @@ def actor_id_of(principal: Mapping[str, Any]) -> str:
     return name if name and type(name) is str else ""
 
 
-class HttpFacts(NamedTuple):
+class HttpFacts(msgspec.Struct, frozen=True, gc=False):
     """Method, path and status of the request that an event is about. They are empty or None if unknown."""
 
     method: str = ""
@@ -169,4 +169,5 @@ def _said_in(detail: object) -> HttpFacts:
     method, space, path = request.partition(" ")
     if not (arrow and space and method and len(status) == 3 and status.isascii() and status.isdecimal()):
         return _NOTHING_SAID
-    return HttpFacts(method, path, int(status) if 100 <= int(status) <= 599 else None)
+    code = int(status)
+    return HttpFacts(method, path, code if 100 <= code <= 599 else None)

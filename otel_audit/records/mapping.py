@@ -24,10 +24,11 @@ __all__ = [
     "AttributeValue",
     "Found",
     "SegmentMapping",
+    "actor_attributes",
     "attribute_value",
+    "kind_attributes",
     "kind_of",
     "plain_attributes",
-    "repeating_attributes",
 ]
 
 AttributeValue = str | bool | int | float | list[str] | list[bool] | list[int] | list[float]
@@ -85,7 +86,10 @@ def _texts(value: object) -> bool:
     return type(value) is list and set(map(type, value)) == {str}
 
 
-def _direct(type_: keys.ValueType, *, repeats: bool) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+_Rows = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+def _direct(type_: keys.ValueType, *, repeats: bool) -> _Rows:
     """Return rows of the table as (part, ((field, key), ...)). The event itself is the part ``, and comes last."""
     rows: dict[str, list[tuple[str, str]]] = {}
     for row in keys.ATTRIBUTES:
@@ -95,8 +99,16 @@ def _direct(type_: keys.ValueType, *, repeats: bool) -> tuple[tuple[str, tuple[t
     return tuple((part, tuple(fields)) for part, fields in sorted(rows.items(), reverse=True))
 
 
-_REPEATING_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=True)
-_REPEATING_LISTS: Final = _direct(keys.ValueType.STRINGS, repeats=True)
+_ACTOR: Final = "principal"
+
+
+def _parted(rows: _Rows) -> tuple[_Rows, _Rows]:
+    """Return the rows of the actor, and those of the kind of event."""
+    return tuple(row for row in rows if row[0] == _ACTOR), tuple(row for row in rows if row[0] != _ACTOR)
+
+
+_ACTOR_TEXTS, _KIND_TEXTS = _parted(_direct(keys.ValueType.STRING, repeats=True))
+_ACTOR_LISTS, _KIND_LISTS = _parted(_direct(keys.ValueType.STRINGS, repeats=True))
 OWN_TEXTS: Final = _direct(keys.ValueType.STRING, repeats=False)
 """The texts that are of one record alone, as (part, ((field, key), ...)), in the order of its attributes."""
 DURATION: Final = "audit.duration_ms"
@@ -149,7 +161,7 @@ class SegmentMapping:
         `audit.detail`. `line_bytes` is the length of the line of the event.
         """
         http = http_facts_of(event)
-        repeating = repeating_attributes(event, verdict, http)
+        repeating = {**kind_attributes(event, verdict, http), **actor_attributes(event)}
         found = Found(repeating, *self.own(event, http, len(repeating)))
         return found if line_bytes <= SURELY_FITS_BYTES else self._fitted(found)
 
@@ -210,10 +222,10 @@ class SegmentMapping:
 
 
 def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
-    """Return everything that `repeating_attributes` and the event's name depend on. Equal bytes mean equal attributes.
+    """Return everything that `kind_attributes` and the event's name depend on. Equal bytes mean equal attributes.
 
     Raises:
-        RecursionError: the principal is nested too deeply.
+        RecursionError: a value is nested too deeply.
     """
     action, resource = part_of(event, "action"), part_of(event, "resource")
     return _encode(
@@ -222,7 +234,6 @@ def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
             event["stream_id"],
             event.get("outcome"),
             event.get("error_type"),
-            part_of(event, "principal"),
             action.get("verb"),
             action.get("mcp_tool"),
             resource.get("type"),
@@ -235,12 +246,10 @@ def kind_of(event: Mapping[str, Any], http: HttpFacts) -> bytes:
     )
 
 
-def repeating_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpFacts) -> dict[str, AttributeValue]:
+def kind_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpFacts) -> dict[str, AttributeValue]:
     """Return the attributes that take few values in a service. They depend only on `kind_of` the event."""
-    principal, event_type = part_of(event, "principal"), event["event_type"]
+    event_type = event["event_type"]
     found: dict[str, AttributeValue] = {
-        keys.ACTOR_ID: actor_id_of(principal) or "anonymous",
-        keys.ACTOR_TYPE: actor_type_of(principal),
         keys.ACTION: action_of(event, http.method),
         keys.OUTCOME: verdict.outcome,
         keys.RESULT: verdict.result.value,
@@ -252,12 +261,20 @@ def repeating_attributes(event: Mapping[str, Any], verdict: Verdict, http: HttpF
         found[keys.HTTP_STATUS_CODE] = http.status_code
     if event_type in MCP_METHODS:
         found[keys.MCP_METHOD] = MCP_METHODS[event_type]
-    for part, fields in _REPEATING_LISTS:
-        values = part_of(event, part) if part else event
-        for field, key in fields:
-            if (value := values.get(field)) and _texts(value):
-                found[key] = value
-    _add_texts(found, event, _REPEATING_TEXTS)
+    _add_lists(found, event, _KIND_LISTS)
+    _add_texts(found, event, _KIND_TEXTS)
+    return found
+
+
+def actor_attributes(event: Mapping[str, Any]) -> dict[str, AttributeValue]:
+    """Return the attributes that depend only on the principal. Each user has their own, in all that they do."""
+    principal = part_of(event, _ACTOR)
+    found: dict[str, AttributeValue] = {
+        keys.ACTOR_ID: actor_id_of(principal) or "anonymous",
+        keys.ACTOR_TYPE: actor_type_of(principal),
+    }
+    _add_lists(found, event, _ACTOR_LISTS)
+    _add_texts(found, event, _ACTOR_TEXTS)
     return found
 
 
@@ -303,9 +320,15 @@ def _add_mcp(own: dict[str, AttributeValue], event: Mapping[str, Any]) -> None:
                 own[keys.PROMPT_NAME] = name
 
 
-def _add_texts(
-    to: dict[str, Any], event: Mapping[str, Any], rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-) -> None:
+def _add_lists(to: dict[str, AttributeValue], event: Mapping[str, Any], rows: _Rows) -> None:
+    for part, fields in rows:
+        values = part_of(event, part) if part else event
+        for field, key in fields:
+            if (value := values.get(field)) and _texts(value):
+                to[key] = value
+
+
+def _add_texts(to: dict[str, AttributeValue], event: Mapping[str, Any], rows: _Rows) -> None:
     for part, fields in rows:
         values = event.get(part) if part else event
         if type(values) is not dict:

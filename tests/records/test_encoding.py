@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -229,6 +231,37 @@ def test_other_threads_are_let_in_after_every_32_records() -> None:
     encoded_request(HEADER, [a_failed_login()] * 97, give_way=lambda: ways.append(None))
 
     assert len(ways) == 3
+
+
+def calls_to_encode(lines: list[bytes]) -> int:
+    """Return how many functions encoding these lines calls, which no other load of the machine changes."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        encoded_request(HEADER, lines)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_what_a_user_does_for_the_first_time_costs_no_more_than_what_they_have_done_before() -> None:
+    def did(user: str, tool: str) -> bytes:
+        event = Draft(
+            "mcp.tools.call", "2026-09-21T14:13:20.123Z", "1", UNSET, UNSET, UNSET, Principal(user, ["reader"], "oidc"),
+            Source("10.0.0.7", "mcp-http"), Action(tool, ""), Resource("view", "stats", ["READ"]), "success", 1.5, "",
+            "0199aabb-0001-7000-8000-000000000001", UNSET,
+        )  # fmt: skip
+        return raw_line(msgspec.to_builtins(event))
+
+    encoded_request(HEADER, [did("alice", "get"), did("bruno", "put")])
+    known = calls_to_encode([did("alice", "get"), did("bruno", "put")])
+
+    assert calls_to_encode([did("alice", "put"), did("bruno", "get")]) == known
 
 
 def test_what_the_helpers_write_is_a_usual_line(tmp_path: Path) -> None:
