@@ -126,7 +126,7 @@ def span_ids(span: SpanContext) -> SpanIds:
     """Return the ids of a span, sampled or not; unset when it is none."""
     # Unpacked, since it is a tuple, and each property would cost a call.
     trace_id, span_id, _, flags, _, is_valid = span
-    return SpanIds(trace_id.to_bytes(16).hex(), span_id.to_bytes(8).hex(), int(flags)) if is_valid else _NO_SPAN
+    return SpanIds(trace_id.to_bytes(16).hex(), span_id.to_bytes(8).hex(), flags | 0) if is_valid else _NO_SPAN
 
 
 class TimestampText:
@@ -142,7 +142,10 @@ class TimestampText:
         if known != second:
             text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
             self._second = (second, text)
-        return f"{text}.{rest // 1_000_000:03d}Z"
+        return text + _MILLISECONDS[rest // 1_000_000]
+
+
+_MILLISECONDS = tuple(f".{count:03d}Z" for count in range(1000))
 
 
 def completed(

@@ -105,6 +105,9 @@ class Recorder:
         clock: Callable[[], int],
         new_request_id: Callable[[], str],
     ) -> None:
+        from otel_audit.event import as_event, fields_of
+
+        self._as_event, self._fields_of = as_event, fields_of  # an import statement costs each event 0.6 us
         self.new_request_id = new_request_id
         self._filtered = _Filtered()
         self._writer = _Writer()
@@ -146,11 +149,11 @@ class Recorder:
 
     def decision_on(self, event: AuditEvent) -> Decision:
         """Return what the policy decides on the event as it is."""
-        return self._default if self._decisions is None else self._decisions.on(Facts.of(_as_event(event)))
+        return self._default if self._decisions is None else self._decisions.on(Facts.of(self._as_event(event)))
 
     def decision_before(self, event: AuditEvent) -> Decision:
         """Return what the policy may decide on the event, of which only the outcome is unknown."""
-        return self._default if self._decisions is None else self._decisions.before(Facts.of(_as_event(event)))
+        return self._default if self._decisions is None else self._decisions.before(Facts.of(self._as_event(event)))
 
     def log(self, event: ModelLike, context: Context | None = None, decision: Decision | None = None) -> Receipt | None:
         """Record the event, or return None if the policy filters it. `decision` replaces that of the policy.
@@ -195,14 +198,12 @@ class Recorder:
         self, event: ModelLike, context: Context | None, decision: Decision | None
     ) -> tuple[dict[str, Any], int, int, OnLoss, bool] | None:
         """Return what to record of an event, its two times, its loss rule and if it is vital; None if filtered."""
-        from otel_audit.event import fields_of
-
-        given = _as_event(event)
+        given = self._as_event(event)
         decision = decision or self.decision_on(given)
         if decision.level is _NONE:
             self._filtered.add()
             return None
-        fields = fields_of(given)
+        fields = self._fields_of(given)
         if decision.level is _METADATA:
             fields = as_metadata(fields)
         if decision.tags:
@@ -379,15 +380,9 @@ class Recorder:
             if span is not None:
                 given |= _given(trace_id=span.trace_id, span_id=span.span_id, trace_flags=span.flags)
                 context = _NO_SPAN
-            return self.log(_as_event(given), context)
+            return self.log(self._as_event(given), context)
 
         return log_call
-
-
-def _as_event(given: object) -> AuditEvent:
-    from otel_audit.event import as_event
-
-    return as_event(given)
 
 
 _NO_SPAN = Context()  # the caller knows its span, or knows that there is none

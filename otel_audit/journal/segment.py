@@ -15,6 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 from otel_audit.journal.cursor import Position
 from otel_audit.journal.files import copy_bytes, is_at, open_segment, sync_directory, write_whole
 from otel_audit.journal.line import Damage, Tail, digest, is_system
@@ -29,8 +31,8 @@ _CUT: Final = "truncated by somebody else"
 _WRITTEN_TO: Final = "written by somebody else"
 
 
-class Head(NamedTuple):
-    """The end of the chain. It is one tuple, so that it changes in a single step or not at all.
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The end of the chain. It is one object, so that it changes in a single step or not at all.
 
     `seq` is the number of the last line, `offset` its end in the segment, and `system` how many of the lines so far are
     the journal's own.

@@ -32,9 +32,6 @@ __all__ = ["Limits", "StreamWriter", "SyncFailed"]
 _LEAVES_MAX: Final = 4096  # in a longer burst, the oldest are read back from the file
 
 
-_new_tuple = tuple.__new__  # builds a NamedTuple in half the time that its own `__new__` takes
-
-
 class Limits(msgspec.Struct, frozen=True):
     """The limits of a segment, its file mode, and the size at which the directory refuses events.
 
@@ -169,32 +166,30 @@ class StreamWriter:
         """
         if self._dirty:
             self._settle()
-        seq, prev_hash, offset, own = self._head
-        segment = self._segment
-        if segment.is_over or segment.is_broken or offset >= self._segment_bytes:
+        before, segment = self._head, self._segment
+        if segment.is_over or segment.is_broken or before.offset >= self._segment_bytes:
             self._start_segment(observed_ns)
-            seq, prev_hash, offset, own = self._head
-            segment = self._segment
-        seq += 1
+            before, segment = self._head, self._segment
+        seq = before.seq + 1
         line = b'%b,"time_ns":%d,"observed_ns":%d%b%d,"prev_hash":"%b"}\n' % (
             event[:-1],
             time_ns,
             observed_ns,
             self._tag,
             seq,
-            prev_hash,
+            before.hash,
         )
         # The new head is made first, to keep the time between the write and the update of the state short. After an
         # asynchronous exception in between, `_dirty` stays set, and the next call rebuilds the head from the file.
         line_hash = sha256(line[:-1]).hexdigest().encode()
-        head = _new_tuple(Head, (seq, line_hash, offset + len(line), own + system))
+        head = Head(seq, line_hash, before.offset + len(line), before.system + system)
         self._dirty = True
         try:
             done = os.write(segment.descriptor, line)
             if done != len(line):
                 write_whole(segment.descriptor, line[done:])
         except OSError:
-            segment.undo(self._head)
+            segment.undo(before)
             self._dirty = False
             raise
         self._head = head

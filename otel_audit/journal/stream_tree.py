@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import Line, Position
@@ -132,9 +133,9 @@ class StreamTree:
     def _add_all(self, seq: int, rest: Callable[[], None]) -> None:
         """Add the next line and those that follow it without a hole, up to this number."""
         while run := self._run(seq):
-            if run[0][2] <= self._last[2]:
+            if run[0].offset <= self._last.offset:
                 self._pass_border(self._segment + 1)
-            self._edge.extend([sha256(b"\0" + unhexlify(head[1])).digest() for head in run])
+            self._edge.extend([sha256(b"\0" + unhexlify(head.hash)).digest() for head in run])
             self._last = run[-1]
             if len(run) == _LEAVES_AT_ONCE:
                 rest()
@@ -146,8 +147,8 @@ class StreamTree:
         """
         leaves, head, last = self._leaves, self._next, self._last
         run: list[Head] = []
-        while head is not None and head[0] == last[0] + 1 and last[0] < seq and len(run) < _LEAVES_AT_ONCE:
-            if run and head[2] <= last[2]:
+        while head is not None and head.seq == last.seq + 1 and last.seq < seq and len(run) < _LEAVES_AT_ONCE:
+            if run and head.offset <= last.offset:
                 break
             run.append(head)
             last = head
@@ -181,7 +182,7 @@ class StreamTree:
                     self._add_line(line)
                 if chunk.end.segment > self._segment:
                     self._pass_border(chunk.end.segment)
-                self._last = self._last._replace(offset=chunk.end.offset)  # after damage, which is skipped
+                self._last = replace(self._last, offset=chunk.end.offset)  # after damage, which is skipped
         finally:
             reader.close()
 
