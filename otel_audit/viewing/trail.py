@@ -1,8 +1,8 @@
 """A trail that is shown on the page: read into an index, verified and followed, all in the background.
 
-The newest events of a journal or of a log store are there at once, while the rest is read. Then a journal is followed
-line by line. Any other store is read again and again while somebody follows it, for at most a tenth of the time. The
-same limit applies to verifying a trail that has grown.
+The newest events of a journal, a packed trail or a log store are there at once, while the rest is read. Then a journal
+is followed line by line. Any other store is read again and again while somebody follows it, for at most a tenth of the
+time. The same limit applies to verifying a trail that has grown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from otel_audit.errors import AuditError
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import Line
 from otel_audit.journal.reader import service_in, stream_header
+from otel_audit.query.database import TrailDatabase
+from otel_audit.query.filters import Filters
 from otel_audit.query.index import TrailIndex
+from otel_audit.stores.columns import ColumnStore
 from otel_audit.stores.directory import Latest, Seen
 from otel_audit.stores.loki import LokiStore
 from otel_audit.stores.store import Kind, Store, StoreUnreadable
@@ -192,9 +195,11 @@ class ViewedTrail:
         self._show(first)
 
     def _newest_of_store(self) -> Sequence[tuple[bytes, str]]:
-        """Return the newest lines of a log store, each once; none of a store that has to be read to find them."""
+        """Return the newest lines of a log store or a packed trail, each once. Others have to be read to find them."""
         found: dict[bytes, str] = {}
         with self._opened() as store:
+            if isinstance(store, ColumnStore):
+                return _newest_packed(store)
             for stored, service in store.newest(_FIRST) if isinstance(store, LokiStore | VictoriaLogsStore) else ():
                 match stored:
                     case (str(), Line() as line):
@@ -313,3 +318,12 @@ class ViewedTrail:
                     state = each.stat()
                     found[str(each)] = (state.st_size, state.st_mtime_ns)
         return found
+
+
+def _newest_packed(store: ColumnStore) -> Sequence[tuple[bytes, str]]:
+    with TrailDatabase([store]) as database:
+        found = list(database.find(Filters(), _FIRST))
+        # Their services are read from that time on, and not from the whole trail.
+        question, values = database.select(Filters(since_ns=found[-1].place.time_ns if found else None), _FIRST)
+        _, rows = database.rows(f"SELECT line, service FROM ({question})", values)
+        return [(str(line).encode(), service or "") for line, service in rows]

@@ -24,6 +24,7 @@ from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import Filters
 from otel_audit.signing.keys import SigningKey
 from otel_audit.stores.directory import DirectoryStore
+from otel_audit.stores.location import open_store
 from otel_audit.stores.store import Store
 from otel_audit.verification.pins import Pins
 from otel_audit.viewing import answers
@@ -275,15 +276,19 @@ def test_a_duration_that_is_no_number_spoils_no_page(journal: Path) -> None:
 # While it is read, and afterwards.
 
 
-def test_the_newest_events_of_a_journal_are_there_while_the_rest_is_read(journal: Path) -> None:
+@pytest.mark.parametrize("kind", ["journal", "packed"])
+def test_the_newest_events_are_there_while_the_rest_is_read(journal: Path, tmp_path: Path, kind: str) -> None:
     opened: list[None] = []
     may_read = threading.Event()
+    if kind == "packed":
+        packed = CliRunner().invoke(main, ["pack", str(journal), str(tmp_path / kind)])
+        assert packed.exit_code == 0, packed.output
 
     def opened_slowly() -> Store:
         opened.append(None)
-        if len(opened) > 1:  # the first only asks what it is
+        if len(opened) > (1 if kind == "journal" else 2):  # the first only asks what it is, the second for the newest
             may_read.wait()
-        return DirectoryStore(journal)
+        return open_store(tmp_path / kind)
 
     with viewed(journal, opened=opened_slowly) as trail:
         until(lambda: answers.events(trail, asking())["events"], "the newest events")
