@@ -26,11 +26,13 @@ def length_s(text: str) -> int | None:
 def moment_ns(text: str) -> int:
     """Return a moment in nanoseconds since 1970, from a length of time before now, a day's name, or ISO 8601 in UTC.
 
+    One that 64 bits cannot hold is the nearest that they can, from 1677 to 2262, since no event is beyond.
+
     Raises:
         AuditError: the text is none of these.
     """
     if (ago_s := length_s(text)) is not None:
-        return time.time_ns() - ago_s * 10**9
+        return _in_int64(time.time_ns() - ago_s * 10**9)
     try:
         if text in _DAYS_AGO:
             today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -42,7 +44,11 @@ def moment_ns(text: str) -> int:
             f"expected a time such as 2d, 3h, yesterday, 2026-11-29 or 2026-11-29T08:00Z, got {text[:100]!r}"
         ) from error
     since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
-    return since // timedelta(microseconds=1) * 1000
+    return _in_int64(since // timedelta(microseconds=1) * 1000)
+
+
+def _in_int64(time_ns: int) -> int:
+    return max(-(2**63), min(time_ns, 2**63 - 1))
 
 
 def utc_text(time_ns: int, timespec: str = "seconds") -> str:

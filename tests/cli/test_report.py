@@ -62,6 +62,14 @@ def test_the_page_and_the_json_are_of_one_report(journal: Path, tmp_path: Path) 
     assert f"{out} written; CONSISTENT: " in result.stderr
 
 
+@pytest.mark.parametrize("since", ["0001-01-01", "1970-01-01", "99999999w"])
+def test_a_period_may_begin_and_end_beyond_every_time_that_a_line_can_hold(journal: Path, since: str) -> None:
+    result = run("--since", since, "--until", "9999-12-31", "--json", directory=journal)
+
+    assert result.exit_code == 0, result.output
+    assert reported(result)["totals"]["events"] == 2
+
+
 def test_only_its_maker_may_read_a_page_which_replaces_an_earlier_one(journal: Path, tmp_path: Path) -> None:
     out = tmp_path / "report.html"
     out.write_text("an earlier one")
