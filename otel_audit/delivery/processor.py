@@ -23,7 +23,7 @@ from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.worker import BatchLimits, Worker
-from otel_audit.errors import described
+from otel_audit.errors import LedgerBusy, described
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger.adoption import Adopter
@@ -413,6 +413,8 @@ class BatchProcessor:
             self._adopter.take_over(stopped)
             if finds:
                 self._adopter.find(stopped)
+        except LedgerBusy:  # others write what is more urgent, and the next look is soon
+            return
         except Exception as error:  # whatever it was, the next look may be better
             self._notices.say(
                 "ledger adopt", f"{self._directory}: the ledger lacks ends of streams: {described(error)}"

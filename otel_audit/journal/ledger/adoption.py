@@ -333,7 +333,10 @@ def _is_told(files: LedgerFiles, stream_id: str, anchor: object) -> bool:
                     return False
                 is_signed = is_signed or isinstance(statement(line), SignedNote)
                 if is_signed and wanted in line.content and isinstance(entry := statement(line), Entry):
-                    return entry.kind in _OVER
+                    if entry.kind in _OVER:
+                        return True
+                    if entry.kind == Kind.OPEN:  # other entries, such as removals, may follow an end
+                        return False
     return False
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from otel_audit import ids
+from otel_audit.delivery.processor import BatchProcessor
 from otel_audit.journal.files import StreamFiles, streams_in, sync_file
 from otel_audit.journal.journal import Journal
 from otel_audit.journal.ledger.adoption import Adopter, tree_of
@@ -96,6 +97,37 @@ def test_a_stream_that_lived_and_died_while_its_lock_was_looked_at_is_told_of(tm
     (entry,) = entries(tmp_path)
     assert (entry["kind"], entry["stream"]) == ("adopt", files.stream_id)
     assert not files.writer_lock.exists()
+
+
+def test_a_stream_is_not_told_of_again_once_retention_has_told_of_it_too(tmp_path: Path) -> None:
+    files = left_behind(tmp_path)
+    adopter = an_adopter(tmp_path)
+    adopter.take_over()
+    a_ledger(tmp_path).tell([(Kind.RETAIN, {"stream": files.stream_id, "segment": 1})])
+    files.writer_lock.touch()  # left by whoever was killed while it removed the segment
+
+    assert adopter.take_over() == 0
+
+    assert kinds(tmp_path) == ["adopt", "retain"]
+    assert not files.writer_lock.exists()
+
+
+def test_nobody_is_told_that_others_had_the_turn_when_a_stream_should_be_taken_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left_behind(tmp_path)
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    asked = threading.Event()
+    processor = BatchProcessor(tmp_path, [], adopter=an_adopter(tmp_path))
+    with before_lock(LedgerFiles(tmp_path).lock, lambda _: asked.set()):
+        processor.start()
+        assert asked.wait(PATIENCE_S)
+    processor.close(timeout_s=PATIENCE_S)
+    held.release()
+
+    assert capsys.readouterr().err == ""
+    assert an_adopter(tmp_path).take_over() == 1
 
 
 def test_an_end_that_is_written_while_the_stream_is_taken_over_is_the_only_one(tmp_path: Path) -> None:
