@@ -341,14 +341,16 @@ def _simplified(fields: Mapping[str, Any]) -> AuditEvent:
 
 
 def _build_each_once() -> None:
-    """Have pydantic-core make what it keeps for the first model of each kind, while no other thread is in there.
+    """Have pydantic-core make what it keeps for the first models that it builds and dumps, with no other thread inside.
 
     It does that under locks of its own. A child that is forked while another thread holds one would wait for it for
     ever, in the first event that it builds.
     """
     mended: dict[str, Any] = {"event_type": 0, "principal": {"roles": None}, "action": "", "resource": b"", "source": 1}
-    AuditEvent(**mended, attributes={"": [1.5]})
-    _validated({}).model_dump()
+    event = AuditEvent(**mended, attributes={"": [1.5]})
+    event.to_jsonl()
+    for each in (event, AuditEvent.model_construct(outcome=1)):
+        fields_of(each)
 
 
 _build_each_once()

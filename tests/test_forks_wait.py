@@ -20,11 +20,11 @@ from tests.recording import recorder
 # Each round is a process that has built no event yet, with two threads that begin to, and children forked meanwhile.
 FIRST_EVENTS = """
 import os, signal, threading
-from otel_audit import AuditEvent
+from otel_audit.event import AuditEvent, fields_of
 
 def build_until(stop):
     while not stop.is_set():
-        AuditEvent(event_type="x")
+        fields_of(AuditEvent(event_type="x"))
 
 def in_child(work):
     pid = os.fork()
@@ -38,7 +38,7 @@ def first_events():
     stop = threading.Event()
     for _ in range(2):
         threading.Thread(target=build_until, args=(stop,), daemon=True).start()
-    children = [in_child(lambda: AuditEvent(event_type="x")) for _ in range(5)]
+    children = [in_child(lambda: fields_of(AuditEvent(event_type="x"))) for _ in range(5)]
     stop.set()
     assert not any(os.waitpid(child, 0)[1] for child in children), "a child waits for a lock of its parent"
 
