@@ -476,3 +476,9 @@ def test_the_signatures_of_the_verifier_in_python_are_judged_as_wycheproof_judge
     given = (bytes.fromhex(case[name]) for name in ("public", "message", "signature"))
 
     assert loaded().ed25519_verifies(*given) is case["valid"]
+
+
+@pytest.mark.parametrize("key", ["", "nonsense", "shop", "shop+1a2b3c4d"])
+def test_a_text_that_is_no_key_is_answered_with_the_form_of_one(key: str) -> None:
+    with pytest.raises(loaded().Refused, match=r"expected <name>\+<key id>\+<base64>, got"):
+        loaded().parse_vkey(key)

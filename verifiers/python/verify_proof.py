@@ -169,8 +169,8 @@ def parse_vkey(vkey: str) -> tuple[str, bytes]:
     """Return the log name and the public key of a trusted key."""
     name, _, rest = vkey.partition("+")
     key_id, _, encoded = rest.partition("+")
+    require(is_name(name) and encoded, f"key: expected <name>+<key id>+<base64>, got {vkey!r}")
     material = canonical_base64(encoded, "key")
-    require(is_name(name), f"key: expected <name>+<key id>+<base64>, got {vkey!r}")
     require(len(material) == 33 and material[0] == 1, "key: expected one for Ed25519, 0x01 and 32 bytes")
     require(
         key_id == key_id_of(name, material[1:]).hex(), f"key: expected the key id of its name and bytes, got {key_id!r}"
