@@ -8,23 +8,32 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import requests
 
 from otel_audit import AuditAction, AuditEvent, AuditLogger, AuditPrincipal, AuditResource, AuditSource
 from otel_audit.event import PrincipalKind
+from otel_audit.journal.line import Line
+from otel_audit.records.encoding import encoded_request
 from otel_audit.signing.keys import create_identity, read_identity
+from otel_audit.stores.directory import DirectoryStore
+from tests.journal_lines import HEADER
 from tests.recording import a_trail
+from tests.servers import VictoriaLogs
+from tests.verification.kept import write_archive
 from tests.verification.verifiers import of_python_command
 
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "query.md"
+JOURNALS = ("one process", "dead process and new key")
 ALICE = AuditPrincipal(username="alice", id="u-1", issuer="https://id.example", roles=["analyst"], auth_type="oidc")
 BOB = AuditPrincipal(username="bob", auth_type="oidc")
 ALINA = AuditPrincipal(username="alina", auth_type="oidc")
@@ -146,18 +155,54 @@ def record_by_several(directory: Path, today: date) -> None:
     record(directory, "identity.pem", events_of(today)[2::3])
 
 
-@pytest.fixture(scope="module", params=["one process", "dead process and new key"])
-def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    while True:
-        directory = tmp_path_factory.mktemp("questions")
-        today = datetime.now(UTC).date()
-        if request.param == "one process":
-            record(directory, "identity.pem", events_of(today))
-        else:
-            record_by_several(directory, today)
-        said = {question: asked(directory, commands) for question, commands in questions().items()}
-        if datetime.now(UTC).date() == today:  # else `yesterday` was another day to some of them
-            return Answers(said, directory, 1 if request.param == "one process" else 3)
+@pytest.fixture(scope="module", params=[*JOURNALS, "archive", "packed trail", "VictoriaLogs"])
+def answers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    """The answers of a journal, or those of another store, which is then the SOURCE of each command."""
+    with ExitStack() as stack:
+        while True:
+            directory = tmp_path_factory.mktemp("questions")
+            today = datetime.now(UTC).date()
+            if request.param == "dead process and new key":
+                record_by_several(directory, today)
+            else:
+                record(directory, "identity.pem", events_of(today))
+            source = source_of(request.param, directory, stack)
+            said = {
+                question: asked(directory, [re.sub(r"^(otel-audit \w+)", rf"\1 {source}", each) for each in commands])
+                for question, commands in questions().items()
+            }
+            if datetime.now(UTC).date() == today:  # else `yesterday` was another day to some of them
+                yield Answers(said, directory, 3 if request.param == "dead process and new key" else 1)
+                return
+
+
+def source_of(kind: str, directory: Path, stack: ExitStack) -> str:
+    """The SOURCE of the commands, into which the journal was copied; empty for the journal itself."""
+    if kind in JOURNALS:
+        return ""
+    if kind == "packed trail":
+        asked(directory, ["otel-audit pack journal packed"])
+        return "packed"
+    with DirectoryStore(directory / "journal") as journal:
+        lines = [
+            each.content
+            for stream_id in journal.streams()
+            for each in journal.lines_of(stream_id)
+            if isinstance(each, Line)
+        ]
+    if kind == "archive":
+        write_archive(directory / "archive.jsonl", lines, shuffled=True)
+        return "archive.jsonl"
+    running = stack.enter_context(VictoriaLogs(directory / "victorialogs"))
+    sent = requests.post(
+        f"{running.otlp_endpoint}/v1/logs",
+        data=encoded_request(HEADER, lines),
+        headers={"Content-Type": "application/x-protobuf"},
+        timeout=30,
+    )
+    sent.raise_for_status()
+    running.wait_for("*", len(lines))
+    return f"victorialogs+{running.base_url}"
 
 
 def asked(directory: Path, commands: Sequence[str]) -> str:
@@ -247,6 +292,7 @@ def test_one_file_convinces_an_auditor(answers: Answers, tmp_path: Path) -> None
     assert done.stdout.splitlines()[-1] == f"PROVEN: the key vouches for all {answers.recorded} lines"
 
 
+@pytest.mark.parametrize("answers", JOURNALS, indirect=True)
 def test_the_key_of_each_identity_vouches_for_what_it_signed(answers: Answers) -> None:
     """Below the new identity's key are all lines, and below the former one's those of the first two processes."""
     for identity in ("identity.pem", "former.pem")[: 1 + (answers.streams > 1)]:
@@ -264,6 +310,7 @@ def test_the_key_of_each_identity_vouches_for_what_it_signed(answers: Answers) -
         assert words.endswith(f"{sum(vouched)} of the {sum(signed)} signed lines are vouched for")
 
 
+@pytest.mark.parametrize("answers", JOURNALS, indirect=True)
 def test_one_event_is_proven_by_the_key_of_its_time(answers: Answers) -> None:
     key = read_identity(answers.directory / "identity.pem").verifier("otel-audit/unknown_service")
     events = [json.loads(line) for line in asked(answers.directory, ["otel-audit query --json"]).splitlines()]
@@ -278,6 +325,7 @@ def test_one_event_is_proven_by_the_key_of_its_time(answers: Answers) -> None:
     assert (len(own[1]) < len(own[0])) is (answers.streams > 1)  # only the id of a key that the ledger does not name
 
 
+@pytest.mark.parametrize("answers", JOURNALS, indirect=True)
 def test_a_changed_trail_is_not_whole(answers: Answers, tmp_path: Path) -> None:
     """The same question after somebody has removed what agent-7 was denied."""
     journal = tmp_path / "journal"
