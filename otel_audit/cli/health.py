@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 import click
 
 from otel_audit._version import __version__
+from otel_audit.cli.options import ParamType
 from otel_audit.delivery.processor import BatchProcessor
 from otel_audit.http_server import BoundedHTTPServer
 
@@ -33,7 +34,7 @@ _READ_TIMEOUT_S: Final = 5.0  # for a client that connects and says nothing
 _CLOSE_POLL_S: Final = 0.1
 
 
-class GivenAddress(click.ParamType[tuple[str, int]]):
+class GivenAddress(ParamType[tuple[str, int]]):
     """`PORT` on loopback, or `HOST:PORT`; an IPv6 address stands in brackets."""
 
     name = "address"

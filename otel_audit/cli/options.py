@@ -29,13 +29,23 @@ from otel_audit.notices import escaped
 from otel_audit.settings import Settings
 
 if TYPE_CHECKING:
+    from click import ParamType
     from rich.console import Console
+else:
+
+    class ParamType(click.ParamType):
+        """click's type of a parameter, which takes the type of its value only from click 8.4 on."""
+
+        def __class_getitem__(cls, value_type):
+            return cls
+
 
 __all__ = [
     "GivenAge",
     "GivenMoment",
     "GivenNumber",
     "GivenPath",
+    "ParamType",
     "Stop",
     "any_directory_argument",
     "directory_argument",
@@ -86,7 +96,7 @@ class GivenNumber(click.FloatRange):
         return number
 
 
-class GivenAge(click.ParamType[float]):
+class GivenAge(ParamType[float]):
     """A length of time in seconds, written as 90s, 15m, 24h or 7d."""
 
     name = "age"
@@ -100,7 +110,7 @@ class GivenAge(click.ParamType[float]):
         return float(seconds)
 
 
-class GivenMoment(click.ParamType[int]):
+class GivenMoment(ParamType[int]):
     """A moment in nanoseconds since 1970, written as an age, the name of a day, or a time in ISO 8601, in UTC."""
 
     name = "time"

@@ -17,7 +17,7 @@ from rich.cells import cell_len
 
 from otel_audit.access import Look
 from otel_audit.cli.command import WRONG_USAGE
-from otel_audit.cli.options import GivenMoment, GivenPath, recorded_access
+from otel_audit.cli.options import GivenMoment, GivenPath, ParamType, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
@@ -36,7 +36,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Utf8(click.ParamType[str]):
+class _Utf8(ParamType[str]):
     """A text in UTF-8. In an argument, Python turns each byte that is not UTF-8 into half a surrogate."""
 
     name = "text"
@@ -51,7 +51,7 @@ class _Utf8(click.ParamType[str]):
         return text
 
 
-class _Page(click.ParamType[Place]):
+class _Page(ParamType[Place]):
     """The place after which an answer continues."""
 
     name = "page"

@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.text import Text
 
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenAge, GivenMoment, GivenPath, existing_directory, plain_console, unreadable
+from otel_audit.cli.options import (
+    GivenAge,
+    GivenMoment,
+    GivenPath,
+    ParamType,
+    existing_directory,
+    plain_console,
+    unreadable,
+)
 from otel_audit.cli.source import progress_bar, source_errors
 from otel_audit.errors import AuditError, NoteMalformed, ProofInvalid
 from otel_audit.moments import utc_text
@@ -37,7 +45,7 @@ _NOTE_MAX_BYTES: Final = 1 << 20
 _SAID_CHARS: Final = 300
 
 
-class GivenKey(click.ParamType[VerifierKey]):
+class GivenKey(ParamType[VerifierKey]):
     """A public key in the form that `otel-audit vkey` prints."""
 
     name = "vkey"
@@ -50,7 +58,7 @@ class GivenKey(click.ParamType[VerifierKey]):
             self.fail(escaped(str(error)), param, ctx)
 
 
-class GivenKnown(click.ParamType["KnownNote | VerifierKey"]):
+class GivenKnown(ParamType["KnownNote | VerifierKey"]):
     """An earlier note in a file, or an earlier key of the ledger, in a file or as an argument."""
 
     name = "file or vkey"
