@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import builtins
 import contextvars
 import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from otel_audit import AuditMiddleware, AuditPrincipal
+from otel_audit import AuditEvent, AuditMiddleware, AuditPrincipal
 from otel_audit.integrations.asgi import set_principal
+from otel_audit.integrations.asgi.scope import Message, Receive, Scope, Send
+from tests.chain_check import application_events
 from tests.integrations.serving import Served, a_logger, an_app, audited, events_of, get, pass_on, the_event
+from tests.recording import recorder
 
 SECRET = "a-secret-of-no-known-form"
 
@@ -28,6 +35,49 @@ SECRET = "a-secret-of-no-known-form"
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "audit"
+
+
+def imports_of(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return our modules that import statements of this thread name meanwhile."""
+    me, real, named = threading.get_ident(), builtins.__import__, list[str]()
+
+    def noting(name: str, *arguments: Any) -> Any:
+        if threading.get_ident() == me and name.startswith("otel_audit"):
+            named.append(name)
+        return real(name, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "__import__", noting)
+        work()
+    return named
+
+
+def test_neither_a_request_nor_an_event_pays_for_an_import_statement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = {"user": {"sub": "ann", "roles": ["reader"]}}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def taken(message: Message) -> None:
+        """Send to a client that takes everything."""
+
+    async def nothing() -> Message:
+        return {"type": "http.request"}
+
+    with recorder(tmp_path) as audit:
+        served = AuditMiddleware(app, audit=audit)
+
+        def work() -> None:
+            asyncio.run(served({"type": "http", "method": "GET", "path": "/", "headers": []}, nothing, taken))
+            audit.log(AuditEvent(event_type="own", principal=AuditPrincipal(username="ann")))
+
+        work()  # of the first event, much is imported
+
+        assert imports_of(work, monkeypatch) == []
+
+    assert [event["principal"]["username"] for event in application_events(tmp_path)] == ["ann"] * 4
 
 
 class ByHeader(AuthenticationBackend):
