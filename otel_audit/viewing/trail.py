@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_audit.errors import AuditError
-from otel_audit.journal.files import StreamFiles
+from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.line import Line
 from otel_audit.journal.reader import service_in, stream_header
 from otel_audit.query.database import TrailDatabase
@@ -250,6 +250,7 @@ class ViewedTrail:
         assert index is not None  # `_fill` has shown it
         reached = index.reached()
         while not self._closing.wait(_LOOK_EVERY_S):
+            self.outdated = self._lost()
             with contextlib.suppress(AuditError, OSError):  # the next look may succeed; `verify` says what is wrong
                 new = [each for each in latest.new() if each.seq > reached.get(each.stream_id, 0)]
                 if new:
@@ -257,6 +258,15 @@ class ViewedTrail:
                     for each in new:
                         reached[each.stream_id] = max(each.seq, reached.get(each.stream_id, 0))
                     self._grown()
+
+    def _lost(self) -> str:
+        """Return why nothing of a journal is there any more, or an empty text.
+
+        An empty directory is a journal that has not begun, of which nothing is wrong, unless lines of it were read.
+        """
+        if self.directory is None or not self._services or segments_in(self.directory):
+            return ""
+        return f"{self.where}: expected the journal that was read before, got no segment of it; it was moved or removed"
 
     def _follow_by_reading_again(self) -> None:
         took_s, known = 0.0, self._files()
@@ -298,6 +308,8 @@ class ViewedTrail:
     def _verified(self) -> Report:
         self._verified_bytes, self._all_bytes = 0, 0
         if self.directory is not None:
+            if lost := self._lost():
+                raise StoreUnreadable(lost)
             self._all_bytes = bytes_of(self.directory)
             return verify_directory(self.directory, self._pins, passed=self._passed)
         with self._opened() as store:

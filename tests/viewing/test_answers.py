@@ -345,6 +345,27 @@ def test_a_trail_that_cannot_be_read_says_why(journal: Path) -> None:
         assert "Input/output error" in answers.state(trail)["reading"]["error"]
 
 
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_a_journal_that_is_removed_meanwhile_is_not_consistent(
+    journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_emptied: bool
+) -> None:
+    for name in ("_AGAIN_S", "_RETRY_S"):
+        monkeypatch.setattr(f"otel_audit.viewing.trail.{name}", 0.2)
+    with viewed(journal) as trail:
+        os.rename(journal, tmp_path / "moved")
+        if is_emptied:
+            journal.mkdir()
+        until(lambda: trail.verifying.error and trail.outdated, "both reasons")
+        assert "got no segment of it" in answers.state(trail)["verifying"]["error"]
+        assert "got no segment of it" in answers.state(trail)["outdated"]
+        assert len(all_events(trail)) == 12
+
+        if is_emptied:
+            journal.rmdir()
+        os.rename(tmp_path / "moved", journal)
+        until(lambda: trail.verifying.is_done and not trail.outdated, "the journal again")
+
+
 @pytest.fixture
 def no_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     scratch = tmp_path / "scratch"
