@@ -227,6 +227,7 @@ def _sync_failed(stream: StreamWriter, error: OSError) -> SyncFailed:
 
 
 _INTERVAL_S = 1.0
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Syncer:
@@ -352,7 +353,10 @@ class Syncer:
                 sync_directory(segment.path.parent)
                 self._named = segment.path
         except OSError as error:
-            self._failed_for(segment, error)
+            if error.errno in _NO_DESCRIPTOR:
+                self._synced = (None, -1, 0)  # the lines are on the disk, and the name of their file has to wait
+            else:
+                self._failed_for(segment, error)
         finally:
             os.close(descriptor)
 

@@ -19,6 +19,7 @@ from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.stream import Limits
 from otel_audit.settings import Durability
 from tests.chain_check import application_events, read_streams
+from tests.journal.moments import before
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, description, open_files, the_stream
 from tests.servers.polling import poll
@@ -268,3 +269,26 @@ def test_events_logged_from_inside_an_append_are_bounded_and_the_rest_is_counted
     assert gap["lines"] == 500
     assert gap["by_reason"]["re-entry"]["count"] == 500
     assert (journal.counts.emitted, journal.counts.dropped) == (1501, 500)
+
+
+def test_a_process_short_of_descriptors_syncs_the_name_of_its_file_later_and_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries: list[str] = []
+
+    def run_short(path: object, *_: object) -> None:
+        if str(path) == str(tmp_path):
+            tries.append(str(path))
+            if len(tries) == 1:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    journal = a_journal(tmp_path)
+    with before("open", run_short):
+        append(journal, "a")
+        poll(lambda: len(tries) > 1, what="the next sync")
+    append(journal, "b")
+    journal.tend()
+    journal.close()
+
+    assert capsys.readouterr().err == ""
+    assert the_stream(tmp_path).segments() == [1]
