@@ -139,6 +139,7 @@ class Adopter:
         if lock is None:  # another process holds it, or has recorded the end already
             return
         try:
+            header = stream_header(files)  # read again, since its writer may have been born just before its death
             content = self._content(files, header, tree, why)
         except BaseException:
             lock.release()  # but keep the lock file, since the end is not recorded yet
@@ -158,7 +159,10 @@ class Adopter:
         for number in files.segments():  # its writer may not have synced them, and the power may fail now
             with suppress(FileNotFoundError):  # retention has just removed it
                 sync_file(files.segment(number))
-        return _told(files, tree, why)
+        content = _told(files, tree, why)
+        return (
+            None if content["hash"] is None else content
+        )  # its writer died before its first line: nothing to vouch for
 
     def _tell(self, said: list[Telling], seen: Mapping[str, Any]) -> list[Telling]:
         """Record the ends in a turn, and return them, without those that the ledger has got since it was at `seen`.

@@ -25,6 +25,8 @@ from otel_audit.journal.locks import FileLock
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.journal.stream_tree import StreamTree
 from otel_audit.settings import Durability
+from otel_audit.verification.findings import Verdict
+from otel_audit.verification.verify import verify_directory
 from tests.journal.ledger.telling import a_ledger
 from tests.journal.ledger.test_registrar import assert_is_head, entries, kinds, lines_of, until
 from tests.journal.moments import before_lock
@@ -97,6 +99,19 @@ def test_a_stream_that_lived_and_died_while_its_lock_was_looked_at_is_told_of(tm
     (entry,) = entries(tmp_path)
     assert (entry["kind"], entry["stream"]) == ("adopt", files.stream_id)
     assert not files.writer_lock.exists()
+
+
+def test_of_a_writer_that_died_before_its_first_line_nothing_is_told_and_the_trail_stays_whole(tmp_path: Path) -> None:
+    left_behind(tmp_path)
+    files = StreamFiles(tmp_path, str(ids.new_id()))
+    files.writer_lock.touch()
+    files.segment(1).touch()
+
+    assert an_adopter(tmp_path).take_over() == 1
+
+    assert kinds(tmp_path) == ["adopt"]
+    assert not files.writer_lock.exists()
+    assert verify_directory(tmp_path).verdict is Verdict.CONSISTENT
 
 
 def test_a_stream_is_not_told_of_again_once_retention_has_told_of_it_too(tmp_path: Path) -> None:
