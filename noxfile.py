@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import nox
@@ -41,8 +42,9 @@ def interpreter(version: str) -> str | None:
 # The other sessions run on 3.11. These are the newer versions that `pythons` looks for, and those that it found.
 LATER = ("3.12", "3.13", "3.14")
 NEWER_PYTHONS = {version: path for version in LATER if (path := interpreter(version)) is not None}
-# The lowest release that pyproject.toml allows: a user may be held back by another package.
-OLDEST_OTEL = ("opentelemetry-sdk==1.40.*", "opentelemetry-exporter-otlp==1.40.*")
+# The lowest releases that pyproject.toml allows: a user may be held back by another package.
+DEPENDENCIES = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text())["project"]["dependencies"]
+OLDEST = [each.partition(",")[0].replace(">=", "==") for each in DEPENDENCIES]
 # Tested in this session only. Its releases come later than those of the SDK, and would hold back the newest SDK.
 OLDEST_URLLIB3 = "opentelemetry-instrumentation-urllib3==0.61b0"
 # Not run with the oldest OpenTelemetry. Journal, redaction and policy do not import it (tests/test_imports.py checks
@@ -136,8 +138,9 @@ def pythons(session: nox.Session) -> None:
 
 @nox.session
 def oldest(session: nox.Session) -> None:
-    """Run the suite with the oldest supported OpenTelemetry, except tests that do not depend on its release."""
-    session.install("-e", ".[test-any-otel]", *OLDEST_OTEL, OLDEST_URLLIB3)
+    """Run the suite with the oldest supported dependencies, except tests that need none of OpenTelemetry."""
+    session.install("-e", ".[test-any-otel]", *OLDEST, OLDEST_URLLIB3)
+    run_pytest(session, *TOGETHER, "-m", "processes", "tests/cli/test_command.py")  # commands, on the oldest click
     ignored = (f"--ignore-glob={path}" for path in NEWEST_ONLY)
     run_pytest(session, *TOGETHER, FEW_EXAMPLES, *ignored, *session.posargs)
 
