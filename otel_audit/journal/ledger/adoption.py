@@ -160,9 +160,9 @@ class Adopter:
             with suppress(FileNotFoundError):  # retention has just removed it
                 sync_file(files.segment(number))
         content = _told(files, tree, why)
-        return (
-            None if content["hash"] is None else content
-        )  # its writer died before its first line: nothing to vouch for
+        if content["hash"] is None:  # its writer died before its first line, so there is nothing to vouch for
+            return None
+        return content
 
     def _tell(self, said: list[Telling], seen: Mapping[str, Any]) -> list[Telling]:
         """Record the ends in a turn, and return them, without those that the ledger has got since it was at `seen`.
