@@ -183,7 +183,8 @@ def plain_console() -> Console:
 
     class Plain(Console):
         def on_broken_pipe(self) -> None:
-            raise  # as it came, and not as an end with exit code 1, which says that something needs a look
+            """Raise the error as it came. Rich would exit with 1, which says that something needs a look."""
+            raise
 
     console = Plain(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
