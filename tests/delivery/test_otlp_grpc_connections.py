@@ -322,21 +322,24 @@ import os, sys, threading
 from otel_audit.delivery.otlp.grpc import OtlpGrpcExporter
 from otel_audit.settings import OtlpSettings
 
+def say(outcome):  # not print, whose lock another thread may hold in the moment of the fork
+    os.write(1, f"{outcome}\\n".encode())
+
 exporter = OtlpGrpcExporter(OtlpSettings(sys.argv[1], insecure=True))
 beside = OtlpGrpcExporter(OtlpSettings(sys.argv[1], insecure=True))
-print(exporter.export(b"", 1), flush=True)
+say(exporter.export(b"", 1))
 if sys.argv[2] == "busy":  # a call of another thread is under way in the moment of the fork
-    threading.Thread(target=lambda: print(beside.export(b"beside", 1), flush=True)).start()
+    threading.Thread(target=lambda: say(beside.export(b"beside", 1))).start()
     sys.stdin.readline()
 child = os.fork()
 if not child:
-    print(exporter.export(b"", 1), flush=True)
-    print(exporter.export(b"", 1), flush=True)
+    say(exporter.export(b"", 1))
+    say(exporter.export(b"", 1))
     exporter.close()
     sys.exit()
 if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-    print("the child failed", flush=True)
-print(exporter.export(b"", 1), flush=True)
+    say("the child failed")
+say(exporter.export(b"", 1))
 exporter.close()
 """
 
