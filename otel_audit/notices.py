@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any, Final
 
-from otel_audit.threads import get_ident, new_lock
+from otel_audit.threads import FORKS_WAIT, get_ident, new_lock
 
 __all__ = ["Notices", "escaped", "escaped_json", "number_of", "shown_json"]
 
@@ -96,5 +96,7 @@ class Notices:
 
 def _write(text: str) -> None:
     stream = sys.stderr
-    if stream is not None:  # if there is none, `print` would use stdout, which may carry a protocol
+    if stream is None:  # `print` would use stdout, which may carry a protocol
+        return
+    with FORKS_WAIT:  # else a child may inherit the lock of the stream's buffer, and hang at its own first write
         print(f"otel-audit: {escaped(text)}", file=stream, flush=True)

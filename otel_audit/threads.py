@@ -74,10 +74,10 @@ _start_new_thread: Final = _original("_thread", "start_new_thread")
 class _ForksWait:
     """A context in which no other thread forks this process: `with FORKS_WAIT:`.
 
-    It is for native code that takes locks of its own, such as the mutex of RE2's automaton. If a thread of the parent
-    held such a lock during a fork, the child would inherit it with nobody to release it, and its first event would wait
-    for ever. A fork waits for at most a second, and threads that arrive meanwhile wait for the fork. The same thread
-    may enter it again.
+    It is for native code that takes locks of its own, such as the mutex of RE2's automaton or that of stderr's buffer.
+    If a thread of the parent held such a lock during a fork, the child would inherit it with nobody to release it, and
+    its first event, or its first word on stderr, would wait for ever. A fork waits for at most a second, and threads
+    that arrive meanwhile wait for the fork. The same thread may enter it again.
     """
 
     __slots__ = ("_forks", "_inside")

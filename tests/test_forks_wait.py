@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
 from otel_audit import AuditEvent, AuditLogger
+from otel_audit.delivery.console import Terminal
+from otel_audit.notices import Notices
 from otel_audit.redaction.redactor import Redactor
 from otel_audit.threads import FORKS_WAIT
 from tests.recording import recorder
@@ -55,6 +61,42 @@ def in_child(work: Callable[[], bool]) -> bool:
         signal.alarm(20)
         os._exit(0 if work() else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+class SlowText(io.StringIO):
+    """A stream that takes a while for a write, as a pipe does whose reader is slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.is_written = False
+
+    def write(self, text: str) -> int:
+        self.begun.set()
+        time.sleep(0.1)
+        self.is_written = True
+        return len(text)
+
+
+def write_a_notice(stream: SlowText) -> None:
+    with redirect_stderr(stream):
+        Notices().say("kind", "something is up")
+
+
+def show_an_event(stream: SlowText) -> None:
+    Terminal(stream).write(lambda view: [Text("an event")])
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("write", [write_a_notice, show_an_event])
+def test_a_fork_waits_for_a_write_to_a_stream_whose_buffer_has_a_lock(write: Callable[[SlowText], None]) -> None:
+    stream = SlowText()
+    thread = threading.Thread(target=write, args=(stream,))
+    thread.start()
+    stream.begun.wait()
+
+    assert in_child(lambda: stream.is_written)
+    thread.join()
 
 
 @pytest.mark.processes

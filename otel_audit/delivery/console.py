@@ -23,6 +23,7 @@ from otel_audit.notices import escaped
 from otel_audit.records.encoding import UnreadableLine, read_line
 from otel_audit.records.facts import HttpFacts, action_of, http_facts_of, part_of
 from otel_audit.records.otlp_json import OTLP
+from otel_audit.threads import FORKS_WAIT
 
 __all__ = ["ConsoleExporter", "LineView", "Terminal"]
 
@@ -307,7 +308,8 @@ def _put(stream: TextIO, text: str) -> None:
     # A stream in the C locale must not refuse an event for a letter that it cannot show.
     encoding = stream.encoding or "utf-8"
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
+        with FORKS_WAIT:  # else a child may inherit the lock of the stream's buffer, and hang at its own first write
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
     except ValueError as error:  # closed by another thread since we looked
         raise OSError(str(error)) from error

@@ -27,7 +27,7 @@ from otel_audit.journal.files import sync_directory
 from otel_audit.journal.segment import OpenSegment
 from otel_audit.journal.stream import StreamWriter, SyncFailed
 from otel_audit.settings import Durability
-from otel_audit.threads import RealThread, SimpleQueue, acquired, get_ident, new_lock
+from otel_audit.threads import FORKS_WAIT, RealThread, SimpleQueue, acquired, get_ident, new_lock
 
 __all__ = ["COMMIT_TIMEOUT_S", "Background", "Commit", "Committer", "Syncer"]
 
@@ -363,7 +363,8 @@ class Syncer:
     def _say(self, error: OSError) -> None:
         if not self._has_failed:
             self._has_failed = True
-            print(f"otel-audit: {self._directory}: write-back failed: {error}", file=sys.stderr, flush=True)
+            with FORKS_WAIT:
+                print(f"otel-audit: {self._directory}: write-back failed: {error}", file=sys.stderr, flush=True)
 
 
 class Background:
