@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.compose.stack import ROOT, bind_mounts, load_yaml, loki, prometheus
+from otel_audit.journal.ledger.entries import ENTRY, NOTE
+from otel_audit.journal.line import GAP, SEGMENT
+from tests.compose.stack import ROOT, bind_mounts, load_yaml, loki, panels, prometheus
 from tests.compose.test_dashboard import labels_in_loki
 from tests.compose.toolchain import parse_queries
 from tests.servers import VMALERT_TOOL
@@ -73,6 +75,18 @@ def test_every_counter_of_a_unit_test_is_not_there_at_first() -> None:
     for test in unit_tests():
         if not test["name"].endswith(("that was there", "that never was")):
             assert [series["series"] for series in test["input_series"] if not series["values"].startswith("_")] == []
+
+
+def test_a_line_that_the_journal_writes_by_itself_is_no_sign_of_life() -> None:
+    """A service that records nothing any more still rolls its segments and signs them."""
+    [panel] = [panel for panel in panels("pipeline") if panel["title"] == "Time since the last event"]
+    [silent] = [rule for rule in rules() if rule["alert"] == "AuditSilent"]
+
+    for expression in (silent["expr"], panel["targets"][0]["expr"]):
+        left_out = re.findall(r'audit_events_total{[^}]*event_type!~"([^"]+)"', expression)
+        assert len(left_out) == expression.count("audit_events_total")
+        for kind in (SEGMENT, GAP, ENTRY, NOTE):
+            assert all(re.fullmatch(pattern, f"audit.{kind}") for pattern in left_out)
 
 
 @pytest.mark.parametrize(("path", "language"), [(RULES, "promql"), (OF_LOKI, "logql")])
