@@ -24,6 +24,8 @@ import click
 from otel_audit.access import AccessLog, Look
 from otel_audit.errors import AuditError, ConfigError
 from otel_audit.journal.files import journals_near, segments_in
+from otel_audit.journal.ledger import former
+from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.moments import length_s, moment_ns
 from otel_audit.notices import escaped
 from otel_audit.settings import Settings
@@ -203,12 +205,16 @@ def unreadable(directory: Path, error: OSError) -> click.UsageError:
 
 def say_if_empty(directory: Path) -> None:
     """Warn on stderr if there is no stream, since in a mistaken directory silence would look like good news."""
-    if not segments_in(directory):
-        click.echo(
-            f"{escaped(str(directory))}: no stream is in this directory; if that is unexpected, give DIR or set "
-            f"OTEL_AUDIT_DIR; `otel-audit config` shows the directory of a service{_near(directory)}",
-            err=True,
+    if segments_in(directory):
+        return
+    if LedgerFiles(directory).segments() or former.is_begun(directory):
+        said = "no stream is left in this directory, only its ledger: `otel-audit status` counts what retention removed"
+    else:
+        said = (
+            "no stream is in this directory; if that is unexpected, give DIR or set OTEL_AUDIT_DIR; "
+            f"`otel-audit config` shows the directory of a service{_near(directory)}"
         )
+    click.echo(f"{escaped(str(directory))}: {said}", err=True)
 
 
 def _near(directory: Path) -> str:

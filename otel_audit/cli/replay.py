@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELR
 
 from otel_audit._version import __version__
 from otel_audit.cli.command import FINDING, WRONG_USAGE
-from otel_audit.cli.options import GivenNumber, GivenPath, Stop
+from otel_audit.cli.options import GivenNumber, GivenPath, Stop, say_if_empty
 from otel_audit.cli.source import progress_bar
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.errors import AuditError
@@ -190,6 +190,7 @@ def replay(
 def _quarantine(directory: Path, destination: ReplayEndpoint, as_json: bool) -> bool:
     if not directory.is_dir():
         raise click.UsageError(f"expected the directory of a journal, got {str(directory)!r}; give PATH")
+    say_if_empty(directory)
     return replay_quarantine(directory, destination, as_json=as_json)
 
 
@@ -198,6 +199,8 @@ def _replay(
 ) -> bool:
     settings, otlp = destination.settings, destination.otlp
     source = ReplaySource(path, _header(settings))
+    if source.kind is Kind.JOURNAL:
+        say_if_empty(path)
     directory = state_directory or settings.directory
     make_directory(directory)
     file = state_path(directory, source.identity, otlp.shown_endpoint)

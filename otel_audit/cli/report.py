@@ -97,7 +97,8 @@ def report(
     --evidence writes one more file for an auditor: the events byte for byte, the signed ledger, proofs, the programs
     that check them, and a README. `python3 -I FILE.zip --key VKEY` checks it, and needs nothing else.
 
-    Exit codes are those of `otel-audit verify`: 1 for a broken trail, and for one that --key or --known does not prove.
+    Exit codes are those of `otel-audit verify`: 1 for a broken trail, for none at all, and for one that --key or
+    --known does not prove.
     """
     if out is None and evidence is None and not as_json:
         raise click.UsageError("expected --out FILE.html, --evidence FILE.zip or --json, got none of them", ctx)

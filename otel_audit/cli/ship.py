@@ -17,7 +17,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME
 from otel_audit._version import __version__
 from otel_audit.cli.command import FINDING, WRONG_USAGE
 from otel_audit.cli.health import GivenAddress, Health
-from otel_audit.cli.options import Stop, directory_argument
+from otel_audit.cli.options import Stop, directory_argument, say_if_empty
 from otel_audit.delivery.otlp.exporter import OtlpExporter
 from otel_audit.delivery.processor import Adoption, BatchProcessor
 from otel_audit.delivery.sweep import Sweep, SweepReport, adopter_of, ledger_of, restart, retention_of
@@ -78,6 +78,7 @@ def ship(
     except AuditError as error:
         click.echo(f"otel-audit ship: {escaped(str(error))}", err=True)
         sys.exit(WRONG_USAGE)
+    say_if_empty(directory)
     adoption = Adoption(_every, live=_leaves_delivery, foreign=adopt_foreign, at_once=_streams_at_once())
     if again and (busy := restart(directory, exporter.name, adoption, file_mode=settings.file_mode)):
         click.echo(f"{busy} streams are not sent again: another process delivers them", err=True)

@@ -21,6 +21,7 @@ from otel_audit.cli.options import (
     ParamType,
     existing_directory,
     plain_console,
+    say_if_empty,
     unreadable,
 )
 from otel_audit.cli.source import progress_bar, source_errors
@@ -151,12 +152,13 @@ def verify(
 ) -> None:
     """Check that a trail is whole, and say what is proven and what is not.
 
-    The verdict is one of three. BROKEN: something was changed, removed, inserted or cut, and the report names stream
+    The verdict is one of four. BROKEN: something was changed, removed, inserted or cut, and the report names stream
     and line. PROVEN: nothing was, up to the last signed line, and what you gave from outside (--key, --known, or a
     store beside DIR) vouches for it. CONSISTENT: no contradiction was found, but nothing from outside vouches for the
-    trail.
+    trail. EMPTY: there is no trail here.
 
-    Exit code 1 if the trail is broken, or if it is not proven although you gave a key, a note or a store.
+    Exit code 1 if the trail is broken, if there is none, or if it is not proven although you gave a key, a note or a
+    store.
     """
     pins = Pins(
         identity,
@@ -185,6 +187,7 @@ def verify(
         with source_errors(ctx), ExitStack() as stack:
             passed = stack.enter_context(_bar(where))
             if isinstance(where, Path) and kind_of_trail(where) is Kind.JOURNAL:
+                say_if_empty(where)
                 beside = stack.enter_context(open_store(second)) if second is not None and second != where else None
                 report = verify_directory(
                     where,
@@ -291,6 +294,12 @@ def verdict_words(report: Report) -> Text:
                 f"PROVEN: {which} signed lines of the trail in {where} are as they were written, by {by}{rest}; none "
                 "is changed, missing or out of place",
                 "bold green",
+            )
+        case Verdict.EMPTY:
+            return Text(
+                f"EMPTY: expected a trail in {where}, got no line and no signed ledger: nothing was recorded there "
+                "yet, or all of it was removed; give the place where a service records, or look for it in a backup",
+                "bold yellow",
             )
     if report.pins:
         return Text(

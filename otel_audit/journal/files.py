@@ -39,6 +39,7 @@ __all__ = [
     "journals_near",
     "make_directory",
     "make_private",
+    "may_be_journal",
     "open_segment",
     "open_with_mode",
     "replace_file",
@@ -148,6 +149,18 @@ def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
             _listings.pop(next(iter(_listings)), None)
         _listings[directory] = _Listing(stamp, listed_at, found)
     return found
+
+
+def may_be_journal(directory: Path) -> bool:
+    """Return True for a directory with any file of a journal, and for an empty one, as before the first event.
+
+    A volume that has just been formatted is empty: its `lost+found` belongs to the file system.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    names = set(_names_in(directory)) - {"lost+found"}
+    return not names or any(map(_OF_A_JOURNAL.match, names))
 
 
 def journals_near(directory: Path) -> list[Path]:

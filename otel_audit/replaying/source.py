@@ -148,10 +148,6 @@ class ReplaySource:
                 "send what they were packed from"
             )
         self._files = _files_of(path, self.kind)
-        if not self._files:
-            raise NothingStored(
-                f"{path}: expected a directory with a journal or a collector archive, got one without either"
-            )
 
     @property
     def identity(self) -> str:

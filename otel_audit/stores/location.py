@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_audit.errors import AuditError
-from otel_audit.journal.files import journals_near, segments_in
+from otel_audit.journal.files import journals_near, may_be_journal, segments_in
 from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.stores.archive import ArchiveStore, is_archive_line
 from otel_audit.stores.columns import ColumnStore, is_packed, packed_in
@@ -64,23 +64,26 @@ def open_store(where: Path | str) -> Store:
 def kind_of(path: Path) -> Kind:
     """Return the kind of trail at a path: journal, archive, packed trail or event log.
 
-    An empty directory is a journal that has not begun.
+    An empty directory is a journal that has not begun, and one with other files of a journal has lost its lines.
 
     Raises:
         NothingStored: the path holds none of these.
         OSError: the path cannot be read.
     """
     if path.is_dir():
-        if segments_in(path) or LedgerFiles(path).segments() or not any(path.iterdir()):
+        if segments_in(path) or LedgerFiles(path).segments():
             return Kind.JOURNAL
         if files_in(path):
             return Kind.ARCHIVE
         if packed_in(path):
             return Kind.PACKED
+        if may_be_journal(path):
+            return Kind.JOURNAL
         near = journals_near(path)
+        remedy = "give the directory of a service, or a log of events as a file"
         raise NothingStored(
             f"{path}: expected a directory with a journal or a collector archive, got neither; "
-            + (f"did you mean {' or '.join(map(str, near))}?" if near else "a log of events is given as a file")
+            + (f"did you mean {' or '.join(map(str, near))}?" if near else remedy)
         )
     if path.is_file() and is_packed(path):
         return Kind.PACKED

@@ -3,7 +3,7 @@
 There are three classes. A *finding* is something that no honest writer causes. *Unproven* is something that cannot be
 shown to be whole or broken. A *notice* is an ordinary fact that a reader should know. Any finding makes the verdict
 `broken`. `proven` needs a pin (a key, an earlier note or a second copy, supplied by the verifier), no finding and
-nothing unproven. Everything else is `consistent`.
+nothing unproven. `empty` means that neither a stream nor a ledger was there. Everything else is `consistent`.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Verdict(StrEnum):
     PROVEN = "proven"
     CONSISTENT = "consistent"
     BROKEN = "broken"
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +187,13 @@ class Report:
         weights = {each.weight for each in self.all_findings}
         if Class.FINDING in weights:
             return Verdict.BROKEN
+        if not (self.streams or self.ledgers):
+            return Verdict.EMPTY
         return Verdict.PROVEN if self.pins and Class.UNPROVEN not in weights else Verdict.CONSISTENT
 
     @property
     def exit_code(self) -> int:
-        """1 for a broken trail, and for one that is not proven although there was a pin. Otherwise 0."""
+        """1 without a trail, for a broken one, and for one that is not proven although there was a pin. Otherwise 0."""
         return 0 if self.verdict is Verdict.PROVEN or (self.verdict is Verdict.CONSISTENT and not self.pins) else 1
 
     @property

@@ -17,6 +17,7 @@ from typing import Final
 
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger.former import RETAIN, entries
+from otel_audit.notices import number_of
 from otel_audit.stores.store import Store
 from otel_audit.verification.anchors import Anchor, Bridge, join, rising
 from otel_audit.verification.archive import SETTLE_S
@@ -106,6 +107,14 @@ class _Directory:
         if lines := self._ledgers.unfinished:
             self._findings.notice("unfinished", lines[0].seq, unfinished_words(lines), lines[-1].seq)
         report.streams = [self._judged(stream_id, now_ns) for stream_id in self._all_streams()]
+        if self._removed and not (report.streams or report.ledgers):
+            last = sum(max(each.last_seq for each in bridges) for bridges in self._removed.values())
+            self._findings.unproven(
+                "removed_unsigned",
+                None,
+                f"an unsigned ledger says that retention removed {number_of(len(self._removed), 'stream')} of "
+                f"{number_of(last, 'line')}; nothing else is left of them",
+            )
         report.findings = [*self._findings.all, *compared]
         return report
 

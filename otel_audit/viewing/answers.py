@@ -99,7 +99,6 @@ def state(trail: ViewedTrail) -> Mapping[str, Any]:
         "reading": _stage(trail.reading),
         "verifying": _stage(trail.verifying) if trail.kind is not Kind.EVENT_LOG else None,
         "verdict": str(report.verdict) if report is not None else None,
-        "lines": sum(stream.lines for stream in report.streams) if report is not None else 0,
         "unread": unread,
         "outdated": trail.outdated,
     }

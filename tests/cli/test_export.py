@@ -113,23 +113,6 @@ def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["export", "--format", "ocsf"], ["query", "--json"], ["pack"]], ids=["export", "query", "pack"]
-)
-def test_an_empty_directory_is_a_journal_that_has_not_begun_to_every_command(
-    tmp_path: Path, command: list[str]
-) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    into = [str(tmp_path / "packed")] if command == ["pack"] else []
-
-    result = CliRunner().invoke(main, [command[0], str(empty), *into, *command[1:]])
-
-    assert result.exit_code == 0
-    assert f"{empty}: no stream is in this directory" in result.stderr
-    assert "{" not in result.stdout
-
-
-@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("/nowhere", "--format", "ocsf"), "expected the directory of a journal, got '/nowhere', which does not exist"),

@@ -15,6 +15,7 @@
   const VERDICTS = {
     proven: ["Proven", "The signed lines are as they were written."],
     consistent: ["Consistent", "No contradiction was found in the trail."],
+    empty: ["Empty", "No line and no signed ledger is here: nothing was recorded yet, or all of it was removed."],
     broken: ["Broken", "The trail is not as it was written."],
   };
   const CLASSES = { finding: "Wrong", unproven: "Not proven", notice: "Worth knowing" };
@@ -704,7 +705,7 @@
 
   function showVerdict(state) {
     const stage = state.verifying, verdict = state.verdict;
-    const isEmpty = verdict === "consistent" && !state.lines;
+    const isEmpty = verdict === "empty";
     const word = isEmpty ? "Nothing to verify yet" : !stage ? "No chain to verify" : stage.error ? "Could not be verified" : verdict ? VERDICTS[verdict][0]
       : stage.share === null ? "Not verified yet" : `Verifying, ${Math.floor(stage.share * 100)} %`;
     const mark = isEmpty ? "unchecked" : verdict === "broken" || stage?.error ? "broken" : verdict === "proven" ? "proven" : verdict ? "signed" : "unchecked";
