@@ -24,7 +24,7 @@ from otel_audit.cli.options import (
     say_if_empty,
     unreadable,
 )
-from otel_audit.journal.census import Census, StreamCensus, census
+from otel_audit.journal.census import STATES, Census, StreamCensus, census
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.files import replace_file
 from otel_audit.journal.ledger.standing import LedgerState
@@ -38,7 +38,6 @@ _STREAMS_SHOWN: Final = 20
 _MEASURED_COLUMNS: Final = 10_000
 _OF_LEDGER: Final = ("origin", "vkey", "size", "note_time_ns", "begun_anew")
 _READABLE: Final = 0o644  # by the collector of the text files, which runs as another user; numbers name nobody
-_STATES: Final = {True: "live", False: "ended", None: "unknown"}
 
 
 @click.command()
@@ -113,7 +112,7 @@ def _stream_json(stream: StreamCensus) -> Mapping[str, Any]:
     return {
         "stream_id": stream.stream_id,
         "service_name": stream.service_name,
-        "state": _STATES[stream.live],
+        "state": STATES[stream.live],
         "unattended": stream.is_unattended,
         "foreign": stream.is_foreign,
         **stream.counts.by_name(),
@@ -237,7 +236,7 @@ def _print_streams(console: Console, streams: Sequence[StreamCensus]) -> None:
 
 def _two_lines(stream: StreamCensus) -> Text:
     shown = Text(stream.stream_id)
-    shown.append(f"  {_STATES[stream.live]}  {escaped(stream.service_name) or '-'}")
+    shown.append(f"  {STATES[stream.live]}  {escaped(stream.service_name) or '-'}")
     shown.append(f"  {', '.join(escaped(name) for name in stream.exporters) or '-'}\n ")
     for name, number in stream.counts.by_name().items():
         shown.append(f" {name} {number}", _style(name, number))
@@ -256,7 +255,7 @@ def _table(streams: Sequence[StreamCensus]) -> Table:
         table.add_row(
             stream.stream_id,
             Text(escaped(stream.service_name) or "-"),
-            _STATES[stream.live],
+            STATES[stream.live],
             *(Text(str(number), _style(name, number)) for name, number in numbers.items()),
             Text(", ".join(escaped(name) for name in stream.exporters) or "-"),
         )

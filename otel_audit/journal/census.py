@@ -31,6 +31,7 @@ from otel_audit.settings import Durability
 __all__ = [
     "ELSEWHERE",
     "NOWHERE",
+    "STATES",
     "Census",
     "Foreign",
     "Retained",
@@ -42,6 +43,8 @@ __all__ = [
 
 NOWHERE: Final = "none"  # in a header's `export`: the journal is the destination
 ELSEWHERE: Final = "ship"  # in a header's `export`: another process delivers, to an unknown place
+# What `status` and `verify` call a stream, by whether its writer holds its lock. However it ended, nobody writes it.
+STATES: Final = {True: "live", False: "ended", None: "unknown"}
 _LOOKS: Final = 5
 _SEGMENTS_SHOWN: Final = 10
 

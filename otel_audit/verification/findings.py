@@ -240,14 +240,14 @@ def report_schema() -> dict[str, Any]:
     stream = {
         "stream_id": text,
         "service": text,
-        "state": {**text, "description": "live, ended, dead, removed, missing, not there yet or unknown."},
+        "state": {**text, "description": "live, ended, removed, missing, not there yet or unknown."},
         "first_seq": number,
         "last_seq": number,
         "lines": number,
         "chain_to": {**number, "description": "Up to this line numbers and hashes are as they must be."},
         "signed_to": {**number, "description": "Up to this line a signed root covers the stream, and agrees."},
         "anchored_to": {**number, "description": "The same, under a note that a pin vouches for."},
-        "ended": {"type": "boolean"},
+        "ended": {"type": "boolean", "description": "Its end is in the ledger: its writer was not killed."},
     }
     ledger = {
         "origin": {**text, "description": "Its name, in every note."},

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from otel_audit.journal.census import STATES
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.ledger.former import RETAIN, entries
 from otel_audit.notices import number_of
@@ -186,7 +187,7 @@ class _Directory:
             describe(report, reading.chain, reading.walk, claims)
             findings.found += reading.findings.all
             alive = self._alive[stream_id]
-            report.state = "live" if alive else "unknown" if alive is None else "ended" if report.ended else "dead"
+            report.state = STATES[alive]
             self._judge_opened(claims, reading, alive, findings, now_ns)
             self._judge_end(claims, reading, alive, findings)
             if stream_id in self._removed:

@@ -274,12 +274,17 @@ def test_it_says_which_streams_live_and_of_which_service_they_are(tmp_path: Path
 
 
 @pytest.mark.processes
-def test_a_writer_that_was_killed_has_ended(tmp_path: Path) -> None:
+def test_a_writer_that_was_killed_and_a_child_that_left_have_ended_to_status_and_to_verify(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from tests.cli.journals import a_journal, record\n"
-        "record(a_journal(Path(sys.argv[1])), 'last words')\n"
+        "import otel_audit\n"
+        "audit = otel_audit.configure(directory=Path(sys.argv[1]), service_name='shop', export='none')\n"
+        "audit.log_mcp_call(tool_name='parent', outcome='success')\n"
+        "if (child := os.fork()) == 0:\n"
+        "    audit.log_mcp_call(tool_name='child', outcome='success')\n"
+        "    os._exit(0)\n"
+        "os.waitpid(child, 0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -287,8 +292,11 @@ def test_a_writer_that_was_killed_has_ended(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
 
     status, _ = status_of(tmp_path)
+    verified = json.loads(CliRunner().invoke(main, ["verify", "--json", str(tmp_path)]).stdout)
 
-    assert (status["streams"][0]["state"], status["pending"]) == ("ended", 1)
+    assert [stream["state"] for stream in status["streams"]] == ["ended", "ended"]
+    assert [stream["state"] for stream in verified["streams"]] == ["ended", "ended"]
+    assert [stream["ended"] for stream in verified["streams"]] == [False, False]
 
 
 def test_people_read_one_sum_and_a_row_for_each_stream(tmp_path: Path) -> None:
