@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 
+# Made and removed at once, by `prove_locks` and `otel_audit.journal.room`.
+_LEFT: Final = re.compile(r"\.[0-9a-f-]{36}\.(?:probe\.lock|reserve)\Z")
 _LOOKED_AT_MAX_S: Final = 0.1  # a look takes microseconds, or as long as its thread has to wait for the processor
 _LOOKED_AT_POLL_S: Final = 0.002
 
@@ -173,6 +175,8 @@ def _open_to_look(path: Path) -> int:
 def prove_locks(directory: Path) -> None:
     """Check that a second descriptor is kept out, so that the file system of this directory has working locks.
 
+    Also remove the files without an owner that processes left which were killed at their start.
+
     Raises:
         JournalUnwritable: it has not, and two processes could write one stream.
     """
@@ -194,6 +198,18 @@ def prove_locks(directory: Path) -> None:
             f"{directory}: expected a file system that keeps a second descriptor out of a flock, got one that does "
             "not; put OTEL_AUDIT_DIR on a local disk"
         )
+    with contextlib.suppress(OSError):  # of another user, perhaps
+        _remove_left(directory)
+
+
+def _remove_left(directory: Path) -> None:
+    for name in filter(_LEFT.match, os.listdir(directory)):
+        path = directory / name
+        if name.endswith(".lock"):
+            if (lock := FileLock.acquire(path, creates=False)) is not None:
+                lock.release(remove=True)
+        else:
+            path.unlink(missing_ok=True)  # its maker needs no name
 
 
 # Not tmpfs: nobody else can mount it, but a volume that moves with a pod is never there. Nor an unknown kind.

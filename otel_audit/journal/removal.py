@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from otel_audit.journal.census import ELSEWHERE, NOWHERE, Retained, segment_counts, stream_counts
 from otel_audit.journal.counts import Counts, Progress
 from otel_audit.journal.cursor import read_cursor
-from otel_audit.journal.files import StreamFiles, sync_directory
+from otel_audit.journal.files import StreamFiles, segments_in, sync_directory, writer_locks_in
 from otel_audit.journal.ledger.entries import Kind, leaf_of
 from otel_audit.journal.ledger.former import RETAIN, Ledger, is_begun, latest
 from otel_audit.journal.ledger.removals import Removals, is_kept, stream_of
@@ -27,7 +28,7 @@ from otel_audit.journal.ledger.standing import edge_of
 from otel_audit.journal.ledger.turn import Turn
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
-from otel_audit.journal.locks import FileLock
+from otel_audit.journal.locks import FileLock, is_on_a_local_disk
 from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import lines_before, lines_behind, stream_header
 from otel_audit.journal.stream_tree import TreeBroken
@@ -42,9 +43,13 @@ __all__ = [
     "ready_segments",
     "remove",
     "remove_signed",
+    "remove_unbegun",
     "signed_obituary",
     "unlinked",
 ]
+
+_BIRTH_NS: Final = 10**9  # between the id of a stream and its first file, also on a busy machine
+_YOUNG_NS: Final = 60 * 10**9  # a writer that lives has written its first line by then
 
 
 def ready_segments(
@@ -335,6 +340,49 @@ def finish_removal(directory: Path, *, file_mode: int = 0o600, removals: Removal
                     _finish(directory, each)
     for each in removals.last:
         _remove_left_locks(directory, each)
+    there = segments_in(directory)
+    for stream_id in writer_locks_in(directory):
+        if stream_id not in there:  # its writer was killed before it made a segment
+            files = StreamFiles(directory, stream_id)
+            if (lock := FileLock.acquire(files.writer_lock, creates=False)) is not None:
+                lock.release(remove=not files.segments())
+
+
+def remove_unbegun(files: StreamFiles) -> bool:
+    """Remove a stream whose writer was killed before it wrote a line: an empty segment, its cursor and its locks.
+
+    Return False, with nothing changed, if there is more in it, if its writer or an exporter is at work, or if its
+    segment was changed after its birth. It may have been truncated then, which is for somebody to see.
+
+    Raises:
+        OSError: a file of it cannot be read or removed.
+    """
+    if not _is_unbegun(files) or (ship_lock := FileLock.acquire(files.ship_lock)) is None:
+        return False
+    with ship_lock:
+        if (writer_lock := FileLock.acquire(files.writer_lock)) is None:
+            return False
+        with writer_lock:
+            if not _is_unbegun(files):
+                return False
+            _unlink(files, 1, whole=True)
+            writer_lock.release(remove=True)
+        ship_lock.release(remove=True)
+    return True
+
+
+def _is_unbegun(files: StreamFiles) -> bool:
+    if files.segments() != [1]:
+        return False
+    status = files.segment(1).stat()
+    born_ns = (uuid.UUID(files.stream_id).int >> 80) * 10**6  # RFC 9562, UUID version 7: milliseconds since 1970
+    is_due = time.time_ns() - status.st_mtime_ns > _YOUNG_NS or is_on_a_local_disk(files.directory)
+    return (
+        status.st_size == 0
+        and is_due  # elsewhere a lock does not show that a writer on another machine is gone
+        and abs(status.st_mtime_ns - born_ns) < _BIRTH_NS
+        and not any(progress.position.seq for progress in read_cursor(files.cursor, listed=False)[0].values())
+    )
 
 
 def _remove_left_locks(directory: Path, last: Mapping[str, Any]) -> None:

@@ -42,6 +42,7 @@ from otel_audit.journal.removal import (
     ready_segments,
     remove,
     remove_signed,
+    remove_unbegun,
     signed_obituary,
     unlinked,
 )
@@ -169,9 +170,7 @@ class Retention:
         segments = segments_in(self._directory)
         ledger = LedgerFiles(self._directory).latest() if self._ledger is not None and self._is_signed else None
         ages = self._aged(segments, held, ledger)
-        removed = Removed()
-        gone: list[tuple[str, int]] = []
-        waiting: set[str] = set()
+        removed, gone, waiting = Removed(), list[tuple[str, int]](), set[str]()
         due = islice(self._due(ages, segments), _MOST_A_LOOK)
         for batch in _batches(due, segments, _MOST_A_TURN if self._is_signed else 1):
             if stopped():
@@ -278,10 +277,9 @@ class Retention:
     def _sizes(self, segments: Mapping[str, Sequence[int]]) -> Mapping[tuple[str, int], int]:
         sizes: dict[tuple[str, int], int] = {}
         for stream_id, numbers in segments.items():
-            files = StreamFiles(self._directory, stream_id)
             for number in numbers:
                 with contextlib.suppress(FileNotFoundError):
-                    sizes[stream_id, number] = files.segment(number).stat().st_size
+                    sizes[stream_id, number] = StreamFiles(self._directory, stream_id).segment(number).stat().st_size
         return sizes
 
     def _ready(
@@ -290,6 +288,8 @@ class Retention:
         if files.stream_id in self._unwanted:
             return []
         header = stream_header(files, numbers)
+        if not header and remove_unbegun(files):
+            return []
         if not self._wanted(header) or not (self._foreign or not may_live_elsewhere(self._directory, header)):
             if header:  # an unreadable one may be readable the next time
                 self._unwanted.add(files.stream_id)

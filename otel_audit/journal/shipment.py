@@ -17,7 +17,7 @@ from otel_audit.journal.cursor import Cursor, Position, is_over
 from otel_audit.journal.files import StreamFiles, segments_in
 from otel_audit.journal.locks import FileLock, may_live_elsewhere
 from otel_audit.journal.reader import StreamReader, has_lines_after, stream_header
-from otel_audit.journal.removal import origin_of
+from otel_audit.journal.removal import origin_of, remove_unbegun
 from otel_audit.threads import give_way
 
 __all__ = ["Adoption", "Shipment", "adopt", "take"]
@@ -225,6 +225,8 @@ def _taken(
     if is_live and live is _nobody:
         return None  # otherwise every search would read the header of every live stream
     header = stream_header(files)
+    if not header and not is_live and remove_unbegun(files):
+        return None
     if not wanted(header):
         known.add(files.stream_id)
         return None
