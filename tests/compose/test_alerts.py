@@ -116,6 +116,14 @@ def test_prometheus_loads_the_alerts() -> None:
     assert [path.name for path in RULES.parent.glob(Path(pattern).name)] == [RULES.name]
 
 
+def test_every_job_that_a_rule_names_is_one_that_is_scraped() -> None:
+    asked = re.findall(r'job=~?"([^"]+)"', "".join(rule["expr"] for rule in rules()))
+
+    named = {name for names in asked for name in names.split("|")}
+    assert len(named) == 4
+    assert named <= {job["job_name"] for job in prometheus()["scrape_configs"]}
+
+
 def test_every_label_that_a_rule_of_loki_names_is_one_that_is_written() -> None:
     for parsed in parse_queries("logql", [rule["expr"] for rule in rules(OF_LOKI)]):
         assert set(parsed.nodes["Identifier"]) - labels_in_loki() == set()

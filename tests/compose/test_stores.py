@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from tests.compose.stack import (
     CONFIGS,
+    ROOT,
     dashboards,
     data_sources,
     load_yaml,
     loki,
     port_of,
     ports_listened_on,
+    project,
     prometheus,
     services,
     tempo,
@@ -227,3 +231,18 @@ def test_every_route_of_alertmanager_leads_to_a_receiver() -> None:
         each["name"] for each in config["receivers"]
     }
     assert "receiver" in config["route"]
+
+
+@pytest.mark.processes
+def test_the_override_of_the_page_mounts_the_secret_where_the_receiver_of_the_page_reads_it(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    [section] = re.findall(r"^#### Be notified\n(.*?)^#### ", page, re.MULTILINE | re.DOTALL)
+    receiver, override = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "override.yml").write_text(override, encoding="utf-8")
+
+    mounts = project(tmp_path / "override.yml")["services"]["alertmanager"]["volumes"]
+    [named] = yaml.safe_load(receiver)["receivers"][0]["webhook_configs"]
+    [written] = re.findall(r"> (secrets/\S+)", section)
+
+    assert {mount["target"]: mount["source"] for mount in mounts}[named["url_file"]] == str(ROOT / written)
+    assert named["url_file"] in (CONFIGS / "alertmanager.yaml").read_text(encoding="utf-8")
