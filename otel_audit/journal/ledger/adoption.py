@@ -116,7 +116,7 @@ class Adopter:
                     self._failed(files, error)
             if said:
                 sync_directory(self._directory)
-                said = self._tell(said, seen)
+                said = self._tell(said, seen, stopped)
             while held:  # only streams that are recorded, or need not be
                 held.pop().release(remove=True)
             return len(said)
@@ -164,13 +164,13 @@ class Adopter:
             return None
         return content
 
-    def _tell(self, said: list[Telling], seen: Mapping[str, Any]) -> list[Telling]:
+    def _tell(self, said: list[Telling], seen: Mapping[str, Any], stopped: Callable[[], bool]) -> list[Telling]:
         """Record the ends in a turn, and return them, without those that the ledger has got since it was at `seen`.
 
         A writer that had waited too long may have let its lock go while its end was being written.
         """
         files = self._ledger.files
-        with self._ledger.turn() as turn:
+        with self._ledger.turn(stopped=stopped) as turn:
             if _last_place(files) != seen:
                 said = [each for each in said if not _is_told(files, each[1]["stream"], seen)]
             turn.write(said)

@@ -17,13 +17,15 @@ from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.ledger.identity import Identity
 from otel_audit.journal.ledger.turn import Turn, Written
 from otel_audit.journal.locks import FileLock
+from otel_audit.signing.keys import import_signatures
 from otel_audit.threads import real_sleep, watch
 
 __all__ = ["Ledger"]
 
 _WAIT_S: Final = 2.0
-_POLL_S: Final = 0.001
-_POLL_MAX_S: Final = 0.02
+_POLL_MIN_S: Final = 0.001
+_POLL_S: Final = 0.1
+_URGENT_POLL_S: Final = 0.005
 _ASK_EVERY_NS: Final = 60 * 10**9
 
 
@@ -83,14 +85,20 @@ class Ledger:
             return turn.write(entries)
 
     @contextlib.contextmanager
-    def turn(self, *, wait_s: float = _WAIT_S) -> Iterator[Turn]:
+    def turn(
+        self, *, wait_s: float = _WAIT_S, is_urgent: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Turn]:
         """Hold the turn inside the block, while nobody else writes. Nothing is written before `Turn.write`.
 
+        If many processes wait, those whose entries are urgent come first, and among them those that have used up most
+        of their wait. `stopped` ends the wait early.
+
         Raises:
-            LedgerBusy: others had the turn for the whole wait.
+            LedgerBusy: others had the turn for the whole wait, or it was stopped.
             OSError: the lock file can be neither opened nor created.
         """
-        lock = self._locked(wait_s)
+        import_signatures()  # not within the turn, of which it would take three quarters
+        lock = self._locked(wait_s, _URGENT_POLL_S if is_urgent else _POLL_S, stopped)
         turn = Turn(self._author, lock)
         self._turns.add(turn)
         try:
@@ -123,20 +131,24 @@ class Ledger:
         self.tell([(Kind.SIGNATURE, {"size": note.checkpoint.size, "line": str(signature)})])
         return True
 
-    def _locked(self, wait_s: float) -> FileLock:
+    def _locked(self, wait_s: float, longest_s: float, stopped: Callable[[], bool]) -> FileLock:
+        """Take the lock, for which others may wait too. Whoever tries more often is the next one more often.
+
+        There is no queue: a process that is stopped while it waits would hold up everybody behind it.
+        """
         deadline = time.monotonic() + wait_s
-        pause_s = _POLL_S
         while True:
             lock = FileLock.acquire(self._author.files.lock, mode=self._author.file_mode)
             if lock is not None:
                 return lock
-            if time.monotonic() >= deadline:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or stopped():
                 raise LedgerBusy(
                     f"{self._author.files.lock}: expected a turn within {wait_s:g} s, got none; another process "
                     "has it, or was stopped while it had it: `fuser` shows which"
                 )
-            real_sleep(random.uniform(0, pause_s))  # not all at the same moments
-            pause_s = min(2 * pause_s, _POLL_MAX_S)
+            # Random, so that not all try at the same moments.
+            real_sleep(random.uniform(0, max(_POLL_MIN_S, longest_s * left_s / wait_s)))
 
     def hold(self) -> Iterator[None]:
         """See `Forkable`. A fork does not wait for the disk; whatever a turn holds is left to the parent."""

@@ -40,7 +40,8 @@ _LEAVES_A_LOOK: Final = 2048  # half the capacity of the list
 _REST_S: Final = 0.002  # so that a request waits for one run of leaves, and not for several in a row
 _OPEN_AFTER_S: Final = 0.5  # a stream that ends sooner is opened and ended in one turn
 _WAIT_S: Final = 2.0
-END_WAIT_S: Final = 4.0  # for two turns of other processes, or for a slow disk
+END_WAIT_S: Final = 4.0  # for some turns of other processes, or for a slow disk
+_URGENT: Final = frozenset({Kind.OPEN, Kind.END})
 _RETRY_S: Final = 1.0
 _RETRY_MAX_S: Final = 60.0
 
@@ -193,7 +194,7 @@ class Registrar:
 
     `describe` returns what an `open` entry holds about the process and its settings. If `is_waited_for`, the first
     receipt of a stream waits until the stream is open in the ledger. `end_wait_s` limits the time that ending a stream
-    may take. The thread calls `on_open` when a stream of this process is in the ledger.
+    may take, and may be changed. The thread calls `on_open` when a stream of this process is in the ledger.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class Registrar:
         self._describe = describe
         self._limits = limits or HeadLimits()
         self._is_waited_for = is_waited_for
-        self._end_wait_s = end_wait_s
+        self.end_wait_s = end_wait_s
         self._on_open = on_open
         self._notices = notices or Notices()
         self._begin()
@@ -252,13 +253,13 @@ class Registrar:
         """
         stream_id = stream.files.stream_id
         if (life := self._lives.get(stream_id)) is not None:
-            life.busy_until_s = time.monotonic() + self._end_wait_s
+            life.busy_until_s = time.monotonic() + self.end_wait_s
             life.is_ending = True
             self._not_before_s = 0.0
             if self._thread is None:  # the interpreter is ending, and no thread could be started
                 self.look()
             else:
-                self._wait_for(lambda: stream_id not in self._lives, self._end_wait_s)
+                self._wait_for(lambda: stream_id not in self._lives, self.end_wait_s)
             self._lives.pop(stream_id, None)
         return stream_id in self._ended
 
@@ -307,8 +308,17 @@ class Registrar:
         return self._pause_s(grown, now_s)
 
     def _take_turn(self, due: Sequence[tuple[_Life, list[Telling]]]) -> None:
+        ending = {life.files.stream_id: life for life, said in due if any(kind == Kind.END for kind, _ in said)}
+        left_s = max((life.busy_until_s - time.monotonic() for life in ending.values()), default=_WAIT_S)
+        # A head is only late if it comes later. Without its `open` a stream is unproven once its process is gone.
+        is_urgent = any(kind in _URGENT for _, said in due for kind, _ in said)
+
+        def has_changed() -> bool:
+            """Return True if a stream has begun to end: one turn is then enough for its `open` and its `end`."""
+            return any(life.is_ending and stream_id not in ending for stream_id, life in list(self._lives.items()))
+
         try:
-            with self.ledger.turn() as turn:
+            with self.ledger.turn(wait_s=max(0.0, left_s), is_urgent=is_urgent, stopped=has_changed) as turn:
                 # Whoever closes a stream may have given up meanwhile, and the stream may have been taken over.
                 due = [(life, said) for life, said in due if self._lives.get(life.files.stream_id) is life]
                 if not due:

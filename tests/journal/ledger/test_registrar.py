@@ -233,21 +233,48 @@ def test_a_turn_that_comes_after_whoever_closed_the_stream_has_given_up_does_not
     assert entries(tmp_path) == [], "somebody may have taken the stream over"
 
 
-def test_whoever_closes_a_stream_waits_for_more_than_one_turn_of_others(tmp_path: Path) -> None:
+def test_whoever_closes_a_stream_waits_longer_for_a_turn_than_others(tmp_path: Path) -> None:
     held = FileLock.acquire(LedgerFiles(tmp_path).lock)
     assert held is not None
     registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
     journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
     append(journal, "a")
     closing = threading.Thread(target=journal.close)
-    closing.start()
-    until(lambda: bool(registrar.trouble))  # the first turn was not had
+    tries: list[float] = []
+    with before_lock(LedgerFiles(tmp_path).lock, lambda _: tries.append(time.monotonic())):
+        closing.start()
+        until(lambda: bool(tries) and tries[-1] - tries[0] > 2.5)  # others give up after 2 s
     held.release()
     closing.join(PATIENCE_S)
     registrar.close()
 
     assert kinds(tmp_path) == ["open", "end"]
     assert not the_stream(tmp_path).writer_lock.exists()
+
+
+def test_a_stream_that_ends_while_its_opening_waits_for_a_turn_needs_only_that_one(tmp_path: Path) -> None:
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
+    asked = threading.Event()
+    append(journal, "a")
+    with before_lock(LedgerFiles(tmp_path).lock, lambda _: asked.set()):
+        assert asked.wait(PATIENCE_S)
+    closing = threading.Thread(target=journal.close)
+    closing.start()
+    until(lambda: all(life.is_ending for life in registrar._lives.values()))
+    asked.clear()
+    with before_lock(LedgerFiles(tmp_path).lock, lambda _: asked.set()):
+        assert asked.wait(PATIENCE_S)  # a turn that began to wait before the end may still try once
+        asked.clear()
+        assert asked.wait(PATIENCE_S)
+    held.release()
+    closing.join(PATIENCE_S)
+    registrar.close()
+
+    assert kinds(tmp_path) == ["open", "end"]
+    assert len(last_checked(tmp_path).notes) == 2, "one of the beginning, and one of the only turn"
 
 
 def test_what_a_turn_could_not_say_the_next_one_says(tmp_path: Path) -> None:

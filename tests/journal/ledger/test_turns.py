@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from otel_audit.errors import LedgerBusy
 from otel_audit.journal.ledger.entries import Kind
 from otel_audit.journal.locks import FileLock
 from tests.journal.ledger.telling import Clock, a_ledger, checked, last_checked, segments
+from tests.servers.polling import PATIENCE_S
 
 HEAD = (Kind.HEAD, {"stream": "s", "size": 3, "root": "r", "hash": "h"})
 
@@ -133,3 +139,55 @@ def test_a_clock_that_was_set_back_changes_neither_order_nor_key(tmp_path: Path)
     found = last_checked(tmp_path)
     assert found.kinds == ["begin", "head", "head"]
     assert found.entries[-1]["time_ns"] < found.entries[-2]["time_ns"]
+
+
+def test_an_urgent_entry_waits_for_few_of_the_turns_that_could_come_later(tmp_path: Path) -> None:
+    ends = threading.Event()
+    taken: list[int] = []
+
+    def take_turns() -> None:
+        ledger = a_ledger(tmp_path)
+        while not ends.is_set():
+            with ledger.turn(wait_s=PATIENCE_S):
+                taken.append(threading.get_ident())
+                time.sleep(0.01)
+            time.sleep(0.005)
+
+    crowd = [threading.Thread(target=take_turns) for _ in range(12)]
+    for each in crowd:
+        each.start()
+    waited: list[int] = []
+    for _ in range(12):
+        before = len(taken)
+        with a_ledger(tmp_path).turn(wait_s=PATIENCE_S, is_urgent=True):
+            waited.append(len(taken) - before)
+        time.sleep(random.uniform(0, 0.05))
+    ends.set()
+    for each in crowd:
+        each.join(PATIENCE_S)
+
+    assert sum(waited) < 5 * len(waited), waited  # one in the mean, and in any order twelve
+
+
+@pytest.mark.processes
+def test_whoever_waits_for_a_turn_has_imported_what_signs_it(tmp_path: Path) -> None:
+    """All the others would wait for the import, which takes three times as long as the rest of a turn."""
+    program = """
+import pathlib, sys
+from otel_audit.journal.ledger.entries import Kind
+from tests.journal.ledger.telling import a_ledger
+from tests.journal.moments import before_lock
+
+def look(_: int) -> None:
+    print("cryptography.hazmat.primitives.asymmetric.ed25519" in sys.modules)
+
+directory = pathlib.Path(sys.argv[1])
+sys.modules.pop("cryptography.hazmat.primitives.asymmetric.ed25519", None)  # the parts of the tests may need it
+with before_lock(directory / "ledger.lock", look):
+    a_ledger(directory).tell([(Kind.HEAD, {"stream": "s", "size": 3, "root": "r", "hash": "h"})])
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
+
+    assert said.stdout.split()[0] == "True"
