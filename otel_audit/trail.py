@@ -205,7 +205,6 @@ class Trail(AuditSink):
             describe=self._opening,
             limits=HeadLimits(settings.head_lines, settings.head_seconds),
             is_waited_for=settings.durability is Durability.FSYNC or settings.on_loss is OnLoss.CLOSED,
-            end_wait_s=max(END_WAIT_S, settings.close_timeout_s),
             on_open=lambda: self._processor.ledger_begun(),
             notices=self.notices,
         )
@@ -344,12 +343,17 @@ class Trail(AuditSink):
             self.flush(self.settings.close_timeout_s if timeout_s is None else timeout_s)
 
     def close(self, timeout_s: float | None = None) -> None:
-        """Deliver for at most `timeout_s` seconds (by default `close_timeout_s`), then end the stream and release it.
+        """End the stream and deliver, for at most `timeout_s` seconds (by default `close_timeout_s`), then release it.
 
-        Undelivered events stay in the journal, and its next owner delivers them. A later event opens a new stream.
+        Waiting for the ledger counts, and may take 4 s of a shorter time. Undelivered events stay in the journal, and
+        its next owner delivers them. A later event opens a new stream.
         """
+        timeout_s = self.settings.close_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        if self._registrar is not None:
+            self._registrar.end_wait_s = max(END_WAIT_S, timeout_s)
         self.journal.close()
-        self._processor.close(timeout_s=self.settings.close_timeout_s if timeout_s is None else timeout_s)
+        self._processor.close(timeout_s=max(0.0, deadline - time.monotonic()))
         if self._registrar is not None:
             self._registrar.close()
         self._metrics.keep(self)

@@ -22,6 +22,7 @@ from otel_audit.delivery.processor import Adoption, BatchProcessor, FlushReport
 from otel_audit.event import AuditEvent
 from otel_audit.journal.cursor import read_cursor
 from otel_audit.journal.files import streams_in
+from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.reader import stream_header
 from otel_audit.settings import Settings
@@ -73,6 +74,28 @@ def shipping(directory: Path, exporter: Exporter) -> Iterator[None]:
     processor.start()
     yield
     processor.close(timeout_s=10)
+
+
+def test_a_close_that_waited_for_the_ledger_delivers_only_for_the_rest_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+    close = BatchProcessor.close
+
+    def closes(processor: BatchProcessor, *, timeout_s: float) -> bool:
+        left.append(timeout_s)
+        return close(processor, timeout_s=timeout_s)
+
+    monkeypatch.setattr(BatchProcessor, "close", closes)
+    trail = a_trail(tmp_path, Taking())
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    trail.emit(AuditEvent(event_type="order"))
+
+    trail.close(4.0)
+
+    held.release()
+    assert left == [0.0]
 
 
 def test_what_somebody_else_delivered_after_the_close_counts(tmp_path: Path) -> None:

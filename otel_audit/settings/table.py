@@ -301,7 +301,10 @@ CLOSE_TIMEOUT_S: Setting[float] = Setting(
     kind=Seconds(0, 600),
     default=5.0,
     unit="s",
-    doc="How long close() may go on delivering. The rest stays in the journal and goes out at the next start.",
+    doc=(
+        "How long close() may wait for a turn at the ledger and go on delivering. The rest stays in the journal and "
+        "goes out at the next start. For the ledger it waits up to 4 s, even if this is shorter."
+    ),
     reason="it is half of the 10 s that container runtimes leave between SIGTERM and SIGKILL",
 )
 TEXT_CHARS: Setting[int] = Setting(
