@@ -36,7 +36,7 @@ class Destination:
         self._sending_since: float | None = None
         self.accepted = 0  # exports that were accepted, ever
         self.last_accepted: Batch | None = None  # a single line, to send again to test whether anything is accepted
-        self.largest_accepted_bytes = 0  # of a line
+        self.largest_accepted: Batch | None = None  # a single line, to tell a lower limit from too much to do
         self.warnings = 0
 
     @property
@@ -58,10 +58,15 @@ class Destination:
         if isinstance(outcome, Accepted):
             self.accepted += 1
             self.last_accepted = Batch(batch.header, batch.lines[-1:])
-            self.largest_accepted_bytes = max(self.largest_accepted_bytes, batch.largest_bytes)
+            if self.largest_accepted is None or batch.largest_bytes > self.largest_accepted.largest_bytes:
+                self.largest_accepted = Batch(batch.header, [max(batch.lines, key=lambda line: len(line.content))])
             if outcome.warning:
                 self.warnings += 1
         return outcome
+
+    def forget_largest(self) -> None:
+        """See `Endpoint`."""
+        self.largest_accepted = None
 
     def _exported(self, batch: Batch) -> ExportOutcome:
         try:

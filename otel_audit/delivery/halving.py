@@ -6,7 +6,9 @@ again. If no other record is accepted, a probe is sent, beginning with the recor
 price is a copy of it.
 
 A record is given up for its size, or for lack of an answer, only if it is larger than each record that the endpoint has
-accepted. An endpoint with too much to do answers in the same way.
+accepted. An endpoint with too much to do answers in the same way. If the endpoint refuses the largest of them for its
+size too, its limit was lowered, and they no longer count. A record that gets no answer is given up later than others,
+since an endpoint that is slow or restarts gives none either.
 
 A backlog older than its store allows would take three requests per record. It is settled in runs: see `_is_run`.
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final, Generic, Protocol, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeGuard, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -43,6 +45,9 @@ _SUSPECTS_MAX: Final = 32
 _ALONE_BEFORE_RUNS: Final = 4
 _RUN_MIN_RECORDS: Final = 8
 _FAILURES_BEFORE_HALVING: Final = 3
+# A record is given up for lack of an answer after so many more, each right after a probe that was accepted. A server
+# that is killed with the record, or is slow, fails to answer one of the probes: then all begins anew.
+_UNANSWERED_BEFORE_GIVING_UP: Final = 3
 _UNANSWERED: Final = (UnavailableFor.TIMEOUT, UnavailableFor.OVERLOAD)
 _SERVER_ERROR_PATIENCE_S: Final = 600.0
 
@@ -83,8 +88,11 @@ class Endpoint(Protocol[_P]):
         """The last part that it accepted, or None."""
 
     @property
-    def largest_accepted_bytes(self) -> int:
-        """The size of the largest record that it has ever accepted, or 0."""
+    def largest_accepted(self) -> _P | None:
+        """A part with the largest record that it has accepted since `forget_largest`, or None."""
+
+    def forget_largest(self) -> None:
+        """Forget that part, because the endpoint refuses its record now: its limit was lowered."""
 
     def send(self, part: _P) -> ExportOutcome:
         """Send one request."""
@@ -95,13 +103,15 @@ class Suspect(msgspec.Struct, Generic[_P], frozen=True, eq=False):
     """A record that was refused alone, or a run of records that was refused.
 
     `accepted_before` is the number of parts that the endpoint had accepted by then. It is None for a piece of a broken
-    run, which has not been sent by itself yet.
+    run, which has not been sent by itself yet. `unanswered` counts the missing answers since it became a suspect, each
+    after the endpoint had accepted something.
     """
 
     part: _P
     reason: str
     about: RefusedFor
     accepted_before: int | None
+    unanswered: int = 0
 
 
 class Stuck(msgspec.Struct, frozen=True):
@@ -316,6 +326,9 @@ class Halving(Generic[_P]):
                     self._put(suspect, *(Suspect(half, reason, suspect.about, None) for half in part.halves()))
         elif is_new:
             self._put(suspect, Suspect(part, reason, suspect.about, self._endpoint.accepted))
+        elif suspect.about is RefusedFor.UNANSWERED and suspect.unanswered + 1 < _UNANSWERED_BEFORE_GIVING_UP:
+            accepted, unanswered = self._endpoint.accepted, suspect.unanswered + 1
+            self._put(suspect, replace(suspect, accepted_before=accepted, unanswered=unanswered))
         else:
             self._give_up(suspect)
         return None
@@ -333,12 +346,18 @@ class Halving(Generic[_P]):
 
         A probe that was not delivered before is sent again in its turn.
         """
-        if not self._suspects:
-            return None
+        while self._suspects:
+            stopped = self._probe() or self.settle()
+            if stopped is not None or not any(each.unanswered for each in self._suspects):
+                return stopped
+        return None
+
+    def _probe(self) -> Unavailable | Stuck | None:
+        """Send other records until the endpoint accepts one."""
         for record in self._to_ask_with():
             match self._send(record):
                 case Accepted():
-                    return self.settle()
+                    return None
                 case Unavailable() as away:
                     return away
         return Stuck(self._suspects[0].reason)
@@ -369,17 +388,38 @@ class Halving(Generic[_P]):
 
     def _judged(self, outcome: ExportOutcome, part: _P) -> ExportOutcome:
         may_be_too_large = part.records > 1 or self._is_largest(part)
-        if isinstance(outcome, Refused) and outcome.about is RefusedFor.SIZE and not may_be_too_large:
-            return Unavailable(f"{outcome.reason} (no larger than what was accepted before)", fault=Fault.BUSY)
+        if _is_for_size(outcome) and not may_be_too_large:
+            may_be_too_large = self._has_lower_limit()
+            if not may_be_too_large:
+                return Unavailable(f"{outcome.reason} (no larger than what was accepted before)", fault=Fault.BUSY)
         # Without a record to probe with, a suspect could not be told from an endpoint that is away.
         can_probe = part.records > 1 or self._ahead is not None or self._endpoint.last_accepted is not None
         return self._repetition.judged(outcome, part.records, may_be_too_large=may_be_too_large and can_probe)
 
     def _is_largest(self, part: _P) -> bool:
-        return part.largest_bytes > self._endpoint.largest_accepted_bytes
+        largest = self._endpoint.largest_accepted
+        return largest is None or part.largest_bytes > largest.largest_bytes
+
+    def _has_lower_limit(self) -> bool:
+        """Send the largest accepted record again. If the endpoint refuses it for its size now, forget it."""
+        largest = self._endpoint.largest_accepted
+        if largest is None or not _is_for_size(self._endpoint.send(_largest_record_of(largest))):
+            return False
+        self._endpoint.forget_largest()
+        return True
+
+
+def _is_for_size(outcome: ExportOutcome) -> TypeGuard[Refused]:
+    return isinstance(outcome, Refused) and outcome.about is RefusedFor.SIZE
 
 
 def _last_record_of(part: _P) -> _P:
     while part.records > 1:
         _, part = part.halves()
+    return part
+
+
+def _largest_record_of(part: _P) -> _P:
+    while part.records > 1:
+        part = max(part.halves(), key=lambda half: half.largest_bytes)
     return part

@@ -233,7 +233,7 @@ class _RequestEndpoint:
         self._stopped = stopped
         self.accepted = 0
         self.last_accepted: Parcel | None = None
-        self.largest_accepted_bytes = 0
+        self.largest_accepted: Parcel | None = None
 
     def send(self, part: Parcel) -> ExportOutcome:
         """See `Endpoint`. The outcome is also unavailable once somebody has asked to stop."""
@@ -249,8 +249,13 @@ class _RequestEndpoint:
         if isinstance(outcome, Accepted):
             self.accepted += 1
             self.last_accepted = part
-            self.largest_accepted_bytes = max(self.largest_accepted_bytes, part.largest_bytes)
+            if self.largest_accepted is None or part.largest_bytes > self.largest_accepted.largest_bytes:
+                self.largest_accepted = part
         return outcome
+
+    def forget_largest(self) -> None:
+        """See `Endpoint`."""
+        self.largest_accepted = None
 
 
 class _Waiting:

@@ -26,7 +26,8 @@ class Collector:
 
     `loki_endpoint` is what it delivers to when it is next started; by default a port on which nothing listens. The
     same is true of `tempo_endpoint` and `prometheus_endpoint`.
-    `variants` are names of files in `collector-config/variants`, and `variables` what these read.
+    `variants` are names of files in `collector-config/variants`, and `variables` what these
+    read when it is next started.
     `overrides` are merged over the file: `exporters::file/archive::rotation::max_megabytes: 1`.
     """
 
@@ -48,7 +49,7 @@ class Collector:
         self.tempo_endpoint = tempo_endpoint or f"http://{LOOPBACK}:{free_port()}"
         self.prometheus_endpoint = prometheus_endpoint or f"http://{LOOPBACK}:{free_port()}/api/v1/otlp"
         self._grpc, self._http, self._health, self._metrics, self._counts = (free_port() for _ in range(5))
-        self._variables = dict(variables or {})
+        self.variables = dict(variables or {})
         configs = [config, *(VARIANTS / f"{name}.yaml" for name in variants)]
         merged = [*configs, *(f"yaml:{override}" for override in overrides)]
         self._process = ServerProcess(
@@ -119,7 +120,7 @@ class Collector:
             "LOKI_OTLP_ENDPOINT": self.loki_endpoint,
             "TEMPO_OTLP_ENDPOINT": self.tempo_endpoint,
             "PROMETHEUS_OTLP_ENDPOINT": self.prometheus_endpoint,
-            **self._variables,
+            **self.variables,
         }
 
     def start(self) -> Collector:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from contextlib import closing
 from http import HTTPStatus
 
@@ -10,11 +12,13 @@ from grpc import StatusCode
 
 from otel_audit.delivery.destination import Destination
 from otel_audit.delivery.otlp.exporter import OtlpExporter
+from otel_audit.delivery.outcomes import Batch, ExportOutcome
 from otel_audit.delivery.stream_export import Blocked, Halved
 from otel_audit.journal.journal import Journal
 from otel_audit.settings import OtlpProtocol, OtlpSettings
 from tests.delivery.audited_server import AuditedServer, exporter_to, names_in
 from tests.delivery.stream_export.exporting import Clock, Open, export_of, quarantine_of, refuses, run, write
+from tests.servers.collector import Collector, StartCollector
 from tests.servers.otlp_grpc_server import GrpcReply, OtlpGrpcServer, refusal
 from tests.servers.otlp_server import Answer
 
@@ -107,6 +111,59 @@ def test_a_line_that_is_no_larger_than_others_is_never_set_aside_for_its_size(
     assert (export.progress.counts.exported, export.progress.counts.quarantined) == (20, 0)
 
 
+LOWERED = [
+    pytest.param(Answer(413), id="413"),
+    pytest.param(
+        Answer(400, b'{"code":3,"message":"http: request body too large"}', (("Content-Type", "application/json"),)),
+        id="the collector's words",
+    ),
+]
+
+
+@pytest.mark.parametrize("too_large", LOWERED)
+def test_a_line_behind_a_limit_that_was_lowered_is_set_aside_and_the_next_ones_arrive(
+    too_large: Answer, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    write(journal, *range(3), LONG, *range(3, 6))
+    export = exporting(journal)
+    run(export, clock)
+    server.judge = lambda names: too_large if any(len(name) > 1000 for name in names) else None
+
+    write(journal, "less" * 900, *range(6, 9))
+    run(export, clock)
+
+    (entry,) = quarantine_of(export)
+    assert (entry.first_seq, entry.last_seq) == (9, 9)
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (10, 1)
+    server.judge = lambda names: None
+    write(journal, "last" * 900)
+    run(export, clock)
+    assert export.progress.counts.exported == 11
+
+
+@pytest.mark.collector
+def test_a_line_behind_the_lowered_limit_of_a_collector_is_set_aside_and_the_next_ones_arrive(
+    journal: Journal, start_collector: StartCollector, clock: Clock
+) -> None:
+    limit = "receivers::otlp::protocols::http::max_request_body_size: ${env:BODY_BYTES}"
+    collector = start_collector(variables={"BODY_BYTES": "0"}, overrides=[limit])
+    exporter = OtlpExporter(OtlpSettings(collector.logs_url, OtlpProtocol.HTTP_PROTOBUF))
+    write(journal, *range(3), LONG * 5, *range(3, 6))
+    with closing(exporter), export_of(journal, Destination(exporter, clock=clock), 512) as export:
+        run(export, clock)
+        collector.stop()
+        collector.variables["BODY_BYTES"] = "16000"
+        collector.start()
+
+        write(journal, LONG * 4, *range(6, 9))
+        run(export, clock)
+
+        (entry,) = quarantine_of(export)
+        assert (entry.first_seq, entry.last_seq) == (9, 9)
+        assert "too large" in entry.reason
+    assert {record.attributes["audit.sequence.number"] for record in collector.archive()} == {*range(1, 9), 10, 11, 12}
+
+
 @pytest.mark.parametrize(("answer", "reason"), NO_REAL_ANSWER)
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
 def test_a_line_that_alone_is_too_large_for_an_endpoint_that_does_not_say_so_is_set_aside(
@@ -125,8 +182,54 @@ def test_a_line_that_alone_is_too_large_for_an_endpoint_that_does_not_say_so_is_
     assert entry.reason.endswith(reason)
     assert set(server.accepted) == {"header", *map(str, names)}
     assert (export.progress.counts.exported, export.progress.counts.quarantined) == (9, 1)
-    # Three in a row, and once more after another line was accepted.
-    assert server.batches.count([LONG]) >= 4
+    # Three in a row, and three more, each after another line was accepted.
+    assert server.batches.count([LONG]) >= 6
+
+
+@pytest.mark.parametrize(("answer", "reason"), NO_REAL_ANSWER)
+def test_a_line_that_is_answered_at_last_by_an_endpoint_that_is_slow_or_restarts_is_not_set_aside(
+    answer: Answer, reason: str, journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    missing = iter([answer] * 5)  # the sixth would be too many
+    server.judge = lambda names: next(missing, None) if names == [LONG] else None
+    write(journal, *range(5), LONG, *range(5, 9))
+    export = exporting(journal, timeout_s=2.0, batch_count=1)
+
+    run(export, clock)
+
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (10, 0)
+    assert server.batches.count([LONG]) == 6
+
+
+@pytest.mark.collector
+def test_a_collector_that_is_killed_with_every_request_for_a_line_costs_no_line(
+    journal: Journal, collector: Collector, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs until the time is over, is killed, and is back before the next request: the worst moments for us."""
+    killed: list[int] = []
+    settings = OtlpSettings(collector.logs_url, OtlpProtocol.HTTP_PROTOBUF, timeout_s=2.0)
+    exporter = OtlpExporter(settings)
+    export_to = exporter.export
+
+    def export_while_it_dies(batch: Batch) -> ExportOutcome:
+        is_of_the_line = any(LONG.encode() in content for content in batch.contents)
+        if not is_of_the_line or killed[-5:] == [1] * 5:
+            return export_to(batch)
+        killed.append(batch.records)
+        os.kill(collector.pid, signal.SIGSTOP)
+        outcome = export_to(batch)
+        collector.kill()
+        collector.start()
+        return outcome
+
+    monkeypatch.setattr(exporter, "export", export_while_it_dies)
+    write(journal, "0", LONG, "1", "2")
+    with closing(exporter), export_of(journal, Destination(exporter, clock=clock), 2) as export:
+        run(export, clock)
+
+        assert (export.progress.counts.exported, export.progress.counts.quarantined) == (4, 0)
+    assert 2 in killed
+    assert {record.attributes["audit.sequence.number"] for record in collector.archive()} == {1, 2, 3, 4, 5}
 
 
 def test_a_line_that_is_too_large_is_found_by_a_process_of_which_nothing_was_accepted_yet(
