@@ -86,6 +86,10 @@ def test_loki_passes_on_as_many_events_as_one_query_may_return() -> None:
     assert server["grpc_server_max_recv_msg_size"] == server["grpc_server_max_send_msg_size"] == 64 << 20
 
 
+def test_loki_reads_an_hour_of_events_on_more_than_one_core() -> None:
+    assert _limits()["tsdb_max_bytes_per_shard"] == "64MB"  # measured in docs/scale.md; the default is 600MB
+
+
 def test_loki_counts_by_person_for_more_than_its_default_of_500() -> None:
     assert _limits()["max_query_series"] == 100_000
 
