@@ -11,7 +11,9 @@ AuditError
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import Final
 
 __all__ = [
     "AuditError",
@@ -28,7 +30,18 @@ __all__ = [
     "SignatureInvalid",
     "described",
     "is_stop",
+    "remedy_of",
 ]
+
+_REMEDIES: Final = {
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n), or find what leaves them open",
+    errno.ENFILE: "raise the limit of open files of the machine (fs.file-max)",
+    errno.EFBIG: "raise the limit of the size of a file (LimitFSIZE=, ulimit -f)",
+    errno.EDQUOT: "raise the quota of this user, or remove some of its files",
+    errno.EROFS: "mount it writable again, after a look into the kernel's log, or set OTEL_AUDIT_DIR to another volume",
+    errno.EIO: "replace the disk, or set OTEL_AUDIT_DIR to another volume",
+    errno.ENOSPC: "free space and inodes (df, df -i), or set OTEL_AUDIT_DIR to another volume",
+}
 
 
 class AuditError(Exception):
@@ -93,6 +106,11 @@ def is_stop(error: BaseException | None) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(map(is_stop, error.exceptions))
     return isinstance(error, TimeoutError) or not isinstance(error, Exception | SystemExit | None)
+
+
+def remedy_of(error: BaseException | None, otherwise: str) -> str:
+    """Return what to do about a write that the system refused, or `otherwise` if the reason does not say."""
+    return _REMEDIES.get(error.errno or 0, otherwise) if isinstance(error, OSError) else otherwise
 
 
 def described(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from otel_audit.delivery.holdings import Holdings
 from otel_audit.delivery.metrics import AuditMetrics
 from otel_audit.delivery.outcomes import Exporter
 from otel_audit.delivery.worker import BatchLimits, Worker
-from otel_audit.errors import LedgerBusy, described
+from otel_audit.errors import LedgerBusy, described, remedy_of
 from otel_audit.journal.cursor import Position, Progress
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.ledger.adoption import Adopter
@@ -416,9 +416,9 @@ class BatchProcessor:
         except LedgerBusy:  # others write what is more urgent, and the next look is soon
             return
         except Exception as error:  # whatever it was, the next look may be better
-            self._notices.say(
-                "ledger adopt", f"{self._directory}: the ledger lacks ends of streams: {described(error)}"
-            )
+            said = f"{self._directory}: expected to record ends of streams in the ledger, got {described(error)}"
+            remedy = remedy_of(error, "let the user of the service read and write the files there")
+            self._notices.say("ledger adopt", f"{said}; the next look tries again; {remedy}")
 
     def _have_signed(self) -> None:
         try:

@@ -12,6 +12,7 @@ Also open, write, replace, sync and copy such files."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -25,7 +26,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from otel_audit.errors import JournalUnwritable
+from otel_audit.errors import JournalUnwritable, remedy_of
 from otel_audit.notices import Notices
 
 __all__ = [
@@ -253,7 +254,9 @@ def make_directory(directory: Path) -> None:
     except OSError as error:
         raise JournalUnwritable(_unusable(directory, error)) from error
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise JournalUnwritable(_unusable(directory, PermissionError("not writable")))
+        is_read_only = bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+        number = errno.EROFS if is_read_only else errno.EACCES
+        raise JournalUnwritable(_unusable(directory, OSError(number, os.strerror(number))))
 
 
 class Exposure(msgspec.Struct, frozen=True):
@@ -322,9 +325,12 @@ def open_with_mode(path: Path, flags: int, mode: int) -> int:
 
 
 def _unusable(directory: Path, error: OSError) -> str:
+    got = "a link that leads nowhere" if directory.is_symlink() else "a file"
+    is_there = isinstance(error, FileExistsError)
+    remedy = "remove it, or set OTEL_AUDIT_DIR" if is_there else "mount a writable volume there, or set OTEL_AUDIT_DIR"
     return (
         f"{directory}: expected a directory that this process (uid {os.geteuid()}) can write, got "
-        f"{error.strerror or error}; mount a writable volume there, or set OTEL_AUDIT_DIR"
+        f"{got if is_there else error.strerror or error}; {remedy_of(error, remedy)}"
     )
 
 

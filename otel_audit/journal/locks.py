@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import msgspec
 
-from otel_audit.errors import JournalUnwritable
+from otel_audit.errors import JournalUnwritable, remedy_of
 from otel_audit.journal.files import is_at, open_with_mode
 from otel_audit.threads import real_sleep
 
@@ -186,8 +186,8 @@ def prove_locks(directory: Path) -> None:
         second = FileLock.acquire(path)
     except OSError as error:
         raise JournalUnwritable(
-            f"{directory}: expected a file system where files can be made and locked with flock, got {error}; "
-            "put OTEL_AUDIT_DIR on a local disk"
+            f"{directory}: expected a file system where files can be made and locked with flock, got "
+            f"{error.strerror or error}; {remedy_of(error, 'put OTEL_AUDIT_DIR on a local disk')}"
         ) from error
     if second is not None:
         second.release()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from otel_audit import ids
-from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable
+from otel_audit.errors import AuditUnavailable, JournalFull, JournalUnwritable, remedy_of
 from otel_audit.journal.background import Background
 from otel_audit.journal.files import StreamFiles
 from otel_audit.journal.line import GAP
@@ -198,7 +198,7 @@ class WritingEnd:
     def _remedy(self, error: OSError | None) -> str:
         if self._durability is Durability.MEMORY and isinstance(error, Limited):
             return "see what keeps the exporters, raise OTEL_AUDIT_QUEUE_BYTES, or set OTEL_AUDIT_DURABILITY=os"
-        return "free space, or set OTEL_AUDIT_DIR to another volume"
+        return remedy_of(error, "free space, or set OTEL_AUDIT_DIR to another volume")
 
     def _make_room(self, error: OSError, observed_ns: int) -> None:
         """After a refusal, free the space that is reserved for the journal's own lines, and record the loss."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from queue import Empty
 from typing import Any, Final
 
-from otel_audit.errors import LedgerBusy, described
+from otel_audit.errors import LedgerBusy, described, remedy_of
 from otel_audit.journal.files import StreamFiles, sync_directory, sync_file
 from otel_audit.journal.ledger.draft import Telling
 from otel_audit.journal.ledger.entries import Kind, SignedNote
@@ -351,7 +351,9 @@ class Registrar:
 
         The thread that closes a stream waits for more than one turn of other processes.
         """
-        self.trouble = f"the ledger cannot be written, so its entries will be late: {described(error)}"
+        said = f"{self.ledger.files.directory}: expected to write the ledger, got {described(error)}"
+        remedy = remedy_of(error, "let the user of the service write its files")
+        self.trouble = f"{said}; no event is lost by it, and its entries will be late; {remedy}"
         now_s = time.monotonic()
         ending = [life for life in lives if life.is_ending]
         if isinstance(error, LedgerBusy) and any(now_s < life.busy_until_s for life in ending):

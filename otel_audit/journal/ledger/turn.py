@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from otel_audit import ids
-from otel_audit.errors import LedgerBusy, described
+from otel_audit.errors import LedgerBusy, described, remedy_of
 from otel_audit.journal.files import open_segment, sync_directory, write_whole
 from otel_audit.journal.ledger.draft import Author, Draft, Telling
 from otel_audit.journal.ledger.entries import Kind, SignedNote, origin_of
@@ -261,7 +261,8 @@ class Turn:
             self._archive(standing, key)  # a crash after the announcement of this key may have prevented it
             self._key_file().add(following, key)
         except OSError as error:
-            self._author.say("ledger key", f"{self._author.files.key}: expected to keep the next key, got {error}")
+            said = f"{self._author.files.key}: expected to keep the next key, got {error.strerror or error}"
+            self._author.say("ledger key", f"{said}; {remedy_of(error, 'let the user of the service write it')}")
             return None
         return following
 
