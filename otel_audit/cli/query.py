@@ -22,8 +22,9 @@ from otel_audit.cli.source import opened_source, places_of, progress_bar, source
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped, escaped_json
-from otel_audit.query.database import Found, QueryFailed, QueryUnanswered, TrailDatabase
+from otel_audit.query.database import Found, TrailDatabase
 from otel_audit.query.filters import WORDS, Filters, Place
+from otel_audit.query.unanswered import QueryFailed, QueryUnanswered
 
 __all__ = ["query"]
 
@@ -239,11 +240,17 @@ class _Answer:
         question, values = self._question()
         names, rows = self._database.rows(question, values)
         is_cut = sys.stdout.isatty()  # a program that reads a pipe needs the whole text
-        shown = [[_cell(value, is_cut=is_cut) for value in row] for row in rows]
-        self._look.add(len(shown))
-        _print_columns([[escaped(name) for name in names], *shown])
-        if len(shown) == self._limit:
-            click.echo(f"the first {len(shown)} rows; for more: --limit", err=True)
+        shown = [[escaped(name) for name in names]]
+        widths: Sequence[int] = [0] * len(names)
+        count = 0
+        while portion := [[_cell(value, is_cut=is_cut) for value in row] for row in islice(rows, _AT_ONCE)]:
+            self._look.add(len(portion))
+            count += len(portion)
+            widths = _print_columns([*shown, *portion], widths)
+            shown = []
+        _print_columns(shown, widths)
+        if count == self._limit:
+            click.echo(f"the first {count} rows; for more: --limit", err=True)
 
 
 def _as_text(field: str) -> str:
@@ -276,8 +283,12 @@ def _cell(value: str | None, *, is_cut: bool) -> str:
     return text if len(text) <= _CELL_MAX or not is_cut else text[: _CELL_MAX - 1] + "…"
 
 
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+def _print_columns(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> Sequence[int]:
+    """Print rows in columns of at least these widths. Return the widths of the columns."""
+    if rows:
+        columns = zip(widths, *([cell_len(text) for text in row] for row in rows), strict=True)
+        widths = [max(column) for column in columns]
     for row in rows:
         padded: Iterable[str] = (text + " " * (width - cell_len(text)) for text, width in zip(row, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
+    return widths

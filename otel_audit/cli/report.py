@@ -19,8 +19,9 @@ from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
 from otel_audit.errors import ProofUnavailable
 from otel_audit.journal.files import replace_file, replacing_file
 from otel_audit.notices import escaped, shown_json
-from otel_audit.query.database import QueryUnanswered, TrailDatabase
+from otel_audit.query.database import TrailDatabase
 from otel_audit.query.filters import Filters
+from otel_audit.query.unanswered import QueryUnanswered
 from otel_audit.reporting.activity import activity_in
 from otel_audit.reporting.evidence import EVENTS_PARQUET, Evidence
 from otel_audit.reporting.page import page_of

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from otel_audit.cli.options import existing_directory, say_if_empty, unreadable
 from otel_audit.errors import AuditError
 from otel_audit.notices import escaped
-from otel_audit.query.database import QueryFailed
+from otel_audit.query.unanswered import QueryFailed
 from otel_audit.stores.endpoint import EndpointUrl
 from otel_audit.stores.location import is_url, open_store
 from otel_audit.stores.store import Kind, Store, StoreUnreadable

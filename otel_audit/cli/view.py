@@ -17,7 +17,7 @@ from otel_audit.access import AccessLog
 from otel_audit.cli.options import Stop
 from otel_audit.cli.source import opened_source, places_of, source_errors
 from otel_audit.cli.verify import GivenKey, GivenKnown
-from otel_audit.query.database import QueryUnanswered
+from otel_audit.query.unanswered import QueryUnanswered
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.stores.columns import load_duckdb
 from otel_audit.stores.directory import DirectoryStore

@@ -6,7 +6,8 @@ The life of one question, in reading order:
 2. `gathering`: find the files of every source that DuckDB can read directly, and write all other lines into one
    temporary file. `lines` describes both in SQL.
 3. `columns`: the view `events`, with a column for each fact of a line.
-4. `database`: run the question in DuckDB, which can read nothing but these files. `interruption` lets Ctrl-C end it.
+4. `database`: run the question in DuckDB, which can read nothing but these files. `interruption` lets Ctrl-C end it,
+   and `unanswered` says why there is no answer.
 5. `index`: for many questions about one trail, copy its events once into a table on disk.
 6. `packing`: write a trail into Parquet files.
 

@@ -13,12 +13,10 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from otel_audit.errors import AuditError
 from otel_audit.query.columns import COLUMN_NAMES, COLUMNS, events_sql
 from otel_audit.query.filters import UNDATED, Filters, Place
 from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
@@ -32,10 +30,12 @@ from otel_audit.query.lines import (
     have_copies,
     packed_rows,
     packed_runs,
+    portions,
     quoted,
     runs_in,
     spans_in,
 )
+from otel_audit.query.unanswered import QueryFailed, QueryUnanswered, unanswered
 from otel_audit.stores.columns import ColumnStore, load_duckdb
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.loki import LokiStore
@@ -45,16 +45,17 @@ from otel_audit.stores.victorialogs import VictoriaLogsStore
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Found", "QueryFailed", "QueryUnanswered", "TrailDatabase"]
+__all__ = ["Found", "TrailDatabase"]
 
-_MEMORY: Final = "1GB"  # what does not fit goes to the temporary directory
+_MEMORY_MB: Final = 1000  # what does not fit goes to the temporary directory
+_THREAD_MB: Final = 192  # a writer of Parquet takes 4 MB for each column and thread
 _ROW_GROUP: Final = 20_480  # rows that a writer of Parquet holds in memory
 _ROWS: Final = 1000  # fetched at a time
 _ORDER: Final = "ORDER BY time_ns DESC, stream_id DESC, seq DESC"
 _ORDER_BY_TIME: Final = "ORDER BY time_ns DESC"
 _PAGE_MAX: Final = 10_000  # the longest answer for which the newest part of the trail is searched first
 _SORTED_MAX_BYTES: Final = 700 << 20  # of lines; DuckDB can sort these in its memory, but not many more
-_SLICE_BYTES: Final = 128 << 20  # of them on average, since some times have more
+_SLICE_BYTES: Final = 128 << 20  # of them, if there are more
 _LINE_BYTES: Final = 700  # of packed lines, whose bytes are not counted
 _EVERYTHING: Final = Sought()
 _FIRST_TRY: Final = 20  # lines for each requested event
@@ -65,14 +66,6 @@ _Told = Callable[[int], None]
 
 def _untold(size_bytes: int) -> None:
     """Report no progress."""
-
-
-class QueryUnanswered(AuditError):
-    """A question cannot be answered: DuckDB refuses it, or `QueryFailed` says why it failed."""
-
-
-class QueryFailed(QueryUnanswered):
-    """The question is not at fault: DuckDB is missing, disk or memory is full, or a file cannot be read."""
 
 
 class Found(NamedTuple):
@@ -98,14 +91,14 @@ class TrailDatabase:
     def __init__(
         self, stores: Sequence[Store], *, out: Path | None = None, asked: Filters | None = None, passed: _Told = _untold
     ) -> None:
-        self._begin(out, ":memory:", _MEMORY)
+        self._begin(out, ":memory:", _MEMORY_MB)
         try:
             self._load(stores, (asked or Filters()).sought(), passed)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, out: Path | None, file: str, memory: str) -> None:
+    def _begin(self, out: Path | None, file: str, memory_mb: int) -> None:
         """Connect to a database in memory, or in a file of the temporary directory."""
         self._duckdb = load_duckdb(QueryFailed, "expected DuckDB, which answers questions about a trail")
         self.gathered = Gathered()
@@ -114,7 +107,7 @@ class TrailDatabase:
         self._held = HeldFiles(Path(self._temporary.name), self.gathered)
         self._trail = Parts()
         try:
-            self._connection = self._connected(file, memory)
+            self._connection = self._connected(file, memory_mb)
             self._interruption = Interruption(self._connection.interrupt)
         except BaseException:
             self._held.close()
@@ -132,7 +125,9 @@ class TrailDatabase:
             filters = replace(filters, since_ns=since_ns)
         left = limit
         for each in self._slices(filters, limit):
-            for time_ns, stream_id, seq, line in self._in_order(each, left):
+            question, values = self._matching(each)
+            once = f"SELECT time_ns, stream_id, seq, line FROM ({self._once(question)})"
+            for time_ns, stream_id, seq, line in self._rows(f"{once} {_ORDER}{_limit(left)}", values):
                 yield Found(Place(time_ns, stream_id, seq), line.encode())
                 left = None if left is None else left - 1
             if left == 0:
@@ -145,11 +140,7 @@ class TrailDatabase:
             yield filters
             return
         self._keep_spool()
-        first_ns, last_ns = self._extent_ns()
-        count = self._trail.size_bytes // _SLICE_BYTES + 1
-        bounds = [first_ns + (last_ns - first_ns) * number // count for number in range(1, count)]
-        for since_ns, until_ns in reversed(list(pairwise([None, *bounds, None]))):
-            yield filters.within(since_ns, until_ns)
+        yield from reversed(list(portions(filters, self._extent_ns(), self._matching, self._all_rows, _SLICE_BYTES)))
         if filters.since_ns is None and filters.until_ns is None:
             yield replace(filters, undated=True)
 
@@ -168,19 +159,35 @@ class TrailDatabase:
             self._execute(f"CREATE TEMP TABLE {SPOOL_TABLE} AS SELECT line, service, time_ns FROM ({lines})")
             self._trail.spool = SPOOL_TABLE
 
-    def _in_order(self, filters: Filters, limit: int | None) -> Iterator[tuple[Any, ...]]:
+    def _matching(self, filters: Filters) -> tuple[str, list[object]]:
+        """Return the query for the lines that match the filters, with all their copies, and its values."""
         condition, values = filters.where()
-        question = f"SELECT time_ns, stream_id, seq, line FROM ({self._events_like(filters)}) WHERE {condition}"
-        return self._rows(f"{self._once(question)} {_ORDER}{_limit(limit)}", values)
+        return (
+            f"SELECT line, service, time_ns, stream_id, seq FROM ({self._events_like(filters)}) WHERE {condition}",
+            values,
+        )
 
     def select(self, filters: Filters, limit: int | None = None) -> tuple[str, list[object]]:
-        """Return the question of `find` for all columns, and the values of its parameters."""
-        condition, values = filters.where()
-        found = self._once(
-            f"SELECT line, service, time_ns, stream_id, seq FROM ({self._events_like(filters)}) WHERE {condition}"
-        )
+        """Return the question of `find` for all columns, and the values of its parameters.
+
+        A long answer is first sorted into a table in the temporary directory, which the next call replaces.
+
+        Raises:
+            QueryUnanswered: DuckDB cannot answer.
+        """
+        slices = list(self._slices(filters, limit))
         # Extract the columns of the matching lines only: sorting all columns of all lines takes many times as long.
-        return events_sql(f"SELECT line, service FROM ({found}) {_ORDER}{_limit(limit)}"), values
+        if len(slices) == 1:
+            question, values = self._matching(slices[0])
+            return events_sql(f"SELECT line, service FROM ({self._once(question)}) {_ORDER}{_limit(limit)}"), values
+        self._execute("CREATE OR REPLACE TEMP TABLE found (line VARCHAR, service VARCHAR)")
+        left = limit
+        for each in slices:
+            question, values = self._matching(each)
+            ordered = f"SELECT line, service FROM ({self._once(question)}) {_ORDER}{_limit(left)}"
+            [(added,)] = self._all_rows(f"INSERT INTO found {ordered}", values)
+            left = None if left is None else left - added
+        return events_sql("SELECT line, service FROM found"), []
 
     def limited(self, question: str, limit: int) -> str:
         """Return the question with its answer limited to the first rows.
@@ -255,23 +262,32 @@ class TrailDatabase:
             f"SELECT its, day, count(*), sum(strlen(line)) FROM ({self._once(question)}) GROUP BY ALL ORDER BY day, its"
         )
 
-    def write_day(self, service: str, day: str, packed: Sequence[Path], target: Path, part: int, parts: int) -> int:
-        """Write part of a service's events of one day, except those in packed files. Return their number.
+    def parts_of_day(self, service: str, day: str, most_bytes: int) -> Sequence[Filters]:
+        """Return filters for parts of a day, each with no more lines of a service than these bytes, if possible."""
+        if (of_day := Filters.of_day(day)).since_ns is None or of_day.until_ns is None:
+            return [of_day]
+        span_ns = (of_day.since_ns, of_day.until_ns - 1)
+        return list(portions(of_day, span_ns, lambda part: self._of_service(service, part), self._all_rows, most_bytes))
 
-        They are sorted by time. All parts of a day are equally long, and the first is number 0.
+    def _of_service(self, service: str, part: Filters) -> tuple[str, list[object]]:
+        condition, values = part.where(every=True)
+        like = replace(part, words={"service": [service]})
+        return f"SELECT * FROM ({self._events_like(like)}) WHERE {_ITS} = ? AND {condition}", [service, *values]
+
+    def write_day(self, service: str, part: Filters, packed: Sequence[Path], target: Path) -> int:
+        """Write a service's events of a day or a part of it, except those in packed files. Return their number.
+
+        They are sorted by time.
 
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no room.
         """
-        asked = Filters.of_day(day, part, parts)
-        condition, values = asked.where(every=True)
-        like = replace(asked, words={"service": [service]})
-        of_day = f"SELECT * FROM ({self._events_like(like)}) WHERE {_ITS} = ? AND {condition}"
-        lines = f"SELECT line, service FROM ({self._once(of_day)}) AS asked"
+        question, values = self._of_service(service, part)
+        lines = f"SELECT line, service FROM ({self._once(question)}) AS asked"
         if packed:
             known = packed_rows([*map(self._held.name_of, packed)], "stream_id, seq")
             lines += f" ANTI JOIN ({known}) AS packed USING (stream_id, seq)"
-        return self._copy(events_sql(f"{lines} ORDER BY time_ns, stream_id, seq"), [service, *values], target)
+        return self._copy(events_sql(f"{lines} ORDER BY time_ns, stream_id, seq"), values, target)
 
     def close(self) -> None:
         """Remove the temporary files."""
@@ -288,7 +304,7 @@ class TrailDatabase:
     ) -> None:
         self.close()
 
-    def _connected(self, file: str, memory: str) -> duckdb.DuckDBPyConnection:
+    def _connected(self, file: str, memory_mb: int) -> duckdb.DuckDBPyConnection:
         connection: duckdb.DuckDBPyConnection = self._duckdb.connect(
             str(Path(self._temporary.name) / file) if file != ":memory:" else file,
             config={
@@ -296,10 +312,12 @@ class TrailDatabase:
                 "autoload_known_extensions": "false",
                 "python_enable_replacements": "false",  # otherwise SQL could name a variable of this process
                 "temp_directory": self._temporary.name,
-                "memory_limit": memory,
+                "memory_limit": f"{memory_mb}MB",
             },
         )
         connection.execute("SET enable_progress_bar_print = false")  # the bar would be printed into the answer
+        # A thread for each processor of a large machine would need more memory than is allowed.
+        connection.execute(f"SET threads = least(current_setting('threads'), {max(1, memory_mb // _THREAD_MB)})")
         return connection
 
     def _load(self, stores: Sequence[Store], sought: Sought = _EVERYTHING, passed: _Told = _untold) -> None:
@@ -455,20 +473,8 @@ class TrailDatabase:
         except self._duckdb.Error as error:
             raise self._unanswered(error) from error
 
-    def _unanswered(self, error: Exception) -> QueryUnanswered:
-        said = _said_by_duckdb(error)
-        if isinstance(error, self._duckdb.IOException):
-            if self._out is not None and str(self._out) in said:
-                return QueryFailed(f"{said}; give another file, or make room where it is")
-            if "No such file" in said or "No files found" in said:
-                return QueryFailed(f"{said}; retention removed a file meanwhile, ask again")
-            return QueryFailed(
-                f"{said}; make room where it writes and in {Path(self._temporary.name).parent}, which has its "
-                "temporary files (TMPDIR names another)"
-            )
-        if isinstance(error, self._duckdb.OutOfMemoryException):
-            return QueryFailed(f"{said}; narrow it by a time, or ask for fewer columns")
-        return QueryUnanswered(f"{said}; docs/query.md has the columns of the view `events`")
+    def _unanswered(self, error: duckdb.Error) -> QueryUnanswered:
+        return unanswered(error, self._out, Path(self._temporary.name).parent)
 
     def _all_rows(self, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
         answer = self._execute(sql, values)
@@ -492,9 +498,3 @@ _DAY: Final = f"coalesce(strftime(time, '%Y-%m-%d'), '{UNDATED}')"
 
 def _limit(limit: int | None) -> str:
     return "" if limit is None else f" LIMIT {int(limit)}"
-
-
-def _said_by_duckdb(error: Exception) -> str:
-    """Return what DuckDB says up to the excerpt of the question, which begins with "LINE 1:"."""
-    said = " ".join(str(error).partition("\nLINE ")[0].split())
-    return f"expected a question that DuckDB can answer, got {said or repr(error)}"

@@ -102,12 +102,12 @@ class Filters:
     undated: bool = False
 
     @classmethod
-    def of_day(cls, day: str, part: int = 0, parts: int = 1) -> Self:
-        """Return the filters for one part of a day, in UTC. All parts of a day are equally long."""
+    def of_day(cls, day: str) -> Self:
+        """Return the filters for a day, in UTC."""
         if day == UNDATED:
             return cls(undated=True)
-        begin = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000
-        return cls(since_ns=begin + _DAY_NS * part // parts, until_ns=begin + _DAY_NS * (part + 1) // parts)
+        begin_ns = (datetime.fromisoformat(day) - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 1000
+        return cls(since_ns=begin_ns, until_ns=begin_ns + _DAY_NS)
 
     def asked(self) -> list[str]:
         """Return the filters as `name=word`, without the times."""

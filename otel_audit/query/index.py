@@ -19,7 +19,7 @@ from otel_audit.stores.store import Store
 __all__ = ["TrailIndex"]
 
 _FILE: Final = "trail.duckdb"
-_MEMORY: Final = "384MB"
+_MEMORY_MB: Final = 384
 _LOADING: Final = 0.2  # of the time of `fill`, before the lines are copied
 _VALID: Final = "SELECT line, service FROM (SELECT unnest(?::VARCHAR[]) AS line, unnest(?::VARCHAR[]) AS service)"
 
@@ -36,7 +36,7 @@ class TrailIndex(TrailDatabase):
     def __init__(self) -> None:
         self._is_copying = False
         self._share = 0.0
-        self._begin(None, _FILE, _MEMORY)
+        self._begin(None, _FILE, _MEMORY_MB)
         # Without the bar, DuckDB would report no progress to `share`. It is never printed.
         for setting in ("enable_progress_bar = true", "enable_progress_bar_print = false"):
             self._execute(f"SET {setting}")

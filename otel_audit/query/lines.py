@@ -5,12 +5,12 @@ A file is read through its open descriptor, so it stays readable after retention
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from otel_audit.query.columns import COLUMN_NAMES, events_sql
-from otel_audit.query.filters import Clue
+from otel_audit.query.filters import Clue, Filters
 
 __all__ = [
     "SPOOL_TABLE",
@@ -21,18 +21,27 @@ __all__ = [
     "have_copies",
     "packed_rows",
     "packed_runs",
+    "portions",
     "quoted",
     "runs_in",
     "spans_in",
 ]
 
+_BARS: Final = 1024  # of the histogram by which lines are divided
 _LINE_MAX_BYTES: Final = 1 << 20  # far above any line that is written
 _BUFFER_BYTES: Final = 4 << 20  # for each thread and file
 SPOOL_TABLE: Final = "spooled"  # a table with the time of each line, instead of the file
 _VALID: Final = "CASE WHEN json_valid(line) THEN line END"
 
-Rows = Callable[[str], Sequence[tuple[Any, ...]]]
-"""Asks DuckDB one question and returns all rows of the answer."""
+
+class Rows(Protocol):
+    """Asks DuckDB one question, with the values of its parameters, and returns all rows of the answer."""
+
+    def __call__(self, sql: str, values: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]: ...
+
+
+Ask = Callable[[Filters], tuple[str, list[object]]]
+"""Returns the query for the lines that match filters, and the values of its parameters."""
 
 
 class Run(NamedTuple):
@@ -209,6 +218,34 @@ def have_copies(runs: Sequence[Run]) -> bool:
                 return True
             last[run.stream_id] = run.last or 0
     return False
+
+
+def portions(filters: Filters, span_ns: tuple[int, int], ask: Ask, rows: Rows, most_bytes: int) -> Iterator[Filters]:
+    """Yield filters for consecutive parts of a span of time, each with no more lines than these bytes.
+
+    `ask` returns the query for the lines that match filters. Lines of the same moment stay together, however many they
+    are.
+    """
+    first_ns, last_ns = span_ns
+    width_ns = (last_ns - first_ns) // _BARS + 1
+    question, values = ask(filters.within(first_ns, last_ns + 1))
+    bars = rows(
+        f"SELECT (time_ns::HUGEINT - ({first_ns})) // {width_ns} AS bar, sum(strlen(line))::BIGINT "
+        f"FROM ({question}) GROUP BY bar ORDER BY bar",
+        values,
+    )
+    begin_ns, held_bytes = first_ns, 0
+    for bar, size_bytes in bars:
+        bar_ns = first_ns + bar * width_ns
+        if held_bytes and held_bytes + size_bytes > most_bytes:
+            yield filters.within(begin_ns, bar_ns)
+            begin_ns, held_bytes = bar_ns, 0
+        held_bytes += size_bytes
+        if size_bytes > most_bytes and width_ns > 1:
+            yield from portions(filters, (bar_ns, bar_ns + width_ns - 1), ask, rows, most_bytes)
+            begin_ns, held_bytes = bar_ns + width_ns, 0
+    if held_bytes:
+        yield filters.within(begin_ns, last_ns + 1)
 
 
 def quoted(text: str) -> str:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from otel_audit.journal.files import sync_directory, sync_file
 from otel_audit.query.database import TrailDatabase
+from otel_audit.query.filters import Filters
 
 __all__ = ["Day", "Packing"]
 
@@ -59,16 +60,18 @@ class Packing:
         folder = self._directory / _folder_of(day.service)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         packed = sorted(folder.glob(f"{day.day}.*.parquet"))
-        parts = day.size_bytes // _FILE_BYTES + 1
-        written = [self._write(day, packed, part, parts) for part in range(parts)]
+        parts = [Filters.of_day(day.day)]
+        if day.size_bytes > _FILE_BYTES:
+            parts = list(self._database.parts_of_day(day.service, day.day, _FILE_BYTES))
+        written = [self._write(day, packed, number, part) for number, part in enumerate(parts)]
         return sum(lines for lines, _ in written), sum(size for _, size in written)
 
-    def _write(self, day: Day, packed: Sequence[Path], part: int, parts: int) -> tuple[int, int]:
+    def _write(self, day: Day, packed: Sequence[Path], number: int, part: Filters) -> tuple[int, int]:
         folder = self._directory / _folder_of(day.service)
-        target = folder / f"{day.day}.{_number_behind(packed) + part:04d}.parquet"
+        target = folder / f"{day.day}.{_number_behind(packed) + number:04d}.parquet"
         unfinished = target.with_name(target.name + _UNFINISHED)
         try:
-            count = self._database.write_day(day.service, day.day, packed, unfinished, part, parts)
+            count = self._database.write_day(day.service, part, packed, unfinished)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise

@@ -270,3 +270,29 @@ def test_the_lines_of_the_ledger_are_no_events(tmp_path: Path) -> None:
 
     assert not [line for line in found(Filters(), journal) if b'"system":' in line]
     assert found(Filters({"type": ["audit.note"]}), journal)
+
+
+@pytest.mark.parametrize("of", ["journal", "archive", "both"])
+def test_an_answer_that_is_sorted_in_parts_is_that_of_one_sort(
+    journal: Path, tmp_path: Path, of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [-(2**63), 0, *range(10**18, 10**18 + 10), *[2 * 10**18] * 5, 2**63 - 1]
+    for path in journal.glob("*-*.jsonl"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        for number, line in enumerate(lines[:-1]):
+            lines[number] = re.sub(rb'"time_ns":\d+', b'"time_ns":%d' % times[number % len(times)], line)
+        lines[-1] = lines[-1].replace(b'{"event_type"', b'{"time_ns":"none","event_type"')
+        path.write_bytes(b"".join(lines))
+    archive = archive_of(journal, tmp_path / "archive.jsonl")
+    paths = {"journal": [journal], "archive": [archive], "both": [journal, archive]}[of]
+    for asked in (Filters(), Filters({"tool": ["tool-1*"]}), Filters(since_ns=5, until_ns=10**18 + 4)):
+        for limit in (None, 7):
+            with monkeypatch.context() as patched:
+                whole = found(asked, *paths, limit=limit)
+                for name, value in (("_PAGE_MAX", 1), ("_SORTED_MAX_BYTES", 1), ("_SLICE_BYTES", 1500)):
+                    patched.setattr(f"otel_audit.query.database.{name}", value)
+                with database(*paths) as trail:
+                    assert [each.line for each in trail.find(asked, limit)] == whole
+                    names, rows = trail.rows(*trail.select(asked, limit))
+                    assert [str(row[names.index("line")]).encode() for row in rows] == whole
+            assert whole

@@ -12,7 +12,8 @@ import pytest
 
 from otel_audit import AuditPrincipal
 from otel_audit.query.columns import COLUMNS
-from otel_audit.query.database import QueryUnanswered, TrailDatabase
+from otel_audit.query.database import TrailDatabase
+from otel_audit.query.unanswered import QueryUnanswered
 from otel_audit.stores.location import open_store
 from tests.recording import recorder
 from tests.walkthrough import ROOT
