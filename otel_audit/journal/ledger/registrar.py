@@ -325,6 +325,8 @@ class Registrar:
                     return
                 written = turn.write([each for _, said in due for each in said])
         except Exception as error:  # whatever it was, the next turn may succeed
+            if isinstance(error, LedgerBusy) and has_changed():
+                return  # the next look is at once
             if self._failed(error, list(self._lives.values())):
                 self._not_before_s = time.monotonic() + self._retry_s
                 self._retry_s = min(2 * self._retry_s, _RETRY_MAX_S)
