@@ -36,6 +36,7 @@ __all__ = [
     "cursors_in",
     "exposure_of",
     "is_at",
+    "is_device",
     "journal_bytes",
     "journals_near",
     "make_directory",
@@ -64,6 +65,7 @@ _HINTS_MAX: Final = 3
 _LOOKED_AT_MAX: Final = 1000  # a hint must not take long in a directory such as /tmp
 _SEGMENT = re.compile(rf"(?P<stream>{_UUID})\.(?P<number>\d{{8}})\.jsonl\Z")
 _UNFINISHED: Final = ".unfinished"
+_OF_DEVICES: Final = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # /dev/stdout may lead to a regular file
 _LISTING_MAX_S: Final = 30.0  # for a file system that does not update the time of a directory when a name in it changes
 _LISTINGS_MAX: Final = 4
 _TICK_NS: Final = 100 * 10**6  # the resolution of the clock with which kernels stamp files
@@ -376,9 +378,18 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
 def replacing_file(path: Path, *, mode: int) -> Iterator[int]:
     """Yield a descriptor of a new file, which replaces an earlier one at the end of the block.
 
+    A device or a pipe is written to.
+
     Raises:
         OSError: it cannot be written; an earlier file is unchanged.
     """
+    if is_device(path):
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        return
     unfinished = path.with_name(path.name + _UNFINISHED)
     unfinished.unlink(missing_ok=True)  # left by a killed run, or made by another user for all to read
     descriptor = open_with_mode(unfinished, os.O_WRONLY | os.O_TRUNC, mode)
@@ -390,6 +401,11 @@ def replacing_file(path: Path, *, mode: int) -> Iterator[int]:
         raise
     finally:
         os.close(descriptor)
+
+
+def is_device(path: Path) -> bool:
+    """Return True for what a new file must not replace, such as /dev/null: root could, for everybody on the machine."""
+    return path.parent in _OF_DEVICES or (path.exists() and not path.is_file())
 
 
 def copy_bytes(source: int, target: int, length: int) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
+from otel_audit.journal.files import is_device
 from otel_audit.query.columns import COLUMN_NAMES, COLUMNS, events_sql
 from otel_audit.query.filters import UNDATED, Filters, Place
 from otel_audit.query.gathering import Gathered, HeldFiles, Segment, Spool
@@ -236,7 +237,7 @@ class TrailDatabase:
         """
         sql = self._single_select(question)
         out, unfinished = Path(str(self._out)), Path(f"{self._out}.unfinished")
-        if out.exists() and not out.is_file():  # such as /dev/stdout
+        if is_device(out):
             return self._copy(sql, values, out)
         try:
             count = self._copy(sql, values, unfinished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -227,6 +228,24 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, journal:
     assert said.exit_code == 1
     assert "expected to read or write" in said.stderr
     assert str(tmp_path / "none") in said.stderr
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(journal: Journal, tmp_path: Path) -> None:
+    """Root could replace /dev/null or /dev/stdout by a file, and nothing on that machine would work any more."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    kept = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # so that neither side waits for the other
+    regular = os.open(tmp_path / "regular", os.O_RDWR | os.O_CREAT)
+    try:
+        for out in (pipe, Path(f"/dev/fd/{regular}")):
+            assert run("--prometheus", "--out", out, tmp_path).exit_code == 1  # a line is quarantined
+
+        assert os.read(kept, 1 << 16).startswith(b"# HELP")
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        assert os.read(regular, 1 << 16).startswith(b"# HELP")
+    finally:
+        os.close(kept)
+        os.close(regular)
 
 
 @pytest.mark.parametrize("options", [("--json", "--prometheus"), ("--out", "audit.prom")])
