@@ -35,6 +35,7 @@ from otel_audit.notices import escaped, number_of, shown_json
 __all__ = ["status"]
 
 _STREAMS_SHOWN: Final = 20
+_REFUSALS_SHOWN: Final = 5  # of a stream; refused lines with good ones between them can be thousands
 _MEASURED_COLUMNS: Final = 10_000
 _OF_LEDGER: Final = ("origin", "vkey", "size", "note_time_ns", "begun_anew")
 _READABLE: Final = 0o644  # by the collector of the text files, which runs as another user; numbers name nobody
@@ -273,9 +274,11 @@ def _print_troubles(console: Console, stream_id: str, name: str, progress: Progr
     if progress.blocked:
         text = f"{where}: blocked behind line {progress.position.seq}: {escaped(progress.blocked)}"
         console.print(Text(text, "bold red"))
-    for entry in progress.quarantine:
+    for entry in progress.quarantine[:_REFUSALS_SHOWN]:
         lines = f"lines {entry.first_seq} to {entry.last_seq}"
         console.print(Text(f"{where}: quarantined {lines}: {escaped(entry.reason)}", "red"))
+    if more := sum(entry.last_seq - entry.first_seq + 1 for entry in progress.quarantine[_REFUSALS_SHOWN:]):
+        console.print(Text(f"{where}: and {more} more quarantined lines: see --json", "red"))
     if progress.damaged:
         console.print(Text(f"{where}: {progress.damaged} damaged pieces passed over", "red"))
 

@@ -91,6 +91,18 @@ def test_a_refused_event_is_quarantined_with_its_reason_and_is_a_finding(tmp_pat
     journal.close()
 
 
+def test_many_refused_events_do_not_bury_what_comes_after_them(tmp_path: Path) -> None:
+    journal = a_journal(tmp_path)
+    deliver(record(journal, *["poison", "good"] * 30), Inbox(refuses=b"poison"))
+
+    text = run(tmp_path).stdout
+
+    assert text.count("bad record") == 5
+    assert "and 25 more quarantined lines: see --json" in text
+    assert len(status_of(tmp_path)[0]["streams"][0]["exporters"]["otlp"]["quarantine"]) == 30
+    journal.close()
+
+
 def test_a_blocked_exporter_with_events_behind_it_is_a_finding_that_says_why(tmp_path: Path) -> None:
     journal = a_journal(tmp_path)
     deliver(record(journal, "a"), Inbox(away="connection \x1b[31mrefused"))
