@@ -34,6 +34,7 @@ class Destination:
         self.clock = clock
         self._metrics = metrics
         self._sending_since: float | None = None
+        self.is_away = False  # by its last answer, which was about neither the size of the batch nor a record in it
         self.accepted = 0  # exports that were accepted, ever
         self.last_accepted: Batch | None = None  # a single line, to send again to test whether anything is accepted
         self.largest_accepted: Batch | None = None  # a single line, to tell a lower limit from too much to do
@@ -52,6 +53,7 @@ class Destination:
         self._sending_since = self.clock()
         outcome = self._exported(batch)
         self._sending_since = None
+        self.is_away = isinstance(outcome, Unavailable) and outcome.cause is UnavailableFor.ENDPOINT
         was_sent = not (isinstance(outcome, Refused) and outcome.about is RefusedFor.LIMIT)
         if self._metrics is not None and was_sent:
             self._metrics.exported(self.exporter.name, outcome, time.perf_counter() - begun)

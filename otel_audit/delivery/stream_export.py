@@ -130,9 +130,9 @@ class StreamExport:
             self._rewind()
         if self._chunk is None:
             durable = self.shipment.durable()
-            chunk = self._reader.read(
-                self._ahead.position, max_lines=self._limit, max_bytes=self._read_bytes, until=durable
-            )
+            # One line asks as well as a whole batch. A collector with a full queue archives each copy that it refuses.
+            limit = 1 if self._destination.is_away else self._limit
+            chunk = self._reader.read(self._ahead.position, max_lines=limit, max_bytes=self._read_bytes, until=durable)
             if not chunk.lines:
                 return self._nothing_to_send(chunk.end, chunk.damaged)
             if durable is None and chunk.header.get("durability") == "fsync":

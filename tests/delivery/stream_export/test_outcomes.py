@@ -74,6 +74,22 @@ def test_what_is_the_endpoints_fault_moves_nothing_and_costs_nothing(
     assert (export.progress.counts.exported, export.progress.counts.quarantined, export.progress.blocked) == (2, 0, "")
 
 
+def test_an_endpoint_that_is_away_is_asked_with_one_line_until_it_accepts(
+    journal: Journal, server: AuditedServer, exporting: Open
+) -> None:
+    """A collector whose queue is full archives each copy, and whole batches would push older events out of there."""
+    server.judge = lambda names: Answer(503)
+    write(journal, "a", "b", "c")
+    export = exporting(journal)
+
+    steps = [export.step() for _ in range(3)]
+    server.judge = lambda names: None
+    steps += [export.step() for _ in range(3)]
+
+    assert [type(step) for step in steps] == [Blocked, Blocked, Blocked, Moved, Moved, Idle]
+    assert server.batches == [["header", "a", "b", "c"], ["header"], ["header"], ["header"], ["a", "b", "c"]]
+
+
 def test_nobody_listening_moves_nothing(journal: Journal, exporting: Open, server: AuditedServer) -> None:
     with OtlpServer() as gone:
         pass
@@ -102,7 +118,7 @@ def test_a_wrong_token_for_a_whole_night_quarantines_nothing_and_says_401(
 
     assert "401" in export.progress.blocked
     assert export.progress.counts.quarantined == 0
-    assert all(len(batch) == 21 for batch in server.batches)  # never halved: no record is at fault
+    assert {len(batch) for batch in server.batches} == {21, 1}  # whole, then one to ask with: no record is at fault
 
 
 def test_the_time_that_the_server_asks_for_is_passed_on(
