@@ -235,8 +235,7 @@ class TrailDatabase:
             QueryUnanswered: it is not one SELECT, or DuckDB refuses it; `out` is unchanged.
             OSError: the file cannot be replaced; `out` is unchanged.
         """
-        sql = self._single_select(question)
-        out, unfinished = Path(str(self._out)), Path(f"{self._out}.unfinished")
+        sql, out, unfinished = self._single_select(question), Path(str(self._out)), Path(f"{self._out}.unfinished")
         if is_device(out):
             return self._copy(sql, values, out)
         try:
