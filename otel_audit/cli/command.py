@@ -70,6 +70,13 @@ class _Commands(click.Group):
             ctx.fail(f"expected a command, got {escaped(args[0])!r}; {remedy}")
         return super().resolve_command(ctx, args)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise _in_our_words(error, ctx.command_path) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each sentence whole; click would cut it to fit one line."""
         with formatter.section("Commands"):
@@ -83,12 +90,35 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo(f"\notel-audit {ctx.invoked_subcommand}: interrupted", err=True)
             ctx.exit(_INTERRUPTED)
+        except click.UsageError as error:
+            raise _in_our_words(error, f"{ctx.command_path} {ctx.invoked_subcommand}") from None
         except OSError as error:
             _drop_unwritten()
             if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
                 ctx.exit(_UNREAD)
             click.echo(f"otel-audit {ctx.invoked_subcommand}: {escaped(_what_failed(error))}", err=True)
             ctx.exit(FINDING)
+
+
+def _in_our_words(error: click.UsageError, command: str) -> click.UsageError:
+    """Return an error of click's own as all others are: expected, got, remedy. Its `where` is the usage above it."""
+    match error:
+        case click.NoSuchOption(option_name=name, possibilities=near):
+            remedy = f"did you mean {' or '.join(sorted(near))}?" if near else f"`{command} --help` lists them"
+            said = f"expected an option of {command}, got {escaped(name)!r}; {remedy}"
+        case click.BadOptionUsage(option_name=name) if "requires" in error.message:
+            said = f"expected a value after {name}, got none; `{command} --help` says which"
+        case click.BadOptionUsage(option_name=name):
+            said = f"expected no value for {name}, got one; leave it out"
+        case click.MissingParameter(param=click.Parameter() as param):
+            name = param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1]
+            said = f"expected {name}, got none; `{command} --help` says what it is"
+        case _ if error.message.startswith("Got unexpected extra argument"):
+            got = escaped(error.message.partition("(")[2].removesuffix(")"))
+            said = f"expected no more arguments, got {got!r}; `{command} --help` says which it takes"
+        case _:
+            return error
+    return click.UsageError(said, error.ctx)
 
 
 def _buffer_stdout() -> None:

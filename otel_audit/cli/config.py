@@ -16,6 +16,7 @@ import click
 from pydantic import BaseModel
 
 from otel_audit.cli.command import WRONG_USAGE
+from otel_audit.cli.options import GivenFile
 from otel_audit.diagnosis.configuration import instrument_findings
 from otel_audit.errors import ConfigError
 from otel_audit.event import AuditAction, AuditEvent, AuditPrincipal, AuditResource, AuditSource
@@ -269,7 +270,7 @@ When one of them is set, a notice on stderr says so once.
 @click.option(
     "--explain",
     "event",
-    type=click.File("rb"),
+    type=GivenFile(),
     metavar="EVENT.json",
     help="Print which rule of the policy this event meets, and what follows. - is stdin.",
 )

@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from otel_audit.cli.command import FINDING
-from otel_audit.cli.options import GivenMoment, recorded_access
+from otel_audit.cli.options import GivenMoment, GivenWord, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.journal.line import GAP, SEGMENT, Line, Tail, is_system, system_start
 from otel_audit.journal.reader import header_of, service_in
@@ -42,7 +42,7 @@ class _Left:
 @click.option(
     "--format",
     "to",
-    type=click.Choice(["ocsf"]),
+    type=GivenWord(["ocsf"]),
     required=True,
     help="ocsf: events of the Open Cybersecurity Schema Framework 1.8.0, as docs/ocsf.md maps them.",
 )

@@ -24,6 +24,7 @@ from otel_audit._version import __version__
 from otel_audit.cli.options import ParamType
 from otel_audit.delivery.processor import BatchProcessor
 from otel_audit.http_server import BoundedHTTPServer
+from otel_audit.notices import escaped
 
 __all__ = ["GivenAddress", "Health"]
 
@@ -44,7 +45,7 @@ class GivenAddress(ParamType[tuple[str, int]]):
         found = _ADDRESS.match(str(value))
         if found is None or not 0 < int(found["port"]) <= _HIGHEST_PORT:
             said = f"expected PORT or HOST:PORT, such as 13134, 0.0.0.0:13134 or [::1]:13134, got {str(value)!r}"
-            self.fail(said, param, ctx)
+            self.fail(f"{escaped(said)}; correct it", param, ctx)
         return (found["host"] or _LOOPBACK).strip("[]"), int(found["port"])
 
 

@@ -25,7 +25,7 @@ __all__ = ["keygen", "pseudonym", "vkey"]
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=GivenPath(dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print the path of the file as one JSON object.")
 def keygen(file: Path, as_json: bool) -> None:
     """Create an identity key in FILE, readable only by you.
@@ -87,11 +87,11 @@ def _origin(directory: Path) -> str | None:
 @click.argument("names", nargs=-1, metavar="NAME...")
 @click.option(
     "--keys",
-    type=click.Path(dir_okay=False),
+    type=GivenPath(dir_okay=False),
     help="File of keys. Without it, that of the setting pseudonym_keys, OTEL_AUDIT_PSEUDONYM_KEYS.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a name.")
-def pseudonym(names: tuple[str, ...], keys: str | None, as_json: bool) -> None:
+def pseudonym(names: tuple[str, ...], keys: Path | None, as_json: bool) -> None:
     """Print what each NAME is recorded as under each key, the newest key first.
 
     For -, read the names from stdin, one a line. Other users of this machine can see a name in the arguments, but not
@@ -100,18 +100,18 @@ def pseudonym(names: tuple[str, ...], keys: str | None, as_json: bool) -> None:
     try:
         keyring = _keyring(keys)
     except ConfigError as error:
-        click.echo(f"otel-audit pseudonym: {error}", err=True)
+        click.echo(f"otel-audit pseudonym: {escaped(str(error))}", err=True)
         sys.exit(WRONG_USAGE)
     if not names:
-        click.echo("otel-audit pseudonym: expected a NAME or -, got none", err=True)
+        click.echo("otel-audit pseudonym: expected names, got none; give them, or - to read them from stdin", err=True)
         sys.exit(WRONG_USAGE)
     for name in _each(names):
         for line in _lines(name, keyring, as_json):
             click.echo(line)
 
 
-def _keyring(path: str | None) -> Pseudonyms:
-    found = Path(path) if path is not None else Settings.load(os.environ).pseudonym_keys
+def _keyring(path: Path | None) -> Pseudonyms:
+    found = path if path is not None else Settings.load(os.environ).pseudonym_keys
     if found is None:
         raise ConfigError("--keys: expected a file of keys, got none; name one, or set OTEL_AUDIT_PSEUDONYM_KEYS")
     return read_keyring(found)

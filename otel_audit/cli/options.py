@@ -44,9 +44,12 @@ else:
 
 __all__ = [
     "GivenAge",
+    "GivenCount",
+    "GivenFile",
     "GivenMoment",
     "GivenNumber",
     "GivenPath",
+    "GivenWord",
     "ParamType",
     "Stop",
     "any_directory_argument",
@@ -74,13 +77,62 @@ class GivenPath(click.Path):
 
     def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
         # `readable=False`, since the code that reads the path explains a failure better than click.
-        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, readable=False, path_type=Path)
+        super().__init__(file_okay=file_okay, dir_okay=dir_okay, readable=False, path_type=Path)
+        self._must_exist = exists
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
         if not os.fspath(value):
             said = "expected a path, got an empty one; leave it out, or set the variable that should hold it"
             self.fail(said, param, ctx)
+        path, shown = Path(value), f"{escaped(str(value))!r}"
+        if self._must_exist and not path.exists():
+            is_link = path.is_symlink()
+            got = "which is a link that leads nowhere" if is_link else "which does not exist"
+            self.fail(f"expected a path that exists, got {shown}, {got}; correct it", param, ctx)
+        if not self.dir_okay and path.is_dir():
+            self.fail(f"expected a file, got {shown}, which is a directory; name a file in it", param, ctx)
+        if not self.file_okay and path.is_file():
+            self.fail(f"expected a directory, got {shown}, which is a file; name another place", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class GivenFile(click.File):
+    """A file that is read as bytes, or - for stdin."""
+
+    def __init__(self) -> None:
+        super().__init__("rb")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            reason = error.message.rpartition(": ")[2]
+            said = f"expected a file that can be read, got {escaped(str(value))!r}: {reason}; correct the path"
+            self.fail(said, param, ctx)
+
+
+class GivenCount(click.IntRange):
+    """A whole number between two limits, or from one limit on."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            limits = f"from {self.min} {'on' if self.max is None else f'to {self.max}'}"
+            self.fail(f"expected a whole number {limits}, got {escaped(str(value))!r}; correct it", param, ctx)
+
+
+class GivenWord(click.Choice):  # type: ignore[type-arg]  # not generic before click 8.2
+    """One of several words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType`."""
+        if value not in self.choices:
+            words = ", ".join(self.choices)
+            self.fail(f"expected one of {words}, got {escaped(str(value))!r}; correct it", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -92,10 +144,14 @@ class GivenNumber(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See `click.ParamType`."""
-        number = super().convert(value, param, ctx)
-        if number != number:  # NaN, which is neither below nor above a limit
-            self.fail(f"expected a number, got {value}", param, ctx)
-        return number
+        number = math.nan  # which is neither below nor above a limit
+        with suppress(click.BadParameter):
+            number = super().convert(value, param, ctx)
+        if number == number:
+            return number
+        least = "above 0" if self.min_open else "from 0"
+        said = f"expected a number {least} to {_HIGHEST:.0f}, got {escaped(str(value))!r}; correct it"
+        return self.fail(said, param, ctx)
 
 
 class GivenAge(ParamType[float]):
@@ -108,7 +164,9 @@ class GivenAge(ParamType[float]):
         if isinstance(value, float):
             return value
         if (seconds := length_s(str(value))) is None:
-            self.fail(f"expected an age such as 90s, 15m, 24h or 7d, got {escaped(str(value))!r}", param, ctx)
+            self.fail(
+                f"expected an age such as 90s, 15m, 24h or 7d, got {escaped(str(value))!r}; correct it", param, ctx
+            )
         return float(seconds)
 
 

@@ -79,7 +79,9 @@ def _as_json(made: ProofMade) -> Mapping[str, Any]:
 def _made(ctx: click.Context, store: Store, event_id: str) -> ProofMade:
     if store.kind is Kind.EVENT_LOG:
         raise click.UsageError(
-            f"expected a trail with a chain, got a log of events, of which nothing can be proven: {store.where}", ctx
+            f"expected a trail with a chain, got a log of events, of which nothing can be proven: "
+            f"{escaped(store.where)}; give the journal or the archive that it was made from",
+            ctx,
         )
     try:
         places = lines_in(store, for_one=True).places(event_id)

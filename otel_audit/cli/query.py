@@ -17,7 +17,7 @@ from rich.cells import cell_len
 
 from otel_audit.access import Look
 from otel_audit.cli.command import WRONG_USAGE
-from otel_audit.cli.options import GivenMoment, GivenPath, ParamType, recorded_access
+from otel_audit.cli.options import GivenCount, GivenMoment, GivenPath, ParamType, recorded_access
 from otel_audit.cli.source import opened_source, places_of, progress_bar, source_errors
 from otel_audit.delivery.console import Terminal
 from otel_audit.errors import AuditError
@@ -96,9 +96,7 @@ def _word_options(command: F) -> F:
 @click.option("--since", "since_ns", type=GivenMoment(), help="From this time on: 2d, 3h, today, 2026-11-29T08:00Z.")
 @click.option("--until", "until_ns", type=GivenMoment(), help="Before this time.")
 @click.option("--text", type=_Utf8(), default="", help="A text anywhere in the line, in upper or lower case.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="The most events to show.  [default: 100 in a table, else all]"
-)
+@click.option("--limit", type=GivenCount(min=1), help="The most events to show.  [default: 100 in a table, else all]")
 @click.option("--page", type=_Page(), help="Continue after a page, at the place that it printed.")
 @click.option("--sql", type=_Utf8(), help="A SELECT over the view `events`; docs/query.md has its columns.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line: journal lines, or the rows of --sql.")
@@ -132,7 +130,7 @@ def query(
     """
     filters = Filters(words, since_ns, until_ns, text, page)
     if sum((as_json, as_csv, out is not None)) > 1:
-        raise click.UsageError("expected one of --json, --csv and --out, got several", ctx)
+        raise click.UsageError("expected one of --json, --csv and --out, got several; run it once for each", ctx)
     if sql is not None and filters != Filters(dict.fromkeys(WORDS, ())):
         raise click.UsageError("--sql goes with no filter: write it into the WHERE of the question", ctx)
     if limit is None and not (as_json or as_csv or out is not None):

@@ -169,7 +169,7 @@ def replay(
     if quarantine and (state_directory or from_start):
         raise click.UsageError("--state and --from-start do not go with --quarantine: the journal keeps what is sent")
     if path is None and not quarantine:
-        raise click.UsageError("expected PATH, the events to send, got none")
+        raise click.UsageError("expected PATH, the events to send, got none; give it, or --quarantine")
     try:
         with ReplayEndpoint.of_settings(give_up_after_s=give_up_after_s) as destination:
             path = path or destination.settings.directory
@@ -183,13 +183,17 @@ def replay(
     except BrokenPipeError:
         raise  # click ends quietly when who read us has enough
     except OSError as error:
-        raise click.UsageError(f"expected files that can be read and written, got {error}") from error
+        raise click.UsageError(_unreadable(error)) from error
     sys.exit(0 if done else FINDING)
+
+
+def _unreadable(error: OSError) -> str:
+    return f"expected files that can be read and written, got {error}; correct the path, or run it as their user"
 
 
 def _quarantine(directory: Path, destination: ReplayEndpoint, as_json: bool) -> bool:
     if not directory.is_dir():
-        raise click.UsageError(f"expected the directory of a journal, got {str(directory)!r}; give PATH")
+        raise click.UsageError(f"expected the directory of a journal as PATH, got {str(directory)!r}; correct it")
     say_if_empty(directory)
     return replay_quarantine(directory, destination, as_json=as_json)
 
@@ -271,7 +275,7 @@ def _run(source: ReplaySource, destination: ReplayEndpoint, state: ReplayState) 
         try:
             return Replay(source, destination.exporter, state, limits=limits, patience=patience, moved=moved).run()
         except OSError as error:
-            return ReplayReport(state.tally, f"expected files that can be read and written, got {error}")
+            return ReplayReport(state.tally, _unreadable(error))
 
 
 def _as_json(source: ReplaySource, otlp: OtlpSettings, state: ReplayState, report: ReplayReport) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from otel_audit.access import AccessUnrecorded
-from otel_audit.cli.options import GivenMoment, GivenPath, recorded_access, unreadable
+from otel_audit.cli.options import GivenCount, GivenMoment, GivenPath, recorded_access, unreadable
 from otel_audit.cli.source import opened_source, places_of, progress_bar
 from otel_audit.cli.verify import GivenKey, GivenKnown, verdict_words
 from otel_audit.errors import ProofUnavailable
@@ -67,7 +67,7 @@ _MODE: Final = 0o600  # it names people, and what they did
 @click.option(
     "--rows",
     "rows_max",
-    type=click.IntRange(1, _ROWS_MAX),
+    type=GivenCount(1, _ROWS_MAX),
     default=_ROWS,
     show_default=True,
     help="The most rows in a table.",
@@ -102,7 +102,7 @@ def report(
     --known does not prove.
     """
     if out is None and evidence is None and not as_json:
-        raise click.UsageError("expected --out FILE.html, --evidence FILE.zip or --json, got none of them", ctx)
+        raise click.UsageError("expected --out FILE.html, --evidence FILE.zip or --json, got none; give one", ctx)
     if event_ids and evidence is None:
         raise click.UsageError("--prove goes with --evidence FILE.zip, in which the proofs are written", ctx)
     asked = Filters({"actor": actors, "service": services}, since_ns, until_ns)
@@ -121,7 +121,9 @@ def report(
             store = stack.enter_context(opened_source(ctx, source))
             if evidence is not None and store.kind is Kind.EVENT_LOG:
                 raise click.UsageError(
-                    f"expected a trail with a chain for --evidence, got a log of events: {escaped(store.where)}", ctx
+                    f"expected a trail with a chain for --evidence, got a log of events: {escaped(store.where)}; "
+                    "leave --evidence out",
+                    ctx,
                 )
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="otel-audit-evidence-"))) if evidence else None
             made, gathered = _made(store, asked, pins, rows_max, scratch, event_ids)

@@ -34,7 +34,10 @@ def opened_source(ctx: click.Context, source: str | None) -> Store:
         StoreUnreadable: the URL cannot be understood.
     """
     if source == "":
-        raise click.UsageError("expected a path or a URL as SOURCE, got an empty one", ctx)
+        raise click.UsageError(
+            "expected a path or a URL as SOURCE, got an empty one; leave it out, or set its variable",
+            ctx,
+        )
     if source is not None and is_url(source):
         return open_store(source)
     given = source or os.environ.get("OTEL_AUDIT_DIR")

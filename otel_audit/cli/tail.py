@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from otel_audit.access import AccessUnrecorded
-from otel_audit.cli.options import directory_argument, recorded_access, say_if_empty, unreadable
+from otel_audit.cli.options import GivenCount, directory_argument, recorded_access, say_if_empty, unreadable
 from otel_audit.delivery.console import Terminal
 from otel_audit.notices import escaped, escaped_json
 from otel_audit.stores.directory import Latest, Seen
@@ -27,7 +27,7 @@ _LOOK_EVERY_S: Final = 0.2
 @directory_argument
 @click.option("-f", "--follow", is_flag=True, help="Show new events as they are recorded, until Ctrl-C.")
 @click.option(
-    "-n", "--lines", type=click.IntRange(min=0), default=20, show_default=True, help="How many events to show first."
+    "-n", "--lines", type=GivenCount(min=0), default=20, show_default=True, help="How many events to show first."
 )
 @click.option(
     "--json",

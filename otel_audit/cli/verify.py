@@ -43,7 +43,6 @@ __all__ = ["GivenKey", "GivenKnown", "print_report", "verdict_words", "verify"]
 
 _SHOWN: Final = 20  # of streams and of each class; `--json` has all
 _NOTE_MAX_BYTES: Final = 1 << 20
-_SAID_CHARS: Final = 300
 
 
 class GivenKey(ParamType[VerifierKey]):
@@ -56,7 +55,7 @@ class GivenKey(ParamType[VerifierKey]):
         try:
             return VerifierKey.parse(str(value))
         except NoteMalformed as error:
-            self.fail(escaped(str(error)), param, ctx)
+            self.fail(f"{escaped(str(error))}; give what `otel-audit vkey FILE` prints", param, ctx)
 
 
 class GivenKnown(ParamType["KnownNote | VerifierKey"]):
@@ -69,9 +68,13 @@ class GivenKnown(ParamType["KnownNote | VerifierKey"]):
     ) -> KnownNote | VerifierKey:
         """See `click.ParamType`."""
         given = str(value)
+        remedy = "give a note or a key of the ledger, as `otel-audit verify` prints it"
         try:
             if not Path(given).is_file():
                 return VerifierKey.parse(given)
+        except NoteMalformed as error:
+            self.fail(escaped(f"expected a file with a note, or a vkey: {error}; {remedy}"), param, ctx)
+        try:
             with open(given, "rb") as file:
                 content = file.read(_NOTE_MAX_BYTES)
             if b"\n\n" not in content:
@@ -79,9 +82,9 @@ class GivenKnown(ParamType["KnownNote | VerifierKey"]):
             note = Note.parse(content)
             return KnownNote(note, Checkpoint.parse(note.text))
         except (NoteMalformed, OSError, ValueError) as error:
-            said = str(error)
-            said = said if len(said) <= _SAID_CHARS else f"{said[:_SAID_CHARS]}..."  # a file may hold anything
-            self.fail(escaped(f"expected a file with a note, or a vkey: {said}"), param, ctx)
+            # What is in the file is not shown: it may be the private key, given by mistake.
+            got = error.strerror if isinstance(error, OSError) else "something else"
+            self.fail(escaped(f"expected a note or a vkey in {given}, got {got}; {remedy}"), param, ctx)
 
 
 class _GivenTrail(GivenPath):
@@ -238,7 +241,9 @@ def _second_side(
     urls = [url if is_url(url) else f"{kind}+{url}" for kind, url in stores.items() if url is not None]
     sides: list[Path | str] = [*([archive] if archive is not None else []), *urls]
     if len(sides) > 1:
-        raise click.UsageError("expected one of --archive, --loki and --victorialogs, got several", ctx)
+        raise click.UsageError(
+            "expected one of --archive, --loki and --victorialogs, got several; run it once for each", ctx
+        )
     return sides[0] if sides else None
 
 
@@ -252,7 +257,8 @@ def kind_of_trail(path: Path) -> Kind:
     kind = kind_of(path)
     if kind is Kind.EVENT_LOG:
         raise NothingStored(
-            f"{path}: expected the directory of a journal, or an archive, got a log of events, which has no chain"
+            f"{path}: expected the directory of a journal, or an archive, got a log of events, which has no chain; "
+            "give what it was made from"
         )
     return kind
 

@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from otel_audit.access import AccessLog
-from otel_audit.cli.options import Stop
+from otel_audit.cli.options import GivenCount, Stop
 from otel_audit.cli.source import opened_source, places_of, source_errors
 from otel_audit.cli.verify import GivenKey, GivenKnown
 from otel_audit.query.unanswered import QueryUnanswered
@@ -34,7 +34,7 @@ _SCREENS: Final = ("DISPLAY", "WAYLAND_DISPLAY")
 
 @click.command()
 @click.argument("source", required=False)
-@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="The port.  [default: a free one]")
+@click.option("--port", type=GivenCount(0, 65_535), default=0, help="The port.  [default: a free one]")
 @click.option("--ipv6", is_flag=True, help="Listen on ::1 instead of 127.0.0.1.")
 @click.option("--no-browser", is_flag=True, help="Only print the URL.")
 @click.option("--key", "identity", metavar="VKEY", type=GivenKey(), help="As for `otel-audit verify`.")

@@ -60,19 +60,22 @@ class YamlFile:
         except UnicodeDecodeError as error:
             before = self.content[: error.start].decode("utf-8-sig")
             where = self._where(before, len(before))
-            raise ConfigError(f"{where}: expected UTF-8, got byte 0x{self.content[error.start]:02x}") from None
+            got = f"byte 0x{self.content[error.start]:02x}"
+            raise ConfigError(f"{where}: expected UTF-8, got {got}; save the file as UTF-8") from None
         except yaml.reader.ReaderError as error:
             where = self._where(self.content.decode("utf-8-sig"), error.position)
             raise ConfigError(
-                f"{where}: expected YAML, got the character U+{error.character:04X}, which it does not allow"
+                f"{where}: expected YAML, got the character U+{error.character:04X}, which it does not allow; remove it"
             ) from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else self.path
             problem = _QUOTED.sub("'...'", _GOT.split(error.problem or error.context or "")[-1])
-            raise ConfigError(f"{where}: expected YAML, got {problem}") from None
+            remedy = "indent by spaces" if "\\t" in (error.problem or "") else "correct it there or just before"
+            raise ConfigError(f"{where}: expected YAML, got {problem}; {remedy}") from None
         except RecursionError:
-            raise ConfigError(f"{self.path}: expected YAML, got brackets in brackets, too deep to read") from None
+            said = f"{self.path}: expected YAML, got brackets in brackets, too deep to read"
+            raise ConfigError(f"{said}; use fewer") from None
 
     def mapping(
         self, node: yaml.Node, at: str, names: Collection[str], expected: str

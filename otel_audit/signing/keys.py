@@ -271,5 +271,8 @@ def read_public_identity(path: Path) -> bytes:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         public = None
     if not isinstance(public, Ed25519PublicKey):
-        raise KeyUnusable(f"{path}: expected an Ed25519 key in PEM, private or public, got something else")
+        raise KeyUnusable(
+            f"{path}: expected an Ed25519 key in PEM, private or public, got something else; make one by "
+            "`otel-audit keygen`"
+        )
     return public.public_bytes_raw()

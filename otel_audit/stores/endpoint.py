@@ -204,7 +204,10 @@ def _authorisation(url: EndpointUrl) -> Callable[[requests.PreparedRequest], req
         try:
             token = Path(url.bearer_file).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise StoreUnreadable(f"{url.bearer_file}: expected a file with a bearer token, got {error}") from error
+            got = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+            raise StoreUnreadable(
+                f"{url.bearer_file}: expected a file with a bearer token, got {got}; correct bearer_file= in the URL"
+            ) from error
 
         def bearer(request: requests.PreparedRequest) -> requests.PreparedRequest:
             request.headers["Authorization"] = f"Bearer {token}"

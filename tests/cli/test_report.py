@@ -160,7 +160,7 @@ def test_a_report_that_goes_nowhere_is_wrong_usage(journal: Path) -> None:
     result = run(journal)
 
     assert result.exit_code == 2
-    assert "expected --out FILE.html, --evidence FILE.zip or --json, got none of them" in result.stderr
+    assert "expected --out FILE.html, --evidence FILE.zip or --json, got none; give one" in result.stderr
 
 
 def test_a_missing_trail_is_wrong_usage(tmp_path: Path) -> None:

@@ -147,4 +147,4 @@ def test_the_command_without_keys_or_names_says_what_is_missing(tmp_path: Path) 
 
     assert (without_keys.exit_code, without_names.exit_code) == (2, 2)
     assert "set OTEL_AUDIT_PSEUDONYM_KEYS" in without_keys.stderr
-    assert "expected a NAME or -" in without_names.stderr
+    assert "expected names, got none" in without_names.stderr

@@ -71,7 +71,7 @@ def audited_check(audit: AuditLogger, check: Check, *, policy_id: str = "", reas
         RuntimeError: the installed release of `fastmcp` is older than 4, where the decision could not be recorded.
     """
     if (installed := version("fastmcp")).partition(".")[0] in ("2", "3"):
-        raise RuntimeError(f"audited_check: expected fastmcp 4, found {installed}; upgrade it")
+        raise RuntimeError(f"audited_check: expected fastmcp 4, got {installed}; upgrade it")
     _note_listings()
     return _kind_of(check)(audit, check, policy_id, reason)
 

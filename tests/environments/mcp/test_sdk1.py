@@ -237,5 +237,5 @@ def test_a_call_that_goes_on_as_a_task_has_no_success_yet(tmp_path: Path) -> Non
 
 
 def test_a_check_that_would_not_be_recorded_below_fastmcp_4_is_refused(tmp_path: Path) -> None:
-    with recorder(tmp_path) as audit, pytest.raises(RuntimeError, match="audited_check: expected fastmcp 4, found 3"):
+    with recorder(tmp_path) as audit, pytest.raises(RuntimeError, match="audited_check: expected fastmcp 4, got 3"):
         audited_check(audit, lambda context: True)
