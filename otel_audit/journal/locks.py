@@ -46,6 +46,7 @@ __all__ = [
 
 # Made and removed at once, by `prove_locks` and `otel_audit.journal.room`.
 _LEFT: Final = re.compile(r"\.[0-9a-f-]{36}\.(?:probe\.lock|reserve)\Z")
+_YOUNG_S: Final = 60  # a maker that lives has removed its file by then
 _LOOKED_AT_MAX_S: Final = 0.1  # a look takes microseconds, or as long as its thread has to wait for the processor
 _LOOKED_AT_POLL_S: Final = 0.002
 
@@ -205,6 +206,8 @@ def prove_locks(directory: Path) -> None:
 def _remove_left(directory: Path) -> None:
     for name in filter(_LEFT.match, os.listdir(directory)):
         path = directory / name
+        if time.time() - path.stat().st_mtime < _YOUNG_S:
+            continue  # its maker has opened it, perhaps, and is about to lock it
         if name.endswith(".lock"):
             if (lock := FileLock.acquire(path, creates=False)) is not None:
                 lock.release(remove=True)

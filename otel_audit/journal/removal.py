@@ -357,6 +357,8 @@ def remove_unbegun(files: StreamFiles) -> bool:
     Raises:
         OSError: a file of it cannot be read or removed.
     """
+    if FileLock.is_held(files.writer_lock):
+        return False  # before its ship lock is touched, which the writer is about to take
     if not _is_unbegun(files) or (ship_lock := FileLock.acquire(files.ship_lock)) is None:
         return False
     with ship_lock:

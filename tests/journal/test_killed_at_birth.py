@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from otel_audit.cli import main
-from otel_audit.journal import removal
+from otel_audit.journal import locks, removal
 from otel_audit.journal.files import StreamFiles, streams_in
 from otel_audit.journal.locks import FileLock
 from otel_audit.journal.removal import remove_unbegun
@@ -53,6 +53,7 @@ def killed(directory: Path, before: str) -> list[str]:
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(locks, "_YOUNG_S", 0)
     monkeypatch.setattr(removal, "_YOUNG_NS", 0)  # on a file system that other machines may share, it would be waited
     return tmp_path / "audit"
 
@@ -118,6 +119,7 @@ def test_a_stream_that_may_have_begun_stays(reason: str, directory: Path) -> Non
     assert not remove_unbegun(files)
 
     assert files.segment(1).exists()
+    assert not files.ship_lock.exists() or reason != "its writer lives", "its writer is about to take it"
     if held is not None:
         held.release()
         assert remove_unbegun(files)

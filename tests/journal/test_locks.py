@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -235,6 +236,21 @@ def test_the_proof_of_locks_leaves_nothing_behind(tmp_path: Path) -> None:
 
     with pytest.raises(JournalUnwritable, match="expected a file system"):
         prove_locks(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("ending", ["probe.lock", "reserve"])
+def test_a_file_that_a_process_has_just_made_at_its_start_is_left_to_it(ending: str, tmp_path: Path) -> None:
+    """It is not locked yet, perhaps. Taking its lock would look to its maker like locks that do not work."""
+    path = tmp_path / f".01a22aa6-2050-77d9-9f76-43a18f295c97.{ending}"
+    path.touch()
+
+    prove_locks(tmp_path)
+    assert path.exists()
+
+    an_hour_ago = time.time() - 3600
+    os.utime(path, (an_hour_ago, an_hour_ago))
+    prove_locks(tmp_path)
+    assert not path.exists()
 
 
 @pytest.mark.processes
