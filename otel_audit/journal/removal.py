@@ -340,12 +340,10 @@ def finish_removal(directory: Path, *, file_mode: int = 0o600, removals: Removal
                     _finish(directory, each)
     for each in removals.last:
         _remove_left_locks(directory, each)
-    there = segments_in(directory)
-    for stream_id in writer_locks_in(directory):
-        if stream_id not in there:  # its writer was killed before it made a segment
-            files = StreamFiles(directory, stream_id)
-            if (lock := FileLock.acquire(files.writer_lock, creates=False)) is not None:
-                lock.release(remove=not files.segments())
+    for stream_id in set(writer_locks_in(directory)) - segments_in(directory).keys():
+        files = StreamFiles(directory, stream_id)  # its writer was killed before it made a segment
+        if (lock := FileLock.acquire(files.writer_lock, creates=False)) is not None:
+            lock.release(remove=not files.segments())
 
 
 def remove_unbegun(files: StreamFiles) -> bool:
@@ -357,9 +355,9 @@ def remove_unbegun(files: StreamFiles) -> bool:
     Raises:
         OSError: a file of it cannot be read or removed.
     """
-    if FileLock.is_held(files.writer_lock):
-        return False  # before its ship lock is touched, which the writer is about to take
-    if not _is_unbegun(files) or (ship_lock := FileLock.acquire(files.ship_lock)) is None:
+    # A writer that lives is about to take the ship lock, which must not be touched then.
+    is_due = not FileLock.is_held(files.writer_lock) and _is_unbegun(files)
+    if not is_due or (ship_lock := FileLock.acquire(files.ship_lock)) is None:
         return False
     with ship_lock:
         if (writer_lock := FileLock.acquire(files.writer_lock)) is None:
