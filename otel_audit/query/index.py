@@ -57,8 +57,10 @@ class TrailIndex(TrailDatabase):
         self._trail = Parts(is_indexed=True)
         self._held.close()
 
-    def add(self, lines: Sequence[tuple[bytes, str]]) -> int:
+    def add(self, lines: Sequence[tuple[bytes, str]], *, once: bool = False) -> int:
         """Add lines, each with the service that wrote it. Return their number, without those that are not JSON.
+
+        With `once`, lines whose stream and number are in the table already are left out too.
 
         Raises:
             QueryUnanswered: there is no room for them.
@@ -67,9 +69,23 @@ class TrailIndex(TrailDatabase):
         whole = [(text, lines[place][1]) for place, text in enumerate(texts) if text.isascii() or _is_utf8(text)]
         given = [[text for text, _ in whole], [service for _, service in whole]]
         question = f"INSERT INTO indexed SELECT {COLUMN_NAMES} FROM ({events_sql(f'{_VALID} WHERE json_valid(line)')})"
+        if once:
+            copies = "row_number() OVER (PARTITION BY stream_id, seq ORDER BY line)"
+            question += f" AS added ANTI JOIN indexed USING (stream_id, seq) QUALIFY {copies} = 1"
         added = int(self._execute(question, given).fetchall()[0][0])
-        self.gathered.damaged += len(lines) - added
+        self.gathered.damaged += 0 if once else len(lines) - added
         return added
+
+    def newest_ns(self, until_ns: int) -> int | None:
+        """Return the time of the newest event before a moment, or None if there is none."""
+        found = self._execute("SELECT max(time_ns) FROM indexed WHERE time_ns < ?", [until_ns]).fetchall()[0][0]
+        return None if found is None else int(found)
+
+    def time_ns_of(self, stream_id: str, seq: int) -> int | None:
+        """Return the time of a line, or None if it is not in the table or has no time."""
+        question = "SELECT max(time_ns) FROM indexed WHERE stream_id = ? AND seq = ?"
+        found = self._execute(question, [stream_id, seq]).fetchall()[0][0]
+        return None if found is None else int(found)
 
     def reached(self) -> dict[str, int]:
         """Return the number of the last line of each stream in the table."""

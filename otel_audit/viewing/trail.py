@@ -1,8 +1,13 @@
 """A trail that is shown on the page: read into an index, verified and followed, all in the background.
 
 The newest events of a journal, a packed trail or a log store are there at once, while the rest is read. Then a journal
-is followed line by line. Any other store is read again and again while somebody follows it, for at most a tenth of the
-time. The same limit applies to verifying a trail that has grown.
+is followed line by line. While somebody follows it, a log store is asked for what is new, and any other store is read
+again, for at most a tenth of the time. The same limit applies to verifying a trail that has grown.
+
+A log store cannot be asked what arrived since a moment, only for events by their own times. So each request reaches
+back some minutes, since clocks differ and delivery takes time. If the new lines of a stream do not continue those that
+are known, the ones in between are asked for by their numbers, however old they are. What arrives even later, such as
+the backlog of a process that has ended, is found when the whole store is read again, which also happens now and then.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +31,7 @@ from otel_audit.query.index import TrailIndex
 from otel_audit.stores.columns import ColumnStore
 from otel_audit.stores.directory import Latest, Seen
 from otel_audit.stores.loki import LokiStore
-from otel_audit.stores.store import Kind, Store, StoreUnreadable
+from otel_audit.stores.store import Kind, Sought, Store, StoreUnreadable
 from otel_audit.stores.victorialogs import VictoriaLogsStore
 from otel_audit.verification.archive import verify_store
 from otel_audit.verification.directory import bytes_of
@@ -40,6 +46,9 @@ _FIRST: Final = 200  # events that are shown before all of the trail has been re
 _LOOK_EVERY_S: Final = 0.5
 _AGAIN_S: Final = 5.0  # at least this long between two readings, or two verifications
 _SHARE: Final = 10  # they take one part in this many of the time
+_OVERLAP_NS: Final = 300 * 10**9  # events may arrive so late, or be so far behind by their clock
+_WHOLE_S: Final = 300.0  # at least this long between two readings of a whole log store
+_ADDED: Final = 1000  # lines at a time
 _FOLLOWED_S: Final = 15.0  # after the page last asked
 _RETRY_S: Final = 15.0  # after a log store could not be read
 _STOP_S: Final = 5.0
@@ -91,6 +100,7 @@ class ViewedTrail:
         self._index: TrailIndex | None = None
         self._filling: TrailIndex | None = None
         self._services: dict[str, str] = {}
+        self._asked_ns = 0  # when the store was last asked, without an error
         self._followed_at = float("-inf")
         self._closing = threading.Event()
         self._is_read = threading.Event()
@@ -208,7 +218,7 @@ class ViewedTrail:
 
     def _fill(self) -> None:
         filling = self._filling = TrailIndex()
-        self._read_bytes = 0
+        self._read_bytes, begun_ns = 0, time.time_ns()
         try:
             with self._opened() as store:
                 filling.fill([store], self._was_read)
@@ -217,7 +227,7 @@ class ViewedTrail:
             filling.close()
             raise
         self._show(filling)
-        self._filling = None
+        self._filling, self._asked_ns = None, begun_ns
 
     def _was_read(self, size_bytes: int) -> None:
         if self._closing.is_set():
@@ -270,16 +280,50 @@ class ViewedTrail:
 
     def _follow_by_reading_again(self) -> None:
         took_s, known = 0.0, self._files()
+        is_asked, whole_s, whole_at = self.kind in (Kind.LOKI, Kind.VICTORIALOGS), 0.0, time.monotonic()
         while not self._closing.wait(_RETRY_S if self.outdated else max(_AGAIN_S, _SHARE * took_s)):
             if time.monotonic() - self._followed_at > _FOLLOWED_S or (known and self._files() == known):
                 continue
             begun, known = time.monotonic(), self._files()
+            is_whole = not is_asked or begun - whole_at > max(_WHOLE_S, _SHARE * whole_s)
             try:
-                self._fill()
+                if is_whole:
+                    self._fill()
+                else:
+                    self._add_new()
                 self.outdated = ""
             except (AuditError, OSError) as error:
                 self.outdated, known = str(error), {}
             took_s = time.monotonic() - begun
+            if is_whole and not self.outdated:
+                whole_s, whole_at = took_s, time.monotonic()
+                took_s = 0.0 if is_asked else took_s  # `whole_s` keeps the next one away
+
+    def _add_new(self) -> None:
+        """Ask a log store for the lines since the last time, and for those that are missing before them."""
+        index, begun_ns = self._index, time.time_ns()
+        assert index is not None  # `_fill` has shown it
+        newest_ns = index.newest_ns(self._asked_ns)
+        since_ns = (self._asked_ns if newest_ns is None else newest_ns) - _OVERLAP_NS
+        reached, first = index.reached(), dict[str, int]()
+        with self._opened() as store:
+            added = 0
+            for lines in _portions(store, Sought(since_ns=since_ns)):
+                added += index.add([(line.content, service) for _, line, service in lines], once=True)
+                for stream_id, line, _ in lines:
+                    if line.seq > reached.get(stream_id, 0):
+                        first[stream_id] = min(line.seq, first.get(stream_id, line.seq))
+            for stream_id, seq in first.items():
+                last = reached.get(stream_id, 0)
+                if seq > last + 1:
+                    time_ns = index.time_ns_of(stream_id, last)
+                    since = None if time_ns is None else time_ns - _OVERLAP_NS
+                    missing = Sought(stream_id=stream_id, since_ns=since, first=last + 1, end=seq)
+                    for lines in _portions(store, missing):
+                        added += index.add([(line.content, service) for _, line, service in lines], once=True)
+        self._asked_ns = begun_ns
+        if added:
+            self._grown()
 
     # Verifying.
 
@@ -330,6 +374,14 @@ class ViewedTrail:
                     state = each.stat()
                     found[str(each)] = (state.st_size, state.st_mtime_ns)
         return found
+
+
+def _portions(store: Store, sought: Sought) -> Iterator[Sequence[tuple[str, Line, str]]]:
+    """Yield the lines of a log store that are asked for, each with its stream and service, some at a time."""
+    found = store.search(sought) if isinstance(store, LokiStore | VictoriaLogsStore) else iter(())
+    lines = ((*stored, service) for stored, service in found if isinstance(stored, tuple) and len(stored) == 2)
+    while portion := list(islice(lines, _ADDED)):
+        yield portion
 
 
 def _newest_packed(store: ColumnStore) -> Sequence[tuple[bytes, str]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from base64 import b64decode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +24,7 @@ from otel_audit.records.encoding import encoded_request
 from otel_audit.stores.directory import DirectoryStore
 from otel_audit.stores.location import open_store
 from otel_audit.viewing import answers
+from otel_audit.viewing.trail import ViewedTrail
 from tests.journal_lines import HEADER, raw_line
 from tests.servers import VictoriaLogs
 from tests.servers.loki import LokiDouble
@@ -201,3 +205,70 @@ def test_a_slow_store_shows_its_newest_events_at_once_and_says_how_much_of_it_wa
             may_go_on.set()
             until(lambda: trail.reading.is_done, "all of it")
             assert len(all_events(trail)) == 22
+
+
+def put(store: LogStore, lines: list[bytes]) -> None:
+    request = encoded_request(HEADER, lines)
+    if isinstance(store, LokiDouble):
+        store.put(ExportLogsServiceRequest.FromString(request))
+    else:
+        headers = {"Content-Type": "application/x-protobuf"}
+        requests.post(f"{store.otlp_endpoint}/v1/logs", data=request, headers=headers, timeout=30).raise_for_status()
+        store.query("*")  # makes them searchable
+
+
+def test_following_a_store_asks_only_for_what_is_new_and_shows_each_event_once(
+    store: LogStore, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, now = 10**9, time.time_ns()
+    streams = {name: f"0199aabb-ccdd-7eef-8011-22334455667{name}" for name in range(4)}
+    filled: list[ViewedTrail] = []
+    fill = ViewedTrail._fill
+
+    def counted(trail: ViewedTrail) -> None:
+        filled.append(trail)
+        fill(trail)
+
+    monkeypatch.setattr(ViewedTrail, "_fill", counted)
+    monkeypatch.setattr("otel_audit.viewing.trail._SHARE", 1)
+
+    def lines(stream: int, numbers: range, time_ns: int) -> list[bytes]:
+        event = {"event_type": "a", "outcome": "success"}
+        return [raw_line(event, seq=seq, time_ns=time_ns, stream_id=streams[stream]) for seq in numbers]
+
+    put(store, lines(0, range(1, 301), now - 3600 * second) + lines(1, range(1, 4), now - 7200 * second))
+    put(store, lines(3, range(1, 2), now + 3600 * second))  # whose clock is ahead
+    start = datetime.now(UTC) - timedelta(days=1)
+    url = f"{url_of(store)}?start={start:%Y-%m-%dT%H:%M:%SZ}"
+    with viewed(url) as trail, ThreadPoolExecutor(1) as server:
+
+        def shown_now() -> list[tuple[str, int]]:
+            with trail.index() as index:
+                assert index is not None
+                _, rows = index.rows("SELECT stream_id, seq FROM sought")
+                return sorted((str(stream_id), int(str(seq))) for stream_id, seq in rows)
+
+        def holds(*expected: tuple[int, range]) -> bool:
+            trail.follow()
+            found = server.submit(shown_now).result()  # as the server does, in a thread of its own
+            assert len(set(found)) == len(found)
+            return found == sorted((streams[stream], seq) for stream, numbers in expected for seq in numbers)
+
+        ahead = (3, range(1, 2))
+        until(lambda: holds((0, range(1, 301)), (1, range(1, 4)), ahead), "what was there")
+        # More than a page of one time, and a line again.
+        put(store, lines(0, range(301, 1402), now) + lines(0, range(300, 301), now))
+        until(lambda: holds((0, range(1, 1402)), (1, range(1, 4)), ahead), "what is new")
+        # A minute late, after newer ones; and by a service that begins.
+        put(store, lines(0, range(1402, 1404), now - 60 * second) + lines(2, range(1, 3), now - 120 * second))
+        until(lambda: holds((0, range(1, 1404)), (1, range(1, 4)), (2, range(1, 3)), ahead), "what is late")
+        # A backlog of an hour, and then what is recorded now.
+        put(store, lines(1, range(4, 9), now - 3600 * second))
+        put(store, lines(1, range(9, 10), now))
+        until(lambda: holds((0, range(1, 1404)), (1, range(1, 10)), (2, range(1, 3)), ahead), "the backlog")
+        assert filled == [trail]
+
+        # A backlog of a process that has ended.
+        monkeypatch.setattr("otel_audit.viewing.trail._WHOLE_S", 0.1)
+        put(store, lines(2, range(3, 5), now - 3600 * second))
+        until(lambda: holds((0, range(1, 1404)), (1, range(1, 10)), (2, range(1, 5)), ahead), "all of it")
