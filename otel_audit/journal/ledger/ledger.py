@@ -144,8 +144,8 @@ class Ledger:
             left_s = deadline - time.monotonic()
             if left_s <= 0 or stopped():
                 raise LedgerBusy(
-                    f"{self._author.files.lock}: expected a turn within {wait_s:g} s, got none; another process "
-                    "has it, or was stopped while it had it: `fuser` shows which"
+                    f"{self._author.files.lock}: expected a turn within {round(wait_s, 1):g} s, got none; another "
+                    "process has it, or was stopped while it had it: `fuser` shows which"
                 )
             # Random, so that not all try at the same moments.
             real_sleep(random.uniform(0, max(_POLL_MIN_S, longest_s * left_s / wait_s)))

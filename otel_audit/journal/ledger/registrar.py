@@ -354,8 +354,9 @@ class Registrar:
         The thread that closes a stream waits for more than one turn of other processes.
         """
         said = f"{self.ledger.files.directory}: expected to write the ledger, got {described(error)}"
-        remedy = remedy_of(error, "let the user of the service write its files")
-        self.trouble = f"{said}; no event is lost by it, and its entries will be late; {remedy}"
+        self.trouble = f"{said}; no event is lost by it, and its entries will be late"
+        if not isinstance(error, LedgerBusy):  # which says itself what to do
+            self.trouble += f"; {remedy_of(error, 'let the user of the service write its files')}"
         now_s = time.monotonic()
         ending = [life for life in lives if life.is_ending]
         if isinstance(error, LedgerBusy) and any(now_s < life.busy_until_s for life in ending):

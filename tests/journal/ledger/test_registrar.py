@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import re
 import sys
 import threading
 import time
@@ -275,6 +276,22 @@ def test_a_stream_that_ends_while_its_opening_waits_for_a_turn_needs_only_that_o
 
     assert kinds(tmp_path) == ["open", "end"]
     assert len(last_checked(tmp_path).notes) == 2, "one of the beginning, and one of the only turn"
+
+
+def test_a_turn_that_was_not_had_is_told_with_a_readable_time_and_one_remedy(tmp_path: Path) -> None:
+    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
+    assert held is not None
+    registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=0.3)
+    journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
+    append(journal, "a")
+
+    journal.close()
+    until(lambda: bool(registrar.trouble))
+
+    held.release()
+    registrar.close()
+    assert re.search(r"within \d(?:\.\d)? s, got none; .*: `fuser` shows which; no event is lost", registrar.trouble)
+    assert "let the user" not in registrar.trouble, "the files are not in the way"
 
 
 def test_what_a_turn_could_not_say_the_next_one_says(tmp_path: Path) -> None:
