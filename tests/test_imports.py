@@ -6,10 +6,14 @@ import ast
 import functools
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import otel_audit
 
@@ -300,3 +304,44 @@ def test_a_logger_loads_no_client_and_no_colour_before_an_exporter_needs_them(tm
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == []
+
+
+# Brought by whoever uses the integration or the pytest plugin, so that it cannot be missing where it is imported.
+BROUGHT = {"fastapi", "fastmcp", "mcp", "opentelemetry-instrumentation", "pytest", "starlette", "wrapt"}
+# Each in exactly the version that a declared one wants.
+PINNED = {
+    "opentelemetry-api",
+    "opentelemetry-exporter-otlp-proto-grpc",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-proto",
+    "pydantic-core",
+}
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needs = [*project["dependencies"], *extras["query"], *extras["zstd"]]
+    declared = {canonicalize_name(Requirement(each).name) for each in needs}
+    names = {name for path in PACKAGE.rglob("*.py") for name in imported_elsewhere(path)}
+    files = {name.replace(".", "/") + end: name for name in names for end in (".py", "/__init__.py")}
+
+    owners = {
+        files[str(file)]: canonicalize_name(each.metadata["Name"])
+        for each in distributions()
+        for file in each.files or ()
+        if str(file) in files
+    }
+    assert {"urllib3", "google.protobuf.message", "google.rpc.status_pb2"} <= owners.keys()
+    assert {name: owner for name, owner in owners.items() if owner not in declared | BROUGHT | PINNED} == {}
+
+
+def imported_elsewhere(path: Path) -> Iterator[str]:
+    """The modules of other packages that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        yield from (name for name in names if name.partition(".")[0] not in {"otel_audit", *sys.stdlib_module_names})

@@ -117,7 +117,7 @@ def test_what_a_terminal_would_obey_is_escaped(tmp_path: Path) -> None:
     [
         (("/nowhere", "--format", "ocsf"), "expected the directory of a journal, got '/nowhere', which does not exist"),
         (("", "--format", "ocsf"), "expected a path or a URL as SOURCE, got an empty one"),
-        ((".",), "Missing option '--format'"),
+        ((".",), "expected --format, got none; `"),
     ],
     ids=["nowhere", "empty", "no format"],
 )
