@@ -24,7 +24,8 @@ __all__ = ["SortedLines", "SortingStore"]
 
 _PORTION_BYTES: Final = 32 << 20
 _ENTRY_BYTES: Final = 200  # the memory of an entry besides its bytes
-_READ_BYTES: Final = 256 << 10  # per read and portion
+_READ_BYTES: Final = 256 << 10  # per read and portion, or less if there are many: all hold as much as one portion
+_READ_MIN_BYTES: Final = 4 << 10
 _HEAD: Final = struct.Struct("<QIQI?")
 
 
@@ -78,7 +79,9 @@ class SortedLines:
 
     def lines_of(self, stream_id: str, after: int = 0) -> Iterator[Line | Remains]:
         """Yield the lines of a stream after number `after`. Equal copies are yielded once, differing copies each."""
-        runs = [self._entries(run) for run in self._runs.get(stream_id, ()) if run.last_seq > after]
+        behind = [run for run in self._runs.get(stream_id, ()) if run.last_seq > after]
+        read_bytes = max(_READ_MIN_BYTES, min(_READ_BYTES, _PORTION_BYTES // max(1, len(behind))))
+        runs = [self._entries(run, read_bytes) for run in behind]
         waiting = sorted(self._waiting.get(stream_id, ()))
         entries = merge(*runs, waiting) if runs else iter(waiting)
         for seq, copies in groupby(entries, key=lambda entry: entry.seq):
@@ -104,14 +107,14 @@ class SortedLines:
         file.flush()
         self._waiting, self._waiting_bytes = {}, 0
 
-    def _entries(self, run: _Run) -> Iterator[_Entry]:
+    def _entries(self, run: _Run, read_bytes: int) -> Iterator[_Entry]:
         assert self._file is not None  # runs exist only in a file
         descriptor, (offset, end, _), data, place = self._file.fileno(), run, b"", 0
         while offset < end or place < len(data):
             held = len(data) - place
             needed = _HEAD.size if held < _HEAD.size else _HEAD.size + _length_at(data, place)
             if held < needed:
-                more = os.pread(descriptor, min(end - offset, max(_READ_BYTES, needed)), offset)
+                more = os.pread(descriptor, min(end - offset, max(read_bytes, needed)), offset)
                 data, place, offset = data[place:] + more, 0, offset + len(more)
                 if not more:
                     raise OSError(None, "expected the temporary file as it was written, got one that was cut")

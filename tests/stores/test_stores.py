@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 import tracemalloc
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -249,3 +250,20 @@ def delivered(directory: Path, collector: Collector, monkeypatch: pytest.MonkeyP
     done = CliRunner().invoke(main, ["ship", "--once", str(directory)])
     assert done.exit_code == 0, done.output
     return streams
+
+
+def test_a_stream_in_many_portions_is_read_in_the_memory_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    portion_bytes, count, content = 1 << 20, 200, b"x" * 8000
+    monkeypatch.setattr(sorting, "_PORTION_BYTES", portion_bytes)
+    with closing(sorting.SortedLines()) as lines:
+        for seq in range(1, count * portion_bytes // len(content)):
+            lines.add((STREAM_ID, Line(content, seq * 7919 % 1_000_003)))
+        tracemalloc.start()
+        try:
+            read = sum(1 for _ in lines.lines_of(STREAM_ID))
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert read == count * portion_bytes // len(content) - 1
+    assert peak_bytes < 8 * portion_bytes
