@@ -27,9 +27,10 @@ from otel_audit.verification.judging import describe, judge_headers, judge_ledge
 from otel_audit.verification.ledger import LedgerCheck
 from otel_audit.verification.pins import Pins
 
-__all__ = ["SETTLE_S", "directory_in", "is_ledger", "verify_store"]
+__all__ = ["SETTLE_S", "TAKEN_OVER", "directory_in", "is_ledger", "verify_store"]
 
 SETTLE_S: Final = 3600.0
+TAKEN_OVER: Final = "it was taken over, and the ledger does not know that it was opened"
 _AT_ONCE: Final = 256
 _HEADER: Final = system_start(SEGMENT)
 _OF_LEDGER: Final = (system_start(ENTRY), system_start(NOTE))
@@ -179,9 +180,11 @@ class _Store:
             )
         if claims is None or not (claims.opened or claims.found):
             if not self._is_before_window(claims, chain):
-                self._judge_unopened(chain, findings, is_young=is_young)
-                return
-            if chain.first_seq <= 1:  # otherwise the missing beginning is reported
+                if claims is None or claims.adopted is None:
+                    self._judge_unopened(chain, findings, is_young=is_young)
+                    return
+                findings.unproven("unopened", chain.first_seq, TAKEN_OVER)
+            elif chain.first_seq <= 1:  # otherwise the missing beginning is reported
                 findings.unproven("window", chain.first_seq, "it was begun before the first line of the ledger here")
             if claims is None:
                 return

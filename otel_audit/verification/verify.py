@@ -21,7 +21,7 @@ from otel_audit.journal.ledger.former import RETAIN, entries
 from otel_audit.notices import number_of
 from otel_audit.stores.store import Store
 from otel_audit.verification.anchors import Anchor, Bridge, join, rising
-from otel_audit.verification.archive import SETTLE_S
+from otel_audit.verification.archive import SETTLE_S, TAKEN_OVER
 from otel_audit.verification.claims import Claims, StreamClaims
 from otel_audit.verification.crosscheck import CrossCheck
 from otel_audit.verification.directory import StreamReading, heads_of, is_alive, read_ledgers, read_stream
@@ -76,6 +76,7 @@ class _Directory:
         self._removed: Mapping[str, Sequence[Bridge]] = {}
         self._readings: dict[str, StreamReading] = {}
         self._alive: dict[str, bool | None] = {}
+        self._is_left: dict[str, bool] = {}  # the lock file of its writer is there, and nobody took the stream over
         self._findings = Findings()
 
     def verify(self, anchored_within_s: float | None, check: CrossCheck | None) -> Report:
@@ -152,6 +153,7 @@ class _Directory:
         # Asked after the lines were read, and before the ledger is read again: whoever died or ended in between has
         # said so there.
         self._alive[stream_id] = is_alive(files)
+        self._is_left[stream_id] = files.writer_lock.exists()
 
     def _read_again(self, failing: Sequence[str]) -> None:
         for stream_id in failing:
@@ -247,7 +249,7 @@ class _Directory:
                 f"{claims.signed_size()} lines",
             )
         elif claims is not None and claims.adopted is not None:
-            findings.unproven("unopened", first, "it was taken over, and the ledger does not know that it was opened")
+            findings.unproven("unopened", first, TAKEN_OVER)
         elif not begun_ns:
             findings.unproven("no_ledger", first, "no signed ledger covers it: its chain shows nothing to a stranger")
         elif alive or now_ns - reading.changed_ns < _YOUNG_NS:
@@ -256,6 +258,9 @@ class _Directory:
             findings.unproven("before_ledger", first, "it is older than the ledger, which does not know it")
         elif not reading.chain.lines:
             findings.notice("empty", None, "its file holds no line")
+        elif self._is_left[reading.chain.stream_id]:  # whoever takes it over will record no more than that
+            what = "its writer was killed before the ledger knew that it was opened, and nobody took over"
+            findings.unproven("unopened", first, what)
         else:
             findings.broken("unopened", first, "the ledger does not know this stream: no entry says that it was opened")
 

@@ -108,6 +108,21 @@ def test_lines_behind_the_last_head_are_a_notice_while_they_are_young(tmp_path: 
 # ends, adoptions, removals
 
 
+def test_a_stream_that_was_taken_over_before_it_was_opened_is_unproven(tmp_path: Path, kept: Kept) -> None:
+    """Its writer was killed within its first second."""
+    forge = Forge(tmp_path / "journal")
+    forge.honest_stream()
+    stream = forge.stream()
+    stream.header["ledger"] = {"directory_id": forge.ledger.ledger_id, "size": 0}
+    stream.log(3)
+    forge.ledger.turn(("adopt", stream.head(torn_bytes=0, adopter={"pid": 1})))
+
+    report = kept.alone(all_lines(forge))
+
+    assert broken_at(report) == []
+    assert ("unproven", "unopened", stream.stream_id, 1) in seen(report)
+
+
 def test_an_opener_that_ends_its_stream_after_an_adoption_is_a_notice(tmp_path: Path, kept: Kept) -> None:
     forge = Forge(tmp_path / "journal")
     stream = forge.honest_stream(ended=False)

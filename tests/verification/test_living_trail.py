@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ from click.testing import CliRunner
 import otel_audit
 from otel_audit import AuditEvent
 from otel_audit.cli import main
-from otel_audit.journal.files import segments_in, streams_in
+from otel_audit.journal.files import StreamFiles, segments_in, streams_in
+from otel_audit.journal.ledger.files import LedgerFiles
+from otel_audit.journal.locks import FileLock
 from otel_audit.verification.findings import Class, Verdict
 from otel_audit.verification.verify import verify_directory
 from tests.chain_check import read_streams
 from tests.journal.test_retention_signed import a_signed_retention
+from tests.servers.polling import PATIENCE_S
 
 THREADS = 4
 EVENTS = 100  # of each thread
@@ -167,3 +172,28 @@ def test_beside_writers_that_begin_end_and_are_killed_nothing_is_found(tmp_path:
     assert seen > 2
     assert (code, report_of_all["verdict"]) == (0, "consistent")
     assert sum(stream["ended"] for stream in report_of_all["streams"]) >= 1
+
+
+@pytest.mark.processes
+def test_a_stream_whose_writer_was_killed_before_the_ledger_knew_it_is_unproven(tmp_path: Path) -> None:
+    recorded(tmp_path, service_name="shop")
+    before = set(segments_in(tmp_path))
+    killed = (
+        "import os, signal, sys, otel_audit\n"
+        "audit = otel_audit.configure(directory=sys.argv[1], service_name='shop', export='none')\n"
+        "audit.log(otel_audit.AuditEvent(event_type='order.read'))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    turn = FileLock.acquire(LedgerFiles(tmp_path).lock)  # the process has none, however long it takes
+    assert turn is not None
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], timeout=PATIENCE_S, check=False)
+    turn.release()
+    (stream_id,) = set(segments_in(tmp_path)) - before
+    an_hour_ago_s = time.time() - 3600
+    os.utime(StreamFiles(tmp_path, stream_id).segment(1), (an_hour_ago_s, an_hour_ago_s))
+
+    report = verify_directory(tmp_path)
+
+    assert report.verdict is Verdict.CONSISTENT
+    unproven = [(each.kind, each.stream_id) for each in report.all_findings if each.weight is Class.UNPROVEN]
+    assert unproven == [("unopened", stream_id)]

@@ -159,15 +159,17 @@ CLASSES = {
             "classes_off_host.what_is_young_is_not_there_yet",
         ),
     ),
-    "a stream not opened: it lives or is under a minute old / is older than the ledger / else": Row(
+    "a stream not opened: lives or is under a minute old / is older than the ledger or was killed at once / else": Row(
         (
             "classes.a_stream_that_was_not_opened_yet_is_a_notice_while_it_is_young_or_its_writer_lives",
             "classes.a_stream_that_is_older_than_the_ledger_is_unproven",
+            "living_trail.a_stream_whose_writer_was_killed_before_the_ledger_knew_it_is_unproven",
             "classes.a_stream_that_was_not_opened_is_a_finding",
         ),
         (
             "classes_off_host.what_is_young_is_not_there_yet",
             "classes_off_host.a_stream_that_is_older_than_the_ledger_is_unproven",
+            "classes_off_host.a_stream_that_was_taken_over_before_it_was_opened_is_unproven",
             "attacks_on_store.a_stream_that_names_the_ledger_and_was_not_opened_is_found",
         ),
     ),
