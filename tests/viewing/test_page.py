@@ -404,6 +404,18 @@ def test_on_a_phone_a_long_outcome_leaves_room_for_the_time(look: Open, tmp_path
     assert opened.page.evaluate("document.documentElement.scrollWidth") == 400
 
 
+def test_a_long_name_is_broken_into_lines_in_the_event_that_is_open(look: Open, tmp_path: Path) -> None:
+    with logging(tmp_path / "journal", ledger=False) as audit:
+        audit.log_mcp_call(tool_name="read", principal=AuditPrincipal(username="a" * 3000))
+    opened = look(tmp_path / "journal")
+
+    opened.rows().first.click()
+
+    sub = opened.page.locator("#event .sub")
+    expect(sub).to_be_visible()
+    assert sub.evaluate("each => each.scrollWidth <= each.clientWidth && each.clientHeight < 200")
+
+
 def test_a_line_is_copied_as_it_stands(look: Open, shared: PageServer) -> None:
     opened = look(permissions=["clipboard-read", "clipboard-write"])
     opened.rows().first.click()
