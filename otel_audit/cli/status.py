@@ -87,7 +87,9 @@ def status(ctx: click.Context, directory: Path, as_json: bool, as_metrics: bool,
 
 def _write(metrics: str, out: Path | None) -> None:
     if out is None:
-        click.echo(metrics, nl=False)
+        # A label may hold any character. Prometheus wants it as it is, and a terminal would obey it.
+        lines = metrics.split("\n")
+        click.echo("\n".join(map(escaped, lines)) if sys.stdout.isatty() else metrics, nl=False)
     else:
         replace_file(out, metrics.encode(), mode=_READABLE)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -90,3 +95,21 @@ def test_a_notice_is_one_harmless_line(capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().err
     assert_harmless(said)
     assert said.count("\n") == 1
+
+
+@pytest.mark.processes
+def test_metrics_change_no_terminal_and_are_as_they_are_in_a_pipe(tmp_path: Path, hostile: AuditEvent) -> None:
+    command = [sys.executable, "-c", "from otel_audit.cli import main; main()", "status", "--prometheus", str(tmp_path)]
+    theirs, ours = pty.openpty()
+    with subprocess.Popen(command, stdout=ours):
+        os.close(ours)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while block := os.read(theirs, 1 << 16):
+                shown += block
+    os.close(theirs)
+    piped = subprocess.run(command, capture_output=True, check=False, timeout=60).stdout.decode()
+
+    assert_harmless(shown.decode().replace("\r\n", "\n"))
+    assert b"audit_records_emitted" in shown
+    assert "\x1b" in piped
