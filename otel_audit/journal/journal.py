@@ -195,6 +195,11 @@ class Journal:
                 seq, stream = self._end.write(event, time_ns, observed_ns, is_vital)
                 if self._deferred:
                     self._end.write_waiting(self._deferred, stream)
+        except AuditUnavailable:
+            self._inside.discard(me)
+            if self._end.is_unannounced:
+                self._announce()  # or nobody would deliver and remove what takes the room
+            raise
         finally:
             self._inside.discard(me)
         if self._end.is_unannounced:
