@@ -16,7 +16,9 @@ from otel_audit.journal.counts import Counts
 from otel_audit.journal.cursor import Cursor, Position, Progress, read_cursor
 from otel_audit.journal.journal import Journal, Receipt
 from otel_audit.journal.stream import Limits
+from otel_audit.settings import OnLoss
 from tests.chain_check import application_events, read_streams
+from tests.journal.service import a_service
 from tests.journal.writing import (
     a_journal,
     append,
@@ -214,3 +216,13 @@ def test_what_cannot_be_undone_is_sealed_and_named_by_the_next_header(
     lines = lines_of(files)
     assert_chained(lines)
     assert ids_of(lines) == ["before", "after"]
+
+
+def test_a_service_that_begins_in_a_full_directory_delivers_and_removes_what_is_in_the_way(tmp_path: Path) -> None:
+    """Its threads began with the first event that was written, and none could be."""
+    with a_service(tmp_path, OnLoss.OPEN, directory_bytes=1 << 20) as service:
+        service.fill()
+
+    with a_service(tmp_path, OnLoss.OPEN, directory_bytes=1 << 20, retention_bytes=1 << 19) as service:
+        assert not service.log("no room")
+        service.recover()

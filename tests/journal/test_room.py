@@ -235,16 +235,6 @@ def test_events_are_taken_again_when_the_directory_holds_less(tmp_path: Path) ->
         service.assert_accounted_for()
 
 
-def test_a_service_that_begins_in_a_full_directory_delivers_and_removes_what_is_in_the_way(tmp_path: Path) -> None:
-    """Its threads began with the first event that was written, and none could be."""
-    with a_service(tmp_path, OnLoss.OPEN, directory_bytes=MIB) as service:
-        service.fill()
-
-    with a_service(tmp_path, OnLoss.OPEN, directory_bytes=MIB, retention_bytes=MIB // 2) as service:
-        assert not service.log("no room")
-        service.recover()
-
-
 def test_what_another_process_writes_counts(tmp_path: Path) -> None:
     with a_service(tmp_path, OnLoss.OPEN, directory_bytes=MIB) as service:
         assert service.log("first")
