@@ -48,6 +48,7 @@ _FAILURES_BEFORE_HALVING: Final = 3
 # A record is given up for lack of an answer after so many more, each right after a probe that was accepted. A server
 # that is killed with the record, or is slow, fails to answer one of the probes: then all begins anew.
 _UNANSWERED_BEFORE_GIVING_UP: Final = 3
+_REFUSALS_OF_LOWER_LIMIT: Final = 3
 _UNANSWERED: Final = (UnavailableFor.TIMEOUT, UnavailableFor.OVERLOAD)
 _SERVER_ERROR_PATIENCE_S: Final = 600.0
 
@@ -401,9 +402,15 @@ class Halving(Generic[_P]):
         return largest is None or part.largest_bytes > largest.largest_bytes
 
     def _has_lower_limit(self) -> bool:
-        """Send the largest accepted record again. If the endpoint refuses it for its size now, forget it."""
+        """Send the largest accepted record again. If the endpoint refuses it for its size, three times, forget it.
+
+        Of several servers behind one address only some may have the lower limit, and another one takes the record.
+        """
         largest = self._endpoint.largest_accepted
-        if largest is None or not _is_for_size(self._endpoint.send(_largest_record_of(largest))):
+        if largest is None:
+            return False
+        record = _largest_record_of(largest)
+        if not all(_is_for_size(self._endpoint.send(record)) for _ in range(_REFUSALS_OF_LOWER_LIMIT)):
             return False
         self._endpoint.forget_largest()
         return True

@@ -141,6 +141,23 @@ def test_a_line_behind_a_limit_that_was_lowered_is_set_aside_and_the_next_ones_a
     assert export.progress.counts.exported == 11
 
 
+def test_a_line_is_not_set_aside_while_one_of_several_servers_still_takes_its_size(
+    journal: Journal, server: AuditedServer, exporting: Open, clock: Clock
+) -> None:
+    write(journal, *range(3), LONG, *range(3, 6))
+    export = exporting(journal)
+    run(export, clock)
+    lowered = iter([True] * 3)  # the server with the lower limit gets the line, and the first two probes
+    server.judge = lambda names: (
+        Answer(413) if any(len(name) > 1000 for name in names) and next(lowered, False) else None
+    )
+
+    write(journal, "less" * 900)
+    run(export, clock)
+
+    assert (export.progress.counts.exported, export.progress.counts.quarantined) == (8, 0)
+
+
 @pytest.mark.collector
 def test_a_line_behind_the_lowered_limit_of_a_collector_is_set_aside_and_the_next_ones_arrive(
     journal: Journal, start_collector: StartCollector, clock: Clock
