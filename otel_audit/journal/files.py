@@ -327,12 +327,13 @@ def open_with_mode(path: Path, flags: int, mode: int) -> int:
 
 
 def _unusable(directory: Path, error: OSError) -> str:
-    got = "a link that leads nowhere" if directory.is_symlink() else "a file"
-    is_there = isinstance(error, FileExistsError)
-    remedy = "remove it, or set OTEL_AUDIT_DIR" if is_there else "mount a writable volume there, or set OTEL_AUDIT_DIR"
+    got, remedy = error.strerror or str(error), "mount a writable volume there, or set OTEL_AUDIT_DIR"
+    if isinstance(error, FileExistsError):
+        got = "a link that leads nowhere" if directory.is_symlink() else "a file"
+        remedy = "remove it, or set OTEL_AUDIT_DIR"
     return (
         f"{directory}: expected a directory that this process (uid {os.geteuid()}) can write, got "
-        f"{got if is_there else error.strerror or error}; {remedy_of(error, remedy)}"
+        f"{got}; {remedy_of(error, remedy)}"
     )
 
 

@@ -180,13 +180,14 @@ def test_a_lack_of_descriptors_costs_no_event_that_is_not_counted(left: int, tmp
         ("a loop", "got a link that leads nowhere; remove it, or set OTEL_AUDIT_DIR"),
         ("a link to nothing", "got a link that leads nowhere; remove it, or set OTEL_AUDIT_DIR"),
         ("below a file", "got Not a directory; mount a writable volume there, or set OTEL_AUDIT_DIR"),
+        ("a long name", "got File name too long; mount a writable volume there, or set OTEL_AUDIT_DIR"),
     ],
 )
 def test_what_is_no_directory_is_said_with_what_it_is(made: str, got: str, tmp_path: Path) -> None:
-    place = tmp_path / "place"
+    place = tmp_path / ("long" * 100 if made == "a long name" else "place")
     if made in ("a file", "below a file"):
         place.touch()
-    else:
+    elif made != "a long name":
         place.symlink_to(place if made == "a loop" else tmp_path / "nothing" / "there")
     directory = place / "audit" if made == "below a file" else place
 
