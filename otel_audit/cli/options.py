@@ -6,6 +6,7 @@ that click would accept by mistake.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -85,16 +86,27 @@ class GivenPath(click.Path):
         if not os.fspath(value):
             said = "expected a path, got an empty one; leave it out, or set the variable that should hold it"
             self.fail(said, param, ctx)
-        path, shown = Path(value), f"{escaped(str(value))!r}"
-        if self._must_exist and not path.exists():
-            is_link = path.is_symlink()
-            got = "which is a link that leads nowhere" if is_link else "which does not exist"
+        shown = f"{escaped(str(value))!r}"
+        if self._must_exist and (got := _missing(value)):
             self.fail(f"expected a path that exists, got {shown}, {got}; correct it", param, ctx)
-        if not self.dir_okay and path.is_dir():
+        # Unlike the methods of `Path`, these do not raise for a path that is too long or not permitted.
+        if not self.dir_okay and os.path.isdir(value):
             self.fail(f"expected a file, got {shown}, which is a directory; name a file in it", param, ctx)
-        if not self.file_okay and path.is_file():
+        if not self.file_okay and os.path.isfile(value):
             self.fail(f"expected a directory, got {shown}, which is a file; name another place", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def _missing(path: str | os.PathLike[str]) -> str:
+    """Return why nothing is found at a path, or an empty text if something is."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return "which is a link that leads nowhere" if os.path.islink(path) else "which does not exist"
+    except OSError as error:
+        is_loop = error.errno == errno.ELOOP
+        return "which is a link that leads nowhere" if is_loop else f"which cannot be reached: {error.strerror}"
+    return ""
 
 
 class GivenFile(click.File):

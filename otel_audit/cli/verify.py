@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -70,7 +71,7 @@ class GivenKnown(ParamType["KnownNote | VerifierKey"]):
         given = str(value)
         remedy = "give a note or a key of the ledger, as `otel-audit verify` prints it"
         try:
-            if not Path(given).is_file():
+            if not os.path.isfile(given):  # `Path.is_file` raises for a name that is too long, such as a note's text
                 return VerifierKey.parse(given)
         except NoteMalformed as error:
             self.fail(escaped(f"expected a file with a note, or a vkey: {error}; {remedy}"), param, ctx)

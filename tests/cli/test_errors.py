@@ -12,6 +12,7 @@ from otel_audit.cli import main
 from otel_audit.signing.keys import create_identity
 
 ESC = "\x1b[31m\u202e"
+LONG = "long" * 100
 
 
 def run(*arguments: str | Path, **env: str) -> Result:
@@ -45,6 +46,9 @@ def place(tmp_path: Path) -> Path:
         (["replay", "--give-up-after", "nan", "."], "expected a number from 0 to 31536000, got 'nan'; correct it"),
         (["export", "--format", "csv"], "expected one of ocsf, got 'csv'; correct it"),
         (["replay", "{}/gone"], "expected a path that exists, got '{}/gone', which does not exist; correct it"),
+        (["vkey", "{}/" + LONG], f"got '{{}}/{LONG}', which cannot be reached: File name too long; correct it"),
+        (["vkey", "{}/empty/x"], "got '{}/empty/x', which cannot be reached: Not a directory; correct it"),
+        (["verify", "--known", LONG], "expected a file with a note, or a vkey: verifier key: expected <name>+<8 hex"),
         (["vkey", "{}/loop"], "got '{}/loop', which is a link that leads nowhere; correct it"),
         (["vkey", "{}/empty"], "got something else; make one by `otel-audit keygen`"),
         (["keygen", "{}/dir"], "expected a file, got '{}/dir', which is a directory; name a file in it"),
