@@ -41,12 +41,13 @@ __all__ = [
     "mount_of",
     "mounts_in",
     "prove_locks",
+    "remove_unheld",
 ]
 
 
 # Made and removed at once, by `prove_locks` and `otel_audit.journal.room`.
 _LEFT: Final = re.compile(r"\.[0-9a-f-]{36}\.(?:probe\.lock|reserve)\Z")
-_YOUNG_S: Final = 60  # a maker that lives has removed its file by then
+_YOUNG_S: Final = 60  # a maker that lives has removed or locked its file by then
 _LOOKED_AT_MAX_S: Final = 0.1  # a look takes microseconds, or as long as its thread has to wait for the processor
 _LOOKED_AT_POLL_S: Final = 0.002
 
@@ -176,7 +177,7 @@ def _open_to_look(path: Path) -> int:
 def prove_locks(directory: Path) -> None:
     """Check that a second descriptor is kept out, so that the file system of this directory has working locks.
 
-    Also remove the files without an owner that processes left which were killed at their start.
+    Also remove the files that processes left behind when they were killed at their start.
 
     Raises:
         JournalUnwritable: it has not, and two processes could write one stream.
@@ -203,15 +204,29 @@ def prove_locks(directory: Path) -> None:
         _remove_left(directory)
 
 
+def remove_unheld(path: Path) -> None:
+    """Remove a lock file that nobody holds, unless it is so young that its maker may be about to lock it.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if not _is_young(path) and (lock := FileLock.acquire(path, creates=False)) is not None:
+        lock.release(remove=True)
+
+
+def _is_young(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < _YOUNG_S
+    except FileNotFoundError:  # its maker has removed it
+        return True
+
+
 def _remove_left(directory: Path) -> None:
     for name in filter(_LEFT.match, os.listdir(directory)):
         path = directory / name
-        if time.time() - path.stat().st_mtime < _YOUNG_S:
-            continue  # its maker has opened it, perhaps, and is about to lock it
         if name.endswith(".lock"):
-            if (lock := FileLock.acquire(path, creates=False)) is not None:
-                lock.release(remove=True)
-        else:
+            remove_unheld(path)
+        elif not _is_young(path):
             path.unlink(missing_ok=True)  # its maker needs no name
 
 

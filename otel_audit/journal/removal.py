@@ -28,7 +28,7 @@ from otel_audit.journal.ledger.standing import edge_of
 from otel_audit.journal.ledger.turn import Turn
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
-from otel_audit.journal.locks import FileLock, is_on_a_local_disk
+from otel_audit.journal.locks import FileLock, is_on_a_local_disk, remove_unheld
 from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import lines_before, lines_behind, stream_header
 from otel_audit.journal.stream_tree import TreeBroken
@@ -341,9 +341,7 @@ def finish_removal(directory: Path, *, file_mode: int = 0o600, removals: Removal
     for each in removals.last:
         _remove_left_locks(directory, each)
     for stream_id in set(writer_locks_in(directory)) - segments_in(directory).keys():
-        files = StreamFiles(directory, stream_id)  # its writer was killed before it made a segment
-        if (lock := FileLock.acquire(files.writer_lock, creates=False)) is not None:
-            lock.release(remove=not files.segments())
+        remove_unheld(StreamFiles(directory, stream_id).writer_lock)  # its writer was killed before it made a segment
 
 
 def remove_unbegun(files: StreamFiles) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,20 @@ def test_a_cursor_that_an_earlier_version_made_goes_too(directory: Path) -> None
     assert remove_unbegun(files)
 
     assert list(directory.glob("*-*")) == []
+
+
+def test_a_lock_that_a_writer_has_just_made_is_left_to_it(tmp_path: Path) -> None:
+    """It is not locked yet, perhaps. If retention took its lock at this moment, the event would be lost."""
+    lock = StreamFiles(tmp_path, "01a22aa6-2050-77d9-9f76-43a18f295c97").writer_lock
+    lock.touch()
+
+    removal.finish_removal(tmp_path)
+    assert lock.exists()
+
+    an_hour_ago_s = time.time() - 3600
+    os.utime(lock, (an_hour_ago_s, an_hour_ago_s))
+    removal.finish_removal(tmp_path)
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("reason", ["its writer lives", "it is exported", "it has a byte", "it was truncated later"])
