@@ -38,7 +38,7 @@ _REMEDIES: Final = {
     errno.ENFILE: "raise the limit of open files of the machine (fs.file-max)",
     errno.EFBIG: "raise the limit of the size of a file (LimitFSIZE=, ulimit -f)",
     errno.EDQUOT: "raise the quota of this user, or remove some of its files",
-    errno.EROFS: "mount it writable again, after a look into the kernel's log, or set OTEL_AUDIT_DIR to another volume",
+    errno.EROFS: "mount it writable again, after a look at the kernel's log, or set OTEL_AUDIT_DIR to another volume",
     errno.EIO: "replace the disk, or set OTEL_AUDIT_DIR to another volume",
     errno.ENOSPC: "free space and inodes (df, df -i), or set OTEL_AUDIT_DIR to another volume",
 }

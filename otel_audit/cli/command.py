@@ -101,7 +101,7 @@ class _Commands(click.Group):
 
 
 def _in_our_words(error: click.UsageError, command: str) -> click.UsageError:
-    """Return an error of click's own as all others are: expected, got, remedy. Its `where` is the usage above it."""
+    """Return an error of click in the form of all others: expected, got, remedy. The usage above it says where."""
     match error:
         case click.NoSuchOption(option_name=name, possibilities=near):
             remedy = f"did you mean {' or '.join(sorted(near))}?" if near else f"`{command} --help` lists them"

@@ -188,7 +188,7 @@ def replay(
 
 
 def _unreadable(error: OSError) -> str:
-    return f"expected files that can be read and written, got {error}; correct the path, or run it as their user"
+    return f"expected files that can be read and written, got {error}; correct the path, or run it as the owner"
 
 
 def _quarantine(directory: Path, destination: ReplayEndpoint, as_json: bool) -> bool:

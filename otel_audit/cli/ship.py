@@ -63,8 +63,8 @@ def ship(
     """Deliver over OTLP the events that processes left in a directory, or write with OTEL_AUDIT_EXPORT=ship.
 
     Streams of every service are sent as their writers would have sent them. Without --once, it runs until SIGTERM or
-    Ctrl-C. With --once, it delivers what it can, and does not wait for an unreachable destination, nor longer for an
-    answer than OTEL_EXPORTER_OTLP_TIMEOUT (10 s unless set).
+    Ctrl-C. With --once, it delivers what it can. It does not wait for an unreachable destination, and waits for an
+    answer no longer than OTEL_EXPORTER_OTLP_TIMEOUT (10 s unless set).
 
     Exit code 1 if anything is left undelivered.
     """

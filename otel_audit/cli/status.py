@@ -280,7 +280,7 @@ def _print_troubles(console: Console, stream_id: str, name: str, progress: Progr
         lines = f"lines {entry.first_seq} to {entry.last_seq}"
         console.print(Text(f"{where}: quarantined {lines}: {escaped(entry.reason)}", "red"))
     if more := sum(entry.last_seq - entry.first_seq + 1 for entry in progress.quarantine[_REFUSALS_SHOWN:]):
-        console.print(Text(f"{where}: and {more} more quarantined lines: see --json", "red"))
+        console.print(Text(f"{where}: and {number_of(more, 'more quarantined line')}: see --json", "red"))
     if progress.damaged:
         console.print(Text(f"{where}: {progress.damaged} damaged pieces passed over", "red"))
 

@@ -45,8 +45,8 @@ _SUSPECTS_MAX: Final = 32
 _ALONE_BEFORE_RUNS: Final = 4
 _RUN_MIN_RECORDS: Final = 8
 _FAILURES_BEFORE_HALVING: Final = 3
-# A record is given up for lack of an answer after so many more, each right after a probe that was accepted. A server
-# that is killed with the record, or is slow, fails to answer one of the probes: then all begins anew.
+# A record is given up for lack of an answer after this many more, each right after a probe that was accepted. A server
+# that is killed with the record, or is slow, fails to answer one of the probes, and then everything starts over.
 _UNANSWERED_BEFORE_GIVING_UP: Final = 3
 _REFUSALS_OF_LOWER_LIMIT: Final = 3
 _UNANSWERED: Final = (UnavailableFor.TIMEOUT, UnavailableFor.OVERLOAD)

@@ -130,7 +130,7 @@ class StreamExport:
             self._rewind()
         if self._chunk is None:
             durable = self.shipment.durable()
-            # One line asks as well as a whole batch. A collector with a full queue archives each copy that it refuses.
+            # One line is as good a test as a whole batch. A collector with a full queue archives each copy it refuses.
             limit = 1 if self._destination.is_away else self._limit
             chunk = self._reader.read(self._ahead.position, max_lines=limit, max_bytes=self._read_bytes, until=durable)
             if not chunk.lines:

@@ -43,7 +43,7 @@ __all__ = [
 
 NOWHERE: Final = "none"  # in a header's `export`: the journal is the destination
 ELSEWHERE: Final = "ship"  # in a header's `export`: another process delivers, to an unknown place
-# What `status` and `verify` call a stream, by whether its writer holds its lock. However it ended, nobody writes it.
+# What `status` and `verify` call a stream, by whether its writer holds its lock. However it ended, nobody writes to it.
 STATES: Final = {True: "live", False: "ended", None: "unknown"}
 _LOOKS: Final = 5
 _SEGMENTS_SHOWN: Final = 10

@@ -379,7 +379,7 @@ def replace_file(path: Path, data: bytes, *, mode: int) -> None:
 def replacing_file(path: Path, *, mode: int) -> Iterator[int]:
     """Yield a descriptor of a new file, which replaces an earlier one at the end of the block.
 
-    A device or a pipe is written to.
+    A device or a pipe is written to instead.
 
     Raises:
         OSError: it cannot be written; an earlier file is unchanged.

@@ -22,7 +22,7 @@ class QueryFailed(QueryUnanswered):
 
 
 def unanswered(error: duckdb.Error, out: Path | None, temporary: Path) -> QueryUnanswered:
-    """Return what an error of DuckDB means. `out` is the file to be written, and `temporary` holds temporary files."""
+    """Return the exception for an error of DuckDB. `out` is the file to be written, `temporary` has temporary files."""
     import duckdb
 
     # Up to the excerpt of the question.
@@ -41,7 +41,7 @@ def unanswered(error: duckdb.Error, out: Path | None, temporary: Path) -> QueryU
         # Without DuckDB's advice to change its settings, which are locked.
         reason = _words(error, until="\n\n")
         return QueryFailed(
-            f"expected a question that needs no more than its limited memory, got {reason}; "
+            f"expected a question that can be answered in limited memory, got {reason}; "
             "narrow it by a time, ask for fewer columns, or sort and group fewer rows"
         )
     return QueryUnanswered(f"{said}; docs/query.md has the columns of the view `events`")

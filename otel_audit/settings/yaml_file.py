@@ -71,7 +71,7 @@ class YamlFile:
             mark = error.problem_mark or error.context_mark
             where = f"{self.path}:{mark.line + 1}:{mark.column + 1}" if mark is not None else self.path
             problem = _QUOTED.sub("'...'", _GOT.split(error.problem or error.context or "")[-1])
-            remedy = "indent by spaces" if "\\t" in (error.problem or "") else "correct it there or just before"
+            remedy = "indent with spaces" if "\\t" in (error.problem or "") else "correct it there or just before"
             raise ConfigError(f"{where}: expected YAML, got {problem}; {remedy}") from None
         except RecursionError:
             said = f"{self.path}: expected YAML, got brackets in brackets, too deep to read"

@@ -272,7 +272,7 @@ def read_public_identity(path: Path) -> bytes:
         public = None
     if not isinstance(public, Ed25519PublicKey):
         raise KeyUnusable(
-            f"{path}: expected an Ed25519 key in PEM, private or public, got something else; make one by "
+            f"{path}: expected an Ed25519 key in PEM, private or public, got something else; make one with "
             "`otel-audit keygen`"
         )
     return public.public_bytes_raw()

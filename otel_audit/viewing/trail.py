@@ -279,8 +279,9 @@ class ViewedTrail:
         return f"{self.where}: expected the journal that was read before, got no segment of it; it was moved or removed"
 
     def _follow_by_reading_again(self) -> None:
-        took_s, known = 0.0, self._files()
-        is_asked, whole_s, whole_at = self.kind in (Kind.LOKI, Kind.VICTORIALOGS), 0.0, time.monotonic()
+        """Read all of a store again, or ask a log store for what is new, while somebody follows it."""
+        is_asked = self.kind in (Kind.LOKI, Kind.VICTORIALOGS)
+        took_s, whole_s, whole_at, known = 0.0, 0.0, time.monotonic(), self._files()
         while not self._closing.wait(_RETRY_S if self.outdated else max(_AGAIN_S, _SHARE * took_s)):
             if time.monotonic() - self._followed_at > _FOLLOWED_S or (known and self._files() == known):
                 continue

@@ -50,7 +50,7 @@ def place(tmp_path: Path) -> Path:
         (["vkey", "{}/empty/x"], "got '{}/empty/x', which cannot be reached: Not a directory; correct it"),
         (["verify", "--known", LONG], "expected a file with a note, or a vkey: verifier key: expected <name>+<8 hex"),
         (["vkey", "{}/loop"], "got '{}/loop', which is a link that leads nowhere; correct it"),
-        (["vkey", "{}/empty"], "got something else; make one by `otel-audit keygen`"),
+        (["vkey", "{}/empty"], "got something else; make one with `otel-audit keygen`"),
         (["keygen", "{}/dir"], "expected a file, got '{}/dir', which is a directory; name a file in it"),
         (["pseudonym", "--keys", "{}/dir", "a"], "which is a directory; name a file in it"),
         (["pack", ".", "{}/empty"], "expected a directory, got '{}/empty', which is a file; name another place"),
@@ -113,7 +113,7 @@ def test_a_private_key_that_is_given_as_a_note_is_not_shown(tmp_path: Path) -> N
     ("content", "said"),
     [
         (b"service_name: [a\n", ":2:1: expected YAML, got '<stream end>'; correct it there or just before"),
-        (b"service_name:\n\t- x\n", ":2:1: expected YAML, got character '\\t' that cannot start any token; indent by"),
+        (b"service_name:\n\t- x\n", "got character '\\t' that cannot start any token; indent with spaces"),
         (b"service_name: a\nservice_name: b\n", ":2:1: $.service_name: expected each key once, got it a second time, "),
         (b'service_name: "\xff"\n', ":1:16: expected UTF-8, got byte 0xff; save the file as UTF-8"),
         (

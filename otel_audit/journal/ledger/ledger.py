@@ -90,8 +90,8 @@ class Ledger:
     ) -> Iterator[Turn]:
         """Hold the turn inside the block, while nobody else writes. Nothing is written before `Turn.write`.
 
-        If many processes wait, those whose entries are urgent come first, and among them those that have used up most
-        of their wait. `stopped` ends the wait early.
+        If many processes wait, those whose entries are urgent usually come first, and among them those that have used
+        up most of their wait. `stopped` ends the wait early.
 
         Raises:
             LedgerBusy: others had the turn for the whole wait, or it was stopped.
@@ -132,7 +132,7 @@ class Ledger:
         return True
 
     def _locked(self, wait_s: float, longest_s: float, stopped: Callable[[], bool]) -> FileLock:
-        """Take the lock, for which others may wait too. Whoever tries more often is the next one more often.
+        """Take the lock, for which others may wait too. Whoever tries more often is more likely to be next.
 
         There is no queue: a process that is stopped while it waits would hold up everybody behind it.
         """
