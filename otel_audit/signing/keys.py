@@ -228,7 +228,7 @@ def read_identity(path: Path) -> SigningKey:
             text = file.read(64 * 1024)
     except OSError as error:
         raise KeyUnusable(
-            f"{path}: expected an identity key, got {error.strerror}; make one by `otel-audit keygen`"
+            f"{path}: expected an identity key, got {error.strerror}; make one with `otel-audit keygen`"
         ) from None
     if mode & 0o077:
         raise KeyUnusable(f"{path}: expected a file that only its owner may read, got mode {mode:04o}; run chmod 600")
@@ -239,7 +239,7 @@ def read_identity(path: Path) -> SigningKey:
     if not isinstance(private, Ed25519PrivateKey):
         raise KeyUnusable(
             f"{path}: expected an Ed25519 private key in PEM without a passphrase, got something else; "
-            "make one by `otel-audit keygen`"
+            "make one with `otel-audit keygen`"
         )
     return SigningKey(private.private_bytes_raw())
 
@@ -262,7 +262,7 @@ def read_public_identity(path: Path) -> bytes:
             text = file.read(64 * 1024)
     except OSError as error:
         raise KeyUnusable(
-            f"{path}: expected an identity key, got {error.strerror}; make one by `otel-audit keygen`"
+            f"{path}: expected an identity key, got {error.strerror}; make one with `otel-audit keygen`"
         ) from None
     if b"PRIVATE KEY" in text:
         return read_identity(path).verifier("identity").public
