@@ -47,6 +47,7 @@ __all__ = [
     "replace_file",
     "replacing_file",
     "say_exposure",
+    "segment_sizes",
     "segments_in",
     "streams_in",
     "sync_directory",
@@ -152,6 +153,21 @@ def segments_in(directory: Path) -> Mapping[str, Sequence[int]]:
             _listings.pop(next(iter(_listings)), None)
         _listings[directory] = _Listing(stamp, listed_at, found)
     return found
+
+
+def segment_sizes(directory: Path, segments: Mapping[str, Sequence[int]]) -> Mapping[tuple[str, int], int]:
+    """Return the size in bytes of each of these segments, by stream and number, without those that are gone.
+
+    Raises:
+        OSError: a segment cannot be looked at.
+    """
+    sizes: dict[tuple[str, int], int] = {}
+    for stream_id, numbers in segments.items():
+        files = StreamFiles(directory, stream_id)
+        for number in numbers:
+            with contextlib.suppress(FileNotFoundError):
+                sizes[stream_id, number] = files.segment(number).stat().st_size
+    return sizes
 
 
 def may_be_journal(directory: Path) -> bool:

@@ -26,7 +26,7 @@ import msgspec
 from otel_audit.errors import LedgerBusy
 from otel_audit.journal.ages import STATE_NAME, Ages, Moment, RetentionLimits, now
 from otel_audit.journal.census import Retained
-from otel_audit.journal.files import StreamFiles, segments_in
+from otel_audit.journal.files import StreamFiles, segment_sizes, segments_in
 from otel_audit.journal.ledger import former
 from otel_audit.journal.ledger.files import LedgerFiles, LedgerLog
 from otel_audit.journal.ledger.ledger import Ledger
@@ -170,7 +170,9 @@ class Retention:
         segments = segments_in(self._directory)
         ledger = LedgerFiles(self._directory).latest() if self._ledger is not None and self._is_signed else None
         ages = self._aged(segments, held, ledger)
-        removed, gone, waiting = Removed(), list[tuple[str, int]](), set[str]()
+        removed = Removed()
+        gone: list[tuple[str, int]] = []
+        waiting: set[str] = set()
         due = islice(self._due(ages, segments), _MOST_A_LOOK)
         for batch in _batches(due, segments, _MOST_A_TURN if self._is_signed else 1):
             if stopped():
@@ -264,7 +266,7 @@ class Retention:
 
     def _due(self, ages: Ages, segments: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, str, int]]:
         """Yield the segments to remove now, oldest first, and why. Each one yielded is counted as removed."""
-        sizes = self._sizes(segments) if self._limits.bytes else {}
+        sizes = segment_sizes(self._directory, segments) if self._limits.bytes else {}
         total = sum(sizes.values())
         for age_ns, stream_id, number in ages.by_age():
             if stream_id not in segments:
@@ -273,14 +275,6 @@ class Retention:
             if is_old or total > self._limits.bytes > 0:
                 yield "age" if is_old else "bytes", stream_id, number
                 total -= sizes.get((stream_id, number), 0)
-
-    def _sizes(self, segments: Mapping[str, Sequence[int]]) -> Mapping[tuple[str, int], int]:
-        sizes: dict[tuple[str, int], int] = {}
-        for stream_id, numbers in segments.items():
-            for number in numbers:
-                with contextlib.suppress(FileNotFoundError):
-                    sizes[stream_id, number] = StreamFiles(self._directory, stream_id).segment(number).stat().st_size
-        return sizes
 
     def _ready(
         self, files: StreamFiles, numbers: Sequence[int], *, is_held: bool, among: Collection[int] | None = None
