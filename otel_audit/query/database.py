@@ -126,9 +126,8 @@ class TrailDatabase:
             filters = replace(filters, since_ns=since_ns)
         left = limit
         for each in self._slices(filters, limit):
-            question, values = self._matching(each)
-            once = f"SELECT time_ns, stream_id, seq, line FROM ({self._once(question)})"
-            for time_ns, stream_id, seq, line in self._rows(f"{once} {_ORDER}{_limit(left)}", values):
+            rows = self._rows(*self._in_order("time_ns, stream_id, seq, line", each, left))
+            for time_ns, stream_id, seq, line in rows:
                 yield Found(Place(time_ns, stream_id, seq), line.encode())
                 left = None if left is None else left - 1
             if left == 0:
@@ -163,10 +162,13 @@ class TrailDatabase:
     def _matching(self, filters: Filters) -> tuple[str, list[object]]:
         """Return the query for the lines that match the filters, with all their copies, and its values."""
         condition, values = filters.where()
-        return (
-            f"SELECT line, service, time_ns, stream_id, seq FROM ({self._events_like(filters)}) WHERE {condition}",
-            values,
-        )
+        events = self._events_like(filters)
+        return f"SELECT line, service, time_ns, stream_id, seq FROM ({events}) WHERE {condition}", values
+
+    def _in_order(self, columns: str, filters: Filters, limit: int | None) -> tuple[str, list[object]]:
+        """Return the query for columns of the matching lines, each line once and the newest first, and its values."""
+        question, values = self._matching(filters)
+        return f"SELECT {columns} FROM ({self._once(question)}) {_ORDER}{_limit(limit)}", values
 
     def select(self, filters: Filters, limit: int | None = None) -> tuple[str, list[object]]:
         """Return the question of `find` for all columns, and the values of its parameters.
@@ -179,14 +181,13 @@ class TrailDatabase:
         slices = list(self._slices(filters, limit))
         # Extract the columns of the matching lines only: sorting all columns of all lines takes many times as long.
         if len(slices) == 1:
-            question, values = self._matching(slices[0])
-            return events_sql(f"SELECT line, service FROM ({self._once(question)}) {_ORDER}{_limit(limit)}"), values
+            question, values = self._in_order("line, service", slices[0], limit)
+            return events_sql(question), values
         self._execute("CREATE OR REPLACE TEMP TABLE found (line VARCHAR, service VARCHAR)")
         left = limit
         for each in slices:
-            question, values = self._matching(each)
-            ordered = f"SELECT line, service FROM ({self._once(question)}) {_ORDER}{_limit(left)}"
-            [(added,)] = self._all_rows(f"INSERT INTO found {ordered}", values)
+            question, values = self._in_order("line, service", each, left)
+            [(added,)] = self._all_rows(f"INSERT INTO found {question}", values)
             left = None if left is None else left - added
         return events_sql("SELECT line, service FROM found"), []
 
@@ -235,7 +236,8 @@ class TrailDatabase:
             QueryUnanswered: it is not one SELECT, or DuckDB refuses it; `out` is unchanged.
             OSError: the file cannot be replaced; `out` is unchanged.
         """
-        sql, out, unfinished = self._single_select(question), Path(str(self._out)), Path(f"{self._out}.unfinished")
+        sql = self._single_select(question)
+        out, unfinished = Path(str(self._out)), Path(f"{self._out}.unfinished")
         if is_device(out):
             return self._copy(sql, values, out)
         try:
@@ -275,9 +277,7 @@ class TrailDatabase:
         return f"SELECT * FROM ({self._events_like(like)}) WHERE {_ITS} = ? AND {condition}", [service, *values]
 
     def write_day(self, service: str, part: Filters, packed: Sequence[Path], target: Path) -> int:
-        """Write a service's events of a day or a part of it, except those in packed files. Return their number.
-
-        They are sorted by time.
+        """Write a service's events of a day or a part of it, by time, without packed ones. Return their number.
 
         Raises:
             QueryUnanswered: a packed file cannot be read, or there is no room.
