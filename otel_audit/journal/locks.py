@@ -37,6 +37,7 @@ __all__ = [
     "boot_id",
     "host_id",
     "is_on_a_local_disk",
+    "is_young",
     "may_live_elsewhere",
     "mount_of",
     "mounts_in",
@@ -210,11 +211,12 @@ def remove_unheld(path: Path) -> None:
     Raises:
         OSError: it cannot be opened.
     """
-    if not _is_young(path) and (lock := FileLock.acquire(path, creates=False)) is not None:
+    if not is_young(path) and (lock := FileLock.acquire(path, creates=False)) is not None:
         lock.release(remove=True)
 
 
-def _is_young(path: Path) -> bool:
+def is_young(path: Path) -> bool:
+    """Return True for a file of a process that may still be about to lock, fill or remove it, or has removed it."""
     try:
         return time.time() - path.stat().st_mtime < _YOUNG_S
     except FileNotFoundError:  # its maker has removed it
@@ -226,7 +228,7 @@ def _remove_left(directory: Path) -> None:
         path = directory / name
         if name.endswith(".lock"):
             remove_unheld(path)
-        elif not _is_young(path):
+        elif not is_young(path):
             path.unlink(missing_ok=True)  # its maker needs no name
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -28,7 +27,7 @@ from otel_audit.journal.ledger.standing import edge_of
 from otel_audit.journal.ledger.turn import Turn
 from otel_audit.journal.line import Line, Position
 from otel_audit.journal.line_file import pieces, whole_bytes
-from otel_audit.journal.locks import FileLock, is_on_a_local_disk, remove_unheld
+from otel_audit.journal.locks import FileLock, is_on_a_local_disk, is_young, remove_unheld
 from otel_audit.journal.quarantine import files_beside
 from otel_audit.journal.reader import lines_before, lines_behind, stream_header
 from otel_audit.journal.stream_tree import TreeBroken
@@ -49,7 +48,6 @@ __all__ = [
 ]
 
 _BIRTH_NS: Final = 10**9  # between the id of a stream and its first file, also on a busy machine
-_YOUNG_NS: Final = 60 * 10**9  # a writer that lives has written its first line by then
 
 
 def ready_segments(
@@ -374,7 +372,7 @@ def _is_unbegun(files: StreamFiles) -> bool:
         return False
     status = files.segment(1).stat()
     born_ns = (uuid.UUID(files.stream_id).int >> 80) * 10**6  # RFC 9562, UUID version 7: milliseconds since 1970
-    is_due = time.time_ns() - status.st_mtime_ns > _YOUNG_NS or is_on_a_local_disk(files.directory)
+    is_due = not is_young(files.segment(1)) or is_on_a_local_disk(files.directory)
     return (
         status.st_size == 0
         and is_due  # elsewhere a lock does not show that a writer on another machine is gone
