@@ -10,13 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from otel_audit.journal.ledger.files import LedgerFiles
 from otel_audit.journal.ledger.ledger import Ledger
-from otel_audit.journal.locks import boot_id, host_id
+from otel_audit.journal.locks import FileLock, boot_id, host_id
 from otel_audit.signing.keys import VerifierKey
 from otel_audit.signing.note import Checkpoint, Note
 from otel_audit.signing.tree import Edge, leaf_hash
 
-__all__ = ["Checked", "Clock", "a_ledger", "checked", "last_checked", "segments"]
+__all__ = ["Checked", "Clock", "a_ledger", "checked", "held_turn", "last_checked", "segments"]
 
 LOG_NAME = "otel-audit/shop"
 
@@ -46,6 +47,13 @@ def described() -> dict[str, Any]:
 
 def a_ledger(directory: Path, **options: Any) -> Ledger:
     return Ledger(directory, LOG_NAME, described, **options)
+
+
+def held_turn(directory: Path) -> FileLock:
+    """Take the turn at the ledger, as another process would, and keep it."""
+    held = FileLock.acquire(LedgerFiles(directory).lock)
+    assert held is not None
+    return held
 
 
 def segments(directory: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from otel_audit.journal.stream_tree import StreamTree
 from otel_audit.settings import Durability
 from otel_audit.verification.findings import Verdict
 from otel_audit.verification.verify import verify_directory
-from tests.journal.ledger.telling import a_ledger
+from tests.journal.ledger.telling import a_ledger, held_turn
 from tests.journal.ledger.test_registrar import assert_is_head, entries, kinds, lines_of, until
 from tests.journal.moments import before_lock
 from tests.journal.slow_disk import SlowDisk
@@ -131,8 +131,7 @@ def test_nobody_is_told_that_others_had_the_turn_when_a_stream_should_be_taken_o
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left_behind(tmp_path)
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     asked = threading.Event()
     processor = BatchProcessor(tmp_path, [], adopter=an_adopter(tmp_path))
     with before_lock(LedgerFiles(tmp_path).lock, lambda _: asked.set()):
@@ -304,8 +303,7 @@ def test_whoever_must_not_begin_a_ledger_leaves_the_streams_until_there_is_one(t
 
 def test_a_stream_that_the_ledger_could_not_be_told_of_is_told_later(tmp_path: Path) -> None:
     files = left_behind(tmp_path)
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     adopter = an_adopter(tmp_path)
 
     with pytest.raises(Exception, match="turn"):

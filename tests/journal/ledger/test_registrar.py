@@ -26,7 +26,7 @@ from otel_audit.journal.locks import FileLock
 from otel_audit.journal.stream import Limits, StreamWriter
 from otel_audit.settings import Durability
 from otel_audit.signing.tree import Edge, leaf_hash
-from tests.journal.ledger.telling import a_ledger, checked, last_checked
+from tests.journal.ledger.telling import a_ledger, checked, held_turn, last_checked
 from tests.journal.moments import before_lock
 from tests.journal.slow_disk import SlowDisk
 from tests.journal.writing import a_journal, append, the_stream, the_writer
@@ -204,8 +204,7 @@ def test_where_the_receipt_waits_for_it_the_stream_is_open_in_the_ledger_when_it
 def test_nobody_waits_for_a_ledger_that_others_keep_and_the_end_is_left_to_who_takes_the_stream_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     with registered(tmp_path, end_wait_s=0.1) as journal:
         receipt = append(journal, "a")
         assert receipt.durable
@@ -220,8 +219,7 @@ def test_nobody_waits_for_a_ledger_that_others_keep_and_the_end_is_left_to_who_t
 def test_a_turn_that_comes_after_whoever_closed_the_stream_has_given_up_does_not_tell_of_its_end(
     tmp_path: Path,
 ) -> None:
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=0.1)
     journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
     append(journal, "a")
@@ -235,8 +233,7 @@ def test_a_turn_that_comes_after_whoever_closed_the_stream_has_given_up_does_not
 
 
 def test_whoever_closes_a_stream_waits_longer_for_a_turn_than_others(tmp_path: Path) -> None:
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
     journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
     append(journal, "a")
@@ -254,8 +251,7 @@ def test_whoever_closes_a_stream_waits_longer_for_a_turn_than_others(tmp_path: P
 
 
 def test_a_stream_that_ends_while_its_opening_waits_for_a_turn_needs_only_that_one(tmp_path: Path) -> None:
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
     journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
     asked = threading.Event()
@@ -279,8 +275,7 @@ def test_a_stream_that_ends_while_its_opening_waits_for_a_turn_needs_only_that_o
 
 
 def test_a_turn_that_was_not_had_is_told_with_a_readable_time_and_one_remedy(tmp_path: Path) -> None:
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=0.3)
     journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
     append(journal, "a")
@@ -295,8 +290,7 @@ def test_a_turn_that_was_not_had_is_told_with_a_readable_time_and_one_remedy(tmp
 
 
 def test_what_a_turn_could_not_say_the_next_one_says(tmp_path: Path) -> None:
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     registrar = Registrar(a_ledger(tmp_path), describe=dict)
     journal = a_journal(tmp_path, on_open=registrar.follow, on_close=registrar.end)
     append(journal, "a")
@@ -342,8 +336,7 @@ def test_the_end_of_a_stream_is_told_although_the_files_of_another_one_that_ends
     registrar = Registrar(a_ledger(tmp_path), describe=dict, end_wait_s=PATIENCE_S)
     journal = a_journal(tmp_path, on_open=registrar.follow)
     streams: list[StreamWriter] = []
-    held = FileLock.acquire(LedgerFiles(tmp_path).lock)
-    assert held is not None
+    held = held_turn(tmp_path)
     asked = threading.Event()
     with before_lock(LedgerFiles(tmp_path).lock, lambda _: asked.set()):
         for name in ("a", "b"):
