@@ -315,7 +315,7 @@ def _nameless(directory: Path, size_bytes: int) -> int:
     path = directory / f".{uuid.uuid4()}.reserve"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        path.unlink(missing_ok=True)  # a process that starts at this moment may have taken it for a left one
+        path.unlink(missing_ok=True)  # other processes remove it as a leftover once it is a minute old
         os.posix_fallocate(descriptor, 0, size_bytes)
     except BaseException:
         os.close(descriptor)
